@@ -1,0 +1,229 @@
+//! Puts the sources together and checks the whole.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::{Config, sources};
+
+/// The default of every option: the commented file at the root of the project.
+pub const DEFAULTS: &str = include_str!("../../config.toml");
+
+/// What stops the start, with the key and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("configuration file {}: {source}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{origin} is not valid TOML: {problem}")]
+    Syntax { origin: String, problem: String },
+    #[error(
+        "environment variable {0} names no option; options are DATA_PATCH_<SECTION>_<KEY> as in config.toml, for example DATA_PATCH_IOTA_URL"
+    )]
+    UnknownVariable(String),
+    #[error("{origin}: {key}: {problem}")]
+    Value { origin: String, key: String, problem: String },
+    #[error("no token: start with --token, set DATA_PATCH_TOKEN, or name a file in [server] token_file")]
+    NoToken,
+}
+
+/// What flags say; above all other sources.
+#[derive(Debug, Default)]
+pub struct Overrides(Table);
+
+impl Overrides {
+    /// Sets the option at `path`.
+    pub fn set(&mut self, path: &[&str], value: impl Into<Value>) -> &mut Self {
+        sources::set(&mut self.0, path, value.into());
+        self
+    }
+}
+
+/// Reads the configuration: defaults, then `file`, then `variables`, then `overrides`.
+///
+/// # Errors
+/// A file that can't be read, an unknown key, a value of the wrong type or out of its limits: each names the key.
+pub fn load(
+    file: Option<&Path>,
+    variables: impl Iterator<Item = (String, String)>,
+    overrides: Overrides,
+) -> Result<Config, ConfigError> {
+    let defaults = parse("the built-in config.toml", DEFAULTS)?;
+    let mut merged = defaults.clone();
+    let mut origin = "the configuration".to_owned();
+    if let Some(path) = file {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        origin = format!("configuration file {}", path.display());
+        sources::lay(&mut merged, parse(&origin, &text)?);
+    }
+    sources::lay_environment(&mut merged, &defaults, variables)?;
+    sources::lay(&mut merged, overrides.0);
+
+    let config: Config = serde_path_to_error::deserialize(Value::Table(merged)).map_err(|error| ConfigError::Value {
+        origin,
+        key: error.path().to_string(),
+        problem: error.inner().to_string().trim().to_owned(),
+    })?;
+    check(&config)?;
+    Ok(config)
+}
+
+fn parse(origin: &str, text: &str) -> Result<Table, ConfigError> {
+    Table::deserialize(toml::Deserializer::parse(text).map_err(|error| syntax(origin, &error))?)
+        .map_err(|error| syntax(origin, &error))
+}
+
+fn syntax(origin: &str, error: &toml::de::Error) -> ConfigError {
+    ConfigError::Syntax { origin: origin.to_owned(), problem: error.to_string().trim().to_owned() }
+}
+
+/// Limits of single values, and what must fit together.
+fn check(config: &Config) -> Result<(), ConfigError> {
+    let Config { server, queue, worker, iota, kafka, .. } = config;
+    let day = 86_400;
+    within("server.max_message_bytes", server.max_message_bytes as u64, 1_024, 1 << 30)?;
+    within("server.max_connections", server.max_connections as u64, 1, 1_000_000)?;
+    within("server.max_devices", server.max_devices as u64, 1, 1_000_000)?;
+    within("server.ping_seconds", server.ping_seconds, 1, day)?;
+    within("server.idle_seconds", server.idle_seconds, 1, day * 365)?;
+    within("server.shutdown_seconds", server.shutdown_seconds, 1, 3_600)?;
+    within("queue.readers", u64::from(queue.readers), 1, 64)?;
+    within("queue.retention_days", u64::from(queue.retention_days), 1, 36_500)?;
+    within("worker.concurrency", worker.concurrency as u64, 1, 1_024)?;
+    within("worker.lease_seconds", worker.lease_seconds, 2, day)?;
+    within("worker.progress_ms", worker.progress_ms, 50, 3_600_000)?;
+    within("worker.slice_seconds", worker.slice_seconds, 1, day)?;
+    within("worker.max_crashes", u64::from(worker.max_crashes), 1, 1_000)?;
+    within("worker.retry_first_ms", worker.retry_first_ms, 1, 3_600_000)?;
+    within("worker.retry_max_seconds", worker.retry_max_seconds, 1, day)?;
+    within("iota.connections", u64::from(iota.connections), 1, 256)?;
+    within("iota.page_rows", u64::from(iota.page_rows), 1, 10_000_000)?;
+    within("iota.timeout_seconds", iota.timeout_seconds, 1, 3_600)?;
+    within("kafka.in_flight_bytes", kafka.in_flight_bytes as u64, 65_536, 1 << 31)?;
+    within("kafka.delivery_timeout_seconds", kafka.delivery_timeout_seconds, 1, day)?;
+    within("kafka.lookup_timeout_seconds", kafka.lookup_timeout_seconds, 1, 600)?;
+    if worker.progress_ms * 3 > worker.lease_seconds * 1_000 {
+        return Err(wrong(
+            "worker.progress_ms",
+            "must be at most a third of worker.lease_seconds, or leases would be lost while the work goes well",
+        ));
+    }
+    if !queue.url.reveal().starts_with("sqlite:") {
+        return Err(wrong("queue.url", "must begin with sqlite: (\"sqlite://data/queue.db\")"));
+    }
+    let store = iota.url.reveal();
+    if !["postgres://", "postgresql://", "sqlite:"].iter().any(|scheme| store.starts_with(scheme)) {
+        return Err(wrong("iota.url", "must begin with postgres:// or sqlite:"));
+    }
+    if kafka.brokers.trim().is_empty() {
+        return Err(wrong("kafka.brokers", "is empty; give host:port, or \"embedded\" for a broker in the process"));
+    }
+    if !kafka.topics.is_empty() && !kafka.topics.contains(&kafka.default_topic) {
+        return Err(wrong("kafka.default_topic", "is not in kafka.topics, the topics that requests may name; add it there"));
+    }
+    for (name, _) in kafka.properties.iter() {
+        if FIXED_PROPERTIES.contains(&name) {
+            return Err(wrong(
+                &format!("kafka.properties.{name}"),
+                "can't be changed: nothing lost and nothing out of order rest on it",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// librdkafka's properties that the promises rest on, or that have an option of their own.
+const FIXED_PROPERTIES: [&str; 12] = [
+    "acks",
+    "request.required.acks",
+    "enable.idempotence",
+    "partitioner",
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "allow.auto.create.topics",
+    "message.max.bytes",
+    "transactional.id",
+    "test.mock.num.brokers",
+];
+
+fn within(key: &str, value: u64, least: u64, most: u64) -> Result<(), ConfigError> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(wrong(key, &format!("is {value}; it must be between {least} and {most}")))
+}
+
+fn wrong(key: &str, problem: &str) -> ConfigError {
+    ConfigError::Value { origin: "the configuration".to_owned(), key: key.to_owned(), problem: problem.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        load(None, variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())), Overrides::default())
+    }
+
+    fn from_file(text: &str) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        load(Some(file.path()), std::iter::empty(), Overrides::default())
+    }
+
+    #[test]
+    fn the_built_in_file_is_complete_and_valid() {
+        assert_eq!(with(&[]).unwrap().server.listen.port(), 18010);
+    }
+
+    #[test]
+    fn variables_stand_above_the_file_and_flags_above_them() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "[worker]\nconcurrency = 2\nlease_seconds = 20\n").unwrap();
+        let variables = [
+            ("DATA_PATCH_WORKER_CONCURRENCY", "3"),
+            ("DATA_PATCH_IOTA_RAW_TABLE", "old.raw"),
+            ("DATA_PATCH_KAFKA_TOPICS", "anxinyun_data, b"),
+        ];
+        let mut flags = Overrides::default();
+        flags.set(&["worker", "concurrency"], 4);
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let config = load(Some(file.path()), variables, flags).unwrap();
+        assert_eq!((config.worker.concurrency, config.worker.lease_seconds), (4, 20));
+        assert_eq!(config.iota.raw.table, "old.raw");
+        assert_eq!(config.kafka.topics, ["anxinyun_data", "b"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, named) in [
+            ("[worker]\nconcurency = 2", "worker.concurency"),
+            ("[worker]\nconcurrency = \"two\"", "worker.concurrency"),
+            ("[worker]\nconcurrency = 0", "worker.concurrency"),
+            ("[worker]\nlease_seconds = 2", "worker.progress_ms"),
+            ("[guard]\nmode = \"strict\"", "guard.mode"),
+            ("[server]\nlisten = \"here\"", "server.listen"),
+            ("[server]\ntime_zone = \"Mars\"", "server.time_zone"),
+            ("[server]\ntoken = \"123456\"", "token"),
+            ("[queue]\nurl = \"postgres://x\"", "queue.url"),
+            ("[iota]\nurl = \"mysql://x\"", "iota.url"),
+            ("[kafka.properties]\nacks = \"1\"", "kafka.properties.acks"),
+            ("[kafka]\ntopics = [\"a\"]", "kafka.default_topic"),
+            ("[nothing]\na = 1", "nothing"),
+            ("[worker", "not valid TOML"),
+        ] {
+            let error = from_file(text).unwrap_err().to_string();
+            assert!(error.contains(named), "{text}: {error}");
+        }
+        for (name, value) in [
+            ("DATA_PATCH_WORKER_CONCURENCY", "1"),
+            ("DATA_PATCH_WORKER_CONCURRENCY", "many"),
+            ("DATA_PATCH_IOTA_TRUST_ROW_KEY", "yes"),
+        ] {
+            let error = with(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The configuration: plain types, their limits, and where each value comes from.
+//!
+//! `config.toml` at the root is compiled in as the default; [`load`] lays the other sources above it.
+//! Uses nothing of the crate.
+
+mod load;
+mod sources;
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use chrono_tz::Tz;
+use serde::{Deserialize, Deserializer, de};
+
+pub use load::{ConfigError, DEFAULTS, Overrides, load};
+
+/// Every option; the text beside each stands in `config.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub server: Server,
+    pub queue: Queue,
+    pub worker: Worker,
+    pub iota: Iota,
+    pub kafka: Kafka,
+    pub guard: Guard,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    pub listen: SocketAddr,
+    #[serde(deserialize_with = "path_or_none")]
+    pub token_file: Option<PathBuf>,
+    #[serde(deserialize_with = "time_zone")]
+    pub time_zone: Tz,
+    pub max_message_bytes: usize,
+    pub max_connections: usize,
+    pub max_devices: usize,
+    pub ping_seconds: u64,
+    pub idle_seconds: u64,
+    pub shutdown_seconds: u64,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Queue {
+    pub url: SecretUrl,
+    pub readers: u32,
+    pub retention_days: u32,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Worker {
+    pub concurrency: usize,
+    pub lease_seconds: u64,
+    pub progress_ms: u64,
+    pub slice_seconds: u64,
+    pub max_crashes: u32,
+    pub retry_first_ms: u64,
+    pub retry_max_seconds: u64,
+}
+
+impl Worker {
+    /// How long a claim or a renewal is good for.
+    pub fn lease(&self) -> Duration {
+        Duration::from_secs(self.lease_seconds)
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Iota {
+    pub url: SecretUrl,
+    pub connections: u32,
+    pub page_rows: u32,
+    pub timeout_seconds: u64,
+    #[serde(deserialize_with = "time_zone")]
+    pub time_zone: Tz,
+    pub trust_row_key: bool,
+    pub device: DeviceTable,
+    pub raw: RawTable,
+}
+
+/// Names of the device table and of its columns.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceTable {
+    pub table: String,
+    pub id: String,
+    pub name: String,
+    pub thing: String,
+}
+
+/// Names of the table of raw readings and of its columns.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawTable {
+    pub table: String,
+    pub id: String,
+    pub device: String,
+    pub time: String,
+    pub doc: String,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kafka {
+    pub brokers: String,
+    pub default_topic: String,
+    pub topics: Vec<String>,
+    pub in_flight_bytes: usize,
+    pub delivery_timeout_seconds: u64,
+    pub lookup_timeout_seconds: u64,
+    pub properties: Properties,
+}
+
+impl Kafka {
+    /// `brokers = "embedded"`: a broker in the process, which keeps nothing.
+    pub fn is_embedded(&self) -> bool {
+        self.brokers == "embedded"
+    }
+}
+
+/// librdkafka's properties as the operator set them; values are never shown, since some are passwords.
+#[derive(Clone, Default, Deserialize)]
+#[serde(transparent)]
+pub struct Properties(std::collections::BTreeMap<String, PropertyValue>);
+
+impl Properties {
+    /// Name and value, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, String)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.to_string()))
+    }
+}
+
+impl fmt::Debug for Properties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+/// librdkafka takes text; a number or a truth value in the file is as good.
+#[derive(Clone, Deserialize)]
+#[serde(untagged)]
+enum PropertyValue {
+    Text(String),
+    Number(i64),
+    Truth(bool),
+}
+
+impl fmt::Display for PropertyValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Number(number) => number.fmt(f),
+            Self::Truth(truth) => truth.fmt(f),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Guard {
+    pub mode: GuardMode,
+}
+
+/// What the guard holds back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GuardMode {
+    /// Whatever ET can't read.
+    Et,
+    /// What is no JSON.
+    Json,
+    /// Only rows that have no document at all.
+    Off,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub format: LogFormat,
+    pub level: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// A connection string. What is shown of it never has the password.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct SecretUrl(String);
+
+impl SecretUrl {
+    pub fn new(url: impl Into<String>) -> Self {
+        Self(url.into())
+    }
+
+    /// The whole of it, to connect with.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Everything between `user:` and the last `@` may be the password, and so may a query parameter.
+        let (rest, query) = match self.0.split_once('?') {
+            Some((rest, query)) if query.contains("password") => (rest, "?…"),
+            Some((rest, _)) => (rest, &self.0[rest.len()..]),
+            None => (self.0.as_str(), ""),
+        };
+        match (rest.split_once("://"), rest.rsplit_once('@')) {
+            (Some((scheme, after)), Some((_, host))) => {
+                let credentials = after.strip_suffix(host).unwrap_or("");
+                let user = credentials.trim_end_matches('@').split(':').next().unwrap_or("");
+                write!(f, "{scheme}://{user}{}@{host}{query}", if credentials.contains(':') { ":…" } else { "" })
+            }
+            _ => write!(f, "{rest}{query}"),
+        }
+    }
+}
+
+impl fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{self}\"")
+    }
+}
+
+fn path_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    let path = String::deserialize(deserializer)?;
+    Ok((!path.is_empty()).then(|| PathBuf::from(path)))
+}
+
+fn time_zone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Tz, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    name.parse()
+        .map_err(|_| de::Error::custom(format!("{name:?} is no time zone of the IANA database; \"Asia/Shanghai\" is one")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SecretUrl;
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for (url, shown) in [
+            ("postgres://u:p@ss:w@h:5/db", "postgres://u:…@h:5/db"),
+            ("postgres://u@h/db", "postgres://u@h/db"),
+            ("postgres://h/db?user=u&password=secret", "postgres://h/db?…"),
+            ("sqlite://data/queue.db?mode=rw", "sqlite://data/queue.db?mode=rw"),
+            ("nonsense", "nonsense"),
+        ] {
+            assert_eq!(SecretUrl::new(url).to_string(), shown);
+            assert_eq!(format!("{:?}", SecretUrl::new(url)), format!("\"{shown}\""));
+        }
+    }
+}

@@ -1,0 +1,120 @@
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn rules() -> Rules {
+    Rules {
+        token: Token::new("123456"),
+        time_zone: chrono_tz::Asia::Shanghai,
+        max_devices: 3,
+        default_topic: "anxinyun_data".to_owned(),
+        topics: Vec::new(),
+    }
+}
+
+fn request() -> Value {
+    json!({
+        "src": "iota", "token": "123456", "topic": "savoir_data", "thingId": "9d9d14b3-cf77-4cba-934b-faeaf2d153ba",
+        "devices": ["0fc608c2-5d7c-45a0-a5f7-c423a08fa0d0", " b34299aa-625e-4404-a580-fde1d7cbc3e8\n", "0FC608C2-5D7C-45A0-A5F7-C423A08FA0D0"],
+        "from": "2019-01-11T21:03:00.000+0800", "to": "2019-01-15T14:30:00.000+0800"
+    })
+}
+
+fn with(field: &str, value: Value) -> Result<ClientMessage, Refusal> {
+    let mut request = request();
+    request[field] = value;
+    ClientMessage::parse(&request.to_string(), &rules())
+}
+
+#[test]
+fn a_submit_is_read() {
+    let ClientMessage::Submit(submit) = ClientMessage::parse(&request().to_string(), &rules()).unwrap() else {
+        panic!("no submit")
+    };
+    assert_eq!(submit.topic, "savoir_data");
+    assert_eq!(submit.devices.len(), 2, "white space trimmed, the double dropped");
+    assert_eq!(submit.devices[0].to_string(), "0fc608c2-5d7c-45a0-a5f7-c423a08fa0d0");
+    assert_eq!(shown(submit.from), "2019-01-11T13:03:00Z");
+}
+
+#[test]
+fn optional_fields_have_defaults() {
+    let ClientMessage::Submit(submit) = with("topic", Value::Null).unwrap() else { panic!("no submit") };
+    assert_eq!((submit.topic.as_str(), submit.request_id), ("anxinyun_data", None));
+    let text = r#"{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba"}"#;
+    let ClientMessage::Attach(attach) = ClientMessage::parse(text, &rules()).unwrap() else { panic!("no attach") };
+    assert_eq!(attach.after, 0);
+}
+
+#[test]
+fn a_refusal_names_the_field_and_the_remedy() {
+    for (field, value, said) in [
+        ("src", json!("ET"), "src is \"ET\"; only \"iota\" is known"),
+        ("src", json!(null), "src is missing"),
+        ("token", json!(123_456), "token is a number; it must be a text"),
+        ("token", json!(null), "token is missing"),
+        ("topic", json!("a topic"), "topic is \"a topic\", which is no legal topic name"),
+        ("topic", json!(""), "topic is \"\", which is no legal"),
+        ("topic", json!(".."), "topic is \"..\", which is no legal"),
+        ("topic", json!("x".repeat(250)), "which is no legal topic name"),
+        ("topic", json!("__consumer_offsets"), "one of Kafka's own"),
+        ("topic", json!(5), "topic is the number 5"),
+        ("thingId", json!("bridge"), "thingId is \"bridge\", which is no UUID"),
+        ("thingId", json!({}), "thingId is an object"),
+        ("devices", json!([]), "devices is an empty list"),
+        ("devices", json!("b34299aa-625e-4404-a580-fde1d7cbc3e8"), "devices is \"b34299aa"),
+        ("devices", json!(["b34299aa-625e-4404-a580-fde1d7cbc3e8", 7]), "devices[1] is the number 7"),
+        ("devices", json!([""]), "devices[0] is \"\", which is no UUID"),
+        ("devices", json!((0..4).map(Uuid::from_u128).collect::<Vec<_>>()), "devices is a list of 4 devices; at most 3"),
+        ("from", json!("2019-02-30 00:00:00"), "from is \"2019-02-30 00:00:00\", which is a date or time that does not exist"),
+        ("from", json!("yesterday"), "accepted are 2019-01-11T21:03:00.000+0800"),
+        ("from", json!("2019-01-16 00:00:00"), "from is after to (2019-01-15T16:00:00Z > 2019-01-15T06:30:00Z)"),
+        ("to", json!(1_547_211_780), "to is a number"),
+        ("requestId", json!(""), "requestId is a text of 0 characters"),
+        ("requestId", json!("水".repeat(129)), "requestId is a text of 129 characters"),
+    ] {
+        let refusal = with(field, value.clone()).expect_err(&format!("{field} = {value}")).to_string();
+        assert!(refusal.contains(said), "{field} = {value}: {refusal}");
+    }
+    assert_eq!(with("token", json!("12345")), Err(Refusal::WrongToken));
+    assert!(with("requestId", json!("水".repeat(128))).is_ok());
+}
+
+#[test]
+fn the_token_comes_before_all_else_and_is_never_echoed() {
+    let mut request = request();
+    request["token"] = json!("guess");
+    request["thingId"] = json!("bridge");
+    let refusal = ClientMessage::parse(&request.to_string(), &rules()).unwrap_err();
+    assert_eq!(refusal, Refusal::WrongToken);
+    assert!(!refusal.to_string().contains("guess"));
+}
+
+#[test]
+fn other_shapes() {
+    for text in ["{}", "[]", "5", "null", "\"x\"", r#"{"token":"123456"}"#, r#"{"hello":1}"#] {
+        assert_eq!(ClientMessage::parse(text, &rules()), Err(Refusal::Shape), "{text}");
+    }
+    for text in ["", "{", "{\"src\":}", "\u{feff}{}", "hello"] {
+        assert!(matches!(ClientMessage::parse(text, &rules()), Err(Refusal::NotJson(_))), "{text}");
+    }
+    for after in ["-1", "1.5", "\"1\"", "18446744073709551616"] {
+        let text = format!(r#"{{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","after":{after}}}"#);
+        assert!(ClientMessage::parse(&text, &rules()).unwrap_err().to_string().contains("after is"), "{after}");
+    }
+}
+
+#[test]
+fn the_allow_list_is_told() {
+    let rules = Rules { topics: vec!["anxinyun_data".to_owned(), "__replay".to_owned()], ..rules() };
+    let refusal = ClientMessage::parse(&request().to_string(), &rules).unwrap_err().to_string();
+    assert!(refusal.contains("\"savoir_data\", which is not allowed here; allowed are anxinyun_data, __replay"), "{refusal}");
+}
+
+proptest! {
+    #[test]
+    fn no_message_is_too_odd(text in "\\PC{0,200}") {
+        let _ = ClientMessage::parse(&text, &rules());
+    }
+}

@@ -1,0 +1,48 @@
+//! Why a message was refused: what is wrong, and what would be right.
+
+use crate::task::TaskId;
+
+/// A message that changed nothing. The text of each names the field and the remedy.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the message is not JSON ({0}); send one JSON object in a text frame")]
+    NotJson(String),
+    #[error("the message is a binary frame; send one JSON object in a text frame")]
+    Binary,
+    #[error(
+        "the message has no known shape; to submit send src, token, thingId, devices, from, to (topic and requestId if you like), to attach send token, taskId (after if you like)"
+    )]
+    Shape,
+    #[error("{field} is missing; {expected}")]
+    Missing { field: &'static str, expected: &'static str },
+    #[error("{field} is {found}; {expected}")]
+    Invalid { field: String, found: String, expected: String },
+    #[error("token is wrong; it is the one that the service was started with")]
+    WrongToken,
+    #[error("taskId {0} is unknown; it was never created here, or it ended longer ago than the service keeps tasks")]
+    UnknownTask(TaskId),
+    #[error("after is {after}, but the log of task {task} ends at {last}; send the seq of the last log that you have")]
+    AfterTheEnd { task: TaskId, after: u64, last: u64 },
+    #[error("the service is shutting down and takes no new work; send the request again in a moment")]
+    ShuttingDown,
+    #[error("the queue can't be read or written just now ({0}), and nothing was stored; send the request again in a moment")]
+    QueueAway(String),
+}
+
+impl Refusal {
+    /// A word that programs can tell refusals apart by; sent as `payload.code`.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotJson(_) => "not_json",
+            Self::Binary => "binary_frame",
+            Self::Shape => "unknown_shape",
+            Self::Missing { .. } => "missing_field",
+            Self::Invalid { .. } => "invalid_field",
+            Self::WrongToken => "wrong_token",
+            Self::UnknownTask(_) => "unknown_task",
+            Self::AfterTheEnd { .. } => "after_beyond_end",
+            Self::ShuttingDown => "shutting_down",
+            Self::QueueAway(_) => "queue_away",
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What clients are told, in the contract's own words and spelling.
+
+use chrono::{DateTime, SecondsFormat};
+use serde::Serialize;
+
+use super::Refusal;
+use crate::task::{LogEvent, TaskId, TaskState};
+
+/// Answers to requests bear this `type`, all else the other; both are the contract's.
+const ANSWER: &str = "data-patch";
+const LOG: &str = "theme-data";
+
+#[derive(Serialize)]
+struct Envelope<'a, P> {
+    r#type: &'a str,
+    /// The contract's spelling.
+    erorr: Option<String>,
+    res: &'a str,
+    payload: P,
+}
+
+fn envelope<P: Serialize>(r#type: &str, error: Option<&str>, payload: P) -> String {
+    let erorr = error.map(|error| format!("error message: {error}"));
+    let res = if error.is_some() { "error" } else { "ok" };
+    // Plain structs of texts and numbers: writing them to memory can't fail.
+    serde_json::to_string(&Envelope { r#type, erorr, res, payload }).unwrap_or_default()
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    task_id: TaskId,
+    msg: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<TaskState>,
+}
+
+/// The task is durably stored.
+pub fn created(task_id: TaskId) -> String {
+    envelope(ANSWER, None, Answer { task_id, msg: "task created.", state: None })
+}
+
+/// The task is watched from now on; its logs follow.
+pub fn attached(task_id: TaskId, state: TaskState) -> String {
+    envelope(ANSWER, None, Answer { task_id, msg: "task attached.", state: Some(state) })
+}
+
+/// Nothing was done.
+pub fn refused(refusal: &Refusal) -> String {
+    #[derive(Serialize)]
+    struct Payload<'a> {
+        ex: &'a str,
+        code: &'static str,
+    }
+    let text = refusal.to_string();
+    envelope(LOG, Some(&text), Payload { ex: &text, code: refusal.code() })
+}
+
+/// One line of a task's log.
+pub fn log(event: &LogEvent) -> String {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Payload<'a> {
+        msg: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ex: Option<&'a str>,
+        task_id: TaskId,
+        seq: u64,
+        time: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        state: Option<TaskState>,
+    }
+    let error = (!event.ok).then_some(event.message.as_str());
+    let time = DateTime::from_timestamp_millis(event.at_ms).unwrap_or_default();
+    envelope(
+        LOG,
+        error,
+        Payload {
+            msg: &event.message,
+            ex: error,
+            task_id: event.task,
+            seq: event.seq,
+            time: time.to_rfc3339_opts(SecondsFormat::Millis, true),
+            state: event.ends,
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::uuid;
+
+    use super::*;
+
+    const TASK: TaskId = TaskId(uuid!("9d9d14b3-cf77-4cba-934b-faeaf2d153ba"));
+
+    fn event(ok: bool, message: &str, ends: Option<TaskState>) -> LogEvent {
+        LogEvent { task: TASK, seq: 7, at_ms: 1_547_211_780_005, ok, message: message.to_owned(), ends }
+    }
+
+    #[test]
+    fn to_the_letter() {
+        insta::assert_snapshot!(created(TASK), @r#"{"type":"data-patch","erorr":null,"res":"ok","payload":{"taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","msg":"task created."}}"#);
+        insta::assert_snapshot!(attached(TASK, TaskState::Running), @r#"{"type":"data-patch","erorr":null,"res":"ok","payload":{"taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","msg":"task attached.","state":"running"}}"#);
+        insta::assert_snapshot!(refused(&Refusal::WrongToken), @r#"{"type":"theme-data","erorr":"error message: token is wrong; it is the one that the service was started with","res":"error","payload":{"ex":"token is wrong; it is the one that the service was started with","code":"wrong_token"}}"#);
+        insta::assert_snapshot!(log(&event(true, "iota data published(178 / 178). device: x", None)), @r#"{"type":"theme-data","erorr":null,"res":"ok","payload":{"msg":"iota data published(178 / 178). device: x","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","seq":7,"time":"2019-01-11T13:03:00.005Z"}}"#);
+        insta::assert_snapshot!(log(&event(false, "task finished: no", Some(TaskState::Failed))), @r#"{"type":"theme-data","erorr":"error message: task finished: no","res":"error","payload":{"msg":"task finished: no","ex":"task finished: no","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","seq":7,"time":"2019-01-11T13:03:00.005Z","state":"failed"}}"#);
+    }
+}

@@ -1,0 +1,224 @@
+//! The forms of time that requests may use.
+
+use chrono::{DateTime, FixedOffset, LocalResult, NaiveDate, NaiveDateTime, NaiveTime, TimeZone, Utc};
+use chrono_tz::Tz;
+
+/// What is said of a text that is none of them.
+pub const ACCEPTED: &str = "accepted are 2019-01-11T21:03:00.000+0800, 2019-01-11T13:03:00Z (any offset; fraction of up to nine digits; \
+    T or a space), and 2019-01-11 21:03:00 in the service's time zone";
+
+/// Why a text is no time.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TimeError {
+    #[error("is not a time in a known form")]
+    Form,
+    #[error("is a date or time that does not exist")]
+    NoSuchTime,
+    #[error("does not exist in {0}: the clocks were put forward over it; add an offset")]
+    Skipped(Tz),
+}
+
+/// Which of two instants is meant where clocks were put back and a local time came twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// The start of a range: the earlier.
+    From,
+    /// Its end: the later.
+    To,
+}
+
+/// Reads a time.
+///
+/// # Errors
+/// The text has another form, or names a time that does not exist.
+pub fn parse(text: &str, zone: Tz, bound: Bound) -> Result<DateTime<Utc>, TimeError> {
+    let mut scan = Scan(text.as_bytes());
+    let year = scan.digits(4)?;
+    scan.byte(b"-")?;
+    let month = scan.digits(2)?;
+    scan.byte(b"-")?;
+    let day = scan.digits(2)?;
+    let separator = scan.byte(b"T ")?;
+    let hour = scan.digits(2)?;
+    scan.byte(b":")?;
+    let minute = scan.digits(2)?;
+    scan.byte(b":")?;
+    let second = scan.digits(2)?;
+    let nanosecond = scan.fraction()?;
+    let offset = scan.offset()?;
+
+    if year == 0 {
+        return Err(TimeError::NoSuchTime);
+    }
+    let date = i32::try_from(year).ok().and_then(|year| NaiveDate::from_ymd_opt(year, month, day));
+    let time = NaiveTime::from_hms_nano_opt(hour, minute, second, nanosecond.unwrap_or(0));
+    let (Some(date), Some(time)) = (date, time) else { return Err(TimeError::NoSuchTime) };
+    let local = NaiveDateTime::new(date, time);
+
+    match offset {
+        Some(seconds) => FixedOffset::east_opt(seconds)
+            .and_then(|offset| offset.from_local_datetime(&local).single())
+            .map(|time| time.to_utc())
+            .filter(|time| (1..=9999).contains(&chrono::Datelike::year(time)))
+            .ok_or(TimeError::NoSuchTime),
+        // A time with no offset has one form only: anything finer is meant to be exact, and then needs one.
+        None if separator == b' ' && nanosecond.is_none() => match zone.from_local_datetime(&local) {
+            LocalResult::Single(time) => Ok(time.to_utc()),
+            LocalResult::Ambiguous(earlier, later) => {
+                Ok(if bound == Bound::From { earlier.min(later) } else { earlier.max(later) }.to_utc())
+            }
+            LocalResult::None => Err(TimeError::Skipped(zone)),
+        },
+        None => Err(TimeError::Form),
+    }
+}
+
+/// The rest of the text.
+struct Scan<'a>(&'a [u8]);
+
+impl Scan<'_> {
+    fn digit(&mut self) -> Option<u32> {
+        let (&first, rest) = self.0.split_first().filter(|(first, _)| first.is_ascii_digit())?;
+        self.0 = rest;
+        Some(u32::from(first - b'0'))
+    }
+
+    /// Exactly so many digits.
+    fn digits(&mut self, count: usize) -> Result<u32, TimeError> {
+        (0..count).try_fold(0, |number, _| Some(number * 10 + self.digit()?)).ok_or(TimeError::Form)
+    }
+
+    /// One of these bytes.
+    fn byte(&mut self, any: &[u8]) -> Result<u8, TimeError> {
+        let (&first, rest) = self.0.split_first().filter(|(first, _)| any.contains(first)).ok_or(TimeError::Form)?;
+        self.0 = rest;
+        Ok(first)
+    }
+
+    /// `.` and one to nine digits, as nanoseconds.
+    fn fraction(&mut self) -> Result<Option<u32>, TimeError> {
+        if self.byte(b".").is_err() {
+            return Ok(None);
+        }
+        let mut nanoseconds = self.digit().ok_or(TimeError::Form)?;
+        for _ in 1..9 {
+            nanoseconds = nanoseconds * 10 + self.digit().unwrap_or(0);
+        }
+        Ok(Some(nanoseconds))
+    }
+
+    /// `Z`, `+08`, `+0800` or `+08:00`, in seconds east, and then the end of the text.
+    fn offset(&mut self) -> Result<Option<i32>, TimeError> {
+        let Some((sign, rest)) = self.0.split_first() else { return Ok(None) };
+        self.0 = rest;
+        let seconds = match sign {
+            b'Z' => 0,
+            b'+' | b'-' => {
+                let hours = self.digits(2)?;
+                let colon = self.byte(b":").is_ok();
+                let minutes = if self.0.is_empty() && !colon { 0 } else { self.digits(2)? };
+                if hours > 23 || minutes > 59 {
+                    return Err(TimeError::NoSuchTime);
+                }
+                let seconds = (hours * 3_600 + minutes * 60).cast_signed();
+                if *sign == b'-' { -seconds } else { seconds }
+            }
+            _ => return Err(TimeError::Form),
+        };
+        if self.0.is_empty() { Ok(Some(seconds)) } else { Err(TimeError::Form) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono_tz::{America::New_York, Asia::Shanghai};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn utc(text: &str) -> Result<String, TimeError> {
+        parse(text, Shanghai, Bound::From).map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
+    }
+
+    #[test]
+    fn accepted_forms() {
+        for (text, expected) in [
+            ("2019-01-11T21:03:00.000+0800", "2019-01-11T13:03:00Z"),
+            ("2019-01-11T21:03:00+08:00", "2019-01-11T13:03:00Z"),
+            ("2019-01-11T21:03:00+08", "2019-01-11T13:03:00Z"),
+            ("2019-01-11T13:03:00Z", "2019-01-11T13:03:00Z"),
+            ("2019-01-11 13:03:00Z", "2019-01-11T13:03:00Z"),
+            ("2019-01-11 21:03:00", "2019-01-11T13:03:00Z"),
+            ("2019-01-11T21:03:00.123456789-03:30", "2019-01-12T00:33:00.123456789Z"),
+            ("2019-01-11T21:03:00.5Z", "2019-01-11T21:03:00.500Z"),
+            ("2020-02-29T00:00:00Z", "2020-02-29T00:00:00Z"),
+        ] {
+            assert_eq!(utc(text).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn refused_forms() {
+        for text in [
+            "",
+            "2019-01-11",
+            "2019-01-11T21:03Z",
+            "2019-01-11T21:03:00",
+            "2019-01-11 21:03:00.000",
+            "2019-1-11T21:03:00Z",
+            "1547211780",
+            "2019-01-11T21:03:00.Z",
+            "2019-01-11T21:03:00.1234567890Z",
+            "2019-01-11T21:03:00+8",
+            "2019-01-11T21:03:00+08:",
+            "2019-01-11T21:03:00+080",
+            "2019-01-11T21:03:00Z ",
+            " 2019-01-11T21:03:00Z",
+            "2019-01-11  21:03:00",
+            "２019-01-11 21:03:00",
+            "yesterday",
+            "2019-01-11T21:03:00+08:00x",
+        ] {
+            assert_eq!(utc(text), Err(TimeError::Form), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_that_do_not_exist() {
+        for text in [
+            "2019-02-29T00:00:00Z",
+            "2019-13-01T00:00:00Z",
+            "2019-01-11T24:00:00Z",
+            "2019-01-11T23:59:60Z",
+            "0000-01-01T00:00:00Z",
+            "2019-01-11T00:00:00+24:00",
+            "2019-01-11T00:00:00+08:60",
+            "9999-12-31T23:59:59-01",
+            "2019-04-31 00:00:00",
+        ] {
+            assert_eq!(utc(text), Err(TimeError::NoSuchTime), "{text}");
+        }
+    }
+
+    #[test]
+    fn local_times_that_come_twice_or_never() {
+        let read = |text, bound| parse(text, New_York, bound).map(|time| time.to_rfc3339());
+        assert_eq!(read("2019-11-03 01:30:00", Bound::From).as_deref(), Ok("2019-11-03T05:30:00+00:00"));
+        assert_eq!(read("2019-11-03 01:30:00", Bound::To).as_deref(), Ok("2019-11-03T06:30:00+00:00"));
+        assert_eq!(read("2019-03-10 02:30:00", Bound::From), Err(TimeError::Skipped(New_York)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,40}") {
+            let _ = parse(&text, Shanghai, Bound::From);
+        }
+
+        #[test]
+        fn what_chrono_writes_is_read_back(seconds in -62_135_596_800_i64..253_402_300_800, nanosecond in 0_u32..1_000_000_000) {
+            let time = DateTime::<Utc>::from_timestamp(seconds, nanosecond).unwrap();
+            let text = time.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
+            prop_assert_eq!(parse(&text, Shanghai, Bound::From), Ok(time));
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The words of the domain: tasks, jobs, their states, and the lines of a task's log. Pure.
+
+pub mod line;
+mod state;
+
+use std::fmt;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+pub use state::{IllegalChange, JobChange, JobCounts, JobState, TaskState, UnknownState};
+
+/// One request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct TaskId(pub Uuid);
+
+impl TaskId {
+    /// A new one; ids made later sort later, which keeps the queue's index small and warm.
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl Default for TaskId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One line of a task's log, as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogEvent {
+    pub task: TaskId,
+    /// 1, 2, 3 … in each task.
+    pub seq: u64,
+    /// When it was written, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// Whether it tells of a success; a failure is sent with `"res":"error"`.
+    pub ok: bool,
+    pub message: String,
+    /// On the last line only: how the task ended.
+    pub ends: Option<TaskState>,
+}
+
+/// A line that is to be written to a task's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    pub ok: bool,
+    pub message: String,
+}
+
+/// A row that was read and not published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldRow {
+    pub position: Position,
+    pub reason: String,
+}
+
+/// Where a row stands in the order in which a device is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// Microseconds since 1970, as the store counts them.
+    pub time_us: i64,
+    /// The row key as text.
+    pub key: String,
+}
+
+/// How far a job has got. All of it is about the rows up to the cursor.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// The last row that Kafka acknowledged, or that was held back, with none before it outstanding.
+    pub cursor: Option<Position>,
+    /// Rows acknowledged.
+    pub published: u64,
+    /// Rows held back.
+    pub held: u64,
+}

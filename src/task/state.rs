@@ -1,0 +1,200 @@
+//! The two state machines. `docs/architecture.md` has the diagram.
+
+use std::{fmt, str::FromStr};
+
+use serde::Serialize;
+
+/// Where a job stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JobState {
+    /// May be claimed, now or when its backoff is over.
+    Queued,
+    /// Leased to a worker.
+    Running,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+/// What can happen to a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JobChange {
+    /// A worker takes it; also from another whose lease has expired.
+    Claim,
+    /// An outage: back to the queue, with backoff.
+    Retry,
+    /// Handed back at shutdown, or to give way to another task.
+    Release,
+    Succeed,
+    Fail,
+    Cancel,
+}
+
+/// A change that the state does not allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a {from} job can't {change:?}")]
+pub struct IllegalChange {
+    pub from: JobState,
+    pub change: JobChange,
+}
+
+impl JobState {
+    /// Every state.
+    pub const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
+
+    /// The state after `change`.
+    ///
+    /// # Errors
+    /// The state does not allow it.
+    pub fn after(self, change: JobChange) -> Result<Self, IllegalChange> {
+        use JobChange as C;
+        match (self, change) {
+            (Self::Queued | Self::Running, C::Claim) => Ok(Self::Running),
+            (Self::Running, C::Retry | C::Release) => Ok(Self::Queued),
+            (Self::Running, C::Succeed) => Ok(Self::Succeeded),
+            (Self::Queued | Self::Running, C::Fail) => Ok(Self::Failed),
+            (Self::Queued | Self::Running, C::Cancel) => Ok(Self::Cancelled),
+            (from, change) => Err(IllegalChange { from, change }),
+        }
+    }
+
+    /// Nothing more happens to it.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    /// As it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl fmt::Display for JobState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text that names no state: the queue was written by another version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no state of a task or job")]
+pub struct UnknownState(String);
+
+impl FromStr for JobState {
+    type Err = UnknownState;
+
+    fn from_str(text: &str) -> Result<Self, UnknownState> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| UnknownState(text.to_owned()))
+    }
+}
+
+/// Where a task stands; it follows from its jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskState {
+    Queued,
+    Running,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+/// A task's jobs by state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct JobCounts {
+    pub queued: u64,
+    pub running: u64,
+    pub succeeded: u64,
+    pub failed: u64,
+    pub cancelled: u64,
+}
+
+impl TaskState {
+    /// What a task is, given its jobs: it runs from its first claim to its last job's end, and one failure makes it fail.
+    pub fn of(jobs: JobCounts) -> Self {
+        let JobCounts { queued, running, succeeded, failed, cancelled } = jobs;
+        match (queued + running, succeeded + failed + cancelled) {
+            (0, _) if failed > 0 => Self::Failed,
+            (0, _) if cancelled > 0 => Self::Cancelled,
+            (0, _) => Self::Succeeded,
+            (_, 0) if running == 0 => Self::Queued,
+            _ => Self::Running,
+        }
+    }
+
+    /// Nothing more happens to it.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+
+    /// As it is stored and sent.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl FromStr for TaskState {
+    type Err = UnknownState;
+
+    fn from_str(text: &str) -> Result<Self, UnknownState> {
+        [Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| UnknownState(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_table() {
+        use JobChange as C;
+        use JobState as S;
+        let changes = [C::Claim, C::Retry, C::Release, C::Succeed, C::Fail, C::Cancel];
+        let table = [
+            (S::Queued, [Some(S::Running), None, None, None, Some(S::Failed), Some(S::Cancelled)]),
+            (
+                S::Running,
+                [Some(S::Running), Some(S::Queued), Some(S::Queued), Some(S::Succeeded), Some(S::Failed), Some(S::Cancelled)],
+            ),
+            (S::Succeeded, [None; 6]),
+            (S::Failed, [None; 6]),
+            (S::Cancelled, [None; 6]),
+        ];
+        for (from, row) in table {
+            for (change, expected) in changes.into_iter().zip(row) {
+                assert_eq!(from.after(change).ok(), expected, "{from} {change:?}");
+            }
+            assert_eq!(from.is_final(), row.iter().all(Option::is_none));
+            assert_eq!(from.as_str().parse(), Ok(from));
+        }
+    }
+
+    #[test]
+    fn a_task_follows_from_its_jobs() {
+        let of = |queued, running, succeeded, failed, cancelled| {
+            TaskState::of(JobCounts { queued, running, succeeded, failed, cancelled })
+        };
+        assert_eq!(of(3, 0, 0, 0, 0), TaskState::Queued);
+        assert_eq!(of(2, 1, 0, 0, 0), TaskState::Running);
+        assert_eq!(of(2, 0, 1, 0, 0), TaskState::Running, "begun, and waiting");
+        assert_eq!(of(0, 0, 3, 0, 0), TaskState::Succeeded);
+        assert_eq!(of(0, 0, 2, 1, 0), TaskState::Failed);
+        assert_eq!(of(0, 0, 2, 0, 1), TaskState::Cancelled);
+        assert_eq!(of(0, 0, 0, 1, 1), TaskState::Failed);
+    }
+}
