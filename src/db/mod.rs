@@ -1,0 +1,46 @@
+//! Connections to SQLite, with the pragmas that belong to each. Knows no table.
+
+use std::{str::FromStr, time::Duration};
+
+use sqlx::{
+    SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+/// How long a connection waits for another's lock before it says so.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// A database that is ours: made when it is not there, durable at each commit.
+///
+/// # Errors
+/// `url` is no SQLite URL.
+pub fn durable(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
+    Ok(SqliteConnectOptions::from_str(url)?
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // FULL: a commit is on the disk before anybody hears of it.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY)
+        // The log is cut back to this after a checkpoint, or one busy hour would keep its size for ever.
+        .pragma("journal_size_limit", "16777216")
+        .optimize_on_close(true, 400))
+}
+
+/// A database of somebody else's: never made, never written.
+///
+/// # Errors
+/// `url` is no SQLite URL.
+pub fn foreign(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
+    Ok(SqliteConnectOptions::from_str(url)?.create_if_missing(false).read_only(true).busy_timeout(BUSY))
+}
+
+/// A pool that connects when it is first needed.
+pub fn pool(options: SqliteConnectOptions, connections: u32) -> SqlitePool {
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(Duration::from_secs(30))
+        // A file can be asked for nothing that it would not tell in the next statement anyway.
+        .test_before_acquire(false)
+        .connect_lazy_with(options)
+}

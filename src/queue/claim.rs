@@ -1,0 +1,130 @@
+//! Handing out leases: fair between tasks, in one transaction.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Lease, Queue, QueueError, TaskRow,
+    lease::{self, Job, Write},
+    sql,
+    writer::Tx,
+};
+use crate::task::{JobChange, line};
+
+/// What a claim brought.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    pub leases: Vec<Lease>,
+    /// Jobs that were failed instead, since they ended their worker again and again.
+    pub given_up: usize,
+}
+
+/// What a claim asks for.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub owner: Arc<str>,
+    /// At most so many jobs.
+    pub limit: usize,
+    pub lease: Duration,
+    /// A job whose worker died more often in a row, with nothing published in between, is failed.
+    pub max_crashes: u32,
+}
+
+impl Queue {
+    /// Leases jobs that are due: new ones, those whose backoff is over, and those whose worker has died. Tasks take turns.
+    ///
+    /// # Errors
+    /// The file can't be written; nothing was leased.
+    pub async fn claim(&self, owner: &Arc<str>, limit: usize, lease: Duration, max_crashes: u32) -> Result<Claimed, QueueError> {
+        let claim = Claim { owner: Arc::clone(owner), limit, lease, max_crashes };
+        // From before the commit: the worker thinks its lease shorter than the queue does, never longer.
+        let asked = Instant::now();
+        let (jobs, given_up) = self.inner.writer.write(move |tx| Box::pin(take(tx, claim))).await?;
+        let leases = jobs.into_iter().map(|job| Lease::new(self.clone(), job, asked, lease)).collect();
+        Ok(Claimed { leases, given_up })
+    }
+
+    /// The tasks that have something to claim, at most `limit`, the one served longest ago first.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub async fn tasks_due(&self, limit: u64) -> Result<Vec<crate::task::TaskId>, QueueError> {
+        let rows = self.read(&sql::tasks_due(self.now_ms(), limit)).await?;
+        Ok(rows.iter().map(sql::read_task_id).collect::<Result<_, _>>()?)
+    }
+}
+
+async fn take(tx: &mut Tx, claim: Claim) -> Result<(Vec<Job>, usize), sqlx::Error> {
+    let until_ms = tx.now_ms + lease::millis(claim.lease);
+    let (mut jobs, mut given_up) = (Vec::new(), 0);
+    let due = tx.fetch(&sql::tasks_due(tx.now_ms, claim.limit as u64)).await?;
+    if due.is_empty() {
+        return Ok((jobs, given_up));
+    }
+    let mut turn = tx.fetch(&sql::last_turn()).await?.first().map(sql::read_turn).transpose()?.unwrap_or(0);
+    for (served, row) in due.iter().enumerate() {
+        // What is left, shared between the tasks that are left; rounded up so that nothing is left over.
+        let share = (claim.limit - jobs.len().min(claim.limit)).div_ceil(due.len() - served);
+        if share == 0 {
+            break;
+        }
+        let id = sql::read_task_id(row)?;
+        let Some(task) = tx.fetch(&sql::task(id)).await?.first().map(sql::read_task).transpose()? else { continue };
+        let task = Arc::new(task);
+        turn += 1;
+        tx.execute(&sql::set_task_served(id, turn)).await?;
+        let mut rows = tx
+            .fetch(&sql::claim(id, &claim.owner, tx.now_ms, until_ms, share as u64))
+            .await?
+            .iter()
+            .map(sql::read_claimed)
+            .collect::<Result<Vec<_>, _>>()?;
+        // RETURNING promises no order.
+        rows.sort_by_key(|row| row.ordinal);
+        for row in rows {
+            let crashes = row.crashes;
+            let job = Job::new(Arc::clone(&task), row);
+            if crashes > claim.max_crashes {
+                give_up(tx, &job, crashes).await?;
+                given_up += 1;
+                continue;
+            }
+            if crashes > 0 {
+                tx.log(id, vec![line::taken_over(job.device, job.progress.published)], None).await?;
+            }
+            jobs.push(job);
+        }
+    }
+    Ok((jobs, given_up))
+}
+
+async fn give_up(tx: &mut Tx, job: &Job, crashes: u32) -> Result<(), sqlx::Error> {
+    tracing::error!(task = %job.task.id, device = %job.device, crashes, "the job is given up: its worker died again and again");
+    let reason = format!(
+        "its worker died {crashes} times in a row with no row published in between; see the service's log of those moments, then submit it again"
+    );
+    let write = Write {
+        change: Some((JobChange::Fail, None)),
+        lines: vec![line::failed(job.device, job.name.as_deref(), &reason)],
+        reason: Some(reason),
+        ..Write::default()
+    };
+    lease::apply(tx, job, write, tx.now_ms).await.map(|_| ())
+}
+
+impl Job {
+    fn new(task: Arc<TaskRow>, row: sql::ClaimedRow) -> Self {
+        Self {
+            id: row.id,
+            task,
+            device: row.device,
+            name: row.device_name,
+            attempt: row.attempt,
+            outages: row.outages,
+            total: row.total,
+            progress: row.progress,
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The lease: a worker's right to a job for a while, and the only way to change a running job.
+//!
+//! Every write is conditional on the attempt; when no row changed, the lease is lost and the work must stop.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use uuid::Uuid;
+
+use super::{Queue, QueueError, TaskRow, sql, writer::Tx};
+use crate::task::{HeldRow, JobChange, JobCounts, JobState, Line, Progress, TaskId, TaskState, line};
+
+/// Why a write to a job was not made.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LeaseError {
+    /// Another worker has the job, or had it; what this one does no longer counts.
+    #[error("the lease is lost: another worker has the job")]
+    Lost,
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}
+
+/// A job as it was when it was leased.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub id: i64,
+    pub task: Arc<TaskRow>,
+    pub device: Uuid,
+    /// Known once its rows were counted.
+    pub name: Option<String>,
+    /// The fencing token.
+    pub attempt: i64,
+    /// Outages in a row with no row published in between.
+    pub outages: u32,
+    /// Rows counted, by this worker or one before it.
+    pub total: Option<u64>,
+    /// How far it has got.
+    pub progress: Progress,
+}
+
+impl Job {
+    /// Whether rows were done with since it was leased.
+    pub fn has_grown(&self, progress: &Progress) -> bool {
+        progress.published + progress.held > self.progress.published + self.progress.held
+    }
+
+    /// Outages in a row, if there is one now.
+    pub fn outages_with_one_more(&self, grown: bool) -> u32 {
+        if grown { 1 } else { self.outages.saturating_add(1) }
+    }
+}
+
+/// The right to work on a job.
+pub struct Lease {
+    queue: Queue,
+    pub job: Job,
+    length: Duration,
+    claimed: Instant,
+    /// When it ends unless it is renewed, in milliseconds after `claimed`.
+    ends_ms: AtomicU64,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lease").field("job", &self.job).finish_non_exhaustive()
+    }
+}
+
+/// What is written to a job in one go.
+#[derive(Debug, Default)]
+pub(super) struct Write {
+    /// What happens to it, and when it may be claimed if it goes back. `None`: it is renewed.
+    pub change: Option<(JobChange, Option<Duration>)>,
+    pub counted: Option<(Option<String>, u64)>,
+    pub progress: Option<Progress>,
+    pub held: Vec<HeldRow>,
+    pub lines: Vec<Line>,
+    pub reason: Option<String>,
+}
+
+/// How far the work has got since the last report.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    pub progress: Progress,
+    /// Rows held back that were not reported yet.
+    pub held: Vec<HeldRow>,
+    /// What the log is to say of it.
+    pub lines: Vec<Line>,
+}
+
+impl Lease {
+    pub(super) fn new(queue: Queue, job: Job, claimed: Instant, length: Duration) -> Self {
+        let ends_ms = AtomicU64::new(length.as_millis() as u64);
+        Self { queue, job, length, claimed, ends_ms }
+    }
+
+    /// How long it lasts unless it is renewed; zero when it is over. Counted by this machine's steady clock, from
+    /// before the renewal was asked for, so a process that was frozen knows at once that it may be too late.
+    pub fn remaining(&self) -> Duration {
+        Duration::from_millis(self.ends_ms.load(Ordering::Relaxed)).saturating_sub(self.claimed.elapsed())
+    }
+
+    /// Notes the count of rows, says so in the log, and renews.
+    ///
+    /// # Errors
+    /// The lease is lost, or the queue is away.
+    pub async fn counted(&self, name: Option<String>, total: u64) -> Result<(), LeaseError> {
+        let lines = vec![line::counted(self.job.device, name.as_deref().unwrap_or("-"), total)];
+        self.write(Write { counted: Some((name, total)), lines, ..Write::default() }).await
+    }
+
+    /// Stores cursor and counts, and renews.
+    ///
+    /// # Errors
+    /// The lease is lost, or the queue is away.
+    pub async fn report(&self, report: Report) -> Result<(), LeaseError> {
+        self.write(Write::from(report)).await
+    }
+
+    /// All rows are done with.
+    ///
+    /// # Errors
+    /// The lease is lost, or the queue is away.
+    pub async fn succeed(&self, report: Report) -> Result<(), LeaseError> {
+        self.write(Write { change: Some((JobChange::Succeed, None)), ..report.into() }).await
+    }
+
+    /// It can't get better.
+    ///
+    /// # Errors
+    /// The lease is lost, or the queue is away.
+    pub async fn fail(&self, report: Report, reason: String) -> Result<(), LeaseError> {
+        self.write(Write { change: Some((JobChange::Fail, None)), reason: Some(reason), ..report.into() }).await
+    }
+
+    /// Something is away: back to the queue for a while.
+    ///
+    /// # Errors
+    /// The lease is lost, or the queue is away.
+    pub async fn retry(&self, report: Report, wait: Duration) -> Result<(), LeaseError> {
+        self.write(Write { change: Some((JobChange::Retry, Some(wait))), ..report.into() }).await
+    }
+
+    /// Back to the queue, to be claimed at once.
+    ///
+    /// # Errors
+    /// The lease is lost, or the queue is away.
+    pub async fn release(&self, report: Report) -> Result<(), LeaseError> {
+        self.write(Write { change: Some((JobChange::Release, Some(Duration::ZERO))), ..report.into() }).await?;
+        self.queue.inner.work.notify_one();
+        Ok(())
+    }
+
+    async fn write(&self, write: Write) -> Result<(), LeaseError> {
+        let (job, length) = (self.job.clone(), self.length);
+        let asked = self.claimed.elapsed();
+        let held = self
+            .queue
+            .inner
+            .writer
+            .write(move |tx| Box::pin(async move { apply(tx, &job, write, tx.now_ms + millis(length)).await }))
+            .await?;
+        if !held {
+            self.ends_ms.store(0, Ordering::Relaxed);
+            return Err(LeaseError::Lost);
+        }
+        self.ends_ms.store((asked + self.length).as_millis() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl From<Report> for Write {
+    fn from(Report { progress, held, lines }: Report) -> Self {
+        Self { progress: Some(progress), held, lines, ..Self::default() }
+    }
+}
+
+/// Makes a write, if the attempt still has the lease; tells whether it had. The task ends with its last job.
+pub(super) async fn apply(tx: &mut Tx, job: &Job, write: Write, until_ms: i64) -> Result<bool, sqlx::Error> {
+    /// Rows in one statement; SQLite takes 32,766 variables.
+    const AT_ONCE: usize = 1_000;
+    let mut update = sql::fenced(job.id, job.attempt);
+    let state = match write.change {
+        None => {
+            sql::set_lease(&mut update, until_ms);
+            JobState::Running
+        }
+        Some((change, wait)) => {
+            let state = JobState::Running.after(change).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+            sql::set_state(&mut update, state, wait.map(|wait| tx.now_ms + millis(wait)));
+            state
+        }
+    };
+    if let Some((name, total)) = &write.counted {
+        sql::set_counted(&mut update, name.as_deref(), *total);
+    }
+    if let Some(progress) = &write.progress {
+        sql::set_progress(&mut update, progress);
+    }
+    let grown = write.progress.as_ref().is_some_and(|progress| job.has_grown(progress));
+    match write.change {
+        Some((JobChange::Retry, _)) => sql::set_outages(&mut update, job.outages_with_one_more(grown)),
+        None if !grown => {}
+        _ => sql::set_outages(&mut update, 0),
+    }
+    if let Some(reason) = &write.reason {
+        sql::set_reason(&mut update, reason);
+    }
+    if tx.execute(&update).await? == 0 {
+        return Ok(false);
+    }
+    for rows in write.held.chunks(AT_ONCE) {
+        tx.execute(&sql::insert_held(job.task.id, job.device, rows, tx.now_ms)).await?;
+    }
+    tx.log(job.task.id, write.lines, None).await?;
+    if state.is_final() {
+        end_task(tx, job.task.id, job.task.created_at_ms).await?;
+    }
+    Ok(true)
+}
+
+/// Ends a task that has no work left.
+async fn end_task(tx: &mut Tx, task: TaskId, created_at_ms: i64) -> Result<(), sqlx::Error> {
+    if !tx.fetch(&sql::work_left(task)).await?.is_empty() {
+        return Ok(());
+    }
+    let took_ms = u64::try_from(tx.now_ms - created_at_ms).unwrap_or(0);
+    let mut summary = line::Summary { took: Duration::from_millis(took_ms), ..line::Summary::default() };
+    for row in tx.fetch(&sql::sums(task)).await? {
+        let (state, [jobs, published, held]) = sql::read_sums(&row)?;
+        count(&mut summary.jobs, state, jobs);
+        summary.published += published;
+        summary.held += held;
+    }
+    if summary.jobs.failed > 0 {
+        let rows = tx.fetch(&sql::failures(task, line::Summary::FAILURES)).await?;
+        summary.failures = rows.iter().map(sql::read_failure).collect::<Result<_, _>>()?;
+    }
+    let state = TaskState::of(summary.jobs);
+    tx.log(task, vec![line::finished(&summary)], Some(state)).await?;
+    tx.execute(&sql::set_task_finished(task, state, tx.now_ms)).await?;
+    Ok(())
+}
+
+fn count(counts: &mut JobCounts, state: JobState, jobs: u64) {
+    let count = match state {
+        JobState::Queued => &mut counts.queued,
+        JobState::Running => &mut counts.running,
+        JobState::Succeeded => &mut counts.succeeded,
+        JobState::Failed => &mut counts.failed,
+        JobState::Cancelled => &mut counts.cancelled,
+    };
+    *count += jobs;
+}
+
+/// A length of time as the queue counts it.
+pub(super) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
+}

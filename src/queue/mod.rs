@@ -1,0 +1,206 @@
+//! The durable queue: tasks, jobs, leases and logs in SQLite.
+//!
+//! [`Queue`] takes tasks and hands out [`Lease`]s; a [`Lease`] is the only way to change a running job; a [`Watch`]
+//! follows a task's log. All SQL is in `sql.rs`, all names in `schema.rs`, and one writer makes all changes.
+
+mod claim;
+mod lease;
+mod open;
+mod schema;
+mod sql;
+mod submit;
+mod watch;
+mod writer;
+
+use std::sync::{Arc, atomic::AtomicI64};
+
+use chrono::{DateTime, Utc};
+use sea_query::SqliteQueryBuilder;
+use sea_query_sqlx::SqlxBinder;
+use sqlx::{AssertSqlSafe, SqlitePool, sqlite::SqliteRow};
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use uuid::Uuid;
+
+pub use claim::Claimed;
+pub use lease::{Job, Lease, LeaseError, Report};
+pub use open::OpenError;
+pub use submit::{NewTask, Submitted};
+pub use watch::Watch;
+
+use crate::{
+    events::Hub,
+    task::{HeldRow, LogEvent, TaskId, TaskState},
+};
+
+/// Why the queue did not do what it was asked. Trying again is right.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum QueueError {
+    #[error("{0}")]
+    Away(Arc<sqlx::Error>),
+    #[error("the queue is closed: the service is stopping")]
+    Closed,
+}
+
+impl From<sqlx::Error> for QueueError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Away(Arc::new(error))
+    }
+}
+
+/// What the time is. Tests move it by hand.
+#[derive(Debug, Clone, Default)]
+pub enum Clock {
+    #[default]
+    System,
+    /// Milliseconds since 1970.
+    Manual(Arc<AtomicI64>),
+}
+
+impl Clock {
+    pub fn now_ms(&self) -> i64 {
+        match self {
+            Self::System => Utc::now().timestamp_millis(),
+            Self::Manual(now) => now.load(std::sync::atomic::Ordering::SeqCst),
+        }
+    }
+}
+
+/// A task as it is stored.
+#[derive(Debug, Clone)]
+pub struct TaskRow {
+    pub id: TaskId,
+    pub thing: Uuid,
+    pub topic: String,
+    pub from: DateTime<Utc>,
+    pub to: DateTime<Utc>,
+    pub state: TaskState,
+    pub last_seq: u64,
+    pub created_at_ms: i64,
+}
+
+/// A handle; clones are the same queue.
+#[derive(Clone)]
+pub struct Queue {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    writer: writer::Writer,
+    readers: SqlitePool,
+    hub: Hub,
+    clock: Clock,
+    /// Told when something may have become claimable.
+    work: Notify,
+    /// Ends the look-out for what other processes write.
+    _listening: DropGuard,
+}
+
+impl Queue {
+    /// A task, if there is one of this id.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {
+        let rows = self.read(&sql::task(id)).await?;
+        Ok(rows.first().map(sql::read_task).transpose()?)
+    }
+
+    /// The lines of a task's log after `seq`, in order, at most `limit`.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub async fn events_after(&self, task: TaskId, seq: u64, limit: u64) -> Result<Vec<LogEvent>, QueueError> {
+        let rows = self.read(&sql::events_after(task, seq, limit)).await?;
+        Ok(rows.iter().map(|row| sql::read_event(task, row)).collect::<Result<_, _>>()?)
+    }
+
+    /// The rows of a task that were held back, with their devices.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub async fn held_rows(&self, task: TaskId) -> Result<Vec<(Uuid, HeldRow)>, QueueError> {
+        let rows = self.read(&sql::held_rows(task)).await?;
+        Ok(rows.iter().map(sql::read_held).collect::<Result<_, _>>()?)
+    }
+
+    /// How many jobs have not ended; also tells whether the file can be read.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub async fn open_jobs(&self) -> Result<u64, QueueError> {
+        let rows = self.read(&sql::open_jobs()).await?;
+        Ok(rows.first().map(sql::read_open_jobs).transpose()?.unwrap_or(0))
+    }
+
+    /// Follows a task's log from the line after `after`.
+    pub fn watch(&self, task: TaskId, after: u64) -> Watch {
+        Watch::new(self.clone(), self.inner.hub.subscribe(task), task, after)
+    }
+
+    /// Waits until something may have become claimable in this process. Work of other processes is found by asking.
+    pub async fn work_arrived(&self) {
+        self.inner.work.notified().await;
+    }
+
+    /// Removes tasks that ended before `before_ms`, a few at a time so that nobody waits for it. Returns how many.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub async fn prune(&self, before_ms: i64) -> Result<u64, QueueError> {
+        /// Each may have thousands of jobs and lines.
+        const AT_ONCE: u64 = 4;
+        let mut removed = 0;
+        loop {
+            let some = self
+                .inner
+                .writer
+                .write(move |tx| Box::pin(async move { tx.execute(&sql::prune(before_ms, AT_ONCE)).await }))
+                .await?;
+            removed += some;
+            if some < AT_ONCE {
+                return Ok(removed);
+            }
+        }
+    }
+
+    /// Milliseconds since 1970, as the queue counts them.
+    pub fn now_ms(&self) -> i64 {
+        self.inner.clock.now_ms()
+    }
+
+    /// Finishes the changes that wait, and closes the file. What is asked later is refused.
+    pub async fn close(&self) {
+        self.inner.writer.close().await;
+        self.inner.readers.close().await;
+    }
+
+    async fn read(&self, statement: &impl SqlxBinder) -> Result<Vec<SqliteRow>, QueueError> {
+        let (sql, values) = statement.build_sqlx(SqliteQueryBuilder);
+        Ok(sqlx::query_with(AssertSqlSafe(sql), values).fetch_all(&self.inner.readers).await?)
+    }
+}
+
+/// Tells watchers here of lines that other processes wrote to the same file.
+async fn listen(readers: SqlitePool, hub: Hub, stop: CancellationToken) {
+    /// What a watcher waits for a line of another process, at the most.
+    const EVERY: std::time::Duration = std::time::Duration::from_millis(250);
+    /// SQLite's limit of variables in a statement is far above it.
+    const AT_ONCE: usize = 500;
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        for tasks in hub.watched().chunks(AT_ONCE) {
+            let (sql, values) = sql::last_seqs(tasks).build_sqlx(SqliteQueryBuilder);
+            // A file that can't be read just now can be in a moment, and others report it.
+            let Ok(rows) = sqlx::query_with(AssertSqlSafe(sql), values).fetch_all(&readers).await else { continue };
+            for (task, last_seq) in rows.iter().filter_map(|row| sql::read_log_length(row).ok()) {
+                hub.grown(task, last_seq);
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Opening the file: its directory, its tables, and what can be wrong with it.
+
+use std::sync::Arc;
+
+use sqlx::{
+    SqlitePool,
+    migrate::{MigrateError, Migrator},
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{Clock, Inner, Queue, listen, writer::Writer};
+use crate::{config, db, events::Hub};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+
+/// Why the queue file can't be used, and what helps.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("queue file {file}: {source}")]
+    Url { file: String, source: sqlx::Error },
+    #[error("queue file {file}: its directory can't be made: {source}")]
+    Directory { file: String, source: std::io::Error },
+    #[error("queue file {file} can't be opened: {source}. Its directory must exist and be writable for this user")]
+    Open { file: String, source: sqlx::Error },
+    #[error(
+        "queue file {file} is locked by another program. Services share a file gladly; end what holds it alone (a backup, a shell)"
+    )]
+    Locked { file: String },
+    #[error(
+        "queue file {file} is damaged or no SQLite database ({source}). Move it away to start with an empty queue, or put a backup in its place"
+    )]
+    Damaged { file: String, source: sqlx::Error },
+    #[error(
+        "queue file {file} was written by a newer version (migration {version} is unknown here). Start that version or a later one"
+    )]
+    Newer { file: String, version: i64 },
+    #[error("queue file {file}: its tables can't be brought up to date: {source}")]
+    Migrate { file: String, source: MigrateError },
+}
+
+impl Queue {
+    /// Opens the queue, makes it where there is none, and brings its tables up to date.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(config: &config::Queue, clock: Clock) -> Result<Self, OpenError> {
+        let file = config.url.to_string();
+        let options = db::durable(config.url.reveal()).map_err(|source| OpenError::Url { file: file.clone(), source })?;
+        if let Some(directory) = options.get_filename().parent().filter(|path| !path.as_os_str().is_empty()) {
+            std::fs::create_dir_all(directory).map_err(|source| OpenError::Directory { file: file.clone(), source })?;
+        }
+        let one = db::pool(options.clone(), 1);
+        migrate(&one).await.map_err(|error| explain(file, error))?;
+
+        let hub = Hub::default();
+        let readers = db::pool(options, config.readers);
+        let stop = CancellationToken::new();
+        tokio::spawn(listen(readers.clone(), hub.clone(), stop.clone()));
+        Ok(Self {
+            inner: Arc::new(Inner {
+                writer: Writer::start(one, hub.clone(), clock.clone()),
+                readers,
+                hub,
+                clock,
+                work: Notify::new(),
+                _listening: stop.drop_guard(),
+            }),
+        })
+    }
+}
+
+async fn migrate(pool: &SqlitePool) -> Result<(), MigrateError> {
+    let mut tried = 0;
+    loop {
+        tried += 1;
+        match MIGRATIONS.run(pool).await {
+            // Two services that start at once on a new file both try; the second finds the work done.
+            Err(MigrateError::Execute(_) | MigrateError::ExecuteMigration(..)) if tried < 3 => {}
+            done => return done,
+        }
+    }
+}
+
+fn explain(file: String, error: MigrateError) -> OpenError {
+    let source = match error {
+        MigrateError::VersionMissing(version) => return OpenError::Newer { file, version },
+        MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => source,
+        source => return OpenError::Migrate { file, source },
+    };
+    // SQLite's primary result codes; an extended one has the primary in its low byte.
+    let code = source.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok()).map(|code| code & 0xff);
+    match code {
+        Some(5 | 6) => OpenError::Locked { file },
+        Some(11 | 26) => OpenError::Damaged { file, source },
+        Some(8 | 14) => OpenError::Open { file, source },
+        _ => OpenError::Migrate { file, source: MigrateError::Execute(source) },
+    }
+}

@@ -1,0 +1,187 @@
+//! The one writer. Whatever is waiting when a transaction begins goes into it, so that many small changes share one
+//! flush of the disk (group commit), and nobody hears of a change, or of a log line, before it is on the disk.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use sea_query::SqliteQueryBuilder;
+use sea_query_sqlx::SqlxBinder;
+use sqlx::{AssertSqlSafe, Sqlite, SqlitePool, Transaction, sqlite::SqliteRow};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Clock, QueueError, sql};
+use crate::{
+    events::Hub,
+    task::{Line, LogEvent, TaskId, TaskState},
+};
+
+/// Changes that may wait for the writer; who comes later waits to be let in.
+const WAITING: usize = 1_024;
+/// Changes in one transaction at the most, so that the first is not kept from its answer for long.
+const GROUP: usize = 256;
+
+/// An open transaction, and what is to be told once it is committed.
+pub(super) struct Tx {
+    transaction: Transaction<'static, Sqlite>,
+    pub now_ms: i64,
+    told: Vec<LogEvent>,
+}
+
+impl Tx {
+    /// Runs a statement; returns how many rows it changed.
+    pub async fn execute(&mut self, statement: &impl SqlxBinder) -> Result<u64, sqlx::Error> {
+        let (sql, values) = statement.build_sqlx(SqliteQueryBuilder);
+        let done = sqlx::query_with(AssertSqlSafe(sql), values).execute(&mut *self.transaction).await?;
+        Ok(done.rows_affected())
+    }
+
+    /// Runs a statement that returns rows.
+    pub async fn fetch(&mut self, statement: &impl SqlxBinder) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        let (sql, values) = statement.build_sqlx(SqliteQueryBuilder);
+        sqlx::query_with(AssertSqlSafe(sql), values).fetch_all(&mut *self.transaction).await
+    }
+
+    /// Appends lines to a task's log; `ends` goes with the last.
+    pub async fn log(&mut self, task: TaskId, lines: Vec<Line>, ends: Option<TaskState>) -> Result<(), sqlx::Error> {
+        let count = lines.len() as u64;
+        if count == 0 {
+            return Ok(());
+        }
+        let rows = self.fetch(&sql::advance_log(task, count)).await?;
+        let last_seq = rows.first().map(sql::read_last_seq).transpose()?.ok_or(sqlx::Error::RowNotFound)?;
+        let first_seq = last_seq + 1 - count;
+        let events: Vec<LogEvent> = (first_seq..)
+            .zip(lines)
+            .map(|(seq, line)| LogEvent {
+                task,
+                seq,
+                at_ms: self.now_ms,
+                ok: line.ok,
+                message: line.message,
+                ends: ends.filter(|_| seq == last_seq),
+            })
+            .collect();
+        self.execute(&sql::insert_events(&events)).await?;
+        self.told.extend(events);
+        Ok(())
+    }
+}
+
+/// A change that waits for its turn.
+trait Change: Send {
+    fn apply<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>>;
+    /// Answers whoever asked for it, after the commit or instead of it.
+    fn settle(self: Box<Self>, committed: Result<(), QueueError>);
+}
+
+struct Pending<W, T> {
+    work: Option<W>,
+    value: Option<T>,
+    answer: oneshot::Sender<Result<T, QueueError>>,
+}
+
+impl<W, T> Change for Pending<W, T>
+where
+    W: for<'a> FnOnce(&'a mut Tx) -> BoxFuture<'a, Result<T, sqlx::Error>> + Send,
+    T: Send,
+{
+    fn apply<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
+        Box::pin(async {
+            if let Some(work) = self.work.take() {
+                self.value = Some(work(tx).await?);
+            }
+            Ok(())
+        })
+    }
+
+    fn settle(self: Box<Self>, committed: Result<(), QueueError>) {
+        let Self { value, answer, .. } = *self;
+        // Who asked may have given up waiting.
+        let _ = answer.send(committed.and_then(|()| value.ok_or(QueueError::Closed)));
+    }
+}
+
+/// The way to the one writer.
+pub(super) struct Writer {
+    changes: mpsc::Sender<Box<dyn Change>>,
+    closing: CancellationToken,
+    running: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    /// Starts writing to `pool`, which has one connection.
+    pub fn start(pool: SqlitePool, hub: Hub, clock: Clock) -> Self {
+        let (changes, waiting) = mpsc::channel(WAITING);
+        let closing = CancellationToken::new();
+        let running = tokio::spawn(run(pool, hub, clock, waiting, closing.clone()));
+        Self { changes, closing, running: tokio::sync::Mutex::new(Some(running)) }
+    }
+
+    /// Makes a change; returns once it is on the disk.
+    pub async fn write<T, W>(&self, work: W) -> Result<T, QueueError>
+    where
+        W: for<'a> FnOnce(&'a mut Tx) -> BoxFuture<'a, Result<T, sqlx::Error>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (answer, answered) = oneshot::channel();
+        let change = Box::new(Pending { work: Some(work), value: None, answer });
+        self.changes.send(change).await.map_err(|_| QueueError::Closed)?;
+        answered.await.map_err(|_| QueueError::Closed)?
+    }
+
+    /// Takes no more changes, and returns when those that wait are made.
+    pub async fn close(&self) {
+        self.closing.cancel();
+        if let Some(running) = self.running.lock().await.take() {
+            // An error is a panic that the runtime has already reported.
+            let _ = running.await;
+        }
+    }
+}
+
+async fn run(pool: SqlitePool, hub: Hub, clock: Clock, mut waiting: mpsc::Receiver<Box<dyn Change>>, closing: CancellationToken) {
+    loop {
+        let first = tokio::select! {
+            biased;
+            change = waiting.recv() => change,
+            () = closing.cancelled() => {
+                // Those that are in the channel are still received, then `None`.
+                waiting.close();
+                waiting.recv().await
+            }
+        };
+        let Some(first) = first else { break };
+        let mut group = vec![first];
+        while group.len() < GROUP
+            && let Ok(change) = waiting.try_recv()
+        {
+            group.push(change);
+        }
+        let committed = commit(&pool, &hub, &clock, &mut group).await.map_err(|error| QueueError::Away(Arc::new(error)));
+        for change in group {
+            change.settle(committed.clone());
+        }
+    }
+    pool.close().await;
+}
+
+/// One transaction with all changes of a group, or with none: a change whose SQL fails means a full or broken disk,
+/// and takes the others with it, whose owners try again.
+async fn commit(pool: &SqlitePool, hub: &Hub, clock: &Clock, group: &mut [Box<dyn Change>]) -> Result<(), sqlx::Error> {
+    // IMMEDIATE: a transaction that read first and wrote then could fail with a stale snapshot, which no waiting mends.
+    let transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
+    let mut tx = Tx { transaction, now_ms: clock.now_ms(), told: Vec::new() };
+    for change in group {
+        change.apply(&mut tx).await?;
+    }
+    let Tx { transaction, told, .. } = tx;
+    transaction.commit().await?;
+    for event in told {
+        hub.logged(event);
+    }
+    Ok(())
+}
