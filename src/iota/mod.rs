@@ -1,0 +1,279 @@
+//! The IoTA store: PostgreSQL, or SQLite. Only ever read.
+//!
+//! A device's rows are read in the order of time and row key, page by page (keyset), so that a reader can go on after
+//! any row, and no query holds a snapshot of a live store for long.
+
+mod copy;
+mod discover;
+mod error;
+mod mapping;
+mod postgres;
+pub mod sample;
+pub mod sample_store;
+mod select;
+mod sqlite;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use tokio::sync::{OnceCell, mpsc};
+use uuid::Uuid;
+
+pub use error::StoreError;
+pub use mapping::{DocType, IdType, KeyType, Mapping, TimeType};
+
+use crate::{config, task::Position};
+
+/// A store; clones share their connections.
+#[derive(Clone)]
+pub struct Store {
+    backend: Backend,
+    config: Arc<config::Iota>,
+    mapping: Arc<OnceCell<Arc<Mapping>>>,
+}
+
+#[derive(Clone)]
+enum Backend {
+    Postgres(sqlx::PgPool),
+    Sqlite(sqlx::SqlitePool),
+}
+
+/// Rows of a device: a range of time, and where to go on.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    pub device: Uuid,
+    /// Both ends are included.
+    pub from: DateTime<Utc>,
+    pub to: DateTime<Utc>,
+    /// Only rows that come after this one.
+    pub after: Option<Position>,
+}
+
+/// One raw reading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Microseconds since 1970, as the store counts them ([`TimeType::instant_us`]).
+    pub time_us: i64,
+    pub key: Key,
+    /// The document's bytes; `None` where the column is NULL.
+    pub doc: Option<Bytes>,
+}
+
+impl Row {
+    /// Where it stands in its device's order.
+    pub fn position(&self) -> Position {
+        Position { time_us: self.time_us, key: self.key.to_string() }
+    }
+}
+
+/// A row key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    Integer(i64),
+    Uuid(Uuid),
+    Text(Box<str>),
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Integer(key) => key.fmt(f),
+            Self::Uuid(key) => key.fmt(f),
+            Self::Text(key) => f.write_str(key),
+        }
+    }
+}
+
+/// A device as the store knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// `None` where the column is NULL.
+    pub name: Option<String>,
+}
+
+impl Store {
+    /// Prepares connections; none is made yet.
+    ///
+    /// # Errors
+    /// The URL can't be read.
+    pub fn new(config: &config::Iota) -> Result<Self, StoreError> {
+        let url = config.url.reveal();
+        let backend = if url.starts_with("sqlite:") {
+            Backend::Sqlite(sqlite::pool(config)?)
+        } else {
+            Backend::Postgres(postgres::pool(config)?)
+        };
+        Ok(Self { backend, config: Arc::new(config.clone()), mapping: Arc::default() })
+    }
+
+    /// How its tables are laid out; asked of the store once, when it first answers.
+    ///
+    /// # Errors
+    /// The store is away, or its tables do not fit the configuration.
+    pub async fn mapping(&self) -> Result<Arc<Mapping>, StoreError> {
+        let find = || async {
+            let found = match &self.backend {
+                Backend::Postgres(pool) => discover::postgres(pool, &self.config).await,
+                Backend::Sqlite(pool) => discover::sqlite(pool, &self.config).await,
+            };
+            found.map(Arc::new)
+        };
+        self.in_time("reading the layout of its tables", self.mapping.get_or_try_init(find)).await.cloned()
+    }
+
+    /// Whether it answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        let ask = async {
+            match &self.backend {
+                Backend::Postgres(pool) => sqlx::query("SELECT 1").execute(pool).await.map(|_| ()),
+                Backend::Sqlite(pool) => sqlx::query("SELECT 1").execute(pool).await.map(|_| ()),
+            }
+            .map_err(StoreError::from)
+        };
+        self.in_time("an answer", ask).await
+    }
+
+    /// A device, if there is one of this id on this thing.
+    ///
+    /// # Errors
+    /// The store is away or refuses.
+    pub async fn device(&self, thing: Uuid, device: Uuid) -> Result<Option<Device>, StoreError> {
+        let mapping = self.mapping().await?;
+        let query = select::device(&mapping, thing, device);
+        let ask = async {
+            Ok(match &self.backend {
+                Backend::Postgres(pool) => postgres::device(pool, &query).await?,
+                Backend::Sqlite(pool) => sqlite::device(pool, &query).await?,
+            })
+        };
+        self.in_time("looking up a device", ask).await
+    }
+
+    /// How many rows a selection has.
+    ///
+    /// # Errors
+    /// The store is away or refuses, or there are rows with no key.
+    pub async fn count(&self, selection: &Selection) -> Result<u64, StoreError> {
+        let mapping = self.mapping().await?;
+        let query = select::count(&mapping, selection);
+        let ask = async {
+            let (rows, keys) = match &self.backend {
+                Backend::Postgres(pool) => postgres::count(pool, &query).await?,
+                Backend::Sqlite(pool) => sqlite::count(pool, &query).await?,
+            };
+            if keys < rows {
+                return Err(StoreError::NoKey { device: selection.device, rows: rows - keys });
+            }
+            Ok(rows)
+        };
+        self.in_time("counting rows", ask).await
+    }
+
+    /// Reads a selection from its start to its end.
+    pub fn rows(&self, selection: Selection) -> Rows {
+        /// Batches read ahead, while the one before is being published.
+        const AHEAD: usize = 2;
+        let (batches, receiver) = mpsc::channel(AHEAD);
+        let store = self.clone();
+        tokio::spawn(async move {
+            let out = Out { batches, batch: Vec::new(), bytes: 0 };
+            store.read(selection, out).await;
+        });
+        Rows { batches: receiver }
+    }
+
+    /// Reads page after page until the selection ends, or nobody wants more.
+    async fn read(&self, mut selection: Selection, mut out: Out) {
+        let failed = loop {
+            let mapping = match self.mapping().await {
+                Ok(mapping) => mapping,
+                Err(error) => break error,
+            };
+            let query = select::page(&mapping, &selection, self.config.page_rows);
+            let page = match &self.backend {
+                Backend::Postgres(pool) => postgres::page(pool, &mapping, query, self.timeout(), &mut out).await,
+                Backend::Sqlite(pool) => sqlite::page(pool, &mapping, query, self.timeout(), &mut out).await,
+            };
+            match page {
+                Ok(Page { rows, last: Some(last) }) if rows == u64::from(self.config.page_rows) => selection.after = Some(last),
+                Ok(_) => {
+                    out.flush().await;
+                    return;
+                }
+                Err(error) => break error,
+            }
+        };
+        // The rows that came before the failure are good.
+        out.flush().await;
+        let _ = out.batches.send(Err(failed)).await;
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(self.config.timeout_seconds)
+    }
+
+    async fn in_time<T>(&self, doing: &str, ask: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let late = |_| StoreError::timeout(doing, self.config.timeout_seconds);
+        tokio::time::timeout(self.timeout(), ask).await.map_err(late)?
+    }
+}
+
+/// What a page brought.
+struct Page {
+    rows: u64,
+    last: Option<Position>,
+}
+
+/// Rows on their way out, handed on in batches.
+struct Out {
+    batches: mpsc::Sender<Result<Vec<Row>, StoreError>>,
+    batch: Vec<Row>,
+    bytes: usize,
+}
+
+impl Out {
+    /// A batch is handed on when it has so many rows or bytes.
+    const ROWS: usize = 512;
+    const BYTES: usize = 256 * 1_024;
+
+    /// Adds a row. `false`: nobody wants more.
+    async fn push(&mut self, row: Row) -> bool {
+        self.bytes += row.doc.as_ref().map_or(0, Bytes::len);
+        self.batch.push(row);
+        if self.batch.len() < Self::ROWS && self.bytes < Self::BYTES {
+            return true;
+        }
+        self.flush().await
+    }
+
+    /// Hands on what there is. `false`: nobody wants more.
+    async fn flush(&mut self) -> bool {
+        self.bytes = 0;
+        let batch = std::mem::take(&mut self.batch);
+        batch.is_empty() || self.batches.send(Ok(batch)).await.is_ok()
+    }
+
+    /// Waits until nobody wants more.
+    async fn unwanted(&self) {
+        self.batches.closed().await;
+    }
+}
+
+/// The rows of a selection, in order. Dropping it ends the reading.
+pub struct Rows {
+    batches: mpsc::Receiver<Result<Vec<Row>, StoreError>>,
+}
+
+impl Rows {
+    /// The next rows; `None` after the last.
+    ///
+    /// # Errors
+    /// The store is away or refuses; rows that were returned before are good, and reading can go on after them.
+    pub async fn next(&mut self) -> Result<Option<Vec<Row>>, StoreError> {
+        self.batches.recv().await.transpose()
+    }
+}

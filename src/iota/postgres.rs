@@ -1,0 +1,122 @@
+//! Reading from PostgreSQL.
+
+use std::{str::FromStr, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream, StreamExt, stream::BoxStream};
+use sea_query::{PostgresQueryBuilder, SelectStatement};
+use sqlx::{
+    AssertSqlSafe, Executor, PgPool, Postgres, Row as _,
+    pool::PoolConnection,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+use super::{Device, Mapping, Out, Page, StoreError, copy::Decoder};
+use crate::config::Iota;
+
+/// Connections that can't write, even by mistake.
+pub fn pool(config: &Iota) -> Result<PgPool, StoreError> {
+    let options = PgConnectOptions::from_str(config.url.reveal())
+        .map_err(|error| StoreError::Refused(format!("iota.url {} can't be read: {error}", config.url)))?
+        .application_name("data-patch");
+    Ok(PgPoolOptions::new()
+        .max_connections(config.connections)
+        .acquire_timeout(Duration::from_secs(config.timeout_seconds))
+        .idle_timeout(Duration::from_mins(10))
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY").await?;
+                Ok(())
+            })
+        })
+        .connect_lazy_with(options))
+}
+
+pub async fn device(pool: &PgPool, query: &SelectStatement) -> Result<Option<Device>, sqlx::Error> {
+    let row = sqlx::query(AssertSqlSafe(query.to_string(PostgresQueryBuilder))).persistent(false).fetch_optional(pool).await?;
+    row.map(|row| Ok(Device { name: row.try_get("name")? })).transpose()
+}
+
+/// Rows, and rows that have a key.
+pub async fn count(pool: &PgPool, query: &SelectStatement) -> Result<(u64, u64), sqlx::Error> {
+    let row = sqlx::query(AssertSqlSafe(query.to_string(PostgresQueryBuilder))).persistent(false).fetch_one(pool).await?;
+    Ok((row.try_get::<i64, _>("rows")?.unsigned_abs(), row.try_get::<i64, _>("keys")?.unsigned_abs()))
+}
+
+/// Reads one page, and hands its rows on as they come.
+pub async fn page(
+    pool: &PgPool,
+    mapping: &Mapping,
+    query: SelectStatement,
+    timeout: Duration,
+    out: &mut Out,
+) -> Result<Page, StoreError> {
+    let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", query.to_string(PostgresQueryBuilder));
+    let late = |doing: &str| StoreError::timeout(doing, timeout.as_secs());
+    let mut connection = Busy(Some(pool.acquire().await?));
+    let mut pieces = tokio::time::timeout(timeout, connection.copy_out(&copy)).await.map_err(|_| late("reading rows"))??;
+    let mut decoder = Decoder::new(mapping);
+    let mut page = Page { rows: 0, last: None };
+    let mut last = None;
+    while let Some(piece) = next_piece(&mut pieces, timeout, out).await? {
+        decoder.push(piece);
+        while let Some(row) = decoder.next()? {
+            page.rows += 1;
+            last = Some((row.time_us, row.key.clone()));
+            if !out.push(row).await {
+                return Ok(page);
+            }
+        }
+    }
+    drop(pieces);
+    if !decoder.is_whole() {
+        return Err(StoreError::Away("the rows ended in the middle".to_owned()));
+    }
+    connection.done();
+    page.last = last.map(|(time_us, key)| crate::task::Position { time_us, key: key.to_string() });
+    Ok(page)
+}
+
+/// The stream's next piece; `None` at its end, and when nobody wants more.
+async fn next_piece(
+    pieces: &mut (impl Stream<Item = Result<Bytes, sqlx::Error>> + Unpin),
+    timeout: Duration,
+    out: &Out,
+) -> Result<Option<Bytes>, StoreError> {
+    // Mostly there is one, and then neither a timer nor a look at the receiver is worth its time.
+    if let Some(piece) = pieces.next().now_or_never() {
+        return Ok(piece.transpose()?);
+    }
+    tokio::select! {
+        piece = tokio::time::timeout(timeout, pieces.next()) => {
+            Ok(piece.map_err(|_| StoreError::timeout("waiting for rows", timeout.as_secs()))?.transpose()?)
+        }
+        () = out.unwanted() => Ok(None),
+    }
+}
+
+/// A connection in the middle of a copy. Unless that ends well it is closed, for the next user would have to read all
+/// that is left, or wait for a server that does not answer.
+struct Busy(Option<PoolConnection<Postgres>>);
+
+impl Busy {
+    async fn copy_out(&mut self, copy: &str) -> Result<BoxStream<'_, Result<Bytes, sqlx::Error>>, sqlx::Error> {
+        match &mut self.0 {
+            Some(connection) => connection.copy_out_raw(copy).await,
+            None => Err(sqlx::Error::PoolClosed),
+        }
+    }
+
+    /// The copy ended well: back to the pool.
+    fn done(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The queries on the store. They take no parameters, since `COPY` knows none: values are built in, from numbers and
+//! UUIDs, and from texts that sea-query escapes.
+
+use chrono::DateTime;
+use sea_query::{Alias, Expr, ExprTrait, Func, IntoTableRef, Order, Query, SelectStatement, SimpleExpr, TableRef};
+use uuid::Uuid;
+
+use super::{IdType, KeyType, Mapping, Selection, TimeType};
+use crate::task::Position;
+
+/// The name of a device, if it is mounted on the thing.
+pub fn device(mapping: &Mapping, thing: Uuid, device: Uuid) -> SelectStatement {
+    Query::select()
+        .expr_as(column(&mapping.device.name), Alias::new("name"))
+        .from(table(&mapping.device.table))
+        .and_where(column(&mapping.device.id).eq(id(mapping.device_id, device)))
+        .and_where(column(&mapping.device.thing).eq(id(mapping.thing_id, thing)))
+        .limit(1)
+        .take()
+}
+
+/// Rows, and rows that have a key.
+pub fn count(mapping: &Mapping, selection: &Selection) -> SelectStatement {
+    let keys = if mapping.key_nullable { column(&mapping.raw.id) } else { Expr::val(1) };
+    Query::select()
+        .expr_as(Func::count(Expr::val(1)), Alias::new("rows"))
+        .expr_as(Func::count(keys), Alias::new("keys"))
+        .from(table(&mapping.raw.table))
+        .and_where(of_device(mapping, selection))
+        .and_where(not_before(mapping, selection))
+        .and_where(not_after(mapping, selection))
+        .take()
+}
+
+/// The next `limit` rows: time, key and document, in the order of time and key.
+pub fn page(mapping: &Mapping, selection: &Selection, limit: u32) -> SelectStatement {
+    let (key, time) = (column(&mapping.raw.id), column(&mapping.raw.time));
+    let start = match &selection.after {
+        None => not_before(mapping, selection),
+        Some(position) => {
+            let after = [moment(mapping.time, position.time_us), key_value(mapping.key, position)];
+            Expr::tuple([time.clone(), key.clone()]).gt(Expr::tuple(after))
+        }
+    };
+    let key_as = match mapping.key {
+        KeyType::Integer => key.clone().cast_as(Alias::new("bigint")),
+        KeyType::Uuid => key.clone(),
+        KeyType::Text => key.clone().cast_as(Alias::new("text")),
+    };
+    Query::select()
+        .expr_as(time.clone(), Alias::new("t"))
+        .expr_as(key_as, Alias::new("k"))
+        .expr_as(column(&mapping.raw.doc), Alias::new("d"))
+        .from(table(&mapping.raw.table))
+        .and_where(of_device(mapping, selection))
+        .and_where(start)
+        .and_where(not_after(mapping, selection))
+        .order_by_expr(time, Order::Asc)
+        .order_by_expr(key, Order::Asc)
+        .limit(u64::from(limit))
+        .take()
+}
+
+fn of_device(mapping: &Mapping, selection: &Selection) -> SimpleExpr {
+    column(&mapping.raw.device).eq(id(mapping.raw_device, selection.device))
+}
+
+fn not_before(mapping: &Mapping, selection: &Selection) -> SimpleExpr {
+    let (from, _) = mapping.time.range(selection.from, selection.to);
+    column(&mapping.raw.time).gte(moment(mapping.time, from))
+}
+
+fn not_after(mapping: &Mapping, selection: &Selection) -> SimpleExpr {
+    let (_, to) = mapping.time.range(selection.from, selection.to);
+    column(&mapping.raw.time).lte(moment(mapping.time, to))
+}
+
+/// `table` or `schema.table`.
+pub fn table(name: &str) -> TableRef {
+    match name.split_once('.') {
+        Some((schema, table)) => (Alias::new(schema), Alias::new(table)).into_table_ref(),
+        None => Alias::new(name).into_table_ref(),
+    }
+}
+
+fn column(name: &str) -> Expr {
+    Expr::col(Alias::new(name))
+}
+
+fn id(r#type: IdType, id: Uuid) -> Expr {
+    match r#type {
+        IdType::Uuid => Expr::val(id.to_string()).cast_as(Alias::new("uuid")),
+        IdType::Text => Expr::val(id.to_string()),
+    }
+}
+
+/// Microseconds as the store counts, as a value of its type.
+fn moment(r#type: TimeType, time_us: i64) -> Expr {
+    let cast = |name: &str| {
+        // A year of more than four digits can't come here: requests have none, and rows are in their range.
+        let time = DateTime::from_timestamp_micros(time_us).unwrap_or_default();
+        let zone = if r#type == TimeType::Instant { "+00" } else { "" };
+        Expr::val(format!("{}{zone}", time.format("%Y-%m-%d %H:%M:%S%.6f"))).cast_as(Alias::new(name))
+    };
+    match r#type {
+        TimeType::Instant => cast("timestamptz"),
+        TimeType::Local(_) => cast("timestamp"),
+        TimeType::EpochMillis => Expr::val(time_us.div_euclid(1_000)),
+    }
+}
+
+/// A cursor's key as a value of the column's type. What is no such value was stored for another mapping: it sorts
+/// before every other, so that rows may come twice but none is skipped.
+fn key_value(r#type: KeyType, position: &Position) -> Expr {
+    match r#type {
+        KeyType::Integer => Expr::val(position.key.parse::<i64>().unwrap_or(i64::MIN)),
+        KeyType::Uuid => {
+            let key = Uuid::try_parse(&position.key).unwrap_or(Uuid::nil());
+            Expr::val(key.to_string()).cast_as(Alias::new("uuid"))
+        }
+        KeyType::Text => Expr::val(position.key.clone()),
+    }
+}

@@ -1,0 +1,65 @@
+//! Reading from SQLite: the embedded sample, and small installations.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use sea_query::{SelectStatement, SqliteQueryBuilder};
+use sqlx::{AssertSqlSafe, Row as _, SqlitePool, sqlite::SqliteRow};
+use uuid::Uuid;
+
+use super::{Device, Key, KeyType, Mapping, Out, Page, Row, StoreError};
+use crate::{config::Iota, db};
+
+pub fn pool(config: &Iota) -> Result<SqlitePool, StoreError> {
+    let options = db::foreign(config.url.reveal())
+        .map_err(|error| StoreError::Refused(format!("iota.url {} can't be read: {error}", config.url)))?;
+    Ok(db::pool(options, config.connections))
+}
+
+pub async fn device(pool: &SqlitePool, query: &SelectStatement) -> Result<Option<Device>, sqlx::Error> {
+    let row = sqlx::query(AssertSqlSafe(query.to_string(SqliteQueryBuilder))).persistent(false).fetch_optional(pool).await?;
+    row.map(|row| Ok(Device { name: row.try_get("name")? })).transpose()
+}
+
+/// Rows, and rows that have a key.
+pub async fn count(pool: &SqlitePool, query: &SelectStatement) -> Result<(u64, u64), sqlx::Error> {
+    let row = sqlx::query(AssertSqlSafe(query.to_string(SqliteQueryBuilder))).persistent(false).fetch_one(pool).await?;
+    Ok((row.try_get::<i64, _>("rows")?.unsigned_abs(), row.try_get::<i64, _>("keys")?.unsigned_abs()))
+}
+
+/// Reads one page, and hands its rows on as they come.
+pub async fn page(
+    pool: &SqlitePool,
+    mapping: &Mapping,
+    query: SelectStatement,
+    timeout: Duration,
+    out: &mut Out,
+) -> Result<Page, StoreError> {
+    let query = sqlx::query(AssertSqlSafe(query.to_string(SqliteQueryBuilder))).persistent(false);
+    let mut rows = query.fetch(pool);
+    let mut page = Page { rows: 0, last: None };
+    while let Some(row) = tokio::time::timeout(timeout, rows.try_next())
+        .await
+        .map_err(|_| StoreError::timeout("waiting for rows", timeout.as_secs()))??
+    {
+        let row = read(&row, mapping.key)?;
+        page.rows += 1;
+        page.last = Some(row.position());
+        if !out.push(row).await {
+            break;
+        }
+    }
+    Ok(page)
+}
+
+fn read(row: &SqliteRow, key: KeyType) -> Result<Row, StoreError> {
+    let key = match key {
+        KeyType::Integer => Key::Integer(row.try_get("k")?),
+        KeyType::Uuid => Key::Uuid(Uuid::try_parse(row.try_get("k")?).map_err(|error| sqlx::Error::Decode(error.into()))?),
+        KeyType::Text => Key::Text(row.try_get::<&str, _>("k")?.into()),
+    };
+    // Unchecked: SQLite keeps what it was given, and a text may be stored as a blob.
+    let doc: Option<Vec<u8>> = row.try_get_unchecked("d")?;
+    Ok(Row { time_us: row.try_get::<i64, _>("t")?.saturating_mul(1_000), key, doc: doc.map(Bytes::from) })
+}
