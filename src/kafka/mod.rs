@@ -1,0 +1,173 @@
+//! The broker: topics looked up, rows sent, acknowledgements counted.
+//!
+//! [`Kafka::sender`] gives a job its [`Sender`]; what became of the rows is told by its [`Flight`].
+
+mod embedded;
+mod error;
+mod flight;
+mod producer;
+mod topics;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rdkafka::{ClientConfig, producer::Producer as _};
+use tokio::sync::Semaphore;
+
+pub use embedded::EmbeddedBroker;
+pub use error::KafkaError;
+pub use flight::{Flight, Settled};
+pub use producer::{Outgoing, Sender};
+
+use crate::config;
+use producer::Producer;
+use topics::Topics;
+
+/// What Kafka's brokers take in one batch unless they are told otherwise is a little above it.
+const BATCH_BYTES: usize = 1_000_000;
+
+/// A handle; clones share the producers.
+#[derive(Clone)]
+pub struct Kafka {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: config::Kafka,
+    /// Host and port of the brokers, the embedded one's too.
+    brokers: String,
+    topics: Topics,
+    /// By the size of their batches: nearly always there is one.
+    producers: Mutex<HashMap<usize, Arc<Producer>>>,
+    room: Arc<Semaphore>,
+}
+
+impl Kafka {
+    /// Prepares clients of `brokers`: those of the configuration, or the embedded one. They connect in the background.
+    ///
+    /// # Errors
+    /// A property that librdkafka does not know, or can't use in this build.
+    pub fn new(config: &config::Kafka, brokers: &str) -> Result<Self, KafkaError> {
+        let kafka = Self {
+            inner: Arc::new(Inner {
+                topics: Topics::new(
+                    &client_config(config, brokers),
+                    Duration::from_secs(config.lookup_timeout_seconds),
+                    !config.is_embedded(),
+                )?,
+                config: config.clone(),
+                brokers: brokers.to_owned(),
+                producers: Mutex::default(),
+                room: Arc::new(Semaphore::new(config.in_flight_bytes)),
+            }),
+        };
+        // The producer that nearly every topic uses; a wrong property is told at the start, not by the first job.
+        kafka.producer(BATCH_BYTES)?;
+        Ok(kafka)
+    }
+
+    /// Host and port of the brokers.
+    pub fn brokers(&self) -> &str {
+        &self.inner.brokers
+    }
+
+    /// Looks a topic up, without making it.
+    ///
+    /// # Errors
+    /// There is none, or this user may not use it, or the brokers are away.
+    pub async fn look_up(&self, topic: &str) -> Result<(), KafkaError> {
+        self.inner.topics.look_up(topic).await.map(|_| ())
+    }
+
+    /// Asks anew when the topic is looked up next: it has turned out to be gone.
+    pub fn forget(&self, topic: &str) {
+        self.inner.topics.forget(topic);
+    }
+
+    /// Whether a broker answers.
+    ///
+    /// # Errors
+    /// None does.
+    pub async fn ping(&self) -> Result<(), KafkaError> {
+        self.inner.topics.ping().await
+    }
+
+    /// The way of a job's rows into a topic that exists. `careful`: one message a batch, and one batch at a time.
+    ///
+    /// # Errors
+    /// As [`look_up`](Self::look_up).
+    pub async fn sender(&self, topic: &str, careful: bool) -> Result<Sender, KafkaError> {
+        let limit = self.inner.topics.look_up(topic).await?.max_message_bytes;
+        let batch = limit.map_or(BATCH_BYTES, |limit| limit.min(BATCH_BYTES));
+        Ok(Sender::new(self.producer(batch)?, topic, Arc::clone(&self.inner.room), self.inner.config.in_flight_bytes, careful))
+    }
+
+    /// Bytes handed to the producers and not acknowledged yet.
+    pub fn in_flight_bytes(&self) -> usize {
+        self.inner.config.in_flight_bytes.saturating_sub(self.inner.room.available_permits())
+    }
+
+    /// Waits until everything that was handed over is acknowledged or has failed, at most `timeout`.
+    pub async fn flush(&self, timeout: Duration) {
+        let producers: Vec<_> = self.producers().values().cloned().collect();
+        let flush = move || {
+            for producer in producers {
+                // What is not acknowledged by then is behind the cursor, and goes out again.
+                let _ = producer.native.flush(timeout);
+            }
+        };
+        let _ = tokio::task::spawn_blocking(flush).await;
+    }
+
+    fn producers(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Arc<Producer>>> {
+        self.inner.producers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The producer of these batches; a new one where the last has met an error that it can't go on after.
+    fn producer(&self, batch_bytes: usize) -> Result<Arc<Producer>, KafkaError> {
+        let mut producers = self.producers();
+        if let Some(producer) = producers.get(&batch_bytes).filter(|producer| !producer.is_broken()) {
+            return Ok(Arc::clone(producer));
+        }
+        let mut config = client_config(&self.inner.config, &self.inner.brokers);
+        config.set("batch.size", batch_bytes.to_string());
+        let producer = Arc::new(Producer::new(&config)?);
+        producers.insert(batch_bytes, Arc::clone(&producer));
+        Ok(producer)
+    }
+}
+
+/// Our choice of librdkafka's properties, the operator's above it, and above both what the promises rest on.
+fn client_config(config: &config::Kafka, brokers: &str) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client
+        .set("client.id", "data-patch")
+        .set("compression.type", "lz4")
+        // Long enough to fill batches while there is much, short enough not to be felt while there is little.
+        .set("linger.ms", "5")
+        .set("batch.num.messages", "100000")
+        // In messages and bytes `kafka.in_flight_bytes` is the limit, and it is reached before these.
+        .set("queue.buffering.max.messages", "10000000")
+        .set("queue.buffering.max.kbytes", (config.in_flight_bytes / 512 + 65_536).to_string())
+        .set("socket.keepalive.enable", "true")
+        .set("reconnect.backoff.max.ms", "2000")
+        .set("log_level", "4");
+    for (name, value) in config.properties.iter() {
+        client.set(name, value);
+    }
+    client
+        .set("bootstrap.servers", brokers)
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        // The Java clients' own, so that a device's rows go where its live rows are.
+        .set("partitioner", "murmur2_random")
+        .set("message.timeout.ms", (config.delivery_timeout_seconds * 1_000).to_string())
+        .set("allow.auto.create.topics", "false")
+        // Whether a message is too large is for the broker to say, up to what no broker even reads (its
+        // `socket.request.max.bytes`): such a one would look like an outage, and never end.
+        .set("message.max.bytes", "100000000");
+    client
+}

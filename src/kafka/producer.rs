@@ -1,0 +1,209 @@
+//! Sending: one idempotent producer for all jobs, a limit of bytes in flight, and an account for each job.
+
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use rdkafka::{
+    ClientConfig, ClientContext, Message,
+    config::FromClientConfigAndContext as _,
+    error::KafkaError as NativeError,
+    message::{DeliveryResult, Header, OwnedHeaders},
+    producer::{BaseRecord, NoCustomPartitioner, ProducerContext, ThreadedProducer},
+    types::RDKafkaErrorCode as Code,
+};
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use super::{Flight, KafkaError, Settled};
+use crate::{iota::Key, task::TaskId};
+
+/// What a message weighs beside key and document, about: headers, bookkeeping here and in librdkafka.
+const OVERHEAD_BYTES: usize = 512;
+
+/// librdkafka's producer, with a thread of its own that takes the acknowledgements.
+pub(super) struct Producer {
+    pub native: ThreadedProducer<Deliveries, NoCustomPartitioner>,
+    broken: Arc<AtomicBool>,
+    batch_bytes: usize,
+}
+
+impl Producer {
+    pub fn new(config: &ClientConfig) -> Result<Self, KafkaError> {
+        let broken = Arc::new(AtomicBool::new(false));
+        let native = ThreadedProducer::from_config_and_context(config, Deliveries { broken: Arc::clone(&broken) })?;
+        let batch_bytes = config.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(usize::MAX);
+        Ok(Self { native, broken, batch_bytes })
+    }
+
+    /// It has met an error after which it sends nothing any more.
+    pub fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Relaxed)
+    }
+}
+
+/// Takes what librdkafka says of each message.
+pub(super) struct Deliveries {
+    broken: Arc<AtomicBool>,
+}
+
+/// What a message carries to its acknowledgement.
+pub(super) struct Receipt {
+    flight: Arc<Flight>,
+    room: Arc<Semaphore>,
+    number: u64,
+    time_us: i64,
+    key: Key,
+    /// Bytes that it takes of the room.
+    weight: u32,
+    /// A refusal for size is about this message and no other.
+    alone: bool,
+}
+
+impl ClientContext for Deliveries {
+    fn error(&self, error: NativeError, reason: &str) {
+        // Said for each broker and each try; jobs say it once, with what it means for them.
+        tracing::debug!(%error, reason, "librdkafka");
+        if error.rdkafka_error_code() == Some(Code::Fatal) {
+            tracing::warn!(reason, "the producer can't go on; jobs go on with a new one, from their cursors");
+            self.broken.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl ProducerContext<NoCustomPartitioner> for Deliveries {
+    type DeliveryOpaque = Box<Receipt>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, receipt: Box<Receipt>) {
+        let Receipt { flight, room, number, time_us, key, weight, alone } = *receipt;
+        room.add_permits(weight as usize);
+        let how = match result {
+            Ok(_) => Settled::Acknowledged,
+            Err((error, message)) => {
+                let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+                if matches!(
+                    code,
+                    Code::Fatal | Code::OutOfOrderSequenceNumber | Code::UnknownProducerId | Code::InvalidProducerEpoch
+                ) {
+                    self.broken.store(true, Ordering::Relaxed);
+                }
+                match code {
+                    Code::MessageSizeTooLarge if alone => Settled::TooLarge(message.payload_len()),
+                    Code::MessageSizeTooLarge => Settled::Failed(KafkaError::BatchTooLarge),
+                    _ => Settled::Failed(KafkaError::of_topic(code, message.topic())),
+                }
+            }
+        };
+        flight.settle(number, time_us, key, how);
+    }
+}
+
+/// A row on its way out.
+#[derive(Debug)]
+pub struct Outgoing {
+    pub task: TaskId,
+    pub device: Uuid,
+    /// When the reading was made, in microseconds since 1970.
+    pub instant_us: i64,
+    /// Where the row stands in its store.
+    pub time_us: i64,
+    pub key: Key,
+    pub doc: Bytes,
+}
+
+/// One job's way into its topic.
+pub struct Sender {
+    producer: Arc<Producer>,
+    topic: String,
+    room: Arc<Semaphore>,
+    most: usize,
+    careful: bool,
+    /// Texts that are the same, or nearly, for each row.
+    task_header: String,
+    device: String,
+    row_header: String,
+}
+
+impl Sender {
+    pub(super) fn new(producer: Arc<Producer>, topic: &str, room: Arc<Semaphore>, most: usize, careful: bool) -> Self {
+        Self {
+            producer,
+            topic: topic.to_owned(),
+            room,
+            most,
+            careful,
+            task_header: String::new(),
+            device: String::new(),
+            row_header: String::new(),
+        }
+    }
+
+    /// Hands a row to the producer, once there is room for it. What becomes of it, `flight` tells.
+    ///
+    /// # Errors
+    /// It, or a row before it, can't be sent.
+    pub async fn send(&mut self, row: Outgoing, flight: &Arc<Flight>) -> Result<(), KafkaError> {
+        let weight = (row.doc.len() + OVERHEAD_BYTES).min(self.most);
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        // Kept until the acknowledgement gives it back.
+        self.room.acquire_many(weight).await.map_err(|_| KafkaError::Away("the service is stopping".to_owned()))?.forget();
+        if let Some(failure) = flight.failure() {
+            self.room.add_permits(weight as usize);
+            return Err(failure);
+        }
+        self.write_headers(&row);
+        let doc: &[u8] = &row.doc;
+        let receipt = Box::new(Receipt {
+            flight: Arc::clone(flight),
+            room: Arc::clone(&self.room),
+            number: flight.take(),
+            time_us: row.time_us,
+            key: row.key,
+            weight,
+            // A message that does not fit in a batch has one of its own.
+            alone: self.careful || doc.len() > self.producer.batch_bytes,
+        });
+        let headers = OwnedHeaders::new_with_capacity(2)
+            .insert(Header { key: "data-patch-task", value: Some(&self.task_header) })
+            .insert(Header { key: "data-patch-row", value: Some(&self.row_header) });
+        let record = BaseRecord::with_opaque_to(&self.topic, receipt).key(self.device.as_str()).payload(doc).headers(headers);
+        if let Err((error, record)) = self.producer.native.send(record) {
+            let Receipt { number, time_us, key, .. } = *record.delivery_opaque;
+            self.room.add_permits(weight as usize);
+            let how = match error.rdkafka_error_code().unwrap_or(Code::Fail) {
+                // Told when those before it are acknowledged; until then its place is not known to be its own.
+                Code::MessageSizeTooLarge => {
+                    flight.settled_but_one().await;
+                    Settled::TooLarge(doc.len())
+                }
+                code => {
+                    self.producer.broken.fetch_or(code == Code::Fatal, Ordering::Relaxed);
+                    Settled::Failed(KafkaError::of_topic(code, &self.topic))
+                }
+            };
+            flight.settle(number, time_us, key, how);
+            return flight.failure().map_or(Ok(()), Err);
+        }
+        if self.careful {
+            flight.settled().await?;
+        }
+        Ok(())
+    }
+
+    /// `data-patch-row` is the same in every rerun: device, time and key.
+    fn write_headers(&mut self, row: &Outgoing) {
+        if self.device.is_empty() {
+            self.device = row.device.to_string();
+            self.task_header = row.task.to_string();
+        }
+        self.row_header.clear();
+        let time = crate::task::line::time(row.instant_us);
+        // Writing to a string can't fail.
+        let _ = write!(self.row_header, "{}/{time}/{}", self.device, row.key);
+    }
+}

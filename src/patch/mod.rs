@@ -1,0 +1,202 @@
+//! One job: count a device's rows, read them, hold back what ET can't read, publish the rest, and report.
+//!
+//! Knows no queue: it is given a [`Report`] to tell how far it has got. What it needs may be away; then it ends with an
+//! outage, and can go on later from what it has reported.
+
+pub mod guard;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub use guard::Guard;
+
+use crate::{
+    config::GuardMode,
+    iota::{Selection, Store, StoreError},
+    kafka::{Flight, Kafka, KafkaError, Outgoing},
+    task::{HeldRow, Position, Progress, TaskId},
+};
+
+/// What is to be done, and how far it has got.
+#[derive(Debug, Clone)]
+pub struct Patch {
+    pub task: TaskId,
+    pub thing: Uuid,
+    pub device: Uuid,
+    pub topic: String,
+    /// Both ends are included.
+    pub from: DateTime<Utc>,
+    pub to: DateTime<Utc>,
+    /// Rows, if they were counted before.
+    pub total: Option<u64>,
+    pub progress: Progress,
+}
+
+/// How a job ended, when nobody took it away.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Every row is acknowledged or held back.
+    Done,
+    /// It was asked to stop, and everything sent is acknowledged.
+    Stopped,
+    /// Something is away; trying again later is right.
+    Outage(String),
+    /// Waiting does not help.
+    Failed(String),
+}
+
+/// Where a job tells how far it has got.
+pub trait Report: Send + Sync {
+    /// The rows were counted.
+    ///
+    /// # Errors
+    /// The job must end at once: it is another worker's now, or can't be reported.
+    fn counted(&self, name: Option<String>, total: u64) -> impl Future<Output = Result<(), ReportError>> + Send;
+
+    /// Whether it may send another row.
+    ///
+    /// # Errors
+    /// It may not: a worker that was frozen may have lost the job to another.
+    fn may_send(&self) -> Result<(), ReportError>;
+}
+
+/// The job must end at once.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ReportError(pub String);
+
+/// Why the work ended before its end.
+enum Interrupted {
+    Stopped,
+    NoDevice,
+    Store(StoreError),
+    Kafka(KafkaError),
+    Abandoned(ReportError),
+}
+
+impl From<StoreError> for Interrupted {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<KafkaError> for Interrupted {
+    fn from(error: KafkaError) -> Self {
+        Self::Kafka(error)
+    }
+}
+
+impl From<ReportError> for Interrupted {
+    fn from(error: ReportError) -> Self {
+        Self::Abandoned(error)
+    }
+}
+
+impl Outcome {
+    fn of(outage: bool, reason: String) -> Self {
+        if outage { Self::Outage(reason) } else { Self::Failed(reason) }
+    }
+}
+
+/// What jobs work with; clones share it.
+#[derive(Clone)]
+pub struct Patcher {
+    pub store: Store,
+    pub kafka: Kafka,
+    pub guard: GuardMode,
+}
+
+impl Patcher {
+    /// Works on a job until it is done, is asked to stop, or can't go on; then nothing of it is on its way any more. The
+    /// account of its rows is in `flight` all the time, so that its cursor can be stored while it goes on.
+    ///
+    /// # Errors
+    /// It was taken away.
+    pub async fn run(
+        &self,
+        patch: &Patch,
+        flight: &Arc<Flight>,
+        report: &impl Report,
+        stop: &CancellationToken,
+    ) -> Result<Outcome, ReportError> {
+        let mut ended = self.publish(patch, flight, report, stop, false).await;
+        if flight.settled().await == Err(KafkaError::BatchTooLarge) {
+            // Which of the batch's messages is too large shows when they are sent one by one.
+            flight.restart();
+            ended = self.publish(patch, flight, report, stop, true).await;
+        }
+        match (ended, flight.settled().await) {
+            (Err(Interrupted::Abandoned(error)), _) => Err(error),
+            (_, Err(error)) => {
+                if matches!(error, KafkaError::NoTopic(_)) {
+                    self.kafka.forget(&patch.topic);
+                }
+                Ok(Outcome::of(error.is_outage(), error.to_string()))
+            }
+            (Err(Interrupted::Store(error)), Ok(())) => Ok(Outcome::of(error.is_outage(), error.to_string())),
+            (Err(Interrupted::Kafka(error)), Ok(())) => Ok(Outcome::of(error.is_outage(), error.to_string())),
+            (Err(Interrupted::NoDevice), Ok(())) => {
+                Ok(Outcome::Failed(format!("there is no such device on thing {}", patch.thing)))
+            }
+            (Err(Interrupted::Stopped), Ok(())) => Ok(Outcome::Stopped),
+            (Ok(()), Ok(())) => Ok(Outcome::Done),
+        }
+    }
+
+    /// Sends rows until there are no more.
+    async fn publish(
+        &self,
+        patch: &Patch,
+        flight: &Arc<Flight>,
+        report: &impl Report,
+        stop: &CancellationToken,
+        careful: bool,
+    ) -> Result<(), Interrupted> {
+        let mut sender = self.kafka.sender(&patch.topic, careful).await?;
+        let mut selection = Selection { device: patch.device, from: patch.from, to: patch.to, after: None };
+        if patch.total.is_none() && !careful {
+            let device = self.store.device(patch.thing, patch.device).await?.ok_or(Interrupted::NoDevice)?;
+            let total = self.store.count(&selection).await?;
+            report.counted(device.name, total).await?;
+        }
+        selection.after = flight.cursor();
+        let guard = Guard::new(self.guard, patch.device);
+        let time = self.store.mapping().await?.time;
+        let mut rows = self.store.rows(selection);
+        loop {
+            let batch = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Interrupted::Stopped),
+                batch = rows.next() => batch?,
+            };
+            let Some(batch) = batch else { return Ok(()) };
+            for row in batch {
+                if stop.is_cancelled() {
+                    return Err(Interrupted::Stopped);
+                }
+                report.may_send()?;
+                match guard.check(row.doc) {
+                    Ok(doc) => {
+                        let instant_us = time.instant_us(row.time_us);
+                        let outgoing = Outgoing {
+                            task: patch.task,
+                            device: patch.device,
+                            instant_us,
+                            time_us: row.time_us,
+                            key: row.key,
+                            doc,
+                        };
+                        sender.send(outgoing, flight).await?;
+                    }
+                    Err(fault) => {
+                        let position = Position { time_us: row.time_us, key: row.key.to_string() };
+                        flight.hold(HeldRow { position, reason: fault.to_string() }).await?;
+                    }
+                }
+            }
+        }
+    }
+}

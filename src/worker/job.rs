@@ -1,0 +1,242 @@
+//! Working on one lease: the job itself, the heartbeat beside it, and what is written at its end.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use super::Pool;
+use crate::{
+    kafka::Flight,
+    patch::{self, Outcome, Patch, ReportError},
+    queue::{Lease, LeaseError, Report},
+    task::{HeldRow, Line, Progress, line},
+};
+
+/// A job that has left its worker.
+pub struct Left {
+    /// Whether something is away; `None`: nothing was learnt of it.
+    pub outage: Option<bool>,
+}
+
+/// Works on a lease until its job ends, is asked to stop, or is lost. `abandon`: no more waiting for acknowledgements.
+pub async fn run(pool: Pool, lease: Lease, stop: CancellationToken, abandon: CancellationToken) -> Left {
+    let span = tracing::info_span!("job", task = %lease.job.task.id, device = %lease.job.device, attempt = lease.job.attempt);
+    Worker::new(pool, lease).run(stop, abandon).instrument(span).await
+}
+
+struct Worker {
+    pool: Pool,
+    lease: Lease,
+    flight: Arc<Flight>,
+}
+
+/// What has been said in the log.
+#[derive(Default)]
+struct Said {
+    published: u64,
+}
+
+impl Worker {
+    fn new(pool: Pool, lease: Lease) -> Self {
+        let flight = Arc::new(Flight::new(lease.job.progress.clone()));
+        Self { pool, lease, flight }
+    }
+
+    async fn run(self, stop: CancellationToken, abandon: CancellationToken) -> Left {
+        let job = &self.lease.job;
+        let patch = Patch {
+            task: job.task.id,
+            thing: job.task.thing,
+            device: job.device,
+            topic: job.task.topic.clone(),
+            from: job.task.from,
+            to: job.task.to,
+            total: job.total,
+            progress: job.progress.clone(),
+        };
+        let total = Total::new(job.total);
+        let report = Reporter { lease: &self.lease, total: &total };
+        let mut said = Said { published: job.progress.published };
+        let (over, lost) = (CancellationToken::new(), CancellationToken::new());
+        let work = async {
+            let outcome = tokio::select! {
+                outcome = self.pool.patcher.run(&patch, &self.flight, &report, &stop) => outcome,
+                () = abandon.cancelled() => Ok(Outcome::Stopped),
+                () = lost.cancelled() => Err(ReportError("the lease is lost".to_owned())),
+            };
+            over.cancel();
+            outcome
+        };
+        let (outcome, ()) = tokio::join!(work, self.beat(&total, &mut said, &over, &lost));
+        let before = job.progress.clone();
+        let left = match outcome {
+            Ok(outcome) => self.end(outcome, &total, &said).await,
+            Err(error) => {
+                tracing::warn!(%error, "the job is left to another worker; what this one sent and did not store goes out again");
+                self.pool.metrics.job("lost");
+                None
+            }
+        };
+        let (progress, _) = self.flight.progress();
+        self.pool.metrics.rows_published.inc_by(progress.published - before.published);
+        self.pool.metrics.rows_held.inc_by(progress.held - before.held);
+        Left { outage: left }
+    }
+
+    /// Stores the cursor, renews the lease and writes the log, again and again, until the work is over.
+    async fn beat(&self, total: &Total, said: &mut Said, over: &CancellationToken, lost: &CancellationToken) {
+        let every = Duration::from_millis(self.pool.config.progress_ms);
+        loop {
+            tokio::select! {
+                biased;
+                () = over.cancelled() => return,
+                () = self.flight.crowded() => {}
+                () = tokio::time::sleep(every) => {}
+            }
+            let (progress, held) = self.flight.progress();
+            let published = progress.published;
+            let mut lines = self.held_lines(&held);
+            if let Some(rows) = total.get().filter(|rows| published > said.published && published < *rows) {
+                lines.push(line::published(self.lease.job.device, published, rows));
+            }
+            match self.lease.report(Report { progress, held: held.clone(), lines }).await {
+                Ok(()) => said.published = published,
+                Err(error) => {
+                    self.flight.unreport(held);
+                    if matches!(error, LeaseError::Lost) || self.lease.remaining().is_zero() {
+                        tracing::warn!(%error, "the heartbeat failed for good");
+                        lost.cancel();
+                        return;
+                    }
+                    tracing::warn!(%error, remaining = ?self.lease.remaining(), "the heartbeat failed; trying again while the lease lasts");
+                }
+            }
+        }
+    }
+
+    /// Writes how it ended; tells whether there is an outage.
+    async fn end(&self, outcome: Outcome, total: &Total, said: &Said) -> Option<bool> {
+        let job = &self.lease.job;
+        let (progress, held) = self.flight.progress();
+        let mut lines = self.held_lines(&held);
+        let grown = job.has_grown(&progress);
+        let (name, outage, written) = match outcome {
+            Outcome::Done => {
+                lines.extend(self.last_lines(&progress, total));
+                ("succeeded", Some(false), self.write(progress, held, lines, |report| self.lease.succeed(report)).await)
+            }
+            Outcome::Stopped => {
+                if let Some(rows) = total.get().filter(|_| progress.published > said.published) {
+                    lines.push(line::published(job.device, progress.published, rows));
+                }
+                ("released", None, self.write(progress, held, lines, |report| self.lease.release(report)).await)
+            }
+            Outcome::Outage(reason) => {
+                let wait = self.backoff(job.outages_with_one_more(grown));
+                tracing::warn!(reason, published = progress.published, ?wait, "the job waits for what is away");
+                lines.push(line::waiting(job.device, &reason, progress.published, wait));
+                ("retried", Some(!grown), self.write(progress, held, lines, |report| self.lease.retry(report, wait)).await)
+            }
+            Outcome::Failed(reason) => {
+                tracing::error!(
+                    reason,
+                    published = progress.published,
+                    "the job has failed; its task goes on with the other devices"
+                );
+                lines.push(line::failed(job.device, job.name.as_deref(), &reason));
+                let write = self.write(progress, held, lines, |report| self.lease.fail(report, reason.clone()));
+                ("failed", Some(false), write.await)
+            }
+        };
+        match written {
+            Ok(()) => self.pool.metrics.job(name),
+            Err(error) => {
+                tracing::warn!(%error, "how the job ended could not be stored; another worker goes on from its cursor when the lease expires");
+                self.pool.metrics.job("lost");
+            }
+        }
+        outage
+    }
+
+    /// The contract's last line of a device, and why its number is another than was counted, where it is.
+    fn last_lines(&self, progress: &Progress, total: &Total) -> Vec<Line> {
+        let (device, read) = (self.lease.job.device, progress.published + progress.held);
+        let recounted = total.get().filter(|counted| *counted != read).map(|counted| line::recounted(device, counted, read));
+        recounted.into_iter().chain([line::published(device, progress.published, read)]).collect()
+    }
+
+    fn held_lines(&self, held: &[HeldRow]) -> Vec<Line> {
+        if held.is_empty() {
+            return Vec::new();
+        }
+        tracing::warn!(rows = held.len(), "rows are held back; the task's log and the quarantine table say which and why");
+        vec![line::held(self.lease.job.device, held)]
+    }
+
+    /// Writes the end, trying again while the lease lasts.
+    async fn write<F>(
+        &self,
+        progress: Progress,
+        held: Vec<HeldRow>,
+        lines: Vec<Line>,
+        write: impl Fn(Report) -> F,
+    ) -> Result<(), LeaseError>
+    where
+        F: Future<Output = Result<(), LeaseError>>,
+    {
+        const AGAIN_AFTER: Duration = Duration::from_millis(250);
+        let report = Report { progress, held, lines };
+        loop {
+            match write(report.clone()).await {
+                Err(LeaseError::Queue(error)) if self.lease.remaining() > AGAIN_AFTER => {
+                    tracing::warn!(%error, "the job's end can't be stored yet; trying again while the lease lasts");
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+                written => return written,
+            }
+        }
+    }
+
+    /// Doubled with each outage in a row up to a limit, and jittered, so that jobs do not come back all at once.
+    fn backoff(&self, outages: u32) -> Duration {
+        let config = &self.pool.config;
+        let most = Duration::from_secs(config.retry_max_seconds);
+        let doubled = Duration::from_millis(config.retry_first_ms).saturating_mul(1 << (outages.saturating_sub(1)).min(20));
+        doubled.min(most).mul_f64(0.5 + 0.5 * fastrand::f64())
+    }
+}
+
+/// The number of rows that were counted, once it is known.
+struct Total(std::sync::OnceLock<u64>);
+
+impl Total {
+    fn new(total: Option<u64>) -> Self {
+        Self(total.map(std::sync::OnceLock::from).unwrap_or_default())
+    }
+
+    fn get(&self) -> Option<u64> {
+        self.0.get().copied()
+    }
+}
+
+/// The job's way to its lease.
+struct Reporter<'a> {
+    lease: &'a Lease,
+    total: &'a Total,
+}
+
+impl patch::Report for Reporter<'_> {
+    async fn counted(&self, name: Option<String>, total: u64) -> Result<(), ReportError> {
+        self.lease.counted(name, total).await.map_err(|error| ReportError(error.to_string()))?;
+        self.total.0.get_or_init(|| total);
+        Ok(())
+    }
+
+    fn may_send(&self) -> Result<(), ReportError> {
+        if self.lease.remaining().is_zero() {
+            return Err(ReportError("the lease may be over: it was not renewed in time".to_owned()));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! The way in by lease: a pool that claims jobs, and works on several at a time.
+
+mod job;
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    task::{Id, JoinError, JoinSet},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    config,
+    patch::Patcher,
+    queue::{Lease, Queue},
+    task::TaskId,
+    telemetry::Metrics,
+};
+use job::Left;
+
+/// How often the queue is asked for work of which nobody told: backoffs that are over, leases that have expired, tasks
+/// that another process took in.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// What the pool works with.
+#[derive(Clone)]
+pub struct Pool {
+    pub queue: Queue,
+    pub patcher: Patcher,
+    pub config: config::Worker,
+    pub metrics: Metrics,
+}
+
+/// A job that is worked on here.
+struct Place {
+    task: TaskId,
+    since: Instant,
+    /// Asks it to hand its lease back.
+    stop: CancellationToken,
+}
+
+impl Pool {
+    /// Works until `stop`; then hands all leases back, within `drain` at the most.
+    pub async fn run(self, stop: CancellationToken, drain: Duration) {
+        // Leases are told apart by it in the queue; a service that starts again is another one.
+        let owner: Arc<str> = Uuid::new_v4().to_string().into();
+        let (mut places, mut workers) = (HashMap::<Id, Place>::new(), JoinSet::new());
+        let abandon = CancellationToken::new();
+        // After an outage one job at a time tries whether it is over: the others would only say the same.
+        let mut outage = false;
+        loop {
+            let allowed = if outage { 1 } else { self.config.concurrency };
+            let free = allowed.saturating_sub(places.len());
+            if free > 0 {
+                for lease in self.claim(&owner, free).await {
+                    let place = Place { task: lease.job.task.id, since: Instant::now(), stop: stop.child_token() };
+                    let worker = workers.spawn(job::run(self.clone(), lease, place.stop.clone(), abandon.clone()));
+                    places.insert(worker.id(), place);
+                }
+                self.metrics.jobs_running.set(i64::try_from(places.len()).unwrap_or(i64::MAX));
+            } else if places.len() >= self.config.concurrency {
+                self.make_way(&places).await;
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(left) = workers.join_next_with_id() => {
+                    Self::leave(left, &mut places, &mut outage);
+                    // All that have ended meanwhile, so that their places are filled in one claim.
+                    while let Some(left) = workers.try_join_next_with_id() {
+                        Self::leave(left, &mut places, &mut outage);
+                    }
+                }
+                () = self.queue.work_arrived(), if free > 0 => {}
+                () = tokio::time::sleep(ASK_EVERY) => {}
+            }
+        }
+        let drained = timeout(drain, async { while workers.join_next().await.is_some() {} }).await;
+        if drained.is_err() {
+            tracing::warn!(
+                jobs = workers.len(),
+                "rows in flight were not acknowledged in time; they go out again after the next start"
+            );
+            abandon.cancel();
+            while workers.join_next().await.is_some() {}
+        }
+        self.metrics.jobs_running.set(0);
+    }
+
+    async fn claim(&self, owner: &Arc<str>, free: usize) -> Vec<Lease> {
+        match self.queue.claim(owner, free, self.config.lease(), self.config.max_crashes).await {
+            Ok(claimed) => claimed.leases,
+            Err(error) => {
+                tracing::error!(%error, "no job can be claimed: the queue can't be written; asking again");
+                Vec::new()
+            }
+        }
+    }
+
+    fn leave(left: Result<(Id, Left), JoinError>, places: &mut HashMap<Id, Place>, outage: &mut bool) {
+        match left {
+            Ok((id, left)) => {
+                places.remove(&id);
+                *outage = left.outage.unwrap_or(*outage);
+            }
+            Err(error) => {
+                places.remove(&error.id());
+                tracing::error!(%error, "a worker died; its job is taken over when its lease expires");
+            }
+        }
+    }
+
+    /// When a task has no place here, and work to be done, and another has more than its share: that gives one up.
+    async fn make_way(&self, places: &HashMap<Id, Place>) {
+        let slice = Duration::from_secs(self.config.slice_seconds);
+        if places.values().any(|place| place.stop.is_cancelled()) || !places.values().any(|place| place.since.elapsed() >= slice)
+        {
+            return;
+        }
+        let Ok(due) = self.queue.tasks_due(places.len() as u64 + 1).await else { return };
+        if due.iter().all(|task| places.values().any(|place| place.task == *task)) {
+            return;
+        }
+        let mut shares = HashMap::<TaskId, usize>::new();
+        for place in places.values() {
+            *shares.entry(place.task).or_default() += 1;
+        }
+        let longest = places
+            .values()
+            .filter(|place| place.since.elapsed() >= slice)
+            .max_by_key(|place| (shares.get(&place.task).copied(), place.since.elapsed()));
+        if let Some(place) = longest {
+            tracing::debug!(task = %place.task, "a job makes way for another task's");
+            place.stop.cancel();
+        }
+    }
+}
