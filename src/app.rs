@@ -1,0 +1,157 @@
+//! The one place where everything is put together, started in order, and stopped in order.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    iota::Store,
+    kafka::{EmbeddedBroker, Kafka},
+    patch::Patcher,
+    protocol::{Rules, Token},
+    queue::{Clock, Queue},
+    server::{self, Context},
+    telemetry::Metrics,
+    worker::Pool,
+};
+
+/// Partitions of the embedded broker's topics.
+const EMBEDDED_PARTITIONS: i32 = 3;
+
+/// Runs the service on `listener` until `stop`, then stops it gently. `broker` is the embedded one, where the caller has
+/// made it; else it is made here, if the configuration says so.
+///
+/// # Errors
+/// What keeps it from starting: a queue that can't be opened, a store whose tables do not fit, a wrong Kafka property. A
+/// store or broker that is away does not: work waits for it.
+pub async fn run(
+    config: Config,
+    token: Token,
+    listener: TcpListener,
+    broker: Option<Arc<EmbeddedBroker>>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let metrics = Metrics::default();
+    let queue = Queue::open(&config.queue, Clock::System).await?;
+    let store = Store::new(&config.iota)?;
+    let (kafka, _broker) = connect_kafka(&config, broker).await?;
+    look_around(&config, &store, &kafka).await?;
+
+    let context = Arc::new(Context {
+        queue: queue.clone(),
+        store: store.clone(),
+        kafka: kafka.clone(),
+        rules: Rules {
+            token,
+            time_zone: config.server.time_zone,
+            max_devices: config.server.max_devices,
+            default_topic: config.kafka.default_topic.clone(),
+            topics: config.kafka.topics.clone(),
+        },
+        config: config.server.clone(),
+        metrics: metrics.clone(),
+        closing: CancellationToken::new(),
+        disconnect: CancellationToken::new(),
+    });
+    let pool = Pool {
+        queue: queue.clone(),
+        patcher: Patcher { store, kafka: kafka.clone(), guard: config.guard.mode },
+        config: config.worker.clone(),
+        metrics,
+    };
+
+    // Of the time for stopping most is for rows in flight, the rest for connections and the queue.
+    let grace = Duration::from_secs(config.server.shutdown_seconds);
+    let (drain, patience) = (grace.mul_f64(0.7), grace.mul_f64(0.2));
+    let address = listener.local_addr().context("the listener has no address")?;
+    let serving = tokio::spawn(server::run(Arc::clone(&context), listener, patience));
+    let keeping = tokio::spawn(keep_house(queue.clone(), config.queue.retention_days, stop.clone()));
+    let working = tokio::spawn(pool.run(stop.clone(), drain));
+    tracing::info!(%address, queue = %config.queue.url, iota = %config.iota.url, kafka = kafka.brokers(), "data-patch is up");
+
+    stop.cancelled().await;
+    tracing::info!("stopping: no new work is taken in; rows in flight are waited for, cursors stored, leases handed back");
+    context.closing.cancel();
+    working.await.context("the worker pool died")?;
+    context.disconnect.cancel();
+    serving.await.context("the server died")?;
+    keeping.await.context("the retention of tasks died")?;
+    queue.close().await;
+    tracing::info!("stopped; unfinished tasks go on at the next start");
+    Ok(())
+}
+
+/// The brokers; the embedded one lives as long as what is returned.
+async fn connect_kafka(
+    config: &Config,
+    broker: Option<Arc<EmbeddedBroker>>,
+) -> anyhow::Result<(Kafka, Option<Arc<EmbeddedBroker>>)> {
+    if !config.kafka.is_embedded() {
+        return Ok((Kafka::new(&config.kafka, &config.kafka.brokers)?, None));
+    }
+    let broker = match broker {
+        Some(broker) => broker,
+        None => Arc::new(start_broker(config).await?),
+    };
+    Ok((Kafka::new(&config.kafka, broker.brokers())?, Some(broker)))
+}
+
+async fn start_broker(config: &Config) -> anyhow::Result<EmbeddedBroker> {
+    let broker = EmbeddedBroker::start().await?;
+    let mut topics = config.kafka.topics.clone();
+    if !topics.contains(&config.kafka.default_topic) {
+        topics.push(config.kafka.default_topic.clone());
+    }
+    for topic in &topics {
+        broker.create_topic(topic, EMBEDDED_PARTITIONS).await?;
+    }
+    tracing::warn!(
+        brokers = broker.brokers(),
+        topics = topics.join(", "),
+        "EMBEDDED BROKER: what is published stays in this process and is gone with it; set kafka.brokers for a real one"
+    );
+    Ok(broker)
+}
+
+/// Says what is away, and refuses what can't get better.
+async fn look_around(config: &Config, store: &Store, kafka: &Kafka) -> anyhow::Result<()> {
+    /// A store that is well answers much sooner; one that does not must not keep the service from taking tasks in.
+    const PATIENCE: Duration = Duration::from_secs(5);
+    match tokio::time::timeout(PATIENCE, store.mapping()).await {
+        Ok(Ok(mapping)) => {
+            for advice in &mapping.advice {
+                tracing::warn!(advice, "the IoTA store");
+            }
+        }
+        Ok(Err(error)) if !error.is_outage() => return Err(error.into()),
+        Ok(Err(error)) => tracing::warn!(%error, "the service starts all the same; jobs wait until the store is back"),
+        Err(_) => tracing::warn!("the IoTA store does not answer yet; the service starts all the same, and jobs wait for it"),
+    }
+    let (kafka, topic) = (kafka.clone(), config.kafka.default_topic.clone());
+    tokio::spawn(async move {
+        if let Err(error) = kafka.look_up(&topic).await {
+            tracing::warn!(%error, "jobs of the default topic wait or fail until that is mended");
+        }
+    });
+    Ok(())
+}
+
+/// Removes tasks that ended long ago, now and every hour.
+async fn keep_house(queue: Queue, retention_days: u32, stop: CancellationToken) {
+    let keep_ms = i64::from(retention_days) * 86_400_000;
+    let mut hours = tokio::time::interval(Duration::from_hours(1));
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = hours.tick() => {}
+        }
+        match queue.prune(queue.now_ms() - keep_ms).await {
+            Ok(0) => {}
+            Ok(tasks) => tracing::info!(tasks, retention_days, "tasks that ended long ago were removed with their logs"),
+            Err(error) => tracing::warn!(%error, "old tasks can't be removed; trying again in an hour"),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The commands: what they take, and how they end.
+
+mod check;
+mod demo;
+mod health;
+mod serve;
+
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    config::{self, Config, ConfigError, Overrides},
+    telemetry,
+};
+
+/// Plays an IoT platform's raw readings again into Kafka.
+#[derive(Parser)]
+#[command(version, about, after_help = EXAMPLES, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  data-patch demo --exit                                   try everything, with nothing installed
+  data-patch check --config config.toml                    see whether store, broker and queue can be used
+  data-patch serve --config config.toml --token 123456     serve ws://0.0.0.0:18010/data-patch/websocket
+  DATA_PATCH_TOKEN=123456 DATA_PATCH_IOTA_URL=postgres://reader@db/iota \\
+  DATA_PATCH_KAFKA_BROKERS=kafka:9092 data-patch serve     the same, configured by environment variables
+
+Every option stands in config.toml, with its default.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the service
+    #[command(
+        after_help = "SIGTERM or Ctrl-C stops it gently; a second one at once. Both are safe: work goes on at the next start."
+    )]
+    Serve(ServeArgs),
+    /// See it work: sample store, broker and queue in this process, a real request over a real WebSocket
+    #[command(
+        after_help = "The token is 123456. With --exit it ends with 0 when every row has arrived; without, it serves until Ctrl-C."
+    )]
+    Demo(DemoArgs),
+    /// Connect to everything, print what was found, and say what is wrong
+    Check(ConfigArgs),
+    /// Ask the service of this configuration whether it is alive (for Docker's HEALTHCHECK); 0: it is
+    Health(ConfigArgs),
+}
+
+#[derive(clap::Args)]
+struct ConfigArgs {
+    /// TOML file with the options that differ from the defaults
+    #[arg(long, value_name = "FILE", env = "DATA_PATCH_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// What clients must send as "token" (better: DATA_PATCH_TOKEN, which `ps` does not show, or token_file)
+    #[arg(long, env = "DATA_PATCH_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Address and port to listen on
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+}
+
+#[derive(clap::Args)]
+struct DemoArgs {
+    /// End when the sample request is done: 0 if every row has arrived
+    #[arg(long)]
+    exit: bool,
+    /// Address and port to listen on
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:18010")]
+    listen: SocketAddr,
+}
+
+/// Runs the command of the command line.
+pub fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    let done = runtime.block_on(async {
+        match command {
+            Command::Serve(args) => serve::run(args).await,
+            Command::Demo(args) => demo::run(args).await,
+            Command::Check(args) => check::run(&load(&args, Overrides::default())?).await,
+            Command::Health(args) => health::run(&load(&args, Overrides::default())?).await,
+        }
+    });
+    // What still blocks a thread (a look-up of librdkafka) must not keep the process.
+    runtime.shutdown_background();
+    done.unwrap_or_else(|error| fail(&error))
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("data-patch: {error:#}");
+    ExitCode::FAILURE
+}
+
+/// Reads the configuration of all sources.
+fn load(args: &ConfigArgs, overrides: Overrides) -> Result<Config, ConfigError> {
+    // A variable that is no UTF-8 is none of ours, or its value can't be meant.
+    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    config::load(args.config.as_deref(), variables, overrides)
+}
+
+/// Starts logging as the configuration says.
+fn log(config: &Config) -> anyhow::Result<()> {
+    telemetry::init(&config.log)
+}

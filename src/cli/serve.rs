@@ -1,0 +1,68 @@
+//! `data-patch serve`.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::ServeArgs;
+use crate::{
+    app,
+    config::{Config, ConfigError, Overrides},
+    protocol::Token,
+    server,
+};
+
+pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
+    let mut overrides = Overrides::default();
+    if let Some(listen) = args.listen {
+        overrides.set(&["server", "listen"], listen.to_string());
+    }
+    let config = super::load(&args.config, overrides)?;
+    let token = token(&config, args.token)?;
+    super::log(&config)?;
+    let address = config.server.listen;
+    let listener = server::listen(address)
+        .with_context(|| format!("can't listen on {address} (server.listen); is another service on this port?"))?;
+    let stop = CancellationToken::new();
+    stop_on_signal(stop.clone())?;
+    app::run(config, token, listener, None, stop).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// From the flag or the variable, else from the file that the configuration names.
+fn token(config: &Config, given: Option<String>) -> anyhow::Result<Token> {
+    let token = match (given, &config.server.token_file) {
+        (Some(token), _) => token,
+        (None, Some(path)) => {
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("server.token_file: {} can't be read", path.display()))?;
+            text.lines().next().unwrap_or_default().trim().to_owned()
+        }
+        (None, None) => return Err(ConfigError::NoToken.into()),
+    };
+    anyhow::ensure!(!token.is_empty(), "the token is empty; anybody could guess it");
+    Ok(Token::new(&token))
+}
+
+/// The first SIGTERM or Ctrl-C stops gently, the second at once.
+pub fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM can't be listened for")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT can't be listened for")?;
+    tokio::spawn(async move {
+        for first in [true, false] {
+            let code = tokio::select! {
+                _ = terminate.recv() => 143,
+                _ = interrupt.recv() => 130,
+            };
+            if first {
+                stop.cancel();
+            } else {
+                tracing::warn!("a second signal: leaving at once; unfinished tasks go on at the next start");
+                std::process::exit(code);
+            }
+        }
+    });
+    Ok(())
+}

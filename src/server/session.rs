@@ -1,0 +1,196 @@
+//! What a client says on its connection, what is done about it, and the tasks that it watches.
+
+use std::{collections::HashMap, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+};
+use warp::ws::Message;
+
+use super::{Context, socket::frame};
+use crate::{
+    protocol::{Attach, ClientMessage, Refusal, Submit, reply},
+    queue::{NewTask, QueueError, Submitted, TaskRow, Watch},
+    task::TaskId,
+    telemetry::Metrics,
+};
+
+/// What comes after a message.
+pub enum Next {
+    GoOn,
+    /// The connection is to be closed.
+    WrongToken,
+    /// The client is gone.
+    Gone,
+}
+
+/// A connection's tasks, and its way out.
+pub struct Session<'a> {
+    context: &'a Context,
+    outbox: mpsc::Sender<Message>,
+    watches: JoinSet<TaskId>,
+    by_task: HashMap<TaskId, AbortHandle>,
+}
+
+impl<'a> Session<'a> {
+    pub fn new(context: &'a Context, outbox: mpsc::Sender<Message>) -> Self {
+        Self { context, outbox, watches: JoinSet::new(), by_task: HashMap::new() }
+    }
+
+    /// Does what a text frame says.
+    pub async fn hear(&mut self, text: &str) -> Next {
+        let done = match ClientMessage::parse(text, &self.context.rules) {
+            Ok(ClientMessage::Submit(submit)) => self.submit(submit).await,
+            Ok(ClientMessage::Attach(attach)) => self.attach(attach).await,
+            Err(refusal) => Err(refusal),
+        };
+        match done {
+            Ok(next) => next,
+            Err(refusal) => self.refuse(&refusal).await,
+        }
+    }
+
+    /// Says that nothing was done, and why.
+    pub async fn refuse(&self, refusal: &Refusal) -> Next {
+        tracing::info!(%refusal, "a message is refused");
+        self.context.metrics.requests_refused.inc();
+        match (self.say(reply::refused(refusal)).await, refusal) {
+            (Next::GoOn, Refusal::WrongToken) => Next::WrongToken,
+            (next, _) => next,
+        }
+    }
+
+    /// Sends a ping, unless the client has left so much unread that it would only wait behind it.
+    pub fn ping(&self) {
+        let _ = self.outbox.try_send(Message::ping(""));
+    }
+
+    /// No task is watched.
+    pub fn is_idle(&self) -> bool {
+        self.by_task.is_empty()
+    }
+
+    /// Waits until a watch ends: its task has.
+    pub async fn watch_ended(&mut self) {
+        match self.watches.join_next().await {
+            Some(Ok(task)) => {
+                self.by_task.remove(&task);
+            }
+            // One that was replaced.
+            Some(Err(_)) => {}
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn submit(&mut self, submit: Submit) -> Result<Next, Refusal> {
+        if self.context.closing.is_cancelled() {
+            return Err(Refusal::ShuttingDown);
+        }
+        let Submit { thing, devices, topic, from, to, request_id } = submit;
+        let count = devices.len();
+        let task = NewTask { thing, devices, topic, from, to, request_id };
+        match self.context.queue.submit(task).await.map_err(away)? {
+            Submitted::Created(id) => {
+                tracing::info!(task = %id, %thing, devices = count, %from, %to, "a task is created");
+                self.context.metrics.tasks_created.inc();
+                let next = self.say(reply::created(id)).await;
+                self.watch(id, 0);
+                Ok(next)
+            }
+            Submitted::Existing(row) => Ok(self.attach_to(&row, 0).await),
+        }
+    }
+
+    async fn attach(&mut self, attach: Attach) -> Result<Next, Refusal> {
+        let Attach { task, after } = attach;
+        let row = self.context.queue.task(task).await.map_err(away)?.ok_or(Refusal::UnknownTask(task))?;
+        if after > row.last_seq {
+            return Err(Refusal::AfterTheEnd { task, after, last: row.last_seq });
+        }
+        Ok(self.attach_to(&row, after).await)
+    }
+
+    async fn attach_to(&mut self, row: &TaskRow, after: u64) -> Next {
+        tracing::info!(task = %row.id, after, "a task is attached to");
+        // A watch of the same task is replaced, and first: its lines must not come between the reply and the first line.
+        self.unwatch(row.id).await;
+        let next = self.say(reply::attached(row.id, row.state)).await;
+        if !(row.state.is_final() && after == row.last_seq) {
+            self.watch(row.id, after);
+        }
+        next
+    }
+
+    fn watch(&mut self, task: TaskId, after: u64) {
+        let counted = Counted::new(&self.context.metrics);
+        let (watch, outbox) = (self.context.queue.watch(task, after), self.outbox.clone());
+        let handle = self.watches.spawn(async move {
+            forward(watch, outbox).await;
+            drop(counted);
+            task
+        });
+        self.by_task.insert(task, handle);
+    }
+
+    async fn unwatch(&mut self, task: TaskId) {
+        if let Some(handle) = self.by_task.remove(&task) {
+            handle.abort();
+            while !handle.is_finished() {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    async fn say(&self, text: String) -> Next {
+        match self.outbox.send(Message::text(text)).await {
+            Ok(()) => Next::GoOn,
+            Err(_) => Next::Gone,
+        }
+    }
+}
+
+fn away(error: QueueError) -> Refusal {
+    match error {
+        QueueError::Closed => Refusal::ShuttingDown,
+        QueueError::Away(error) => {
+            tracing::error!(%error, "the queue can't be used: a message is refused");
+            Refusal::QueueAway(error.to_string())
+        }
+    }
+}
+
+/// Sends a task's lines as they come, until it ends or the client is gone.
+async fn forward(mut watch: Watch, outbox: mpsc::Sender<Message>) {
+    const AGAIN_AFTER: Duration = Duration::from_secs(1);
+    loop {
+        match watch.next().await {
+            Ok(Some(event)) => {
+                if outbox.send(frame(&event)).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) | Err(QueueError::Closed) => return,
+            Err(error) => {
+                tracing::warn!(%error, "a watched log can't be read; trying again");
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
+        }
+    }
+}
+
+/// A watch in the metrics, as long as it lasts, however it ends.
+struct Counted(Metrics);
+
+impl Counted {
+    fn new(metrics: &Metrics) -> Self {
+        metrics.watches.inc();
+        Self(metrics.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.watches.dec();
+    }
+}

@@ -1,0 +1,159 @@
+//! One connection: what comes in is handed to the [`Session`], what goes out waits in a short queue.
+//!
+//! A client that does not read fills its queue, its watches wait, and nobody else notices.
+
+use std::{error::Error as _, time::Duration};
+
+use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_tungstenite::tungstenite;
+use warp::ws::{Message, WebSocket};
+
+use super::{
+    Context,
+    session::{Next, Session},
+};
+use crate::protocol::{Refusal, reply};
+
+/// Frames that wait to be sent.
+const OUTBOX: usize = 32;
+/// What a client may take to let one frame through before it counts as dead.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a client may take to answer a close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Codes of RFC 6455, section 7.4.1.
+mod code {
+    pub const NORMAL: u16 = 1000;
+    pub const GOING_AWAY: u16 = 1001;
+    pub const POLICY: u16 = 1008;
+    pub const TOO_BIG: u16 = 1009;
+}
+
+/// Why a connection ends.
+enum End {
+    /// The client closed it, or is gone.
+    Gone,
+    /// We close it.
+    Close(u16, &'static str),
+    /// A frame over the limit is still on its way; it is not read.
+    TooBig,
+}
+
+/// Serves a connection until one of the two ends it.
+pub async fn serve(socket: WebSocket, context: &Context) {
+    let (sink, mut stream) = socket.split();
+    let (outbox, waiting) = mpsc::channel(OUTBOX);
+    let mut sending = tokio::spawn(write(sink, waiting));
+    let mut session = Session::new(context, outbox.clone());
+    let end = read(&mut stream, &mut session, &mut sending, context).await;
+    // Its watches end with it, its tasks go on.
+    drop(session);
+    let closes = match end {
+        End::Gone => None,
+        End::Close(code, reason) => Some(Message::close_with(code, reason)),
+        End::TooBig => Some(Message::close_with(code::TOO_BIG, "the message is over the limit (server.max_message_bytes)")),
+    };
+    if let Some(message) = closes {
+        let _ = timeout(CLOSE_TIMEOUT, outbox.send(message)).await;
+    }
+    drop(outbox);
+    if timeout(CLOSE_TIMEOUT, &mut sending).await.is_err() {
+        sending.abort();
+    }
+    match end {
+        End::Gone => {}
+        // The client answers a close; what it sent before is read, or it would see a reset in place of the code.
+        End::Close(..) => {
+            let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = stream.next().await {} }).await;
+        }
+        End::TooBig => tokio::time::sleep(Duration::from_secs(1)).await,
+    }
+}
+
+async fn read(
+    stream: &mut SplitStream<WebSocket>,
+    session: &mut Session<'_>,
+    sending: &mut JoinHandle<()>,
+    context: &Context,
+) -> End {
+    let ping_every = Duration::from_secs(context.config.ping_seconds);
+    let idle_after = Duration::from_secs(context.config.idle_seconds);
+    let (mut heard, mut said) = (Instant::now(), Instant::now());
+    let mut next_ping = heard + ping_every;
+    loop {
+        tokio::select! {
+            biased;
+            () = context.disconnect.cancelled() => {
+                return End::Close(code::GOING_AWAY, "the service restarts; connect again and send taskId and after");
+            }
+            _ = &mut *sending => return End::Gone,
+            () = session.watch_ended() => said = Instant::now(),
+            () = sleep_until(next_ping) => {
+                if heard.elapsed() > ping_every.mul_f64(2.5) {
+                    tracing::debug!("a connection is let go: nothing was heard of it");
+                    return End::Gone;
+                }
+                if session.is_idle() && said.elapsed() >= idle_after {
+                    return End::Close(code::NORMAL, "idle: no task is watched and nothing was said (server.idle_seconds)");
+                }
+                session.ping();
+                next_ping = Instant::now() + ping_every;
+            }
+            message = stream.next() => {
+                heard = Instant::now();
+                let next = match message {
+                    Some(Err(error)) if is_too_big(&error) => return End::TooBig,
+                    None | Some(Err(_)) => return End::Gone,
+                    Some(Ok(message)) if message.is_close() => return End::Gone,
+                    Some(Ok(message)) if message.is_ping() || message.is_pong() => continue,
+                    Some(Ok(message)) => match message.to_str() {
+                        Ok(text) => session.hear(text).await,
+                        Err(()) => session.refuse(&Refusal::Binary).await,
+                    },
+                };
+                said = Instant::now();
+                match next {
+                    Next::GoOn => {}
+                    Next::WrongToken => return End::Close(code::POLICY, "wrong token"),
+                    Next::Gone => return End::Gone,
+                }
+            }
+        }
+    }
+}
+
+/// warp does not tell its errors apart; the one below does.
+fn is_too_big(error: &warp::Error) -> bool {
+    error.source().and_then(|source| source.downcast_ref::<tungstenite::Error>()).is_some_and(|error| {
+        matches!(error, tungstenite::Error::Capacity(tungstenite::error::CapacityError::MessageTooLong { .. }))
+    })
+}
+
+/// Sends what waits, until it is closed, or the client does not take it.
+async fn write(mut sink: SplitSink<WebSocket, Message>, mut waiting: mpsc::Receiver<Message>) {
+    while let Some(message) = waiting.recv().await {
+        let closes = message.is_close();
+        let sent = async {
+            sink.feed(message).await?;
+            // What waits already goes out in one write.
+            while let Ok(message) = waiting.try_recv() {
+                sink.feed(message).await?;
+            }
+            sink.flush().await
+        };
+        if !matches!(timeout(WRITE_TIMEOUT, sent).await, Ok(Ok(()))) || closes {
+            return;
+        }
+    }
+    let _ = timeout(WRITE_TIMEOUT, sink.close()).await;
+}
+
+/// What a log line is on the wire.
+pub fn frame(event: &crate::task::LogEvent) -> Message {
+    Message::text(reply::log(event))
+}
