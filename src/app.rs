@@ -80,6 +80,8 @@ pub async fn run(
     serving.await.context("the server died")?;
     keeping.await.context("the retention of tasks died")?;
     queue.close().await;
+    // librdkafka takes a second or two to end its threads; everything is acknowledged or stored, so nobody waits.
+    tokio::task::spawn_blocking(move || drop((context, kafka)));
     tracing::info!("stopped; unfinished tasks go on at the next start");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The configuration: plain types, their limits, and where each value comes from.
 //!
-//! `config.toml` at the root is compiled in as the default; [`load`] lays the other sources above it.
+//! `config.toml` at the root is compiled in as the default; [`load()`] lays the other sources above it.
 //! Uses nothing of the crate.
 
 mod load;

@@ -24,7 +24,7 @@ const OUTBOX: usize = 32;
 /// What a client may take to let one frame through before it counts as dead.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a client may take to answer a close.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Codes of RFC 6455, section 7.4.1.
 mod code {

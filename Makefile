@@ -1,0 +1,35 @@
+# What people type. `make test` runs everything that can run here, and says loudly what could not.
+
+# The tests mostly wait (for leases, pings, brokers), so more of them run than there are cores.
+export RUST_TEST_THREADS ?= 8
+
+.PHONY: help test test-embedded test-real lint demo services services-down acceptance
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+test: test-embedded test-real ## all tests: on embedded parts, then on real PostgreSQL and Kafka where they can be had
+
+test-embedded: ## the tests on SQLite and the broker in the process; nothing needs to be installed
+	env -u DATA_PATCH_TEST_POSTGRES -u DATA_PATCH_TEST_KAFKA cargo test --locked
+
+test-real: ## the integration tests on real PostgreSQL and Apache Kafka (scripts/services starts them)
+	@scripts/test-real
+
+lint: ## formatting, clippy, documentation
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+
+demo: ## see it work, with nothing installed
+	cargo run --locked --release -- demo
+
+services: ## start PostgreSQL and Kafka for tests
+	scripts/services up
+
+services-down: ## stop them
+	scripts/services down
+
+acceptance: ## a million rows on real parts, killed on the way, read back by others; prints figures (minutes)
+	cargo build --locked --release
+	scripts/acceptance all

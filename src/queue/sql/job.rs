@@ -1,0 +1,140 @@
+//! Jobs: put in the queue, claimed, and changed by whoever has the lease.
+
+use sea_query::{Condition, Expr, ExprTrait, InsertStatement, Order, Query, SimpleExpr, UpdateStatement};
+use sqlx::{Row, sqlite::SqliteRow};
+use uuid::Uuid;
+
+use super::{Result, bad, count, int, text, uuid};
+use crate::{
+    queue::schema::Job,
+    task::{JobState, Position, Progress, TaskId},
+};
+
+/// Jobs of a task, `first` being the ordinal of the first of `devices`.
+pub fn insert_jobs(task: TaskId, first: usize, devices: &[Uuid], now_ms: i64) -> InsertStatement {
+    let mut insert =
+        Query::insert().into_table(Job::Table).columns([Job::TaskId, Job::Ordinal, Job::DeviceId, Job::State, Job::DueAt]).take();
+    for (ordinal, device) in (first..).zip(devices) {
+        insert.values_panic([
+            text(task).into(),
+            int(ordinal as u64).into(),
+            device.to_string().into(),
+            JobState::Queued.as_str().into(),
+            now_ms.into(),
+        ]);
+    }
+    insert
+}
+
+/// Leases up to `limit` due jobs of a task. One that was running lost its worker.
+pub fn claim(task: TaskId, owner: &str, now_ms: i64, until_ms: i64, limit: u64) -> UpdateStatement {
+    let due = Query::select()
+        .column(Job::Id)
+        .from(Job::Table)
+        .and_where(Expr::col(Job::TaskId).eq(text(task)))
+        .and_where(Expr::col(Job::DueAt).lte(now_ms))
+        .order_by(Job::DueAt, Order::Asc)
+        .order_by(Job::Ordinal, Order::Asc)
+        .limit(limit)
+        .take();
+    let crashed: SimpleExpr = Expr::case(Expr::col(Job::State).eq(JobState::Running.as_str()), 1).finally(0).into();
+    Query::update()
+        .table(Job::Table)
+        .value(Job::State, JobState::Running.as_str())
+        .value(Job::Attempt, Expr::col(Job::Attempt).add(1))
+        .value(Job::Owner, owner)
+        .value(Job::DueAt, until_ms)
+        .value(Job::Crashes, Expr::col(Job::Crashes).add(crashed))
+        .and_where(Expr::col(Job::Id).in_subquery(due))
+        .returning(Query::returning().columns([
+            Job::Id,
+            Job::Ordinal,
+            Job::DeviceId,
+            Job::DeviceName,
+            Job::Attempt,
+            Job::Outages,
+            Job::Crashes,
+            Job::Total,
+            Job::Published,
+            Job::Held,
+            Job::CursorTime,
+            Job::CursorKey,
+        ]))
+        .take()
+}
+
+/// A job as a claim returns it.
+pub struct ClaimedRow {
+    pub id: i64,
+    pub ordinal: i64,
+    pub device: Uuid,
+    pub device_name: Option<String>,
+    pub attempt: i64,
+    pub outages: u32,
+    pub crashes: u32,
+    pub total: Option<u64>,
+    pub progress: Progress,
+}
+
+pub fn read_claimed(row: &SqliteRow) -> Result<ClaimedRow> {
+    let time: Option<i64> = row.try_get("cursor_time")?;
+    let key: Option<String> = row.try_get("cursor_key")?;
+    let total: Option<i64> = row.try_get("total")?;
+    Ok(ClaimedRow {
+        id: row.try_get("id")?,
+        ordinal: row.try_get("ordinal")?,
+        device: uuid(row, "device_id")?,
+        device_name: row.try_get("device_name")?,
+        attempt: row.try_get("attempt")?,
+        outages: row.try_get("outages")?,
+        crashes: row.try_get("crashes")?,
+        total: total.map(u64::try_from).transpose().map_err(bad)?,
+        progress: Progress {
+            cursor: time.zip(key).map(|(time_us, key)| Position { time_us, key }),
+            published: count(row, "published")?,
+            held: count(row, "held")?,
+        },
+    })
+}
+
+/// A change to a job that is made only while `attempt` still holds the lease.
+pub fn fenced(job: i64, attempt: i64) -> UpdateStatement {
+    Query::update()
+        .table(Job::Table)
+        .cond_where(
+            Condition::all()
+                .add(Expr::col(Job::Id).eq(job))
+                .add(Expr::col(Job::Attempt).eq(attempt))
+                .add(Expr::col(Job::State).eq(JobState::Running.as_str())),
+        )
+        .take()
+}
+
+/// Sets cursor and counts.
+pub fn set_progress(update: &mut UpdateStatement, progress: &Progress) {
+    if let Some(cursor) = &progress.cursor {
+        update.value(Job::CursorTime, cursor.time_us).value(Job::CursorKey, cursor.key.clone());
+    }
+    update.value(Job::Published, int(progress.published)).value(Job::Held, int(progress.held));
+}
+
+/// Sets the outages in a row. Crashes in a row are over: the worker lives.
+pub fn set_outages(update: &mut UpdateStatement, outages: u32) {
+    update.value(Job::Outages, outages).value(Job::Crashes, 0);
+}
+
+pub fn set_state(update: &mut UpdateStatement, state: JobState, due_at: Option<i64>) {
+    update.value(Job::State, state.as_str()).value(Job::DueAt, due_at);
+}
+
+pub fn set_counted(update: &mut UpdateStatement, name: Option<&str>, total: u64) {
+    update.value(Job::DeviceName, name).value(Job::Total, int(total));
+}
+
+pub fn set_lease(update: &mut UpdateStatement, until_ms: i64) {
+    update.value(Job::DueAt, until_ms);
+}
+
+pub fn set_reason(update: &mut UpdateStatement, reason: &str) {
+    update.value(Job::Reason, reason);
+}

@@ -1,0 +1,107 @@
+//! The numbered log of a task, and the rows that were held back.
+
+use sea_query::{Expr, ExprTrait, InsertStatement, OnConflict, Order, Query, SelectStatement, UpdateStatement};
+use sqlx::{Row, sqlite::SqliteRow};
+use uuid::Uuid;
+
+use super::{Result, bad, count, int, text, uuid};
+use crate::{
+    queue::schema::{Event, Quarantine, Task},
+    task::{HeldRow, LogEvent, Position, TaskId, TaskState},
+};
+
+pub fn advance_log(task: TaskId, lines: u64) -> UpdateStatement {
+    Query::update()
+        .table(Task::Table)
+        .value(Task::LastSeq, Expr::col(Task::LastSeq).add(int(lines)))
+        .and_where(Expr::col(Task::Id).eq(text(task)))
+        .returning(Query::returning().column(Task::LastSeq))
+        .take()
+}
+
+pub fn read_last_seq(row: &SqliteRow) -> Result<u64> {
+    count(row, "last_seq")
+}
+
+pub fn insert_events(events: &[LogEvent]) -> InsertStatement {
+    let mut insert = Query::insert()
+        .into_table(Event::Table)
+        .columns([Event::TaskId, Event::Seq, Event::At, Event::Ok, Event::Message, Event::Ends])
+        .take();
+    for event in events {
+        insert.values_panic([
+            text(event.task).into(),
+            int(event.seq).into(),
+            event.at_ms.into(),
+            i32::from(event.ok).into(),
+            event.message.clone().into(),
+            event.ends.map(TaskState::as_str).into(),
+        ]);
+    }
+    insert
+}
+
+pub fn events_after(task: TaskId, seq: u64, limit: u64) -> SelectStatement {
+    Query::select()
+        .columns([Event::Seq, Event::At, Event::Ok, Event::Message, Event::Ends])
+        .from(Event::Table)
+        .and_where(Expr::col(Event::TaskId).eq(text(task)))
+        .and_where(Expr::col(Event::Seq).gt(int(seq)))
+        .order_by(Event::Seq, Order::Asc)
+        .limit(limit)
+        .take()
+}
+
+pub fn read_event(task: TaskId, row: &SqliteRow) -> Result<LogEvent> {
+    Ok(LogEvent {
+        task,
+        seq: count(row, "seq")?,
+        at_ms: row.try_get("at")?,
+        ok: row.try_get::<i64, _>("ok")? != 0,
+        message: row.try_get("message")?,
+        ends: row.try_get::<Option<&str>, _>("ends")?.map(str::parse).transpose().map_err(bad)?,
+    })
+}
+
+pub fn insert_held(task: TaskId, device: Uuid, rows: &[HeldRow], now_ms: i64) -> InsertStatement {
+    let mut insert = Query::insert()
+        .into_table(Quarantine::Table)
+        .columns([
+            Quarantine::TaskId,
+            Quarantine::DeviceId,
+            Quarantine::RowTime,
+            Quarantine::RowKey,
+            Quarantine::Reason,
+            Quarantine::HeldAt,
+        ])
+        .on_conflict(OnConflict::new().do_nothing().to_owned())
+        .take();
+    for row in rows {
+        insert.values_panic([
+            text(task).into(),
+            device.to_string().into(),
+            row.position.time_us.into(),
+            row.position.key.clone().into(),
+            row.reason.clone().into(),
+            now_ms.into(),
+        ]);
+    }
+    insert
+}
+
+/// The held-back rows of a task, in the order of device, time and key.
+pub fn held_rows(task: TaskId) -> SelectStatement {
+    Query::select()
+        .columns([Quarantine::DeviceId, Quarantine::RowTime, Quarantine::RowKey, Quarantine::Reason])
+        .from(Quarantine::Table)
+        .and_where(Expr::col(Quarantine::TaskId).eq(text(task)))
+        .order_by(Quarantine::DeviceId, Order::Asc)
+        .order_by(Quarantine::RowTime, Order::Asc)
+        .order_by(Quarantine::RowKey, Order::Asc)
+        .take()
+}
+
+pub fn read_held(row: &SqliteRow) -> Result<(Uuid, HeldRow)> {
+    let position = Position { time_us: row.try_get("row_time")?, key: row.try_get("row_key")? };
+    Ok((uuid(row, "device_id")?, HeldRow { position, reason: row.try_get("reason")? }))
+}

@@ -1,0 +1,215 @@
+//! Tasks: taken in, served in turns, ended, removed.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use sea_query::{Alias, DeleteStatement, Expr, ExprTrait, Func, InsertStatement, Order, Query, SelectStatement, UpdateStatement};
+use sqlx::{Row, sqlite::SqliteRow};
+
+use super::{Result, bad, count, moment, text, uuid};
+use crate::{
+    queue::{
+        NewTask, TaskRow,
+        schema::{Job, Task},
+    },
+    task::{JobState, TaskId, TaskState},
+};
+
+pub fn insert_task(id: TaskId, task: &NewTask, now_ms: i64) -> InsertStatement {
+    let moment = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Nanos, true);
+    Query::insert()
+        .into_table(Task::Table)
+        .columns([
+            Task::Id,
+            Task::RequestId,
+            Task::ThingId,
+            Task::Topic,
+            Task::RangeFrom,
+            Task::RangeTo,
+            Task::State,
+            Task::Turn,
+            Task::CreatedAt,
+        ])
+        .values_panic([
+            text(id).into(),
+            task.request_id.clone().into(),
+            task.thing.to_string().into(),
+            task.topic.clone().into(),
+            moment(task.from).into(),
+            moment(task.to).into(),
+            TaskState::Queued.as_str().into(),
+            // Turn 0: a new task is served next.
+            0.into(),
+            now_ms.into(),
+        ])
+        .take()
+}
+
+pub fn task_of_request(request_id: &str) -> SelectStatement {
+    select_task().and_where(Expr::col(Task::RequestId).eq(request_id)).take()
+}
+
+fn select_task() -> SelectStatement {
+    Query::select()
+        .columns([
+            Task::Id,
+            Task::ThingId,
+            Task::Topic,
+            Task::RangeFrom,
+            Task::RangeTo,
+            Task::State,
+            Task::LastSeq,
+            Task::CreatedAt,
+        ])
+        .from(Task::Table)
+        .take()
+}
+
+pub fn task(id: TaskId) -> SelectStatement {
+    select_task().and_where(Expr::col(Task::Id).eq(text(id))).take()
+}
+
+pub fn read_task(row: &SqliteRow) -> Result<TaskRow> {
+    Ok(TaskRow {
+        id: TaskId(uuid(row, "id")?),
+        thing: uuid(row, "thing_id")?,
+        topic: row.try_get("topic")?,
+        from: moment(row, "range_from")?,
+        to: moment(row, "range_to")?,
+        state: row.try_get::<&str, _>("state")?.parse().map_err(bad)?,
+        last_seq: count(row, "last_seq")?,
+        created_at_ms: row.try_get("created_at")?,
+    })
+}
+
+/// The lengths of the logs of some tasks.
+pub fn last_seqs(tasks: &[TaskId]) -> SelectStatement {
+    Query::select()
+        .columns([Task::Id, Task::LastSeq])
+        .from(Task::Table)
+        .and_where(Expr::col(Task::Id).is_in(tasks.iter().copied().map(text)))
+        .take()
+}
+
+pub fn read_log_length(row: &SqliteRow) -> Result<(TaskId, u64)> {
+    Ok((TaskId(uuid(row, "id")?), count(row, "last_seq")?))
+}
+
+pub fn set_task_served(id: TaskId, turn: i64) -> UpdateStatement {
+    Query::update()
+        .table(Task::Table)
+        .value(Task::State, TaskState::Running.as_str())
+        .value(Task::Turn, turn)
+        .and_where(Expr::col(Task::Id).eq(text(id)))
+        .take()
+}
+
+pub fn set_task_finished(id: TaskId, state: TaskState, now_ms: i64) -> UpdateStatement {
+    Query::update()
+        .table(Task::Table)
+        .value(Task::State, state.as_str())
+        .value(Task::FinishedAt, now_ms)
+        .and_where(Expr::col(Task::Id).eq(text(id)))
+        .take()
+}
+
+/// The tasks that have something to claim, the one served longest ago first.
+pub fn tasks_due(now_ms: i64, limit: u64) -> SelectStatement {
+    let due = Query::select()
+        .expr(Expr::val(1))
+        .from(Job::Table)
+        .and_where(Expr::col((Job::Table, Job::TaskId)).equals((Task::Table, Task::Id)))
+        .and_where(Expr::col((Job::Table, Job::DueAt)).lte(now_ms))
+        .take();
+    Query::select()
+        .column((Task::Table, Task::Id))
+        .from(Task::Table)
+        .and_where(Expr::col((Task::Table, Task::FinishedAt)).is_null())
+        .and_where(Expr::exists(due))
+        .order_by((Task::Table, Task::Turn), Order::Asc)
+        .limit(limit)
+        .take()
+}
+
+pub fn read_task_id(row: &SqliteRow) -> Result<TaskId> {
+    uuid(row, "id").map(TaskId)
+}
+
+/// The highest turn of an open task.
+pub fn last_turn() -> SelectStatement {
+    Query::select()
+        .expr_as(Func::max(Expr::col(Task::Turn)), Alias::new("turn"))
+        .from(Task::Table)
+        .and_where(Expr::col(Task::FinishedAt).is_null())
+        .take()
+}
+
+pub fn read_turn(row: &SqliteRow) -> Result<i64> {
+    Ok(row.try_get::<Option<i64>, _>("turn")?.unwrap_or(0))
+}
+
+/// One row if the task has a job that has not ended.
+pub fn work_left(task: TaskId) -> SelectStatement {
+    Query::select()
+        .column(Job::Id)
+        .from(Job::Table)
+        .and_where(Expr::col(Job::TaskId).eq(text(task)))
+        .and_where(Expr::col(Job::DueAt).is_not_null())
+        .limit(1)
+        .take()
+}
+
+pub fn sums(task: TaskId) -> SelectStatement {
+    Query::select()
+        .column(Job::State)
+        .expr_as(Expr::col(Job::Id).count(), Alias::new("jobs"))
+        .expr_as(Expr::col(Job::Published).sum(), Alias::new("published"))
+        .expr_as(Expr::col(Job::Held).sum(), Alias::new("held"))
+        .from(Job::Table)
+        .and_where(Expr::col(Job::TaskId).eq(text(task)))
+        .group_by_col(Job::State)
+        .take()
+}
+
+/// State, and jobs, rows published and rows held back in it.
+pub fn read_sums(row: &SqliteRow) -> Result<(JobState, [u64; 3])> {
+    let state = row.try_get::<&str, _>("state")?.parse().map_err(bad)?;
+    Ok((state, [count(row, "jobs")?, count(row, "published")?, count(row, "held")?]))
+}
+
+pub fn failures(task: TaskId, limit: u64) -> SelectStatement {
+    Query::select()
+        .columns([Job::DeviceId, Job::Reason])
+        .from(Job::Table)
+        .and_where(Expr::col(Job::TaskId).eq(text(task)))
+        .and_where(Expr::col(Job::State).eq(JobState::Failed.as_str()))
+        .order_by(Job::Ordinal, Order::Asc)
+        .limit(limit)
+        .take()
+}
+
+pub fn read_failure(row: &SqliteRow) -> Result<(String, String)> {
+    Ok((row.try_get("device_id")?, row.try_get::<Option<String>, _>("reason")?.unwrap_or_default()))
+}
+
+/// Removes a few tasks that ended before a moment, with all that hangs on them.
+pub fn prune(before_ms: i64, limit: u64) -> DeleteStatement {
+    let old = Query::select()
+        .column(Task::Id)
+        .from(Task::Table)
+        .and_where(Expr::col(Task::FinishedAt).lt(before_ms))
+        .limit(limit)
+        .take();
+    Query::delete().from_table(Task::Table).and_where(Expr::col(Task::Id).in_subquery(old)).take()
+}
+
+/// How many jobs have not ended.
+pub fn open_jobs() -> SelectStatement {
+    Query::select()
+        .expr_as(Expr::col(Job::Id).count(), Alias::new("jobs"))
+        .from(Job::Table)
+        .and_where(Expr::col(Job::DueAt).is_not_null())
+        .take()
+}
+
+pub fn read_open_jobs(row: &SqliteRow) -> Result<u64> {
+    count(row, "jobs")
+}

@@ -1,0 +1,88 @@
+//! The program's commands and what stops their start, as somebody at a shell sees it.
+
+use crate::support::{TestBroker, TestStore, program};
+
+/// Runs the program to its end: exit code, and all that it printed.
+async fn run(args: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
+    let output = program().args(args).envs(variables.iter().copied()).output().await.unwrap();
+    let printed = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.code().unwrap(), printed)
+}
+
+#[tokio::test]
+async fn what_stops_the_start_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.toml");
+    std::fs::write(&file, "[worker]\nconcurency = 4\n").unwrap();
+    let damaged = folder.path().join("damaged.db");
+    std::fs::write(&damaged, "no database at all, but long enough".repeat(100)).unwrap();
+    let damaged = format!("sqlite://{}", damaged.display());
+    let listen = ("DATA_PATCH_SERVER_LISTEN", "127.0.0.1:0");
+    for (args, variables, said) in [
+        (vec!["serve"], vec![], "no token: start with --token"),
+        (vec!["serve", "--token", ""], vec![], "the token is empty"),
+        (vec!["serve", "--config", file.to_str().unwrap()], vec![("DATA_PATCH_TOKEN", "x")], "worker.concurency"),
+        (vec!["serve", "--config", "/nowhere.toml"], vec![], "/nowhere.toml"),
+        (vec!["serve", "--token", "x"], vec![("DATA_PATCH_WORKER_CONCURRENCY", "many")], "DATA_PATCH_WORKER_CONCURRENCY"),
+        (vec!["serve", "--token", "x"], vec![("DATA_PATCH_TYPO", "1")], "DATA_PATCH_TYPO names no option"),
+        (vec!["serve", "--token", "x"], vec![("DATA_PATCH_LOG_LEVEL", "info=loud=x")], "log.level"),
+        (vec!["serve", "--token", "x"], vec![listen, ("DATA_PATCH_QUEUE_URL", &damaged)], "is damaged or no SQLite database"),
+    ] {
+        let (code, printed) = run(&args, &variables).await;
+        assert_eq!(code, 1, "{args:?}: {printed}");
+        assert!(printed.contains(said), "{args:?}: {printed}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_told() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, printed) = run(&["serve", "--token", "x", "--listen", &address], &[]).await;
+    assert_eq!(code, 1);
+    assert!(printed.contains(&format!("can't listen on {address}")), "{printed}");
+}
+
+#[tokio::test]
+async fn check_tells_what_it_found_and_what_is_wrong() {
+    let (folder, store) = (tempfile::tempdir().unwrap(), TestStore::empty().await);
+    let topic = TestBroker::start().await.topic().await;
+    let queue = format!("sqlite://{}", folder.path().join("queue.db").display());
+    let url = store.url();
+    let mut variables = vec![
+        ("DATA_PATCH_QUEUE_URL", queue.as_str()),
+        ("DATA_PATCH_IOTA_URL", url.as_str()),
+        ("DATA_PATCH_KAFKA_BROKERS", topic.broker.brokers()),
+        ("DATA_PATCH_KAFKA_DEFAULT_TOPIC", topic.name.as_str()),
+        ("DATA_PATCH_KAFKA_LOOKUP_TIMEOUT_SECONDS", "5"),
+    ];
+    let (code, printed) = run(&["check"], &variables).await;
+    assert_eq!(code, 0, "{printed}");
+    for said in ["ok     queue", "ok     IoTA store", "\"raw_data\": key \"id\" (Integer)", "ok     Kafka", "all is well"] {
+        assert!(printed.contains(said), "{said}: {printed}");
+    }
+    variables.extend([("DATA_PATCH_IOTA_RAW_TABLE", "readings"), ("DATA_PATCH_KAFKA_DEFAULT_TOPIC", "nowhere")]);
+    let (code, printed) = run(&["check"], &variables).await;
+    assert_eq!(code, 1, "{printed}");
+    for said in ["WRONG  IoTA store", "there is no table \"readings\"", "topic nowhere does not exist", "2 of 3 parts"] {
+        assert!(printed.contains(said), "{said}: {printed}");
+    }
+}
+
+#[tokio::test]
+async fn the_demo_proves_that_every_row_arrived() {
+    let (code, printed) = run(&["demo", "--exit", "--listen", "127.0.0.1:0"], &[]).await;
+    assert_eq!(code, 0, "{printed}");
+    for said in
+        ["静力水准仪06 has 178 rows to publish", "published(178 / 178)", "1337 of 1337 rows are in the topic; 7 of 7 devices"]
+    {
+        assert!(printed.contains(said), "{said}: {printed}");
+    }
+}
+
+#[tokio::test]
+async fn help_has_examples() {
+    let (code, printed) = run(&["--help"], &[]).await;
+    assert_eq!(code, 0);
+    assert!(printed.contains("data-patch serve --config config.toml --token 123456"), "{printed}");
+}

@@ -1,0 +1,98 @@
+//! Connections: kept alive, let go, counted, and closed at shutdown.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use crate::support::{PATIENCE, TestApp, TestStore, eventually};
+
+#[tokio::test]
+async fn a_ping_comes_again_and_again() {
+    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+        overrides.set(&["server", "ping_seconds"], 1);
+    })
+    .await;
+    let mut client = app.client().await;
+    for _ in 0..3 {
+        let frame = tokio::time::timeout(PATIENCE, client.socket.next()).await.unwrap().unwrap().unwrap();
+        assert!(matches!(frame, Message::Ping(_)), "{frame:?}");
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_answers_no_ping_is_let_go() {
+    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+        overrides.set(&["server", "ping_seconds"], 1);
+    })
+    .await;
+    let mut stream = tokio::net::TcpStream::connect(&app.http).await.unwrap();
+    let upgrade = "GET /data-patch/websocket HTTP/1.1\r\nhost: test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                   sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(upgrade.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it was not let go").unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 101"));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_with_1000() {
+    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+        overrides.set(&["server", "ping_seconds"], 1).set(&["server", "idle_seconds"], 1);
+    })
+    .await;
+    assert_eq!(app.client().await.close_code().await, Some(1000));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn there_is_a_limit_of_connections_and_a_place_comes_free() {
+    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+        overrides.set(&["server", "max_connections"], 2);
+    })
+    .await;
+    let (first, _second) = (app.client().await, app.client().await);
+    match tokio_tungstenite::connect_async(&app.url).await {
+        Err(Error::Http(response)) => assert_eq!(response.status(), 503),
+        other => panic!("not refused: {other:?}"),
+    }
+    drop(first);
+    eventually("a place is free", || async { tokio_tungstenite::connect_async(&app.url).await.is_ok() }).await;
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_shutdown_closes_with_1001_and_a_hint() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let mut client = app.client().await;
+    app.begin_to_stop();
+    match client.next_frame().await {
+        Some(Message::Close(Some(frame))) => {
+            assert_eq!(u16::from(frame.code), 1001);
+            assert!(frame.reason.contains("taskId"), "{}", frame.reason);
+        }
+        other => panic!("not closed: {other:?}"),
+    }
+    let begun = std::time::Instant::now();
+    app.stop().await;
+    assert!(begun.elapsed() < Duration::from_secs(15), "it waits for nothing");
+}
+
+#[tokio::test]
+async fn operators_can_ask() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    assert_eq!(app.get("/healthz").await, (200, "ok\n".to_owned()));
+    assert_eq!(app.get("/readyz").await, (200, r#"{"queue":"ok","store":"ok","kafka":"ok"}"#.to_owned()));
+    let (status, metrics) = app.get("/metrics").await;
+    assert_eq!(status, 200);
+    assert!(metrics.contains("data_patch_rows_published_total 0"), "{metrics}");
+    let (status, body) = app.get("/data-patch").await;
+    assert_eq!(status, 404);
+    assert!(body.contains("/data-patch/websocket"), "{body}");
+    let (status, _) = app.get("/data-patch/websocket").await;
+    assert_eq!(status, 400);
+    app.stop().await;
+}

@@ -1,0 +1,207 @@
+//! What the contract shows, to the letter, and what arrives in Kafka.
+
+use data_patch::iota::sample;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::support::{Client, Reading, TestApp, TestBroker, TestStore, doc, message, seqs};
+
+fn sample_request(topic: &str) -> serde_json::Value {
+    json!({
+        "src": "iota", "token": "123456", "topic": topic, "thingId": sample::BRIDGE.thing_id,
+        "devices": sample::BRIDGE.devices, "from": sample::BRIDGE.from, "to": sample::BRIDGE.to,
+    })
+}
+
+#[tokio::test]
+async fn the_sample_request_is_answered_to_the_letter() {
+    let app = TestApp::start(TestStore::sample().await).await;
+    let mut client = app.client().await;
+    client.send(&sample_request(&app.topic.name)).await;
+    let created = client.next().await;
+    let task = created["payload"]["taskId"].clone();
+    assert_eq!(
+        created,
+        json!({"type": "data-patch", "erorr": null, "res": "ok", "payload": {"taskId": task, "msg": "task created."}})
+    );
+
+    let log = client.log().await;
+    assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
+    let messages: Vec<_> = log.iter().map(message).collect();
+    assert!(
+        messages.contains(&"device: b34299aa-625e-4404-a580-fde1d7cbc3e8 - 静力水准仪06 has 178 rows to publish"),
+        "{messages:#?}"
+    );
+    assert!(messages.contains(&"iota data published(178 / 178). device: b34299aa-625e-4404-a580-fde1d7cbc3e8"), "{messages:#?}");
+    for line in &log {
+        assert_eq!((&line["type"], &line["erorr"], &line["res"]), (&json!("theme-data"), &json!(null), &json!("ok")), "{line}");
+        assert_eq!(line["payload"]["taskId"], task);
+        assert!(line["payload"]["time"].as_str().unwrap().ends_with('Z'));
+    }
+    let last = log.last().unwrap();
+    assert!(message(last).starts_with("task finished: 7 of 7 devices, 1337 rows published, 0 held back"), "{last}");
+    assert_eq!(last["payload"]["state"], "succeeded");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn every_row_arrives_byte_for_byte_in_order_with_key_and_headers() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, device) = app.store.add_rows(3_000).await;
+    let mut client = app.client().await;
+    let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
+    client.log().await;
+
+    let found = app.topic.read().await;
+    assert_eq!(found.iter().map(|found| found.value.clone()).collect::<Vec<_>>(), app.store.docs(device).await);
+    for (n, found) in (0..).zip(&found) {
+        let time = chrono::DateTime::from_timestamp(1_547_211_780 + n, 0).unwrap();
+        let row = format!("{device}/{}/{}", time.format("%Y-%m-%dT%H:%M:%SZ"), n + 1);
+        assert_eq!((&found.key, &found.task, &found.row), (&device.to_string(), &task, &row));
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_partition_is_the_java_clients() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let thing = Uuid::new_v4();
+    let devices: Vec<_> = (0..20).map(|_| Uuid::new_v4()).collect();
+    for (n, device) in (1..).zip(&devices) {
+        app.store.add_device(thing, *device, "倾角计").await;
+        app.store.add(&[Reading { id: n, device: *device, time_ms: 1_600_000_000_000, doc: Some(doc(*device, n)) }]).await;
+    }
+    let mut client = app.client().await;
+    client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
+    client.log().await;
+    let found = app.topic.read().await;
+    assert_eq!(found.len(), 20);
+    for found in found {
+        let expected = (murmur2(found.key.as_bytes()) & 0x7fff_ffff) % 3;
+        assert_eq!(u32::try_from(found.partition).unwrap(), expected, "{}", found.key);
+    }
+    app.stop().await;
+}
+
+/// As `org.apache.kafka.common.utils.Utils.murmur2` is specified.
+fn murmur2(data: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut hash = 0x9747_b28c ^ data.len() as u32;
+    let mut chunks = data.chunks_exact(4);
+    for chunk in &mut chunks {
+        let mut word = u32::from_le_bytes(chunk.try_into().unwrap()).wrapping_mul(M);
+        word = (word ^ (word >> 24)).wrapping_mul(M);
+        hash = hash.wrapping_mul(M) ^ word;
+    }
+    let rest = chunks.remainder();
+    if !rest.is_empty() {
+        for (n, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * n);
+        }
+        hash = hash.wrapping_mul(M);
+    }
+    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
+    hash ^ (hash >> 15)
+}
+
+#[tokio::test]
+async fn a_rerun_can_be_told_by_its_row_headers() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, device) = app.store.add_rows(5).await;
+    let mut client = app.client().await;
+    let request = Client::request(thing, &[device], &app.topic.name);
+    let first = client.submit(&request).await;
+    client.log().await;
+    let second = client.submit(&request).await;
+    client.log().await;
+    let found = app.topic.read().await;
+    let rows = |task: &str| found.iter().filter(|found| found.task == task).map(|found| found.row.clone()).collect::<Vec<_>>();
+    assert_eq!(rows(&first).len(), 5);
+    assert_eq!(rows(&first), rows(&second));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_device_of_another_thing_fails_and_the_others_go_on() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, device) = app.store.add_rows(4).await;
+    let (_, stranger) = (Uuid::new_v4(), Uuid::new_v4());
+    let mut client = app.client().await;
+    client.submit(&Client::request(thing, &[stranger, device], &app.topic.name)).await;
+    let log = client.log().await;
+    let failed = log.iter().find(|line| message(line).contains("no such device")).unwrap();
+    assert_eq!(failed["res"], "error");
+    assert!(failed["erorr"].as_str().unwrap().starts_with("error message: "), "{failed}");
+    assert!(message(failed).contains(&stranger.to_string()));
+    let last = log.last().unwrap();
+    assert_eq!((&last["res"], &last["payload"]["state"]), (&json!("error"), &json!("failed")));
+    assert!(message(last).starts_with("task finished: 1 of 2 devices, 4 rows published"), "{last}");
+    assert!(message(last).contains(&stranger.to_string()));
+    assert_eq!(app.topic.read().await.len(), 4);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_default_topic_is_used_where_none_is_named() {
+    let topic = TestBroker::start().await.topic().await;
+    let name = topic.name.clone();
+    let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let app = TestApp::start_on(folder, TestStore::empty().await, topic, |overrides| {
+        overrides.set(&["kafka", "default_topic"], name);
+    })
+    .await;
+    let (thing, device) = app.store.add_rows(2).await;
+    let mut request = Client::request(thing, &[device], "");
+    request.as_object_mut().unwrap().remove("topic");
+    let mut client = app.client().await;
+    client.submit(&request).await;
+    client.log().await;
+    assert_eq!(app.topic.read().await.len(), 2);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn several_tasks_share_a_connection() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, device) = app.store.add_rows(500).await;
+    let mut client = app.client().await;
+    let request = Client::request(thing, &[device], &app.topic.name);
+    let mut lines = std::collections::HashMap::<String, Vec<serde_json::Value>>::new();
+    for _ in 0..3 {
+        client.send(&request).await;
+    }
+    let mut ended = 0;
+    while ended < 3 {
+        let line = client.next().await;
+        if message(&line) != "task created." {
+            ended += usize::from(crate::support::is_end(&line));
+            lines.entry(line["payload"]["taskId"].to_string()).or_default().push(line);
+        }
+    }
+    assert_eq!(lines.len(), 3);
+    for log in lines.values() {
+        assert_eq!(seqs(log), (1..=log.len() as u64).collect::<Vec<_>>());
+    }
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_same_request_id_creates_nothing_and_attaches() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, device) = app.store.add_rows(3).await;
+    let mut request = Client::request(thing, &[device], &app.topic.name);
+    request["requestId"] = json!("补数据 2019-01");
+    let mut client = app.client().await;
+    let task = client.submit(&request).await;
+    let log = client.log().await;
+    client.send(&request).await;
+    let reply = client.next().await;
+    assert_eq!(
+        reply,
+        json!({"type": "data-patch", "erorr": null, "res": "ok",
+               "payload": {"taskId": task, "msg": "task attached.", "state": "succeeded"}})
+    );
+    assert_eq!(client.log().await, log);
+    assert_eq!(app.topic.read().await.len(), 3);
+    app.stop().await;
+}

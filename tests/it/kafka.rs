@@ -1,0 +1,71 @@
+//! The broker: unknown topics, refused messages, outages.
+
+use serde_json::json;
+
+use crate::support::{Client, Reading, TestApp, TestBroker, TestStore, message};
+
+#[tokio::test]
+async fn an_unknown_topic_is_told_and_not_made() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, device) = app.store.add_rows(3).await;
+    let unknown = format!("unknown-{}", uuid::Uuid::new_v4());
+    let mut client = app.client().await;
+    client.submit(&Client::request(thing, &[device], &unknown)).await;
+    let log = client.log().await;
+    assert_eq!(log[0]["res"], "error");
+    assert!(message(&log[0]).contains(&format!("topic {unknown} does not exist")), "{log:#?}");
+    assert_eq!(log.last().unwrap()["payload"]["state"], "failed");
+    assert!(!app.topic.broker.topics().await.contains(&unknown), "it was made by asking for it");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_message_too_large_for_the_topic_is_held_back_in_its_place() {
+    let broker = TestBroker::start().await;
+    if !broker.is_real() {
+        // The embedded broker takes any size.
+        return;
+    }
+    let topic = broker.topic_with(&[("max.message.bytes", "20000")]).await;
+    let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let app = TestApp::start_on(folder, TestStore::empty().await, topic, |overrides| {
+        overrides.set(&["kafka", "properties"], toml::Table::from_iter([("compression.type".to_owned(), "none".into())]));
+    })
+    .await;
+    // Far more in all than the topic takes in one batch.
+    let (thing, device) = app.store.add_rows(2_000).await;
+    let large = format!(r#"{{"x": "{}", "deviceId": "{device}", "triggerTime": ""}}"#, "x".repeat(30_000));
+    app.store.add(&[Reading { id: 9_000, device, time_ms: 1_547_211_780_500, doc: Some(large.clone()) }]).await;
+    let mut client = app.client().await;
+    client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
+    let log = client.log().await;
+    assert!(message(log.last().unwrap()).contains("2000 rows published, 1 held back"), "{log:#?}");
+    assert!(
+        log.iter().any(|line| message(line).contains("key 9000") && message(line).contains("too large for the topic")),
+        "{log:#?}"
+    );
+    let mut expected = app.store.docs(device).await;
+    expected.retain(|doc| doc.len() < 20_000);
+    assert_eq!(app.topic.read().await.into_iter().map(|found| found.value).collect::<Vec<_>>(), expected);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_is_waited_for() {
+    // Nobody listens there: a port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+        overrides.set(&["kafka", "brokers"], format!("127.0.0.1:{port}")).set(&["kafka", "lookup_timeout_seconds"], 1);
+    })
+    .await;
+    let (thing, device) = app.store.add_rows(3).await;
+    let mut client = app.client().await;
+    client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
+    for _ in 0..2 {
+        let waits = client.next().await;
+        assert_eq!(waits["res"], json!("ok"), "an outage is no failure");
+        assert!(message(&waits).contains("waits, nothing is lost (0 rows safe): Kafka is away"), "{waits}");
+    }
+    assert_eq!(app.get("/readyz").await.0, 503);
+    app.stop().await;
+}

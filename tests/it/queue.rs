@@ -1,0 +1,349 @@
+//! The queue's promises, on its own interface and a clock that is moved by hand.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use chrono::TimeZone;
+use data_patch::{
+    config::{self, Overrides},
+    queue::{Clock, Lease, LeaseError, NewTask, OpenError, Queue, Report, Submitted},
+    task::{HeldRow, Position, Progress, TaskId, TaskState},
+};
+use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::support::open_queue;
+
+const LEASE: Duration = Duration::from_secs(10);
+const NEARLY_A_LEASE: Duration = Duration::from_millis(9_999);
+
+struct Bench {
+    queue: Queue,
+    now: Arc<AtomicI64>,
+    owner: Arc<str>,
+    folder: TempDir,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let (folder, now) = (tempfile::tempdir().unwrap(), Arc::new(AtomicI64::new(1_000_000)));
+        let queue = open_queue(&folder, Clock::Manual(Arc::clone(&now))).await;
+        Self { queue, now, owner: "one".into(), folder }
+    }
+
+    fn pass(&self, time: Duration) {
+        self.now.fetch_add(time.as_millis() as i64, Ordering::SeqCst);
+    }
+
+    async fn submit(&self, devices: usize) -> TaskId {
+        match self.queue.submit(task(devices, None)).await.unwrap() {
+            Submitted::Created(id) => id,
+            Submitted::Existing(row) => panic!("{row:?}"),
+        }
+    }
+
+    async fn claim(&self, limit: usize) -> Vec<Lease> {
+        self.queue.claim(&self.owner, limit, LEASE, 2).await.unwrap().leases
+    }
+
+    async fn claim_one(&self) -> Lease {
+        self.claim(1).await.pop().expect("nothing to claim")
+    }
+
+    async fn log(&self, task: TaskId) -> Vec<String> {
+        let events = self.queue.events_after(task, 0, 10_000).await.unwrap();
+        assert!(events.iter().zip(1..).all(|(event, seq)| event.seq == seq), "{events:?}");
+        events.into_iter().map(|event| event.message).collect()
+    }
+
+    async fn state(&self, task: TaskId) -> TaskState {
+        self.queue.task(task).await.unwrap().unwrap().state
+    }
+}
+
+fn task(devices: usize, request_id: Option<&str>) -> NewTask {
+    let time = chrono::Utc.with_ymd_and_hms(2019, 1, 11, 0, 0, 0).unwrap();
+    NewTask {
+        thing: Uuid::new_v4(),
+        devices: (0..devices).map(|_| Uuid::new_v4()).collect(),
+        topic: "t".to_owned(),
+        from: time,
+        to: time,
+        request_id: request_id.map(str::to_owned),
+    }
+}
+
+fn progress(rows: u64) -> Report {
+    let cursor = Position { time_us: rows.cast_signed(), key: rows.to_string() };
+    Report { progress: Progress { cursor: Some(cursor), published: rows, held: 0 }, ..Report::default() }
+}
+
+#[tokio::test]
+async fn a_task_goes_its_way() {
+    let bench = Bench::new().await;
+    let task = bench.submit(2).await;
+    assert_eq!(bench.state(task).await, TaskState::Queued);
+    let leases = bench.claim(5).await;
+    assert_eq!(leases.len(), 2);
+    assert_eq!(bench.state(task).await, TaskState::Running);
+    leases[0].counted(Some("水".to_owned()), 3).await.unwrap();
+    leases[0].succeed(progress(3)).await.unwrap();
+    assert_eq!(bench.state(task).await, TaskState::Running);
+    leases[1].fail(Report::default(), "no such device".to_owned()).await.unwrap();
+    assert_eq!(bench.state(task).await, TaskState::Failed);
+    let log = bench.log(task).await;
+    assert!(log[0].ends_with("水 has 3 rows to publish"), "{log:?}");
+    assert!(log[1].starts_with("task finished: 1 of 2 devices, 3 rows published"), "{log:?}");
+    assert_eq!(bench.queue.open_jobs().await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_stale_worker_changes_nothing() {
+    let bench = Bench::new().await;
+    let task = bench.submit(1).await;
+    let stale = bench.claim_one().await;
+    bench.pass(LEASE);
+    let fresh = bench.claim_one().await;
+    fresh.report(progress(5)).await.unwrap();
+    let before = bench.log(task).await;
+    let lost = |result: Result<(), LeaseError>| assert!(matches!(result, Err(LeaseError::Lost)), "{result:?}");
+    lost(stale.counted(None, 9).await);
+    lost(stale.report(progress(9)).await);
+    lost(stale.succeed(progress(9)).await);
+    lost(stale.fail(progress(9), "stale".to_owned()).await);
+    lost(stale.retry(progress(9), Duration::ZERO).await);
+    lost(stale.release(progress(9)).await);
+    assert!(stale.remaining().is_zero());
+    assert_eq!(bench.log(task).await, before);
+    fresh.release(progress(5)).await.unwrap();
+    let next = bench.claim_one().await;
+    assert_eq!((next.job.progress.published, next.job.attempt), (5, 3));
+    lost(fresh.report(progress(9)).await);
+}
+
+#[tokio::test]
+async fn a_lease_lasts_until_it_is_over_and_longer_when_it_is_renewed() {
+    let bench = Bench::new().await;
+    bench.submit(1).await;
+    let lease = bench.claim_one().await;
+    bench.pass(NEARLY_A_LEASE);
+    assert!(bench.claim(1).await.is_empty());
+    lease.report(progress(1)).await.unwrap();
+    bench.pass(NEARLY_A_LEASE);
+    assert!(bench.claim(1).await.is_empty());
+    bench.pass(Duration::from_millis(1));
+    assert_eq!(bench.claim(1).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_job_that_waits_after_an_outage_comes_back_when_it_is_time() {
+    let bench = Bench::new().await;
+    bench.submit(1).await;
+    let wait = Duration::from_secs(30);
+    let lease = bench.claim_one().await;
+    assert_eq!(lease.job.outages, 0);
+    lease.retry(Report::default(), wait).await.unwrap();
+    assert!(bench.claim(1).await.is_empty());
+    bench.pass(wait);
+    let lease = bench.claim_one().await;
+    assert_eq!(lease.job.outages, 1);
+    lease.retry(Report::default(), Duration::ZERO).await.unwrap();
+    let lease = bench.claim_one().await;
+    assert_eq!(lease.job.outages, 2);
+    lease.retry(progress(1), Duration::ZERO).await.unwrap();
+    assert_eq!(bench.claim_one().await.job.outages, 1, "rows were published in between");
+}
+
+#[tokio::test]
+async fn a_job_that_kills_its_worker_again_and_again_is_given_up() {
+    let bench = Bench::new().await;
+    let task = bench.submit(1).await;
+    for _ in 0..3 {
+        bench.claim_one().await;
+        bench.pass(LEASE);
+    }
+    let claimed = bench.queue.claim(&bench.owner, 1, LEASE, 2).await.unwrap();
+    assert_eq!((claimed.leases.len(), claimed.given_up), (0, 1));
+    assert_eq!(bench.state(task).await, TaskState::Failed);
+    let log = bench.log(task).await;
+    assert!(log.iter().any(|line| line.contains("its worker died 3 times in a row")), "{log:?}");
+}
+
+#[tokio::test]
+async fn crashes_with_progress_in_between_do_not_count() {
+    let bench = Bench::new().await;
+    bench.submit(1).await;
+    for rows in 1..10 {
+        bench.claim_one().await.report(progress(rows)).await.unwrap();
+        bench.pass(LEASE);
+    }
+    assert_eq!(bench.claim_one().await.job.progress.published, 9);
+}
+
+#[tokio::test]
+async fn tasks_take_turns() {
+    let bench = Bench::new().await;
+    let large = bench.submit(1_000).await;
+    bench.claim(10).await;
+    let small = bench.submit(3).await;
+    let mut of_small = 0;
+    for claims in 1.. {
+        of_small += usize::from(bench.claim_one().await.job.task.id == small);
+        if of_small == 3 {
+            assert!(claims <= 6, "the small task had to wait for {claims} claims");
+            break;
+        }
+    }
+    let third = bench.submit(10).await;
+    let of: Vec<_> = bench.claim(8).await.iter().map(|lease| lease.job.task.id).collect();
+    assert_eq!(of.iter().filter(|task| **task == third).count(), 4, "half of a claim for each of two");
+    assert_eq!(of.iter().filter(|task| **task == large).count(), 4);
+}
+
+#[tokio::test]
+async fn jobs_are_leased_once_however_many_ask() {
+    let bench = Bench::new().await;
+    bench.submit(200).await;
+    let other = open_queue(&bench.folder, Clock::Manual(Arc::clone(&bench.now))).await;
+    let claim = |queue: Queue, owner: &'static str| {
+        tokio::spawn(async move {
+            let mut ids = Vec::new();
+            for _ in 0..40 {
+                let claimed = queue.claim(&owner.into(), 5, LEASE, 2).await.unwrap();
+                ids.extend(claimed.leases.iter().map(|lease| lease.job.id));
+            }
+            ids
+        })
+    };
+    let askers = [claim(bench.queue.clone(), "one"), claim(bench.queue.clone(), "two"), claim(other, "three")];
+    let mut ids = Vec::new();
+    for asker in askers {
+        ids.extend(asker.await.unwrap());
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), 200);
+}
+
+#[tokio::test]
+async fn a_request_id_makes_one_task_however_many_send_it() {
+    let bench = Bench::new().await;
+    let submits = (0..20).map(|_| bench.queue.submit(task(1, Some("same"))));
+    let created = futures_util::future::join_all(submits)
+        .await
+        .into_iter()
+        .filter(|submitted| matches!(submitted, Ok(Submitted::Created(_))));
+    assert_eq!(created.count(), 1);
+    assert_eq!(bench.queue.open_jobs().await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn held_rows_are_written_once_in_a_rerun() {
+    let bench = Bench::new().await;
+    let task = bench.submit(1).await;
+    let held = vec![HeldRow { position: Position { time_us: 5, key: "k".to_owned() }, reason: "no JSON".to_owned() }];
+    for _ in 0..2 {
+        let lease = bench.claim_one().await;
+        lease.report(Report { held: held.clone(), ..Report::default() }).await.unwrap();
+        bench.pass(LEASE);
+    }
+    assert_eq!(bench.queue.held_rows(task).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn ended_tasks_are_pruned_and_others_kept() {
+    let bench = Bench::new().await;
+    let mut ended = Vec::new();
+    for _ in 0..10 {
+        ended.push(bench.submit(1).await);
+        bench.claim_one().await.succeed(Report::default()).await.unwrap();
+    }
+    bench.pass(Duration::from_hours(1));
+    let young = bench.submit(1).await;
+    bench.claim_one().await.succeed(Report::default()).await.unwrap();
+    let open = bench.submit(1).await;
+    assert_eq!(bench.queue.prune(bench.queue.now_ms()).await.unwrap(), 10);
+    for task in ended {
+        assert!(bench.queue.task(task).await.unwrap().is_none());
+        assert!(bench.queue.events_after(task, 0, 10).await.unwrap().is_empty());
+    }
+    assert!(bench.queue.task(young).await.unwrap().is_some() && bench.queue.task(open).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_watch_sees_each_line_once_while_they_are_written() {
+    let bench = Bench::new().await;
+    let task = bench.submit(1).await;
+    let lease = bench.claim_one().await;
+    let mut watches: Vec<_> = (0..5).map(|_| bench.queue.watch(task, 0)).collect();
+    let writing = tokio::spawn(async move {
+        for rows in 0..600 {
+            lease.counted(None, rows).await.unwrap();
+        }
+        lease.succeed(Report::default()).await.unwrap();
+    });
+    for watch in &mut watches {
+        let mut seqs = Vec::new();
+        while let Some(event) = watch.next().await.unwrap() {
+            seqs.push(event.seq);
+        }
+        assert_eq!(seqs, (1..=601).collect::<Vec<_>>());
+    }
+    writing.await.unwrap();
+}
+
+async fn raw(folder: &TempDir) -> SqliteConnection {
+    SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.path().join("queue.db"))).await.unwrap()
+}
+
+async fn open_error(folder: &TempDir) -> OpenError {
+    let mut overrides = Overrides::default();
+    overrides.set(&["queue", "url"], format!("sqlite://{}", folder.path().join("queue.db").display()));
+    let config = config::load(None, std::iter::empty(), overrides).unwrap();
+    Queue::open(&config.queue, Clock::System).await.err().expect("it opened")
+}
+
+#[tokio::test]
+async fn a_queue_of_a_newer_version_is_told() {
+    let bench = Bench::new().await;
+    bench.queue.close().await;
+    let sql = "INSERT INTO _sqlx_migrations VALUES (9999, 'later', 'now', 1, x'00', 0)";
+    sqlx::raw_sql(sql).execute(&mut raw(&bench.folder).await).await.unwrap();
+    let error = open_error(&bench.folder).await;
+    assert!(matches!(error, OpenError::Newer { version: 9999, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_queue_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("queue.db"), "this is no database, and long enough to be looked at".repeat(50)).unwrap();
+    let error = open_error(&folder).await;
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_locked_queue_is_told() {
+    let bench = Bench::new().await;
+    bench.queue.close().await;
+    let mut holder = raw(&bench.folder).await;
+    sqlx::raw_sql("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; CREATE TABLE held (x)").execute(&mut holder).await.unwrap();
+    let error = open_error(&bench.folder).await;
+    assert!(matches!(error, OpenError::Locked { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_queue_in_a_folder_that_can_not_be_made_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    let mut overrides = Overrides::default();
+    overrides.set(&["queue", "url"], format!("sqlite://{}", folder.path().join("file/queue.db").display()));
+    let config = config::load(None, std::iter::empty(), overrides).unwrap();
+    let error = Queue::open(&config.queue, Clock::System).await.err().expect("it opened");
+    assert!(matches!(error, OpenError::Directory { .. }), "{error}");
+}

@@ -1,0 +1,108 @@
+//! Coming back by task id: every line once, in order, with no seam.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::support::{Client, Reading, TestApp, TestBroker, TestStore, doc, is_end, message, seqs};
+
+/// A thing with so many devices of one row each: its task's log has two lines for each, and one more.
+async fn many_devices(store: &TestStore, count: i64) -> (Uuid, Vec<Uuid>) {
+    let thing = Uuid::new_v4();
+    let devices: Vec<_> = (0..count).map(|_| Uuid::new_v4()).collect();
+    let mut rows = Vec::new();
+    for (id, device) in (1..).zip(&devices) {
+        store.add_device(thing, *device, "渗压计").await;
+        rows.push(Reading { id, device: *device, time_ms: 1_600_000_000_000, doc: Some(doc(*device, id)) });
+    }
+    store.add(&rows).await;
+    (thing, devices)
+}
+
+#[tokio::test]
+async fn an_ended_task_is_told_from_any_line_on() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, devices) = many_devices(&app.store, 5).await;
+    let mut client = app.client().await;
+    let task = client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
+    let log = client.log().await;
+    for after in [0, 4, log.len() as u64 - 1] {
+        let reply = client.attach(&task, after).await;
+        assert_eq!((message(&reply), reply["payload"]["state"].as_str()), ("task attached.", Some("succeeded")));
+        assert_eq!(client.log().await, log[after as usize..]);
+    }
+    let reply = client.attach(&task, log.len() as u64).await;
+    assert_eq!(message(&reply), "task attached.", "nothing follows, and that is no error");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn after_a_restart() {
+    let (folder, store, topic) =
+        (Arc::new(tempfile::tempdir().unwrap()), TestStore::empty().await, TestBroker::start().await.topic().await);
+    let app = TestApp::start_on(Arc::clone(&folder), store.clone(), topic.clone(), |_| {}).await;
+    let (thing, devices) = many_devices(&app.store, 3).await;
+    let mut client = app.client().await;
+    let task = client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
+    let log = client.log().await;
+    app.stop().await;
+    let app = TestApp::start_on(folder, store, topic, |_| {}).await;
+    let mut client = app.client().await;
+    client.attach(&task, 0).await;
+    assert_eq!(client.log().await, log);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_watcher_that_is_cut_off_again_and_again_has_each_line_once() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, devices) = many_devices(&app.store, 150).await;
+    let mut client = app.client().await;
+    let task = client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
+    let mut lines: Vec<Value> = Vec::new();
+    for round in 1..=10 {
+        // The lines of a connection that is cut are those that came before.
+        while lines.len() < round * 20 {
+            lines.push(client.next().await);
+        }
+        drop(client);
+        client = app.client().await;
+        let reply = client.attach(&task, lines.len() as u64).await;
+        assert_eq!(message(&reply), "task attached.", "{reply}");
+    }
+    while !lines.last().is_some_and(is_end) {
+        lines.push(client.next().await);
+    }
+    assert_eq!(seqs(&lines), (1..=301).collect::<Vec<_>>());
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn attaching_again_on_the_same_connection_begins_anew() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, devices) = many_devices(&app.store, 60).await;
+    let mut client = app.client().await;
+    let task = client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
+    client.next().await;
+    client.send(&serde_json::json!({"token": crate::support::TOKEN, "taskId": task, "after": 0})).await;
+    client.until(|line| message(line) == "task attached.").await;
+    assert_eq!(seqs(&client.log().await), (1..=121).collect::<Vec<_>>());
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn two_services_on_one_queue_tell_of_each_others_lines() {
+    let (folder, store, topic) =
+        (Arc::new(tempfile::tempdir().unwrap()), TestStore::empty().await, TestBroker::start().await.topic().await);
+    let one = TestApp::start_on(Arc::clone(&folder), store.clone(), topic.clone(), |_| {}).await;
+    let other = TestApp::start_on(folder, store, topic, |_| {}).await;
+    let (thing, devices) = many_devices(&one.store, 40).await;
+    let (mut near, mut far) = (one.client().await, other.client().await);
+    let task = near.submit(&Client::request(thing, &devices, &one.topic.name)).await;
+    far.attach(&task, 0).await;
+    assert_eq!(near.log().await, far.log().await);
+    assert_eq!(one.topic.read().await.len(), 40);
+    one.stop().await;
+    other.stop().await;
+}

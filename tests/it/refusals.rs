@@ -1,0 +1,115 @@
+//! Bad input: a clear error that names what is wrong, nothing created, and the connection stays up.
+
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use uuid::Uuid;
+
+use crate::support::{Client, TestApp, TestStore, message};
+
+/// Sends a text and holds the answer against what it should say; the connection must go on working.
+async fn refused(client: &mut Client, text: &str, said: &str) {
+    client.send_text(text).await;
+    let reply = client.next().await;
+    assert_eq!((&reply["type"], &reply["res"]), (&json!("theme-data"), &json!("error")), "{text}: {reply}");
+    assert!(reply["erorr"].as_str().unwrap().starts_with("error message: "), "{reply}");
+    assert!(message(&reply).contains(said), "{text}: {reply}");
+}
+
+#[tokio::test]
+async fn each_is_told_and_creates_nothing() {
+    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+        overrides.set(&["server", "max_devices"], 2);
+    })
+    .await;
+    let (thing, device) = app.store.add_rows(1).await;
+    let mut client = app.client().await;
+    let request = Client::request(thing, &[device], &app.topic.name);
+    let with = |field: &str, value: Value| {
+        let mut request = request.clone();
+        request[field] = value;
+        request.to_string()
+    };
+    refused(&mut client, "not json", "not JSON").await;
+    refused(&mut client, "[1, 2]", "no known shape").await;
+    refused(&mut client, "{\"hello\": \"world\"}", "no known shape").await;
+    refused(&mut client, &with("src", json!("et")), "src is \"et\"").await;
+    refused(&mut client, &with("token", json!(null)), "token is missing").await;
+    refused(&mut client, &with("thingId", json!("bridge")), "thingId is \"bridge\"").await;
+    refused(&mut client, &with("devices", json!([])), "devices is an empty list").await;
+    refused(&mut client, &with("devices", json!([1, 2, 3])), "devices[0] is the number 1").await;
+    let three: Vec<_> = (0..3).map(|_| Uuid::new_v4()).collect();
+    refused(&mut client, &with("devices", json!(three)), "at most 2").await;
+    refused(&mut client, &with("from", json!("2019-02-29 00:00:00")), "does not exist").await;
+    refused(&mut client, &with("from", json!("2119-01-01 00:00:00")), "from is after to").await;
+    refused(&mut client, &with("topic", json!("a/b")), "no legal topic name").await;
+    refused(&mut client, &with("topic", json!("__consumer_offsets")), "Kafka's own").await;
+    refused(&mut client, &with("requestId", json!(7)), "requestId is the number 7").await;
+    let unknown = Uuid::new_v4();
+    refused(&mut client, &json!({"token": "123456", "taskId": unknown}).to_string(), &unknown.to_string()).await;
+    refused(&mut client, &json!({"token": "123456", "taskId": "7"}).to_string(), "taskId is \"7\"").await;
+    assert_eq!(app.queue().await.open_jobs().await.unwrap(), 0);
+
+    client.submit(&request).await;
+    client.log().await;
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_binary_frame_is_refused() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let mut client = app.client().await;
+    futures_util::SinkExt::send(&mut client.socket, Message::binary(vec![1, 2, 3])).await.unwrap();
+    assert!(message(&client.next().await).contains("binary frame"));
+    refused(&mut client, "{}", "no known shape").await;
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_wrong_token_is_told_and_closes_with_1008() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let mut client = app.client().await;
+    refused(&mut client, &json!({"token": "12345", "taskId": Uuid::new_v4()}).to_string(), "token is wrong").await;
+    assert_eq!(client.close_code().await, Some(1008));
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_frame_over_the_limit_closes_with_1009_and_disturbs_nobody() {
+    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+        overrides.set(&["server", "max_message_bytes"], 2_000);
+    })
+    .await;
+    let mut other = app.client().await;
+    for bytes in [2_001, 100_000] {
+        let mut client = app.client().await;
+        let _ = futures_util::SinkExt::send(&mut client.socket, Message::text("x".repeat(bytes))).await;
+        assert_eq!(client.close_code().await, Some(1009), "{bytes} bytes");
+    }
+    refused(&mut other, &"x".repeat(2_000), "not JSON").await;
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn after_beyond_the_end_is_told_with_the_end() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, device) = app.store.add_rows(1).await;
+    let mut client = app.client().await;
+    let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
+    let last = client.log().await.len() as u64;
+    let reply = client.attach(&task, last + 1).await;
+    assert!(message(&reply).contains(&format!("ends at {last}")), "{reply}");
+    assert_eq!(reply["payload"]["code"], "after_beyond_end");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn only_allowed_topics() {
+    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+        overrides.set(&["kafka", "topics"], vec!["anxinyun_data"]);
+    })
+    .await;
+    let mut client = app.client().await;
+    let request = Client::request(Uuid::new_v4(), &[Uuid::new_v4()], &app.topic.name);
+    refused(&mut client, &request.to_string(), "allowed are anxinyun_data").await;
+    app.stop().await;
+}

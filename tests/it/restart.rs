@@ -1,0 +1,91 @@
+//! Stopped or killed, and started again: every row there, every line once.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::{Client, Process, TestBroker, TestStore, TestTopic, message, seqs};
+
+/// Rows enough that the work takes a while.
+const ROWS: i64 = 60_000;
+
+struct Site {
+    folder: tempfile::TempDir,
+    store: TestStore,
+    topic: TestTopic,
+}
+
+impl Site {
+    async fn new() -> Self {
+        let topic = TestBroker::start().await.topic().await;
+        Self { folder: tempfile::tempdir().unwrap(), store: TestStore::empty().await, topic }
+    }
+
+    async fn serve(&self) -> Process {
+        // Small pages and little in flight make it slower, so that it can be killed on the way.
+        let slow = [("DATA_PATCH_IOTA_PAGE_ROWS", "500"), ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "262144")];
+        Process::serve(&self.folder, &self.store, &self.topic, &slow).await
+    }
+}
+
+/// `iota data published(k / n)` with k < n: the work is on its way.
+fn is_on_its_way(line: &Value) -> bool {
+    message(line).starts_with("iota data published(") && !message(line).contains(&format!("({ROWS} / "))
+}
+
+async fn attach(process: &Process, task: &str, log: &[Value]) -> Client {
+    let mut client = Client::connect(&process.url).await;
+    let reply = client.attach(task, log.len() as u64).await;
+    assert_eq!(message(&reply), "task attached.", "{reply}");
+    client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_twice_on_the_way_and_nothing_is_lost() {
+    let site = Site::new().await;
+    let (thing, device) = site.store.add_rows(ROWS).await;
+    let mut process = site.serve().await;
+    let mut client = Client::connect(&process.url).await;
+    let task = client.submit(&Client::request(thing, &[device], &site.topic.name)).await;
+    let mut log = Vec::new();
+    for _ in 0..2 {
+        log.extend(client.until(is_on_its_way).await);
+        process.kill().await;
+        process = site.serve().await;
+        client = attach(&process, &task, &log).await;
+    }
+    log.extend(client.log().await);
+    assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
+    assert_eq!(log.iter().filter(|line| message(line).contains("its worker was gone")).count(), 2, "{log:#?}");
+    assert!(message(log.last().unwrap()).contains(&format!("{ROWS} rows published")), "{log:#?}");
+
+    let found = site.topic.read_device(device).await;
+    let mut seen = std::collections::HashSet::new();
+    let once: Vec<_> = found.iter().filter(|found| seen.insert(&found.row)).map(|found| found.value.clone()).collect();
+    assert_eq!(once, site.store.docs(device).await, "every row, in order, once repeats are dropped");
+    let repeats = found.len() - once.len();
+    // At most what was in flight at each kill, and what was acknowledged since the last heartbeat.
+    assert!(repeats < ROWS as usize / 2, "{repeats} repeats");
+    process.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_gently_it_repeats_nothing_and_goes_on_at_once() {
+    let site = Site::new().await;
+    let (thing, device) = site.store.add_rows(ROWS).await;
+    let process = site.serve().await;
+    let mut client = Client::connect(&process.url).await;
+    let task = client.submit(&Client::request(thing, &[device], &site.topic.name)).await;
+    let mut log = client.until(is_on_its_way).await;
+    let (code, took) = process.terminate().await;
+    assert_eq!(code, Some(0));
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    let process = site.serve().await;
+    let mut client = attach(&process, &task, &log).await;
+    log.extend(client.log().await);
+    assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
+    assert!(!log.iter().any(|line| message(line).contains("its worker was gone")), "the lease was handed back: {log:#?}");
+    let found: Vec<_> = site.topic.read_device(device).await.into_iter().map(|found| found.value).collect();
+    assert_eq!(found, site.store.docs(device).await, "each row once");
+    process.terminate().await;
+}

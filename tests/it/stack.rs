@@ -1,0 +1,181 @@
+//! The local stack, as far as it can be held against the project without a Docker engine.
+
+use std::{collections::BTreeMap, path::Path};
+
+use data_patch::{
+    config::{self, Config, Overrides},
+    iota::sample,
+};
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use uuid::Uuid;
+use yaml_rust2::{Yaml, YamlLoader};
+
+use crate::support::{PATIENCE, real};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn compose() -> Yaml {
+    let text = std::fs::read_to_string(root().join("docker-compose.yml")).unwrap();
+    YamlLoader::load_from_str(&text).unwrap().remove(0)
+}
+
+fn texts(list: &Yaml) -> Vec<&str> {
+    list.as_vec().unwrap().iter().map(|item| item.as_str().unwrap()).collect()
+}
+
+/// `${NAME:-default}` as its default.
+fn expand(text: &str) -> String {
+    let mut expanded = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        let (variable, after) = after.split_once('}').unwrap();
+        expanded.push_str(before);
+        expanded.push_str(variable.split_once(":-").expect("a variable without a default").1);
+        rest = after;
+    }
+    expanded + rest
+}
+
+fn environment(service: &str) -> BTreeMap<String, String> {
+    let compose = compose();
+    let variables = compose["services"][service]["environment"].as_hash().unwrap();
+    let text = |yaml: &Yaml| match yaml {
+        Yaml::Integer(number) => number.to_string(),
+        other => expand(other.as_str().unwrap()),
+    };
+    variables.iter().map(|(name, value)| (text(name), text(value))).collect()
+}
+
+fn service_config(tweak: impl FnOnce(&mut BTreeMap<String, String>)) -> Config {
+    let mut variables = environment("data-patch");
+    tweak(&mut variables);
+    config::load(None, variables.into_iter(), Overrides::default()).unwrap()
+}
+
+#[test]
+fn the_services_variables_are_options_and_its_port_is_published() {
+    let config = service_config(|_| {});
+    assert_eq!(config.server.listen.port(), 18010);
+    assert!(!config.kafka.is_embedded());
+    let compose = compose();
+    assert_eq!(texts(&compose["services"]["data-patch"]["ports"]), ["18010:18010"]);
+    assert!(environment("data-patch")["DATA_PATCH_TOKEN"].len() >= 6);
+    let grace =
+        compose["services"]["data-patch"]["stop_grace_period"].as_str().unwrap().trim_end_matches('s').parse::<u64>().unwrap();
+    assert!(grace > config.server.shutdown_seconds, "Docker must not kill it while it stops");
+}
+
+#[test]
+fn each_service_has_a_health_check_or_ends_and_they_start_in_order() {
+    let compose = compose();
+    for (name, service) in compose["services"].as_hash().unwrap() {
+        let name = name.as_str().unwrap();
+        assert_eq!(service["healthcheck"]["test"].is_badvalue(), name == "topics", "{name}");
+    }
+    let after = &compose["services"]["data-patch"]["depends_on"];
+    for (service, condition) in
+        [("postgres", "service_healthy"), ("kafka", "service_healthy"), ("topics", "service_completed_successfully")]
+    {
+        assert_eq!(after[service]["condition"].as_str(), Some(condition));
+    }
+}
+
+#[test]
+fn mounted_files_and_volumes_are_there_and_data_is_in_volumes() {
+    let compose = compose();
+    let volumes = compose["volumes"].as_hash().unwrap();
+    for (name, service) in compose["services"].as_hash().unwrap() {
+        let Some(mounts) = service["volumes"].as_vec() else { continue };
+        let (mut files, mut named) = (0, 0);
+        for mount in mounts {
+            let (source, _) = mount.as_str().unwrap().split_once(':').unwrap();
+            if let Some(path) = source.strip_prefix("./") {
+                assert!(root().join(path).is_file(), "{source}");
+                files += 1;
+            } else {
+                assert!(volumes.contains_key(&Yaml::String(source.to_owned())), "{source}");
+                named += 1;
+            }
+        }
+        assert_eq!(named, 1, "{name:?}");
+        assert_eq!(files, usize::from(name.as_str() == Some("postgres")));
+    }
+    let config = service_config(|_| {});
+    let data = texts(&compose["services"]["data-patch"]["volumes"])[0].split_once(':').unwrap().1.to_owned();
+    assert!(config.queue.url.reveal().starts_with(&format!("sqlite://{data}/")), "the queue is in the volume");
+}
+
+#[test]
+fn topics_are_created_that_requests_use_by_default_and_in_the_sample() {
+    let compose = compose();
+    let command = texts(&compose["services"]["topics"]["command"]).concat();
+    let config = service_config(|_| {});
+    for topic in [config.kafka.default_topic.as_str(), sample::BRIDGE.topic] {
+        assert!(command.contains(topic), "{topic}");
+    }
+}
+
+#[test]
+fn the_image_has_what_is_compiled_in_and_is_not_root() {
+    let dockerfile = std::fs::read_to_string(root().join("Dockerfile")).unwrap();
+    let user = dockerfile.lines().rfind(|line| line.starts_with("USER ")).unwrap();
+    assert!(!user.contains("root") && user != "USER 0", "{user}");
+    assert!(dockerfile.matches("\nFROM ").count() >= 1 && dockerfile.contains("COPY --from="), "several stages");
+    assert!(dockerfile.contains(r#"ENTRYPOINT ["data-patch"]"#) && dockerfile.contains("HEALTHCHECK"));
+    let ignored = std::fs::read_to_string(root().join(".dockerignore")).unwrap();
+    for needed in ["Cargo.toml", "Cargo.lock", "build.rs", "config.toml", "migrations", "src"] {
+        assert!(
+            ignored.lines().any(|line| line.trim_start_matches('!').trim_matches('/').starts_with(needed)),
+            "{needed} is not in the build"
+        );
+    }
+}
+
+/// The stack's SQL on the real PostgreSQL, and the service with the stack's own variables: only hosts and paths differ.
+#[tokio::test]
+async fn the_sample_of_the_stack_is_the_samples_twin_and_can_be_served() {
+    let Some(server) = real("POSTGRES") else { return };
+    let name = format!("stack_{}", Uuid::new_v4().simple());
+    let mut admin = PgConnection::connect(&server).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
+    let mut url = tokio_tungstenite::tungstenite::http::Uri::try_from(server.as_str()).unwrap().into_parts();
+    url.path_and_query = Some(format!("/{name}").parse().unwrap());
+    let url = tokio_tungstenite::tungstenite::http::Uri::from_parts(url).unwrap().to_string();
+    let load = tokio::process::Command::new("psql")
+        .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--file=deploy/postgres/10-iota-sample.sql", &url])
+        .current_dir(root())
+        .output();
+    let output = tokio::time::timeout(PATIENCE, load).await.unwrap().expect("psql is needed: Debian's postgresql-client");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let rows = sqlx::query(
+        r#"SELECT id, "deviceId"::text AS device, (extract(epoch FROM "triggerTime") * 1000)::bigint AS ms, doc::text AS doc FROM raw_data ORDER BY id"#,
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    let expected: Vec<_> = sample::readings().collect();
+    assert_eq!(rows.len(), expected.len());
+    for (row, reading) in rows.iter().zip(&expected) {
+        assert_eq!(row.get::<i64, _>("id"), reading.id);
+        assert_eq!(row.get::<String, _>("device"), reading.device_id.to_string());
+        assert_eq!(row.get::<i64, _>("ms"), reading.time.timestamp_millis());
+        let docs = [row.get::<&str, _>("doc"), reading.doc.as_str()].map(|doc| serde_json::from_str::<Value>(doc).unwrap());
+        assert_eq!(docs[0], docs[1]);
+    }
+
+    let host = url.split_once('@').map_or(url.as_str(), |(_, host)| host).to_owned();
+    let config = service_config(|variables| {
+        let stack = variables["DATA_PATCH_IOTA_URL"].clone();
+        let (credentials, _) = stack.split_once('@').unwrap();
+        variables.insert("DATA_PATCH_IOTA_URL".to_owned(), format!("{credentials}@{host}"));
+    });
+    let store = data_patch::iota::Store::new(&config.iota).unwrap();
+    let device = store.device(sample::BRIDGE.thing_id, sample::LEVEL_06).await.unwrap().unwrap();
+    assert_eq!(device.name.as_deref(), Some("静力水准仪06"));
+    assert!(store.mapping().await.unwrap().advice.is_empty());
+}

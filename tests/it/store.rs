@@ -1,0 +1,277 @@
+//! The store: layouts, ties, odd rows, and what can be wrong with it.
+
+use chrono::TimeZone;
+use data_patch::{
+    config::{self, Overrides},
+    iota::{Selection, Store, StoreError},
+};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::support::{Client, Reading, TestApp, TestStore, doc, eventually, message};
+
+fn open(store: &TestStore, tweak: impl FnOnce(&mut Overrides)) -> Store {
+    let mut overrides = Overrides::default();
+    store.configure(&mut overrides);
+    tweak(&mut overrides);
+    Store::new(&config::load(None, std::iter::empty(), overrides).unwrap().iota).unwrap()
+}
+
+fn all_of(device: Uuid) -> Selection {
+    let time = |year| chrono::Utc.with_ymd_and_hms(year, 1, 1, 0, 0, 0).unwrap();
+    Selection { device, from: time(1), to: time(9999), after: None }
+}
+
+async fn keys(store: &Store, selection: Selection) -> Vec<String> {
+    let mut rows = store.rows(selection);
+    let mut keys = Vec::new();
+    while let Some(batch) = rows.next().await.unwrap() {
+        keys.extend(batch.iter().map(|row| row.key.to_string()));
+    }
+    keys
+}
+
+#[tokio::test]
+async fn rows_of_the_same_time_are_neither_lost_nor_doubled_at_a_pages_edge() {
+    let test = TestStore::empty().await;
+    let device = Uuid::new_v4();
+    // Seven at each time, out of order, in pages of three.
+    let rows: Vec<_> =
+        (0..70).map(|n| (n * 37) % 70).map(|id| Reading { id, device, time_ms: 1_000_000 + id / 7, doc: None }).collect();
+    test.add(&rows).await;
+    let store = open(&test, |overrides| {
+        overrides.set(&["iota", "page_rows"], 3);
+    });
+    assert_eq!(store.count(&all_of(device)).await.unwrap(), 70);
+    assert_eq!(keys(&store, all_of(device)).await, (0..70).map(|id| id.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn reading_goes_on_after_any_row() {
+    let test = TestStore::empty().await;
+    let (_, device) = test.add_rows(10).await;
+    let store = open(&test, |_| {});
+    let mut rows = store.rows(all_of(device));
+    let first = rows.next().await.unwrap().unwrap();
+    for (n, row) in (1..).zip(&first) {
+        let after = Selection { after: Some(row.position()), ..all_of(device) };
+        assert_eq!(keys(&store, after).await.len(), 10 - n);
+    }
+}
+
+#[tokio::test]
+async fn both_ends_of_the_range_are_included() {
+    let test = TestStore::empty().await;
+    let (_, device) = test.add_rows(10).await;
+    let store = open(&test, |_| {});
+    let time = |second: i64, nanos| chrono::Utc.timestamp_opt(1_547_211_780 + second, nanos).unwrap();
+    let within = |from, to| Selection { device, from, to, after: None };
+    assert_eq!(keys(&store, within(time(2, 0), time(4, 0))).await, ["3", "4", "5"]);
+    assert_eq!(keys(&store, within(time(2, 1), time(4, 999_999_999))).await, ["4", "5"]);
+    assert_eq!(store.count(&within(time(2, 1), time(4, 999_999_999))).await.unwrap(), 2);
+    assert_eq!(keys(&store, within(time(2, 1), time(2, 2))).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_the_guard_holds_back_is_kept_counted_and_told() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, device) = app.store.add_rows(6).await;
+    let stranger = Uuid::new_v4();
+    let bad = [
+        None,
+        Some("[]".to_owned()),
+        Some("{}".to_owned()),
+        Some(doc(stranger, 1)),
+        Some(format!(r#"{{"data": 5, "deviceId": "{device}", "triggerTime": ""}}"#)),
+        Some(format!(r#"{{"data": {{"data": []}}, "deviceId": "{device}", "triggerTime": ""}}"#)),
+    ];
+    let rows: Vec<_> = (100..).zip(bad).map(|(id, doc)| Reading { id, device, time_ms: 1_547_211_780_500 + id, doc }).collect();
+    app.store.add(&rows).await;
+    let mut client = app.client().await;
+    let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
+    let log = client.log().await;
+    let messages: Vec<_> = log.iter().map(message).collect();
+    assert!(messages.iter().any(|line| line.ends_with("应变计 has 12 rows to publish")), "{messages:#?}");
+    assert!(messages.contains(&format!("iota data published(6 / 12). device: {device}").as_str()), "{messages:#?}");
+    let held = messages.iter().find(|line| line.contains("6 rows held back")).unwrap();
+    for said in [
+        "key 100 at 2019",
+        "no document",
+        "a list, not an object",
+        "lacks deviceId",
+        "another device",
+        "`data` is a number",
+        "`data.data` is a list",
+    ] {
+        assert!(held.contains(said), "{said}: {held}");
+    }
+    assert!(messages.last().unwrap().contains("6 rows published, 6 held back"), "{messages:#?}");
+    assert_eq!(log.last().unwrap()["payload"]["state"], "succeeded");
+
+    let kept = app.queue().await.held_rows(data_patch::task::TaskId(task.parse().unwrap())).await.unwrap();
+    let keys: Vec<_> = kept.iter().map(|(of, row)| (*of, row.position.key.as_str())).collect();
+    assert_eq!(keys, ["100", "101", "102", "103", "104", "105"].map(|key| (device, key)));
+    assert_eq!(app.topic.read().await.len(), 6);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn many_held_rows_are_reported_in_portions() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, device) = app.store.add_rows(1).await;
+    let rows: Vec<_> =
+        (10..5_010).map(|id| Reading { id, device, time_ms: 1_600_000_000_000, doc: Some("[]".to_owned()) }).collect();
+    app.store.add(&rows).await;
+    let mut client = app.client().await;
+    let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
+    let log = client.log().await;
+    assert!(message(log.last().unwrap()).contains("1 row published, 5000 held back"), "{log:#?}");
+    let kept = app.queue().await.held_rows(data_patch::task::TaskId(task.parse().unwrap())).await.unwrap();
+    assert_eq!(kept.len(), 5_000);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_document_of_megabytes_goes_through_or_is_held_back() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, device) = app.store.add_rows(2).await;
+    let large = format!(r#"{{"x": "{}", "deviceId": "{device}", "triggerTime": ""}}"#, "漢".repeat(1_500_000));
+    app.store.add(&[Reading { id: 50, device, time_ms: 1_547_211_780_500, doc: Some(large) }]).await;
+    let mut client = app.client().await;
+    client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
+    let log = client.log().await;
+    // lz4 makes a small message of it, and the broker takes that.
+    assert!(message(log.last().unwrap()).contains("3 rows published, 0 held back"), "{log:#?}");
+    let found: Vec<_> = app.topic.read().await.into_iter().map(|found| found.value).collect();
+    assert_eq!(found, app.store.docs(device).await);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_layout_that_does_not_fit_is_named() {
+    for (sql, option, value, said) in [
+        ("", "table", "readings", "there is no table \"readings\""),
+        ("", "doc", "document", "has no column \"document\" (iota.raw.doc)"),
+        ("ALTER TABLE raw_data ADD COLUMN size REAL", "time", "size", "column size is of type"),
+        ("ALTER TABLE raw_data ADD COLUMN old bigint", "id", "old", "no unique index"),
+    ] {
+        let test = TestStore::empty().await;
+        test.execute(sql).await;
+        let store = open(&test, |overrides| {
+            overrides.set(&["iota", "raw", option], value);
+        });
+        let error = store.mapping().await.unwrap_err();
+        assert!(matches!(error, StoreError::Mapping(_)) && error.to_string().contains(said), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_goes_missing_fails_the_device_and_says_so() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, device) = app.store.add_rows(1).await;
+    let mut client = app.client().await;
+    let request = Client::request(thing, &[device], &app.topic.name);
+    client.submit(&request).await;
+    client.log().await;
+    app.store.execute("DROP TABLE raw_data").await;
+    client.submit(&request).await;
+    let log = client.log().await;
+    assert!(message(&log[0]).contains("raw_data"), "{log:#?}");
+    assert_eq!(log.last().unwrap()["payload"]["state"], "failed");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_is_waited_for() {
+    // A file that is not there yet, since no test may stop the database that the others use.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("later.db");
+    let url = format!("sqlite://{}", path.display());
+    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+        overrides.set(&["iota", "url"], url);
+    })
+    .await;
+    let request = json!({
+        "src": "iota", "token": "123456", "topic": app.topic.name, "thingId": data_patch::iota::sample::BRIDGE.thing_id,
+        "devices": [data_patch::iota::sample::LEVEL_06], "from": "2019-01-11 21:03:00", "to": "2019-01-15 14:30:00",
+    });
+    let mut client = app.client().await;
+    client.submit(&request).await;
+    let waits = client.next().await;
+    assert_eq!(waits["res"], "ok", "an outage is no failure");
+    assert!(message(&waits).contains("waits, nothing is lost") && message(&waits).contains("store is away"), "{waits}");
+    assert_eq!(app.get("/readyz").await.0, 503);
+    let writing = folder.path().join("writing.db");
+    data_patch::iota::sample_store::write(&writing).await.unwrap();
+    std::fs::rename(&writing, &path).unwrap();
+    let log = client.log().await;
+    assert!(message(log.last().unwrap()).contains("178 rows published"), "{log:#?}");
+    eventually("the service is ready", || async { app.get("/readyz").await.0 == 200 }).await;
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn every_layout_of_postgresql_is_read_alike() {
+    for (id, key, time, doc_type) in [
+        ("uuid", "uuid", "timestamptz", "jsonb"),
+        ("text", "text", "timestamp", "json"),
+        ("varchar(36)", "int", "bigint", "text"),
+    ] {
+        let test = TestStore::without_tables().await;
+        if !test.is_postgres() {
+            return;
+        }
+        let (thing, device) = (Uuid::new_v4(), Uuid::new_v4());
+        test.execute(&format!(
+            r#"CREATE TABLE "old Devices" (no {id}, label text, bridge {id});
+               CREATE TABLE "raw" (row {key} PRIMARY KEY, dev {id}, at {time}, body {doc_type});
+               INSERT INTO "old Devices" VALUES ('{device}', NULL, '{thing}');"#
+        ))
+        .await;
+        for n in 1..=3 {
+            let key = if key == "int" { n.to_string() } else { format!("'00000000-0000-0000-0000-00000000000{n}'") };
+            let time = match time {
+                "bigint" => (1_547_211_780_000_i64 + n).to_string(),
+                // Local time of Asia/Shanghai, and the same as an instant.
+                "timestamp" => format!("'2019-01-11 21:03:00.00{n}'"),
+                _ => format!("'2019-01-11 21:03:00.00{n}+08'"),
+            };
+            let body = doc(device, n);
+            test.execute(&format!("INSERT INTO raw VALUES ({key}, '{device}', {time}, '{body}')")).await;
+        }
+        let store = open(&test, |overrides| {
+            for (path, name) in [
+                (["iota", "device", "table"], "old Devices"),
+                (["iota", "device", "id"], "no"),
+                (["iota", "device", "name"], "label"),
+                (["iota", "device", "thing"], "bridge"),
+                (["iota", "raw", "table"], "raw"),
+                (["iota", "raw", "id"], "row"),
+                (["iota", "raw", "device"], "dev"),
+                (["iota", "raw", "time"], "at"),
+                (["iota", "raw", "doc"], "body"),
+            ] {
+                overrides.set(&path, name);
+            }
+            overrides.set(&["iota", "page_rows"], 2);
+        });
+        assert_eq!(store.device(thing, device).await.unwrap().unwrap().name, None);
+        assert!(store.device(Uuid::new_v4(), device).await.unwrap().is_none());
+        let from = chrono::Utc.timestamp_millis_opt(1_547_211_780_002).unwrap();
+        let selection = Selection { from, ..all_of(device) };
+        assert_eq!(store.count(&selection).await.unwrap(), 2, "{time}");
+        let mut rows = store.rows(selection);
+        let mut read = Vec::new();
+        while let Some(batch) = rows.next().await.unwrap() {
+            read.extend(batch);
+        }
+        let mapping = store.mapping().await.unwrap();
+        let times: Vec<_> = read.iter().map(|row| mapping.time.instant_us(row.time_us)).collect();
+        assert_eq!(times, [1_547_211_780_002_000, 1_547_211_780_003_000], "{time}");
+        // jsonb writes the names of fields in an order of its own; the others keep every byte.
+        assert_eq!(read[0].doc.as_ref().unwrap().len(), doc(device, 2).len(), "{doc_type}");
+        if doc_type != "jsonb" {
+            assert_eq!(read[0].doc.as_deref(), Some(doc(device, 2).as_bytes()));
+        }
+    }
+}

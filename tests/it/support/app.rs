@@ -1,0 +1,105 @@
+//! The real service on a free port.
+
+use std::{sync::Arc, time::Duration};
+
+use data_patch::{
+    app,
+    config::{self, Config, Overrides},
+    protocol::{PATH, Token},
+    queue::{Clock, Queue},
+    server,
+};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Client, TestBroker, TestStore, TestTopic};
+
+pub const TOKEN: &str = "123456";
+
+/// A configuration on a store and a broker, with a queue in `folder`, and times that suit tests.
+pub fn config(folder: &TempDir, store: &TestStore, broker: &TestBroker, tweak: impl FnOnce(&mut Overrides)) -> Config {
+    let mut overrides = Overrides::default();
+    store.configure(&mut overrides);
+    overrides
+        .set(&["server", "listen"], "127.0.0.1:0")
+        .set(&["queue", "url"], format!("sqlite://{}", folder.path().join("queue.db").display()))
+        .set(&["kafka", "brokers"], if broker.is_real() { broker.brokers() } else { "embedded" })
+        .set(&["worker", "lease_seconds"], 4)
+        .set(&["worker", "retry_max_seconds"], 1);
+    tweak(&mut overrides);
+    config::load(None, std::iter::empty(), overrides).unwrap()
+}
+
+/// A queue of its own.
+pub async fn open_queue(folder: &TempDir, clock: Clock) -> Queue {
+    let mut overrides = Overrides::default();
+    overrides.set(&["queue", "url"], format!("sqlite://{}", folder.path().join("queue.db").display()));
+    let config = config::load(None, std::iter::empty(), overrides).unwrap();
+    Queue::open(&config.queue, clock).await.unwrap()
+}
+
+pub struct TestApp {
+    pub url: String,
+    pub http: String,
+    pub store: TestStore,
+    pub topic: TestTopic,
+    pub folder: Arc<TempDir>,
+    stop: CancellationToken,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+impl TestApp {
+    pub async fn start(store: TestStore) -> Self {
+        Self::start_with(store, |_| {}).await
+    }
+
+    pub async fn start_with(store: TestStore, tweak: impl FnOnce(&mut Overrides)) -> Self {
+        let topic = TestBroker::start().await.topic().await;
+        Self::start_on(Arc::new(tempfile::tempdir().unwrap()), store, topic, tweak).await
+    }
+
+    pub async fn start_on(folder: Arc<TempDir>, store: TestStore, topic: TestTopic, tweak: impl FnOnce(&mut Overrides)) -> Self {
+        let config = config(&folder, &store, &topic.broker, tweak);
+        let listener = server::listen(config.server.listen).unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(app::run(config, Token::new(TOKEN), listener, topic.broker.embedded(), stop.clone()));
+        let app = Self { url: format!("ws://{address}{PATH}"), http: address.to_string(), store, topic, folder, stop, running };
+        // The listener takes connections before the service does.
+        app.get("/healthz").await;
+        app
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(&self.url).await
+    }
+
+    /// A second look at the queue, through the file.
+    pub async fn queue(&self) -> Queue {
+        open_queue(&self.folder, Clock::System).await
+    }
+
+    /// What an HTTP GET answers: status and body.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::TcpStream::connect(&self.http).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(Duration::from_secs(30), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    /// Asks it to stop, without waiting.
+    pub fn begin_to_stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Stops it gently.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.unwrap().unwrap();
+    }
+}

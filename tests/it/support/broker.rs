@@ -1,0 +1,151 @@
+//! A topic of its own for each test: on a broker in the process, or on the real Kafka.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use data_patch::kafka::EmbeddedBroker;
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, Consumer},
+    message::Headers,
+};
+use uuid::Uuid;
+
+use super::{PATIENCE, real};
+
+#[derive(Clone)]
+pub enum TestBroker {
+    Embedded(Arc<EmbeddedBroker>),
+    Real(String),
+}
+
+/// A message as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    pub partition: i32,
+    pub key: String,
+    pub value: String,
+    pub task: String,
+    pub row: String,
+}
+
+#[derive(Clone)]
+pub struct TestTopic {
+    pub name: String,
+    pub broker: TestBroker,
+}
+
+impl TestBroker {
+    pub async fn start() -> Self {
+        match real("KAFKA") {
+            None => Self::Embedded(Arc::new(EmbeddedBroker::start().await.unwrap())),
+            Some(brokers) => Self::Real(brokers),
+        }
+    }
+
+    pub fn is_real(&self) -> bool {
+        matches!(self, Self::Real(_))
+    }
+
+    pub fn brokers(&self) -> &str {
+        match self {
+            Self::Embedded(broker) => broker.brokers(),
+            Self::Real(brokers) => brokers,
+        }
+    }
+
+    pub fn embedded(&self) -> Option<Arc<EmbeddedBroker>> {
+        match self {
+            Self::Embedded(broker) => Some(Arc::clone(broker)),
+            Self::Real(_) => None,
+        }
+    }
+
+    pub async fn topic(&self) -> TestTopic {
+        self.topic_with(&[]).await
+    }
+
+    /// A new topic of three partitions. The embedded broker knows no settings.
+    pub async fn topic_with(&self, settings: &[(&str, &str)]) -> TestTopic {
+        let name = format!("test-{}", Uuid::new_v4());
+        match self {
+            Self::Embedded(broker) => broker.create_topic(&name, 3).await.unwrap(),
+            Self::Real(brokers) => {
+                let admin: AdminClient<DefaultClientContext> =
+                    ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+                let mut topic = NewTopic::new(&name, 3, TopicReplication::Fixed(1));
+                for (key, value) in settings {
+                    topic = topic.set(key, value);
+                }
+                let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+                admin.create_topics(&[topic], &options).await.unwrap().remove(0).unwrap();
+            }
+        }
+        TestTopic { name, broker: self.clone() }
+    }
+
+    /// The names of all topics.
+    pub async fn topics(&self) -> Vec<String> {
+        let brokers = self.brokers().to_owned();
+        let ask = move || {
+            let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+            let metadata = consumer.fetch_metadata(None, PATIENCE).unwrap();
+            metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
+        };
+        tokio::task::spawn_blocking(ask).await.unwrap()
+    }
+}
+
+impl TestTopic {
+    /// Everything in it, partition after partition, each in its order.
+    pub async fn read(&self) -> Vec<Found> {
+        let topic = self.clone();
+        tokio::task::spawn_blocking(move || topic.read_blocking()).await.unwrap()
+    }
+
+    /// The messages of one device, in their order.
+    pub async fn read_device(&self, device: Uuid) -> Vec<Found> {
+        let device = device.to_string();
+        self.read().await.into_iter().filter(|found| found.key == device).collect()
+    }
+
+    fn read_blocking(&self) -> Vec<Found> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", self.broker.brokers())
+            .set("group.id", "tests")
+            .set("enable.auto.commit", "false")
+            .create()
+            .unwrap();
+        let metadata = consumer.fetch_metadata(Some(&self.name), PATIENCE).unwrap();
+        let mut found = Vec::new();
+        for partition in metadata.topics()[0].partitions() {
+            let (low, high) = consumer.fetch_watermarks(&self.name, partition.id(), PATIENCE).unwrap();
+            let mut assignment = TopicPartitionList::new();
+            assignment.add_partition_offset(&self.name, partition.id(), Offset::Offset(low)).unwrap();
+            consumer.assign(&assignment).unwrap();
+            let deadline = Instant::now() + PATIENCE;
+            let mut next = low;
+            while next < high {
+                assert!(Instant::now() < deadline, "the topic could not be read");
+                let Some(Ok(message)) = consumer.poll(Duration::from_millis(100)) else { continue };
+                next = message.offset() + 1;
+                let header = |name: &str| {
+                    let value = message.headers().unwrap().iter().find(|header| header.key == name).unwrap().value.unwrap();
+                    String::from_utf8(value.to_vec()).unwrap()
+                };
+                found.push(Found {
+                    partition: message.partition(),
+                    key: String::from_utf8(message.key().unwrap().to_vec()).unwrap(),
+                    value: String::from_utf8(message.payload().unwrap_or_default().to_vec()).unwrap(),
+                    task: header("data-patch-task"),
+                    row: header("data-patch-row"),
+                });
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,175 @@
+//! A store of its own for each test: an SQLite file, or a schema of the real PostgreSQL.
+
+use std::sync::Arc;
+
+use data_patch::{
+    config::{Overrides, SecretUrl},
+    iota::sample,
+};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::real;
+
+/// A row of `raw_data`.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    pub id: i64,
+    pub device: Uuid,
+    /// Milliseconds since 1970.
+    pub time_ms: i64,
+    pub doc: Option<String>,
+}
+
+/// A document that ET can read.
+pub fn doc(device: Uuid, value: i64) -> String {
+    format!(r#"{{"data": {{"data": {{"v": {value}}}}}, "deviceId": "{device}", "triggerTime": "2019-01-11T21:03:00+08:00"}}"#)
+}
+
+#[derive(Clone)]
+pub enum TestStore {
+    Sqlite(Arc<TempDir>),
+    Postgres { url: String },
+}
+
+impl TestStore {
+    /// Empty tables, as IoTA has them.
+    pub async fn empty() -> Self {
+        let store = Self::without_tables().await;
+        store.execute(store.tables()).await;
+        store
+    }
+
+    pub async fn without_tables() -> Self {
+        match real("POSTGRES") {
+            None => Self::Sqlite(Arc::new(tempfile::tempdir().unwrap())),
+            Some(server) => {
+                let schema = format!("t_{}", Uuid::new_v4().simple());
+                let mut connection = PgConnection::connect(&server).await.unwrap();
+                sqlx::raw_sql(AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).execute(&mut connection).await.unwrap();
+                let separator = if server.contains('?') { '&' } else { '?' };
+                Self::Postgres { url: format!("{server}{separator}options=-c%20search_path%3D{schema}") }
+            }
+        }
+    }
+
+    /// The sample of the demo.
+    pub async fn sample() -> Self {
+        let store = Self::empty().await;
+        for device in sample::devices() {
+            store.add_device(device.thing_id, device.id, device.name).await;
+        }
+        let rows: Vec<Reading> = sample::readings()
+            .map(|reading| Reading {
+                id: reading.id,
+                device: reading.device_id,
+                time_ms: reading.time.timestamp_millis(),
+                doc: Some(reading.doc),
+            })
+            .collect();
+        store.add(&rows).await;
+        store
+    }
+
+    pub fn is_postgres(&self) -> bool {
+        matches!(self, Self::Postgres { .. })
+    }
+
+    pub fn url(&self) -> String {
+        match self {
+            Self::Sqlite(folder) => format!("sqlite://{}", folder.path().join("iota.db").display()),
+            Self::Postgres { url } => url.clone(),
+        }
+    }
+
+    fn tables(&self) -> &'static str {
+        match self {
+            Self::Sqlite(_) => {
+                r#"CREATE TABLE "Device" (id TEXT PRIMARY KEY NOT NULL, name TEXT, "thingId" TEXT NOT NULL);
+                   CREATE TABLE raw_data (id INTEGER PRIMARY KEY, "deviceId" TEXT NOT NULL, "triggerTime" INTEGER NOT NULL, doc TEXT);
+                   CREATE INDEX raw_data_read ON raw_data ("deviceId", "triggerTime", id);"#
+            }
+            Self::Postgres { .. } => {
+                r#"CREATE TABLE "Device" (id uuid PRIMARY KEY, name text, "thingId" uuid NOT NULL);
+                   CREATE TABLE raw_data (id bigint PRIMARY KEY, "deviceId" uuid NOT NULL, "triggerTime" timestamptz NOT NULL, doc jsonb);
+                   CREATE INDEX raw_data_read ON raw_data ("deviceId", "triggerTime", id);"#
+            }
+        }
+    }
+
+    async fn sqlite(folder: &TempDir) -> SqliteConnection {
+        let options = SqliteConnectOptions::new().filename(folder.path().join("iota.db")).create_if_missing(true);
+        SqliteConnection::connect_with(&options).await.unwrap()
+    }
+
+    /// Runs statements as they are.
+    pub async fn execute(&self, sql: &str) {
+        match self {
+            Self::Sqlite(folder) => {
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut Self::sqlite(folder).await).await.unwrap();
+            }
+            Self::Postgres { url } => {
+                let mut connection = PgConnection::connect(url).await.unwrap();
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+            }
+        }
+    }
+
+    pub async fn add_device(&self, thing: Uuid, device: Uuid, name: &str) {
+        self.execute(&format!("INSERT INTO \"Device\" (id, name, \"thingId\") VALUES ('{device}', '{name}', '{thing}')")).await;
+    }
+
+    pub async fn add(&self, rows: &[Reading]) {
+        for rows in rows.chunks(1_000) {
+            let values: Vec<String> = rows
+                .iter()
+                .map(|row| {
+                    let time = match self {
+                        Self::Sqlite(_) => row.time_ms.to_string(),
+                        Self::Postgres { .. } => {
+                            format!("'{}'", chrono::DateTime::from_timestamp_millis(row.time_ms).unwrap().to_rfc3339())
+                        }
+                    };
+                    let doc = row.doc.as_ref().map_or("NULL".to_owned(), |doc| format!("'{}'", doc.replace('\'', "''")));
+                    format!("({}, '{}', {time}, {doc})", row.id, row.device)
+                })
+                .collect();
+            let sql = format!("INSERT INTO raw_data (id, \"deviceId\", \"triggerTime\", doc) VALUES {}", values.join(","));
+            self.execute(&sql).await;
+        }
+    }
+
+    /// A thing with one device and so many rows, a second apart from 2019-01-11T13:03:00Z on.
+    pub async fn add_rows(&self, rows: i64) -> (Uuid, Uuid) {
+        let (thing, device) = (Uuid::new_v4(), Uuid::new_v4());
+        self.add_device(thing, device, "应变计").await;
+        let rows: Vec<Reading> = (0..rows)
+            .map(|n| Reading { id: n + 1, device, time_ms: 1_547_211_780_000 + n * 1_000, doc: Some(doc(device, n)) })
+            .collect();
+        self.add(&rows).await;
+        (thing, device)
+    }
+
+    /// The documents of a device as the store has them, in the order of time and key.
+    pub async fn docs(&self, device: Uuid) -> Vec<String> {
+        let sql =
+            format!("SELECT CAST(doc AS text) AS doc FROM raw_data WHERE \"deviceId\" = '{device}' ORDER BY \"triggerTime\", id");
+        match self {
+            Self::Sqlite(folder) => {
+                let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut Self::sqlite(folder).await).await.unwrap();
+                rows.iter().filter_map(|row| row.get("doc")).collect()
+            }
+            Self::Postgres { url } => {
+                let mut connection = PgConnection::connect(url).await.unwrap();
+                let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
+                rows.iter().filter_map(|row| row.get("doc")).collect()
+            }
+        }
+    }
+
+    /// Says in a configuration where it is.
+    pub fn configure(&self, overrides: &mut Overrides) {
+        overrides.set(&["iota", "url"], SecretUrl::new(self.url()).reveal());
+    }
+}
