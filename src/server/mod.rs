@@ -13,7 +13,14 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warp::{Filter, Rejection, Reply, http::StatusCode, reply::Response};
 
-use crate::{config, iota::Store, kafka::Kafka, protocol::Rules, queue::Queue, telemetry::Metrics};
+use crate::{
+    config,
+    iota::Store,
+    kafka::Kafka,
+    protocol::Rules,
+    queue::Queue,
+    telemetry::{Counted, Metrics},
+};
 
 /// What connections work with.
 pub struct Context {
@@ -99,10 +106,9 @@ fn upgrade(ws: warp::ws::Ws, context: &Arc<Context>, connections: &TaskTracker, 
     ws.max_message_size(limit)
         .max_frame_size(limit)
         .on_upgrade(move |socket| async move {
-            context.metrics.connections.inc();
+            let counted = Counted::new(&context.metrics.connections);
             socket::serve(socket, &context).await;
-            context.metrics.connections.dec();
-            drop((place, tracked));
+            drop((counted, place, tracked));
         })
         .into_response()
 }

@@ -13,7 +13,7 @@ use crate::{
     protocol::{Attach, ClientMessage, Refusal, Submit, reply},
     queue::{NewTask, QueueError, Submitted, TaskRow, Watch},
     task::TaskId,
-    telemetry::Metrics,
+    telemetry::Counted,
 };
 
 /// What comes after a message.
@@ -123,7 +123,7 @@ impl<'a> Session<'a> {
     }
 
     fn watch(&mut self, task: TaskId, after: u64) {
-        let counted = Counted::new(&self.context.metrics);
+        let counted = Counted::new(&self.context.metrics.watches);
         let (watch, outbox) = (self.context.queue.watch(task, after), self.outbox.clone());
         let handle = self.watches.spawn(async move {
             forward(watch, outbox).await;
@@ -176,21 +176,5 @@ async fn forward(mut watch: Watch, outbox: mpsc::Sender<Message>) {
                 tokio::time::sleep(AGAIN_AFTER).await;
             }
         }
-    }
-}
-
-/// A watch in the metrics, as long as it lasts, however it ends.
-struct Counted(Metrics);
-
-impl Counted {
-    fn new(metrics: &Metrics) -> Self {
-        metrics.watches.inc();
-        Self(metrics.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.watches.dec();
     }
 }

@@ -7,7 +7,6 @@ use std::{error::Error as _, time::Duration};
 use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
 use tokio::{
     sync::mpsc,
-    task::JoinHandle,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_tungstenite::tungstenite;
@@ -50,7 +49,7 @@ pub async fn serve(socket: WebSocket, context: &Context) {
     let (outbox, waiting) = mpsc::channel(OUTBOX);
     let mut sending = tokio::spawn(write(sink, waiting));
     let mut session = Session::new(context, outbox.clone());
-    let end = read(&mut stream, &mut session, &mut sending, context).await;
+    let end = read(&mut stream, &mut session, &outbox, context).await;
     // Its watches end with it, its tasks go on.
     drop(session);
     let closes = match end {
@@ -78,7 +77,7 @@ pub async fn serve(socket: WebSocket, context: &Context) {
 async fn read(
     stream: &mut SplitStream<WebSocket>,
     session: &mut Session<'_>,
-    sending: &mut JoinHandle<()>,
+    outbox: &mpsc::Sender<Message>,
     context: &Context,
 ) -> End {
     let ping_every = Duration::from_secs(context.config.ping_seconds);
@@ -91,7 +90,8 @@ async fn read(
             () = context.disconnect.cancelled() => {
                 return End::Close(code::GOING_AWAY, "the service restarts; connect again and send taskId and after");
             }
-            _ = &mut *sending => return End::Gone,
+            // The writer has given up: the client does not take what it is sent.
+            () = outbox.closed() => return End::Gone,
             () = session.watch_ended() => said = Instant::now(),
             () = sleep_until(next_ping) => {
                 if heard.elapsed() > ping_every.mul_f64(2.5) {

@@ -12,6 +12,23 @@ pub struct Outcome {
     pub outcome: &'static str,
 }
 
+/// One more in a gauge, as long as this lives, however it ends.
+#[derive(Debug)]
+pub struct Counted(Gauge);
+
+impl Counted {
+    pub fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// Counters and gauges, cheap to clone; all clones count together.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{
+    MaybeTlsStream,
+    tungstenite::{Error, Message},
+};
 
-use crate::support::{PATIENCE, TestApp, TestStore, eventually};
+use crate::support::{Client, PATIENCE, TOKEN, TestApp, TestStore, eventually};
 
 #[tokio::test]
 async fn a_ping_comes_again_and_again() {
@@ -79,6 +82,33 @@ async fn a_shutdown_closes_with_1001_and_a_hint() {
     let begun = std::time::Instant::now();
     app.stop().await;
     assert!(begun.elapsed() < Duration::from_secs(15), "it waits for nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_are_cut_off_are_forgotten() {
+    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+        overrides.set(&["worker", "progress_ms"], 50);
+    })
+    .await;
+    let (thing, device) = app.store.add_rows(20_000).await;
+    let mut client = app.client().await;
+    let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
+    for _ in 0..40 {
+        let mut cut = app.client().await;
+        // The log over and over, so that the service is writing when it is cut.
+        for _ in 0..20 {
+            cut.send(&serde_json::json!({"token": TOKEN, "taskId": task, "after": 0})).await;
+        }
+        let MaybeTlsStream::Plain(stream) = cut.socket.get_ref() else { panic!("no plain stream") };
+        stream.set_zero_linger().unwrap();
+    }
+    drop(client);
+    eventually("all are gone", || async {
+        let (_, metrics) = app.get("/metrics").await;
+        metrics.contains("data_patch_connections 0\n") && metrics.contains("data_patch_watches 0\n")
+    })
+    .await;
+    app.stop().await;
 }
 
 #[tokio::test]
