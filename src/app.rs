@@ -70,7 +70,8 @@ pub async fn run(
     let serving = tokio::spawn(server::run(Arc::clone(&context), listener, patience));
     let keeping = tokio::spawn(keep_house(queue.clone(), config.queue.retention_days, stop.clone()));
     let working = tokio::spawn(pool.run(stop.clone(), drain));
-    tracing::info!(%address, queue = %config.queue.url, iota = %config.iota.url, kafka = kafka.brokers(), "data-patch is up");
+    let open_jobs = queue.open_jobs().await.unwrap_or_default();
+    tracing::info!(%address, open_jobs, queue = %config.queue.url, iota = %config.iota.url, kafka = kafka.brokers(), "data-patch is up");
 
     stop.cancelled().await;
     tracing::info!("stopping: no new work is taken in; rows in flight are waited for, cursors stored, leases handed back");

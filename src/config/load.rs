@@ -91,7 +91,8 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     within("queue.retention_days", u64::from(queue.retention_days), 1, 36_500)?;
     within("worker.concurrency", worker.concurrency as u64, 1, 1_024)?;
     within("worker.lease_seconds", worker.lease_seconds, 2, day)?;
-    within("worker.progress_ms", worker.progress_ms, 50, 3_600_000)?;
+    within("worker.cursor_ms", worker.cursor_ms, 10, 3_600_000)?;
+    within("worker.progress_ms", worker.progress_ms, 10, 3_600_000)?;
     within("worker.slice_seconds", worker.slice_seconds, 1, day)?;
     within("worker.max_crashes", u64::from(worker.max_crashes), 1, 1_000)?;
     within("worker.retry_first_ms", worker.retry_first_ms, 1, 3_600_000)?;
@@ -102,9 +103,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     within("kafka.in_flight_bytes", kafka.in_flight_bytes as u64, 65_536, 1 << 31)?;
     within("kafka.delivery_timeout_seconds", kafka.delivery_timeout_seconds, 1, day)?;
     within("kafka.lookup_timeout_seconds", kafka.lookup_timeout_seconds, 1, 600)?;
-    if worker.progress_ms * 3 > worker.lease_seconds * 1_000 {
+    if worker.cursor_ms * 3 > worker.lease_seconds * 1_000 {
         return Err(wrong(
-            "worker.progress_ms",
+            "worker.cursor_ms",
             "must be at most a third of worker.lease_seconds, or leases would be lost while the work goes well",
         ));
     }
@@ -202,7 +203,7 @@ mod tests {
             ("[worker]\nconcurency = 2", "worker.concurency"),
             ("[worker]\nconcurrency = \"two\"", "worker.concurrency"),
             ("[worker]\nconcurrency = 0", "worker.concurrency"),
-            ("[worker]\nlease_seconds = 2", "worker.progress_ms"),
+            ("[worker]\nlease_seconds = 2\ncursor_ms = 700", "worker.cursor_ms"),
             ("[guard]\nmode = \"strict\"", "guard.mode"),
             ("[server]\nlisten = \"here\"", "server.listen"),
             ("[server]\ntime_zone = \"Mars\"", "server.time_zone"),

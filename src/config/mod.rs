@@ -55,6 +55,7 @@ pub struct Queue {
 pub struct Worker {
     pub concurrency: usize,
     pub lease_seconds: u64,
+    pub cursor_ms: u64,
     pub progress_ms: u64,
     pub slice_seconds: u64,
     pub max_crashes: u32,

@@ -46,6 +46,37 @@ impl Queue {
         Ok(Claimed { leases, given_up })
     }
 
+    /// Ends the leases of services on this file that are dead, so that nobody waits until they expire. Returns how many.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub async fn end_leases_of_the_dead(&self) -> Result<u64, QueueError> {
+        let dead = self.inner.owner.dead().unwrap_or_else(|error| {
+            tracing::warn!(%error, "dead services can't be looked for; their leases expire");
+            Vec::new()
+        });
+        let mut ended = 0;
+        for dead in dead {
+            let id = dead.id.clone();
+            let leases = self
+                .inner
+                .writer
+                .write(move |tx| Box::pin(async move { tx.execute(&sql::end_leases(&id, tx.now_ms)).await }))
+                .await?;
+            if leases > 0 {
+                tracing::warn!(service = dead.id, leases, "a service on this queue has died; its jobs go on from their cursors");
+            }
+            ended += leases;
+            dead.bury();
+        }
+        Ok(ended)
+    }
+
+    /// The name that this service's leases bear.
+    pub fn owner(&self) -> Arc<str> {
+        Arc::clone(self.inner.owner.id())
+    }
+
     /// The tasks that have something to claim, at most `limit`, the one served longest ago first.
     ///
     /// # Errors
@@ -92,6 +123,7 @@ async fn take(tx: &mut Tx, claim: Claim) -> Result<(Vec<Job>, usize), sqlx::Erro
                 continue;
             }
             if crashes > 0 {
+                tracing::warn!(task = %id, device = %job.device, published = job.progress.published, "a job goes on from its cursor: its worker was gone");
                 tx.log(id, vec![line::taken_over(job.device, job.progress.published)], None).await?;
             }
             jobs.push(job);

@@ -6,6 +6,7 @@
 mod claim;
 mod lease;
 mod open;
+mod owner;
 mod schema;
 mod sql;
 mod submit;
@@ -92,6 +93,7 @@ struct Inner {
     clock: Clock,
     /// Told when something may have become claimable.
     work: Notify,
+    owner: owner::Owner,
     /// Ends the look-out for what other processes write.
     _listening: DropGuard,
 }

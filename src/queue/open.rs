@@ -9,7 +9,7 @@ use sqlx::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Clock, Inner, Queue, listen, writer::Writer};
+use super::{Clock, Inner, Queue, listen, owner::Owner, writer::Writer};
 use crate::{config, db, events::Hub};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -19,7 +19,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 pub enum OpenError {
     #[error("queue file {file}: {source}")]
     Url { file: String, source: sqlx::Error },
-    #[error("queue file {file}: its directory can't be made: {source}")]
+    #[error("queue file {file}: its directory can't be made or written: {source}")]
     Directory { file: String, source: std::io::Error },
     #[error("queue file {file} can't be opened: {source}. Its directory must exist and be writable for this user")]
     Open { file: String, source: sqlx::Error },
@@ -47,12 +47,14 @@ impl Queue {
     pub async fn open(config: &config::Queue, clock: Clock) -> Result<Self, OpenError> {
         let file = config.url.to_string();
         let options = db::durable(config.url.reveal()).map_err(|source| OpenError::Url { file: file.clone(), source })?;
+        let path = options.get_filename().to_owned();
         if let Some(directory) = options.get_filename().parent().filter(|path| !path.as_os_str().is_empty()) {
             std::fs::create_dir_all(directory).map_err(|source| OpenError::Directory { file: file.clone(), source })?;
         }
         let one = db::pool(options.clone(), 1);
         migrate(&one).await.map_err(|error| explain(file, error))?;
 
+        let owner = Owner::register(&path).map_err(|source| OpenError::Directory { file: config.url.to_string(), source })?;
         let hub = Hub::default();
         let readers = db::pool(options, config.readers);
         let stop = CancellationToken::new();
@@ -64,6 +66,7 @@ impl Queue {
                 hub,
                 clock,
                 work: Notify::new(),
+                owner,
                 _listening: stop.drop_guard(),
             }),
         })

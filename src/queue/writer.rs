@@ -181,6 +181,9 @@ async fn commit(pool: &SqlitePool, hub: &Hub, clock: &Clock, group: &mut [Box<dy
     let Tx { transaction, told, .. } = tx;
     transaction.commit().await?;
     for event in told {
+        if let Some(state) = event.ends {
+            tracing::info!(task = %event.task, state = state.as_str(), "{}", event.message);
+        }
         hub.logged(event);
     }
     Ok(())

@@ -1,6 +1,9 @@
 //! Working on one lease: the job itself, the heartbeat beside it, and what is written at its end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -31,10 +34,10 @@ struct Worker {
     flight: Arc<Flight>,
 }
 
-/// What has been said in the log.
-#[derive(Default)]
+/// What the log said last of rows published, and when.
 struct Said {
     published: u64,
+    at: Instant,
 }
 
 impl Worker {
@@ -57,7 +60,7 @@ impl Worker {
         };
         let total = Total::new(job.total);
         let report = Reporter { lease: &self.lease, total: &total };
-        let mut said = Said { published: job.progress.published };
+        let mut said = Said { published: job.progress.published, at: Instant::now() };
         let (over, lost) = (CancellationToken::new(), CancellationToken::new());
         let work = async {
             let outcome = tokio::select! {
@@ -86,22 +89,33 @@ impl Worker {
 
     /// Stores the cursor, renews the lease and writes the log, again and again, until the work is over.
     async fn beat(&self, total: &Total, said: &mut Said, over: &CancellationToken, lost: &CancellationToken) {
-        let every = Duration::from_millis(self.pool.config.progress_ms);
+        let cursor_every = Duration::from_millis(self.pool.config.cursor_ms);
+        let say_every = Duration::from_millis(self.pool.config.progress_ms);
+        let mut stored = self.lease.job.progress.clone();
         loop {
             tokio::select! {
                 biased;
                 () = over.cancelled() => return,
                 () = self.flight.crowded() => {}
-                () = tokio::time::sleep(every) => {}
+                () = tokio::time::sleep(cursor_every) => {}
             }
             let (progress, held) = self.flight.progress();
-            let published = progress.published;
-            let mut lines = self.held_lines(&held);
-            if let Some(rows) = total.get().filter(|rows| published > said.published && published < *rows) {
-                lines.push(line::published(self.lease.job.device, published, rows));
+            // Nothing new, and time left: the disk is spared.
+            if progress == stored && held.is_empty() && self.lease.remaining() > self.pool.config.lease() / 2 {
+                continue;
             }
-            match self.lease.report(Report { progress, held: held.clone(), lines }).await {
-                Ok(()) => said.published = published,
+            let published = progress.published;
+            let is_news = |rows: &u64| published > said.published && published < *rows && said.at.elapsed() >= say_every;
+            let news = total.get().filter(is_news).map(|rows| line::published(self.lease.job.device, published, rows));
+            let says = news.is_some();
+            let lines = self.held_lines(&held).into_iter().chain(news).collect();
+            match self.lease.report(Report { progress: progress.clone(), held: held.clone(), lines }).await {
+                Ok(()) => {
+                    stored = progress;
+                    if says {
+                        *said = Said { published, at: Instant::now() };
+                    }
+                }
                 Err(error) => {
                     self.flight.unreport(held);
                     if matches!(error, LeaseError::Lost) || self.lease.remaining().is_zero() {

@@ -13,7 +13,6 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::{
     config,
@@ -27,6 +26,9 @@ use job::Left;
 /// How often the queue is asked for work of which nobody told: backoffs that are over, leases that have expired, tasks
 /// that another process took in.
 const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often other services on the same queue are looked for that have died.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What the pool works with.
 #[derive(Clone)]
@@ -48,13 +50,19 @@ struct Place {
 impl Pool {
     /// Works until `stop`; then hands all leases back, within `drain` at the most.
     pub async fn run(self, stop: CancellationToken, drain: Duration) {
-        // Leases are told apart by it in the queue; a service that starts again is another one.
-        let owner: Arc<str> = Uuid::new_v4().to_string().into();
+        let owner = self.queue.owner();
         let (mut places, mut workers) = (HashMap::<Id, Place>::new(), JoinSet::new());
         let abandon = CancellationToken::new();
         // After an outage one job at a time tries whether it is over: the others would only say the same.
         let mut outage = false;
+        let mut looked = Instant::now().checked_sub(LOOK_EVERY).unwrap_or_else(Instant::now);
         loop {
+            if looked.elapsed() >= LOOK_EVERY {
+                looked = Instant::now();
+                if let Err(error) = self.queue.end_leases_of_the_dead().await {
+                    tracing::warn!(%error, "leases of dead services can't be ended; they expire");
+                }
+            }
             let allowed = if outage { 1 } else { self.config.concurrency };
             let free = allowed.saturating_sub(places.len());
             if free > 0 {

@@ -63,6 +63,17 @@ pub fn claim(task: TaskId, owner: &str, now_ms: i64, until_ms: i64, limit: u64) 
         .take()
 }
 
+/// Ends the leases of a service that is dead.
+pub fn end_leases(owner: &str, now_ms: i64) -> UpdateStatement {
+    Query::update()
+        .table(Job::Table)
+        .value(Job::DueAt, now_ms)
+        .and_where(Expr::col(Job::Owner).eq(owner))
+        .and_where(Expr::col(Job::State).eq(JobState::Running.as_str()))
+        .and_where(Expr::col(Job::DueAt).gt(now_ms))
+        .take()
+}
+
 /// A job as a claim returns it.
 pub struct ClaimedRow {
     pub id: i64,

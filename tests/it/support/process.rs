@@ -39,7 +39,8 @@ impl Process {
             .env("DATA_PATCH_IOTA_URL", store.url())
             .env("DATA_PATCH_KAFKA_BROKERS", topic.broker.brokers())
             .env("DATA_PATCH_KAFKA_DEFAULT_TOPIC", &topic.name)
-            .env("DATA_PATCH_WORKER_LEASE_SECONDS", "3")
+            // No test waits for it: that a service was killed is seen at once.
+            .env("DATA_PATCH_WORKER_LEASE_SECONDS", "600")
             .env("DATA_PATCH_WORKER_PROGRESS_MS", "50")
             // The embedded broker never answers what topics allow, and librdkafka waits for it as long as this.
             .env("DATA_PATCH_KAFKA_LOOKUP_TIMEOUT_SECONDS", if topic.broker.is_real() { "10" } else { "1" })
