@@ -28,12 +28,14 @@ const EMBEDDED_PARTITIONS: i32 = 3;
 /// What keeps it from starting: a queue that can't be opened, a store whose tables do not fit, a wrong Kafka property. A
 /// store or broker that is away does not: work waits for it.
 pub async fn run(
-    config: Config,
+    mut config: Config,
     token: Token,
     listener: TcpListener,
     broker: Option<Arc<EmbeddedBroker>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    // What is on its way must not outlive the lease, or it could arrive after another worker's rows.
+    config.kafka.delivery_timeout_seconds = config.kafka.delivery_timeout_seconds.min(config.worker.lease_seconds);
     let metrics = Metrics::default();
     let queue = Queue::open(&config.queue, Clock::System).await?;
     let store = Store::new(&config.iota)?;
@@ -67,13 +69,19 @@ pub async fn run(
     let grace = Duration::from_secs(config.server.shutdown_seconds);
     let (drain, patience) = (grace.mul_f64(0.7), grace.mul_f64(0.2));
     let address = listener.local_addr().context("the listener has no address")?;
-    let serving = tokio::spawn(server::run(Arc::clone(&context), listener, patience));
+    let mut serving = tokio::spawn(server::run(Arc::clone(&context), listener, patience));
     let keeping = tokio::spawn(keep_house(queue.clone(), config.queue.retention_days, stop.clone()));
-    let working = tokio::spawn(pool.run(stop.clone(), drain));
+    let mut working = tokio::spawn(pool.run(stop.clone(), drain));
     let open_jobs = queue.open_jobs().await.unwrap_or_default();
     tracing::info!(%address, open_jobs, queue = %config.queue.url, iota = %config.iota.url, kafka = kafka.brokers(), "data-patch is up");
 
-    stop.cancelled().await;
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        // Neither ends before it is asked to, unless it dies; a service that takes tasks and does nothing is worse than none.
+        died = &mut working => anyhow::bail!("the worker pool died: {died:?}"),
+        died = &mut serving => anyhow::bail!("the server died: {died:?}"),
+    }
     tracing::info!("stopping: no new work is taken in; rows in flight are waited for, cursors stored, leases handed back");
     context.closing.cancel();
     working.await.context("the worker pool died")?;
@@ -151,7 +159,11 @@ async fn keep_house(queue: Queue, retention_days: u32, stop: CancellationToken) 
             () = stop.cancelled() => return,
             _ = hours.tick() => {}
         }
-        match queue.prune(queue.now_ms() - keep_ms).await {
+        let pruned = tokio::select! {
+            () = stop.cancelled() => return,
+            pruned = queue.prune(queue.now_ms() - keep_ms) => pruned,
+        };
+        match pruned {
             Ok(0) => {}
             Ok(tasks) => tracing::info!(tasks, retention_days, "tasks that ended long ago were removed with their logs"),
             Err(error) => tracing::warn!(%error, "old tasks can't be removed; trying again in an hour"),

@@ -69,12 +69,15 @@ pub fn load(
 }
 
 fn parse(origin: &str, text: &str) -> Result<Table, ConfigError> {
-    Table::deserialize(toml::Deserializer::parse(text).map_err(|error| syntax(origin, &error))?)
-        .map_err(|error| syntax(origin, &error))
+    Table::deserialize(toml::Deserializer::parse(text).map_err(|error| syntax(origin, text, &error))?)
+        .map_err(|error| syntax(origin, text, &error))
 }
 
-fn syntax(origin: &str, error: &toml::de::Error) -> ConfigError {
-    ConfigError::Syntax { origin: origin.to_owned(), problem: error.to_string().trim().to_owned() }
+fn syntax(origin: &str, text: &str, error: &toml::de::Error) -> ConfigError {
+    // Without the line itself: it may be the one with the password.
+    let line = error.span().map_or(0, |span| text.get(..span.start).unwrap_or_default().lines().count().max(1));
+    let problem = format!("line {line}: {}", error.message());
+    ConfigError::Syntax { origin: origin.to_owned(), problem }
 }
 
 /// Limits of single values, and what must fit together.
@@ -97,9 +100,10 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     within("worker.max_crashes", u64::from(worker.max_crashes), 1, 1_000)?;
     within("worker.retry_first_ms", worker.retry_first_ms, 1, 3_600_000)?;
     within("worker.retry_max_seconds", worker.retry_max_seconds, 1, day)?;
-    within("iota.connections", u64::from(iota.connections), 1, 256)?;
+    within("iota.connections", u64::from(iota.connections), 2, 256)?;
     within("iota.page_rows", u64::from(iota.page_rows), 1, 10_000_000)?;
     within("iota.timeout_seconds", iota.timeout_seconds, 1, 3_600)?;
+    within("iota.query_timeout_seconds", iota.query_timeout_seconds, 1, day)?;
     within("kafka.in_flight_bytes", kafka.in_flight_bytes as u64, 65_536, 1 << 31)?;
     within("kafka.delivery_timeout_seconds", kafka.delivery_timeout_seconds, 1, day)?;
     within("kafka.lookup_timeout_seconds", kafka.lookup_timeout_seconds, 1, 600)?;
@@ -134,7 +138,10 @@ fn check(config: &Config) -> Result<(), ConfigError> {
 }
 
 /// librdkafka's properties that the promises rest on, or that have an option of their own.
-const FIXED_PROPERTIES: [&str; 12] = [
+const FIXED_PROPERTIES: [&str; 15] = [
+    "delivery.report.only.error",
+    "queue.buffering.max.messages",
+    "queue.buffering.max.kbytes",
     "acks",
     "request.required.acks",
     "enable.idempotence",

@@ -77,6 +77,7 @@ pub struct Iota {
     pub connections: u32,
     pub page_rows: u32,
     pub timeout_seconds: u64,
+    pub query_timeout_seconds: u64,
     #[serde(deserialize_with = "time_zone")]
     pub time_zone: Tz,
     pub trust_row_key: bool,
@@ -211,19 +212,18 @@ impl SecretUrl {
 
 impl fmt::Display for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Everything between `user:` and the last `@` may be the password, and so may a query parameter.
-        let (rest, query) = match self.0.split_once('?') {
-            Some((rest, query)) if query.contains("password") => (rest, "?…"),
-            Some((rest, _)) => (rest, &self.0[rest.len()..]),
-            None => (self.0.as_str(), ""),
-        };
-        match (rest.split_once("://"), rest.rsplit_once('@')) {
-            (Some((scheme, after)), Some((_, host))) => {
-                let credentials = after.strip_suffix(host).unwrap_or("");
-                let user = credentials.trim_end_matches('@').split(':').next().unwrap_or("");
-                write!(f, "{scheme}://{user}{}@{host}{query}", if credentials.contains(':') { ":…" } else { "" })
-            }
-            _ => write!(f, "{rest}{query}"),
+        // A password may hold any character: everything from the first `:` after the scheme to the last `@` is taken for
+        // one, and so is a query that names one.
+        let Some((scheme, rest)) = self.0.split_once("://") else { return f.write_str(&self.0) };
+        let (credentials, rest) = rest.rsplit_once('@').map_or((None, rest), |(credentials, rest)| (Some(credentials), rest));
+        write!(f, "{scheme}://")?;
+        if let Some(credentials) = credentials {
+            let (user, hidden) = credentials.split_once(':').map_or((credentials, ""), |(user, _)| (user, ":…"));
+            write!(f, "{user}{hidden}@")?;
+        }
+        match rest.split_once('?') {
+            Some((rest, query)) if query.contains("password") => write!(f, "{rest}?…"),
+            _ => f.write_str(rest),
         }
     }
 }
@@ -253,6 +253,7 @@ mod tests {
     fn a_password_is_never_shown() {
         for (url, shown) in [
             ("postgres://u:p@ss:w@h:5/db", "postgres://u:…@h:5/db"),
+            ("postgres://u:pa?ss@h/db", "postgres://u:…@h/db"),
             ("postgres://u@h/db", "postgres://u@h/db"),
             ("postgres://h/db?user=u&password=secret", "postgres://h/db?…"),
             ("sqlite://data/queue.db?mode=rw", "sqlite://data/queue.db?mode=rw"),

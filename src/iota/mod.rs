@@ -17,7 +17,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::{OnceCell, Semaphore, mpsc};
 use uuid::Uuid;
 
 pub use error::StoreError;
@@ -31,6 +31,9 @@ pub struct Store {
     backend: Backend,
     config: Arc<config::Iota>,
     mapping: Arc<OnceCell<Arc<Mapping>>>,
+    /// A page keeps its connection while its rows wait for Kafka. One connection is left for other questions, which would
+    /// find no free one and take the store for away.
+    pages: Arc<Semaphore>,
 }
 
 #[derive(Clone)]
@@ -104,7 +107,8 @@ impl Store {
         } else {
             Backend::Postgres(postgres::pool(config)?)
         };
-        Ok(Self { backend, config: Arc::new(config.clone()), mapping: Arc::default() })
+        let pages = Arc::new(Semaphore::new((config.connections as usize - 1).max(1)));
+        Ok(Self { backend, config: Arc::new(config.clone()), mapping: Arc::default(), pages })
     }
 
     /// How its tables are laid out; asked of the store once, when it first answers.
@@ -119,7 +123,9 @@ impl Store {
             };
             found.map(Arc::new)
         };
-        self.in_time("reading the layout of its tables", self.mapping.get_or_try_init(find)).await.cloned()
+        self.in_time("reading the layout of its tables", self.config.timeout_seconds, self.mapping.get_or_try_init(find))
+            .await
+            .cloned()
     }
 
     /// Whether it answers.
@@ -129,12 +135,12 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         let ask = async {
             match &self.backend {
-                Backend::Postgres(pool) => sqlx::query("SELECT 1").execute(pool).await.map(|_| ()),
+                Backend::Postgres(pool) => postgres::ping(pool).await,
                 Backend::Sqlite(pool) => sqlx::query("SELECT 1").execute(pool).await.map(|_| ()),
             }
             .map_err(StoreError::from)
         };
-        self.in_time("an answer", ask).await
+        self.in_time("an answer", self.config.timeout_seconds, ask).await
     }
 
     /// A device, if there is one of this id on this thing.
@@ -150,7 +156,7 @@ impl Store {
                 Backend::Sqlite(pool) => sqlite::device(pool, &query).await?,
             })
         };
-        self.in_time("looking up a device", ask).await
+        self.in_time("looking up a device", self.config.timeout_seconds, ask).await
     }
 
     /// How many rows a selection has.
@@ -170,7 +176,7 @@ impl Store {
             }
             Ok(rows)
         };
-        self.in_time("counting rows", ask).await
+        self.in_time("counting rows (iota.query_timeout_seconds)", self.config.query_timeout_seconds, ask).await
     }
 
     /// Reads a selection from its start to its end.
@@ -194,10 +200,15 @@ impl Store {
                 Err(error) => break error,
             };
             let query = select::page(&mapping, &selection, self.config.page_rows);
-            let page = match &self.backend {
-                Backend::Postgres(pool) => postgres::page(pool, &mapping, query, self.timeout(), &mut out).await,
-                Backend::Sqlite(pool) => sqlite::page(pool, &mapping, query, self.timeout(), &mut out).await,
+            let place = tokio::select! {
+                place = self.pages.acquire() => place,
+                () = out.unwanted() => return,
             };
+            let page = match &self.backend {
+                Backend::Postgres(pool) => postgres::page(pool, &mapping, query, self.timeouts(), &mut out).await,
+                Backend::Sqlite(pool) => sqlite::page(pool, &mapping, query, self.timeouts(), &mut out).await,
+            };
+            drop(place);
             match page {
                 Ok(Page { rows, last: Some(last) }) if rows == u64::from(self.config.page_rows) => selection.after = Some(last),
                 Ok(_) => {
@@ -212,14 +223,31 @@ impl Store {
         let _ = out.batches.send(Err(failed)).await;
     }
 
-    fn timeout(&self) -> Duration {
-        Duration::from_secs(self.config.timeout_seconds)
+    fn timeouts(&self) -> Timeouts {
+        Timeouts {
+            first: Duration::from_secs(self.config.query_timeout_seconds),
+            next: Duration::from_secs(self.config.timeout_seconds),
+        }
     }
 
-    async fn in_time<T>(&self, doing: &str, ask: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let late = |_| StoreError::timeout(doing, self.config.timeout_seconds);
-        tokio::time::timeout(self.timeout(), ask).await.map_err(late)?
+    async fn in_time<T>(
+        &self,
+        doing: &str,
+        seconds: u64,
+        ask: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let late = |_| StoreError::timeout(doing, seconds);
+        tokio::time::timeout(Duration::from_secs(seconds), ask).await.map_err(late)?
     }
+}
+
+/// How long a page may take.
+#[derive(Clone, Copy)]
+struct Timeouts {
+    /// To its first row.
+    first: Duration,
+    /// From one to the next.
+    next: Duration,
 }
 
 /// What a page brought.

@@ -8,10 +8,10 @@ use sea_query::{PostgresQueryBuilder, SelectStatement};
 use sqlx::{
     AssertSqlSafe, Executor, PgPool, Postgres, Row as _,
     pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
 
-use super::{Device, Mapping, Out, Page, StoreError, copy::Decoder};
+use super::{Device, Mapping, Out, Page, StoreError, Timeouts, copy::Decoder};
 use crate::config::Iota;
 
 /// Connections that can't write, even by mistake.
@@ -32,14 +32,30 @@ pub fn pool(config: &Iota) -> Result<PgPool, StoreError> {
         .connect_lazy_with(options))
 }
 
+/// Asks for one row, on a connection that is closed when nobody waits for the answer any more: back in the pool it would
+/// be taken up by the rest of it.
+async fn one_row(pool: &PgPool, sql: String) -> Result<Option<PgRow>, sqlx::Error> {
+    let mut connection = Busy(Some(pool.acquire().await?));
+    let row = match &mut connection.0 {
+        Some(connection) => sqlx::query(AssertSqlSafe(sql)).persistent(false).fetch_optional(&mut **connection).await?,
+        None => None,
+    };
+    connection.done();
+    Ok(row)
+}
+
+pub async fn ping(pool: &PgPool) -> Result<(), sqlx::Error> {
+    one_row(pool, "SELECT 1".to_owned()).await.map(|_| ())
+}
+
 pub async fn device(pool: &PgPool, query: &SelectStatement) -> Result<Option<Device>, sqlx::Error> {
-    let row = sqlx::query(AssertSqlSafe(query.to_string(PostgresQueryBuilder))).persistent(false).fetch_optional(pool).await?;
+    let row = one_row(pool, query.to_string(PostgresQueryBuilder)).await?;
     row.map(|row| Ok(Device { name: row.try_get("name")? })).transpose()
 }
 
 /// Rows, and rows that have a key.
 pub async fn count(pool: &PgPool, query: &SelectStatement) -> Result<(u64, u64), sqlx::Error> {
-    let row = sqlx::query(AssertSqlSafe(query.to_string(PostgresQueryBuilder))).persistent(false).fetch_one(pool).await?;
+    let row = one_row(pool, query.to_string(PostgresQueryBuilder)).await?.ok_or(sqlx::Error::RowNotFound)?;
     Ok((row.try_get::<i64, _>("rows")?.unsigned_abs(), row.try_get::<i64, _>("keys")?.unsigned_abs()))
 }
 
@@ -48,18 +64,20 @@ pub async fn page(
     pool: &PgPool,
     mapping: &Mapping,
     query: SelectStatement,
-    timeout: Duration,
+    timeouts: Timeouts,
     out: &mut Out,
 ) -> Result<Page, StoreError> {
     let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", query.to_string(PostgresQueryBuilder));
-    let late = |doing: &str| StoreError::timeout(doing, timeout.as_secs());
     let mut connection = Busy(Some(pool.acquire().await?));
-    let mut pieces = tokio::time::timeout(timeout, connection.copy_out(&copy)).await.map_err(|_| late("reading rows"))??;
+    let begun = tokio::time::timeout(timeouts.first, connection.copy_out(&copy)).await;
+    let mut pieces = begun.map_err(|_| StoreError::timeout("beginning to read", timeouts.first.as_secs()))??;
+    let mut timeout = timeouts.first;
     let mut decoder = Decoder::new(mapping);
     let mut page = Page { rows: 0, last: None };
     let mut last = None;
     while let Some(piece) = next_piece(&mut pieces, timeout, out).await? {
         decoder.push(piece);
+        timeout = timeouts.next;
         while let Some(row) = decoder.next()? {
             page.rows += 1;
             last = Some((row.time_us, row.key.clone()));

@@ -1,14 +1,12 @@
 //! Reading from SQLite: the embedded sample, and small installations.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use sea_query::{SelectStatement, SqliteQueryBuilder};
 use sqlx::{AssertSqlSafe, Row as _, SqlitePool, sqlite::SqliteRow};
 use uuid::Uuid;
 
-use super::{Device, Key, KeyType, Mapping, Out, Page, Row, StoreError};
+use super::{Device, Key, KeyType, Mapping, Out, Page, Row, StoreError, Timeouts};
 use crate::{config::Iota, db};
 
 pub fn pool(config: &Iota) -> Result<SqlitePool, StoreError> {
@@ -33,18 +31,20 @@ pub async fn page(
     pool: &SqlitePool,
     mapping: &Mapping,
     query: SelectStatement,
-    timeout: Duration,
+    timeouts: Timeouts,
     out: &mut Out,
 ) -> Result<Page, StoreError> {
     let query = sqlx::query(AssertSqlSafe(query.to_string(SqliteQueryBuilder))).persistent(false);
     let mut rows = query.fetch(pool);
     let mut page = Page { rows: 0, last: None };
+    let mut timeout = timeouts.first;
     while let Some(row) = tokio::time::timeout(timeout, rows.try_next())
         .await
         .map_err(|_| StoreError::timeout("waiting for rows", timeout.as_secs()))??
     {
         let row = read(&row, mapping.key)?;
         page.rows += 1;
+        timeout = timeouts.next;
         page.last = Some(row.position());
         if !out.push(row).await {
             break;

@@ -37,7 +37,7 @@ impl KafkaError {
             Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed | Code::InvalidTopic | Code::PolicyViolation => {
                 Self::Forbidden { topic: topic.to_owned(), reason: code.to_string() }
             }
-            Code::InvalidRecord | Code::UnsupportedForMessageFormat | Code::InvalidMessage => Self::Refused(code.to_string()),
+            Code::InvalidRecord | Code::UnsupportedForMessageFormat => Self::Refused(code.to_string()),
             _ => Self::Away(format!("{code} ({code:?})")),
         }
     }

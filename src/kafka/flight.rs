@@ -25,8 +25,8 @@ pub struct Flight {
     landed: Notify,
     /// Told when so many held-back rows wait that they should be reported soon.
     crowded: Notify,
-    /// Told when held-back rows were reported.
-    reported: Notify,
+    /// Told when held-back rows were reported, or come nearer to it.
+    moved: Notify,
 }
 
 #[derive(Debug)]
@@ -45,6 +45,8 @@ struct State {
     held: u64,
     /// Held back, before the frontier, and not reported yet.
     unreported: Vec<HeldRow>,
+    /// As many more are being reported just now.
+    in_report: usize,
     failure: Option<KafkaError>,
 }
 
@@ -78,11 +80,12 @@ impl Flight {
                 published: progress.published,
                 held: progress.held,
                 unreported: Vec::new(),
+                in_report: 0,
                 failure: None,
             }),
             landed: Notify::new(),
             crowded: Notify::new(),
-            reported: Notify::new(),
+            moved: Notify::new(),
         }
     }
 
@@ -110,16 +113,18 @@ impl Flight {
                 if let Some(failure) = &state.failure {
                     return Err(failure.clone());
                 }
-                if state.unreported.len() + state.waiting.len() < UNREPORTED {
+                if state.unreported.len() + state.in_report + state.waiting.len() < UNREPORTED {
                     let number = state.taken;
                     state.taken += 1;
                     state.waiting.push_back((number, row));
                     state.advance();
                     return Ok(());
                 }
+                if !state.unreported.is_empty() {
+                    self.crowded.notify_one();
+                }
             }
-            self.crowded.notify_one();
-            self.reported.notified().await;
+            self.moved.notified().await;
         }
     }
 
@@ -132,7 +137,11 @@ impl Flight {
     pub(super) fn settle(&self, number: u64, time_us: i64, key: Key, how: Settled) {
         let mut state = self.state();
         state.on_their_way -= 1;
+        let waiting = state.waiting.len();
         state.settle(number, time_us, key, how);
+        if waiting != state.waiting.len() || state.failure.is_some() {
+            self.moved.notify_one();
+        }
         if state.on_their_way <= 1 {
             self.landed.notify_one();
         }
@@ -177,18 +186,26 @@ impl Flight {
         self.state().cursor()
     }
 
-    /// Cursor and counts at this moment, and the rows held back that were not returned before.
+    /// Cursor and counts at this moment, and the rows held back that are to be reported with them: then
+    /// [`confirm`](Self::confirm) or [`unreport`](Self::unreport) them.
     pub fn progress(&self) -> (Progress, Vec<HeldRow>) {
         let mut state = self.state();
         let progress = Progress { cursor: state.cursor(), published: state.published, held: state.held };
         let held = std::mem::take(&mut state.unreported);
-        self.reported.notify_one();
+        state.in_report = held.len();
         (progress, held)
+    }
+
+    /// The rows held back are reported.
+    pub fn confirm(&self) {
+        self.state().in_report = 0;
+        self.moved.notify_one();
     }
 
     /// Puts back rows that could not be reported.
     pub fn unreport(&self, mut rows: Vec<HeldRow>) {
         let mut state = self.state();
+        state.in_report = 0;
         rows.append(&mut state.unreported);
         state.unreported = rows;
     }

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use rdkafka::{ClientConfig, producer::Producer as _};
+use rdkafka::ClientConfig;
 use tokio::sync::Semaphore;
 
 pub use embedded::EmbeddedBroker;
@@ -40,8 +40,8 @@ struct Inner {
     /// Host and port of the brokers, the embedded one's too.
     brokers: String,
     topics: Topics,
-    /// By the size of their batches: nearly always there is one.
-    producers: Mutex<HashMap<usize, Arc<Producer>>>,
+    /// Nearly always there is one.
+    producers: Mutex<HashMap<Batches, Arc<Producer>>>,
     room: Arc<Semaphore>,
 }
 
@@ -65,7 +65,7 @@ impl Kafka {
             }),
         };
         // The producer that nearly every topic uses; a wrong property is told at the start, not by the first job.
-        kafka.producer(BATCH_BYTES)?;
+        kafka.producer(Batches { bytes: BATCH_BYTES, single: false })?;
         Ok(kafka)
     }
 
@@ -95,14 +95,16 @@ impl Kafka {
         self.inner.topics.ping().await
     }
 
-    /// The way of a job's rows into a topic that exists. `careful`: one message a batch, and one batch at a time.
+    /// The way of a job's rows into a topic that exists. `careful`: one message a batch, one
+    /// at a time.
     ///
     /// # Errors
     /// As [`look_up`](Self::look_up).
     pub async fn sender(&self, topic: &str, careful: bool) -> Result<Sender, KafkaError> {
         let limit = self.inner.topics.look_up(topic).await?.max_message_bytes;
-        let batch = limit.map_or(BATCH_BYTES, |limit| limit.min(BATCH_BYTES));
-        Ok(Sender::new(self.producer(batch)?, topic, Arc::clone(&self.inner.room), self.inner.config.in_flight_bytes, careful))
+        let bytes = limit.map_or(BATCH_BYTES, |limit| limit.min(BATCH_BYTES));
+        let producer = self.producer(Batches { bytes, single: careful })?;
+        Ok(Sender::new(producer, topic, Arc::clone(&self.inner.room), self.inner.config.in_flight_bytes))
     }
 
     /// Bytes handed to the producers and not acknowledged yet.
@@ -110,34 +112,44 @@ impl Kafka {
         self.inner.config.in_flight_bytes.saturating_sub(self.inner.room.available_permits())
     }
 
-    /// Waits until everything that was handed over is acknowledged or has failed, at most `timeout`.
-    pub async fn flush(&self, timeout: Duration) {
-        let producers: Vec<_> = self.producers().values().cloned().collect();
-        let flush = move || {
-            for producer in producers {
-                // What is not acknowledged by then is behind the cursor, and goes out again.
-                let _ = producer.native.flush(timeout);
-            }
-        };
-        let _ = tokio::task::spawn_blocking(flush).await;
-    }
-
-    fn producers(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Arc<Producer>>> {
+    fn producers(&self) -> std::sync::MutexGuard<'_, HashMap<Batches, Arc<Producer>>> {
         self.inner.producers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The producer of these batches; a new one where the last has met an error that it can't go on after.
-    fn producer(&self, batch_bytes: usize) -> Result<Arc<Producer>, KafkaError> {
+    fn producer(&self, batches: Batches) -> Result<Arc<Producer>, KafkaError> {
         let mut producers = self.producers();
-        if let Some(producer) = producers.get(&batch_bytes).filter(|producer| !producer.is_broken()) {
-            return Ok(Arc::clone(producer));
+        if let Some(producer) = producers.get(&batches) {
+            if !producer.is_broken() {
+                return Ok(Arc::clone(producer));
+            }
+            let forbidden = producer.forbidden();
+            if let Some(broken) = producers.remove(&batches) {
+                // It ends its threads when the last job lets go of it, which takes a moment.
+                std::thread::spawn(move || drop(broken));
+            }
+            if let Some(reason) = forbidden {
+                return Err(KafkaError::Refused(reason));
+            }
         }
         let mut config = client_config(&self.inner.config, &self.inner.brokers);
-        config.set("batch.size", batch_bytes.to_string());
-        let producer = Arc::new(Producer::new(&config)?);
-        producers.insert(batch_bytes, Arc::clone(&producer));
+        config.set("batch.size", batches.bytes.to_string());
+        if batches.single {
+            config.set("batch.num.messages", "1");
+        }
+        let producer = Arc::new(Producer::new(&config, batches)?);
+        producers.insert(batches, Arc::clone(&producer));
         Ok(producer)
     }
+}
+
+/// What a producer puts into one batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Batches {
+    /// Bytes at the most, unless a single message is larger.
+    bytes: usize,
+    /// One message in each: what is refused for its size is that message.
+    single: bool,
 }
 
 /// Our choice of librdkafka's properties, the operator's above it, and above both what the promises rest on.
@@ -149,9 +161,6 @@ fn client_config(config: &config::Kafka, brokers: &str) -> ClientConfig {
         // Long enough to fill batches while there is much, short enough not to be felt while there is little.
         .set("linger.ms", "5")
         .set("batch.num.messages", "100000")
-        // In messages and bytes `kafka.in_flight_bytes` is the limit, and it is reached before these.
-        .set("queue.buffering.max.messages", "10000000")
-        .set("queue.buffering.max.kbytes", (config.in_flight_bytes / 512 + 65_536).to_string())
         .set("socket.keepalive.enable", "true")
         .set("reconnect.backoff.max.ms", "2000")
         .set("log_level", "4");
@@ -166,6 +175,11 @@ fn client_config(config: &config::Kafka, brokers: &str) -> ClientConfig {
         .set("partitioner", "murmur2_random")
         .set("message.timeout.ms", (config.delivery_timeout_seconds * 1_000).to_string())
         .set("allow.auto.create.topics", "false")
+        // Each acknowledgement counts.
+        .set("delivery.report.only.error", "false")
+        // `kafka.in_flight_bytes` is the limit, and it is reached before these.
+        .set("queue.buffering.max.messages", "10000000")
+        .set("queue.buffering.max.kbytes", (config.in_flight_bytes / 512 + 65_536).to_string())
         // Whether a message is too large is for the broker to say, up to what no broker even reads (its
         // `socket.request.max.bytes`): such a one would look like an outage, and never end.
         .set("message.max.bytes", "100000000");

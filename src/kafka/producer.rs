@@ -14,13 +14,13 @@ use rdkafka::{
     config::FromClientConfigAndContext as _,
     error::KafkaError as NativeError,
     message::{DeliveryResult, Header, OwnedHeaders},
-    producer::{BaseRecord, NoCustomPartitioner, ProducerContext, ThreadedProducer},
+    producer::{BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, ThreadedProducer},
     types::RDKafkaErrorCode as Code,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
-use super::{Flight, KafkaError, Settled};
+use super::{Batches, Flight, KafkaError, Settled};
 use crate::{iota::Key, task::TaskId};
 
 /// What a message weighs beside key and document, about: headers, bookkeeping here and in librdkafka.
@@ -30,15 +30,24 @@ const OVERHEAD_BYTES: usize = 512;
 pub(super) struct Producer {
     pub native: ThreadedProducer<Deliveries, NoCustomPartitioner>,
     broken: Arc<AtomicBool>,
-    batch_bytes: usize,
+    batches: Batches,
 }
 
 impl Producer {
-    pub fn new(config: &ClientConfig) -> Result<Self, KafkaError> {
+    pub fn new(config: &ClientConfig, batches: Batches) -> Result<Self, KafkaError> {
         let broken = Arc::new(AtomicBool::new(false));
         let native = ThreadedProducer::from_config_and_context(config, Deliveries { broken: Arc::clone(&broken) })?;
-        let batch_bytes = config.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(usize::MAX);
-        Ok(Self { native, broken, batch_bytes })
+        Ok(Self { native, broken, batches })
+    }
+
+    /// Why it is broken, where that is a right that is missing: no new one would get on.
+    pub fn forbidden(&self) -> Option<String> {
+        let (code, reason) = self.native.client().fatal_error()?;
+        matches!(
+            code,
+            Code::ClusterAuthorizationFailed | Code::TopicAuthorizationFailed | Code::TransactionalIdAuthorizationFailed
+        )
+        .then(|| format!("{reason}. Give the service's user the right to write idempotently (IdempotentWrite) and to the topic"))
     }
 
     /// It has met an error after which it sends nothing any more.
@@ -55,12 +64,11 @@ pub(super) struct Deliveries {
 /// What a message carries to its acknowledgement.
 pub(super) struct Receipt {
     flight: Arc<Flight>,
-    room: Arc<Semaphore>,
+    /// Given back when the row is settled.
+    _room: Room,
     number: u64,
     time_us: i64,
     key: Key,
-    /// Bytes that it takes of the room.
-    weight: u32,
     /// A refusal for size is about this message and no other.
     alone: bool,
 }
@@ -80,8 +88,7 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
     type DeliveryOpaque = Box<Receipt>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, receipt: Box<Receipt>) {
-        let Receipt { flight, room, number, time_us, key, weight, alone } = *receipt;
-        room.add_permits(weight as usize);
+        let Receipt { flight, _room, number, time_us, key, alone } = *receipt;
         let how = match result {
             Ok(_) => Settled::Acknowledged,
             Err((error, message)) => {
@@ -103,6 +110,10 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
     }
 }
 
+/// Room for one row among the bytes in flight.
+#[derive(Debug)]
+pub struct Room(#[expect(dead_code, reason = "held until it is dropped")] OwnedSemaphorePermit);
+
 /// A row on its way out.
 #[derive(Debug)]
 pub struct Outgoing {
@@ -122,7 +133,6 @@ pub struct Sender {
     topic: String,
     room: Arc<Semaphore>,
     most: usize,
-    careful: bool,
     /// Texts that are the same, or nearly, for each row.
     task_header: String,
     device: String,
@@ -130,43 +140,45 @@ pub struct Sender {
 }
 
 impl Sender {
-    pub(super) fn new(producer: Arc<Producer>, topic: &str, room: Arc<Semaphore>, most: usize, careful: bool) -> Self {
+    pub(super) fn new(producer: Arc<Producer>, topic: &str, room: Arc<Semaphore>, most: usize) -> Self {
         Self {
             producer,
             topic: topic.to_owned(),
             room,
             most,
-            careful,
             task_header: String::new(),
             device: String::new(),
             row_header: String::new(),
         }
     }
 
-    /// Hands a row to the producer, once there is room for it. What becomes of it, `flight` tells.
+    /// Waits until there is room for a document of so many bytes.
+    ///
+    /// # Errors
+    /// A row before it can't be sent.
+    pub async fn room(&self, doc_bytes: usize, flight: &Flight) -> Result<Room, KafkaError> {
+        let weight = (doc_bytes + OVERHEAD_BYTES).min(self.most);
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        let stopping = |_| KafkaError::Away("the service is stopping".to_owned());
+        let room = Arc::clone(&self.room).acquire_many_owned(weight).await.map_err(stopping)?;
+        flight.failure().map_or(Ok(Room(room)), Err)
+    }
+
+    /// Hands a row to the producer. What becomes of it, `flight` tells.
     ///
     /// # Errors
     /// It, or a row before it, can't be sent.
-    pub async fn send(&mut self, row: Outgoing, flight: &Arc<Flight>) -> Result<(), KafkaError> {
-        let weight = (row.doc.len() + OVERHEAD_BYTES).min(self.most);
-        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
-        // Kept until the acknowledgement gives it back.
-        self.room.acquire_many(weight).await.map_err(|_| KafkaError::Away("the service is stopping".to_owned()))?.forget();
-        if let Some(failure) = flight.failure() {
-            self.room.add_permits(weight as usize);
-            return Err(failure);
-        }
+    pub async fn send(&mut self, row: Outgoing, room: Room, flight: &Arc<Flight>) -> Result<(), KafkaError> {
         self.write_headers(&row);
         let doc: &[u8] = &row.doc;
         let receipt = Box::new(Receipt {
             flight: Arc::clone(flight),
-            room: Arc::clone(&self.room),
+            _room: room,
             number: flight.take(),
             time_us: row.time_us,
             key: row.key,
-            weight,
             // A message that does not fit in a batch has one of its own.
-            alone: self.careful || doc.len() > self.producer.batch_bytes,
+            alone: self.producer.batches.single || doc.len() > self.producer.batches.bytes,
         });
         let headers = OwnedHeaders::new_with_capacity(2)
             .insert(Header { key: "data-patch-task", value: Some(&self.task_header) })
@@ -174,7 +186,6 @@ impl Sender {
         let record = BaseRecord::with_opaque_to(&self.topic, receipt).key(self.device.as_str()).payload(doc).headers(headers);
         if let Err((error, record)) = self.producer.native.send(record) {
             let Receipt { number, time_us, key, .. } = *record.delivery_opaque;
-            self.room.add_permits(weight as usize);
             let how = match error.rdkafka_error_code().unwrap_or(Code::Fail) {
                 // Told when those before it are acknowledged; until then its place is not known to be its own.
                 Code::MessageSizeTooLarge => {
@@ -189,7 +200,7 @@ impl Sender {
             flight.settle(number, time_us, key, how);
             return flight.failure().map_or(Ok(()), Err);
         }
-        if self.careful {
+        if self.producer.batches.single {
             flight.settled().await?;
         }
         Ok(())

@@ -18,6 +18,9 @@ use super::KafkaError;
 /// How long an answer is believed: a task of thousands of devices asks once in a while, not thousands of times.
 const FRESH: Duration = Duration::from_secs(30);
 
+/// How long it is believed that a broker answers, or that none does.
+const PING_FRESH: Duration = Duration::from_secs(1);
+
 /// What is known of a topic.
 #[derive(Debug, Clone, Copy)]
 pub struct Topic {
@@ -32,11 +35,18 @@ pub struct Topics {
     /// librdkafka's mock cluster does not know the question, and librdkafka would wait for a broker that does.
     tells_limits: bool,
     known: Mutex<HashMap<String, Topic>>,
+    last_ping: tokio::sync::Mutex<Option<(Instant, Result<(), KafkaError>)>>,
 }
 
 impl Topics {
     pub fn new(config: &ClientConfig, timeout: Duration, tells_limits: bool) -> Result<Self, KafkaError> {
-        Ok(Self { client: Arc::new(config.create()?), timeout, tells_limits, known: Mutex::default() })
+        Ok(Self {
+            client: Arc::new(config.create()?),
+            timeout,
+            tells_limits,
+            known: Mutex::default(),
+            last_ping: tokio::sync::Mutex::default(),
+        })
     }
 
     /// What is known of a topic, asked for where it is not known or long ago.
@@ -58,9 +68,19 @@ impl Topics {
         self.known().remove(name);
     }
 
+    /// Whether a broker answers. However many ask, the brokers are asked once in a while.
     pub async fn ping(&self) -> Result<(), KafkaError> {
+        let mut last = self.last_ping.lock().await;
+        if let Some((asked, answer)) = &*last
+            && asked.elapsed() < PING_FRESH
+        {
+            return answer.clone();
+        }
         let (client, timeout) = (Arc::clone(&self.client), self.timeout);
-        in_background(move || client.inner().fetch_metadata(None, timeout).map(|_| ())).await?.map_err(KafkaError::from)
+        let ask = in_background(move || client.inner().fetch_metadata(None, timeout).map(|_| ())).await;
+        let answer = ask.and_then(|answer| answer.map_err(KafkaError::from));
+        *last = Some((Instant::now(), answer.clone()));
+        answer
     }
 
     async fn ask(&self, name: &str) -> Result<Topic, KafkaError> {

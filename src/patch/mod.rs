@@ -16,7 +16,7 @@ pub use guard::Guard;
 use crate::{
     config::GuardMode,
     iota::{Selection, Store, StoreError},
-    kafka::{Flight, Kafka, KafkaError, Outgoing},
+    kafka::{Flight, Kafka, KafkaError, Outgoing, Sender},
     task::{HeldRow, Position, Progress, TaskId},
 };
 
@@ -146,6 +146,18 @@ impl Patcher {
         }
     }
 
+    /// Looks up topic and device, and counts the rows where they are not counted yet.
+    async fn prepare(&self, patch: &Patch, report: &impl Report, careful: bool) -> Result<(Sender, Selection), Interrupted> {
+        let sender = self.kafka.sender(&patch.topic, careful).await?;
+        let selection = Selection { device: patch.device, from: patch.from, to: patch.to, after: None };
+        if patch.total.is_none() && !careful {
+            let device = self.store.device(patch.thing, patch.device).await?.ok_or(Interrupted::NoDevice)?;
+            let total = self.store.count(&selection).await?;
+            report.counted(device.name, total).await?;
+        }
+        Ok((sender, selection))
+    }
+
     /// Sends rows until there are no more.
     async fn publish(
         &self,
@@ -155,13 +167,13 @@ impl Patcher {
         stop: &CancellationToken,
         careful: bool,
     ) -> Result<(), Interrupted> {
-        let mut sender = self.kafka.sender(&patch.topic, careful).await?;
-        let mut selection = Selection { device: patch.device, from: patch.from, to: patch.to, after: None };
-        if patch.total.is_none() && !careful {
-            let device = self.store.device(patch.thing, patch.device).await?.ok_or(Interrupted::NoDevice)?;
-            let total = self.store.count(&selection).await?;
-            report.counted(device.name, total).await?;
-        }
+        // Nothing is on its way yet, so a stop need not wait for the answers.
+        let prepared = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(Interrupted::Stopped),
+            prepared = self.prepare(patch, report, careful) => prepared?,
+        };
+        let (mut sender, mut selection) = prepared;
         selection.after = flight.cursor();
         let guard = Guard::new(self.guard, patch.device);
         let time = self.store.mapping().await?.time;
@@ -177,9 +189,11 @@ impl Patcher {
                 if stop.is_cancelled() {
                     return Err(Interrupted::Stopped);
                 }
-                report.may_send()?;
                 match guard.check(row.doc) {
                     Ok(doc) => {
+                        let room = sender.room(doc.len(), flight).await?;
+                        // After the wait, which may have been long.
+                        report.may_send()?;
                         let instant_us = time.instant_us(row.time_us);
                         let outgoing = Outgoing {
                             task: patch.task,
@@ -189,7 +203,7 @@ impl Patcher {
                             key: row.key,
                             doc,
                         };
-                        sender.send(outgoing, flight).await?;
+                        sender.send(outgoing, room, flight).await?;
                     }
                     Err(fault) => {
                         let position = Position { time_us: row.time_us, key: row.key.to_string() };

@@ -1,8 +1,6 @@
 //! The one writer. Whatever is waiting when a transaction begins goes into it, so that many small changes share one
 //! flush of the disk (group commit), and nobody hears of a change, or of a log line, before it is on the disk.
 
-use std::sync::Arc;
-
 use futures_util::future::BoxFuture;
 use sea_query::SqliteQueryBuilder;
 use sea_query_sqlx::SqlxBinder;
@@ -43,6 +41,23 @@ impl Tx {
     pub async fn fetch(&mut self, statement: &impl SqlxBinder) -> Result<Vec<SqliteRow>, sqlx::Error> {
         let (sql, values) = statement.build_sqlx(SqliteQueryBuilder);
         sqlx::query_with(AssertSqlSafe(sql), values).fetch_all(&mut *self.transaction).await
+    }
+
+    /// Makes a change, or undoes what it did before it failed. The outer error is the transaction's.
+    async fn apply(&mut self, change: &mut dyn Change) -> Result<Result<(), sqlx::Error>, sqlx::Error> {
+        let told = self.told.len();
+        self.raw("SAVEPOINT change").await?;
+        let applied = change.apply(self).await;
+        if applied.is_err() {
+            self.told.truncate(told);
+            self.raw("ROLLBACK TO change").await?;
+        }
+        self.raw("RELEASE change").await?;
+        Ok(applied)
+    }
+
+    async fn raw(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(sql).execute(&mut *self.transaction).await.map(|_| ())
     }
 
     /// Appends lines to a task's log; `ends` goes with the last.
@@ -161,7 +176,7 @@ async fn run(pool: SqlitePool, hub: Hub, clock: Clock, mut waiting: mpsc::Receiv
         {
             group.push(change);
         }
-        let committed = commit(&pool, &hub, &clock, &mut group).await.map_err(|error| QueueError::Away(Arc::new(error)));
+        let committed = commit(&pool, &hub, &clock, &mut group).await.map_err(QueueError::from);
         for change in group {
             change.settle(committed.clone());
         }
@@ -169,14 +184,23 @@ async fn run(pool: SqlitePool, hub: Hub, clock: Clock, mut waiting: mpsc::Receiv
     pool.close().await;
 }
 
-/// One transaction with all changes of a group, or with none: a change whose SQL fails means a full or broken disk,
-/// and takes the others with it, whose owners try again.
-async fn commit(pool: &SqlitePool, hub: &Hub, clock: &Clock, group: &mut [Box<dyn Change>]) -> Result<(), sqlx::Error> {
+/// One transaction with all changes of a group, or, where the disk is full or broken, with none. A change that fails for a
+/// reason of its own is taken out and answered, and the others go on.
+async fn commit(pool: &SqlitePool, hub: &Hub, clock: &Clock, group: &mut Vec<Box<dyn Change>>) -> Result<(), sqlx::Error> {
     // IMMEDIATE: a transaction that read first and wrote then could fail with a stale snapshot, which no waiting mends.
     let transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
     let mut tx = Tx { transaction, now_ms: clock.now_ms(), told: Vec::new() };
-    for change in group {
-        change.apply(&mut tx).await?;
+    let mut waiting = std::mem::take(group).into_iter();
+    while let Some(mut change) = waiting.next() {
+        match tx.apply(&mut *change).await {
+            Ok(Ok(())) => group.push(change),
+            Ok(Err(own)) => change.settle(Err(own.into())),
+            Err(error) => {
+                group.push(change);
+                group.extend(waiting);
+                return Err(error);
+            }
+        }
     }
     let Tx { transaction, told, .. } = tx;
     transaction.commit().await?;

@@ -87,7 +87,9 @@ fn routes(
         warp::any().map(move || Arc::clone(&context))
     };
     let alive = warp::path!("healthz").map(|| "ok\n".into_response());
-    let ready = warp::path!("readyz").and(of(context)).then(|context: Arc<Context>| async move { health::ready(&context).await });
+    let ready = warp::path!("readyz")
+        .and(of(context))
+        .then(|context: Arc<Context>| async move { Box::pin(health::ready(&context)).await });
     let metrics =
         warp::path!("metrics").and(of(context)).then(|context: Arc<Context>| async move { health::metrics(&context).await });
     socket.or(alive).unify().or(ready).unify().or(metrics).unify().recover(explain).map(Reply::into_response)
@@ -107,7 +109,7 @@ fn upgrade(ws: warp::ws::Ws, context: &Arc<Context>, connections: &TaskTracker, 
         .max_frame_size(limit)
         .on_upgrade(move |socket| async move {
             let counted = Counted::new(&context.metrics.connections);
-            socket::serve(socket, &context).await;
+            Box::pin(socket::serve(socket, &context)).await;
             drop((counted, place, tracked));
         })
         .into_response()

@@ -73,9 +73,12 @@ impl<'a> Session<'a> {
 
     /// Waits until a watch ends: its task has.
     pub async fn watch_ended(&mut self) {
-        match self.watches.join_next().await {
-            Some(Ok(task)) => {
-                self.by_task.remove(&task);
+        match self.watches.join_next_with_id().await {
+            Some(Ok((id, task))) => {
+                // The task may be watched anew already.
+                if self.by_task.get(&task).is_some_and(|watch| watch.id() == id) {
+                    self.by_task.remove(&task);
+                }
             }
             // One that was replaced.
             Some(Err(_)) => {}

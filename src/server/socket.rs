@@ -112,7 +112,8 @@ async fn read(
                     Some(Ok(message)) if message.is_close() => return End::Gone,
                     Some(Ok(message)) if message.is_ping() || message.is_pong() => continue,
                     Some(Ok(message)) => match message.to_str() {
-                        Ok(text) => session.hear(text).await,
+                        // On the heap while it lasts: thousands of connections say nothing most of the time.
+                        Ok(text) => Box::pin(session.hear(text)).await,
                         Err(()) => session.refuse(&Refusal::Binary).await,
                     },
                 };

@@ -1,7 +1,10 @@
 //! Working on one lease: the job itself, the heartbeat beside it, and what is written at its end.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,23 +19,41 @@ use crate::{
     task::{HeldRow, Line, Progress, line},
 };
 
-/// A job that has left its worker.
-pub struct Left {
-    /// Whether something is away; `None`: nothing was learnt of it.
-    pub outage: Option<bool>,
+/// What a worker is told, and tells, beside its lease.
+#[derive(Clone)]
+pub struct Signals {
+    /// Stop reading, wait for what is on its way, and hand the lease back.
+    pub stop: CancellationToken,
+    /// Wait no longer.
+    pub abandon: CancellationToken,
+    /// Store or broker are away, as far as the last job knows that got on or did not.
+    pub outage: Arc<AtomicBool>,
 }
 
-/// Works on a lease until its job ends, is asked to stop, or is lost. `abandon`: no more waiting for acknowledgements.
-pub async fn run(pool: Pool, lease: Lease, stop: CancellationToken, abandon: CancellationToken) -> Left {
+/// Works on a lease until its job ends, is asked to stop, or is lost.
+pub async fn run(pool: Pool, lease: Lease, signals: Signals) {
     let span = tracing::info_span!("job", task = %lease.job.task.id, device = %lease.job.device, attempt = lease.job.attempt);
-    Worker::new(pool, lease).run(stop, abandon).instrument(span).await
+    Worker::new(pool, lease, signals).run().instrument(span).await;
 }
 
 struct Worker {
     pool: Pool,
     lease: Lease,
     flight: Arc<Flight>,
+    signals: Signals,
 }
+
+/// How the work on a lease ended.
+enum Ended {
+    Job(Outcome),
+    /// Rows may still be on their way, and a rerun must not be overtaken by them: the lease is kept, and ends with this
+    /// process.
+    Abandoned,
+    Lost(ReportError),
+}
+
+/// Before a write to the queue is tried again that could not be made.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// What the log said last of rows published, and when.
 struct Said {
@@ -41,12 +62,12 @@ struct Said {
 }
 
 impl Worker {
-    fn new(pool: Pool, lease: Lease) -> Self {
+    fn new(pool: Pool, lease: Lease, signals: Signals) -> Self {
         let flight = Arc::new(Flight::new(lease.job.progress.clone()));
-        Self { pool, lease, flight }
+        Self { pool, lease, flight, signals }
     }
 
-    async fn run(self, stop: CancellationToken, abandon: CancellationToken) -> Left {
+    async fn run(self) {
         let job = &self.lease.job;
         let patch = Patch {
             task: job.task.id,
@@ -63,28 +84,33 @@ impl Worker {
         let mut said = Said { published: job.progress.published, at: Instant::now() };
         let (over, lost) = (CancellationToken::new(), CancellationToken::new());
         let work = async {
-            let outcome = tokio::select! {
-                outcome = self.pool.patcher.run(&patch, &self.flight, &report, &stop) => outcome,
-                () = abandon.cancelled() => Ok(Outcome::Stopped),
-                () = lost.cancelled() => Err(ReportError("the lease is lost".to_owned())),
+            let ended = tokio::select! {
+                outcome = self.pool.patcher.run(&patch, &self.flight, &report, &self.signals.stop) => {
+                    outcome.map_or_else(Ended::Lost, Ended::Job)
+                }
+                () = self.signals.abandon.cancelled() => Ended::Abandoned,
+                () = lost.cancelled() => Ended::Lost(ReportError("the lease is lost".to_owned())),
             };
             over.cancel();
-            outcome
+            ended
         };
-        let (outcome, ()) = tokio::join!(work, self.beat(&total, &mut said, &over, &lost));
+        let (ended, ()) = tokio::join!(work, self.beat(&total, &mut said, &over, &lost));
         let before = job.progress.clone();
-        let left = match outcome {
-            Ok(outcome) => self.end(outcome, &total, &said).await,
-            Err(error) => {
+        match ended {
+            Ended::Job(outcome) => self.end(outcome, &total, &said).await,
+            Ended::Abandoned => {
+                let (progress, held) = self.flight.progress();
+                let lines = self.held_lines(&held);
+                self.settle("abandoned", self.lease.report(Report { progress, held, lines }).await);
+            }
+            Ended::Lost(error) => {
                 tracing::warn!(%error, "the job is left to another worker; what this one sent and did not store goes out again");
                 self.pool.metrics.job("lost");
-                None
             }
-        };
+        }
         let (progress, _) = self.flight.progress();
         self.pool.metrics.rows_published.inc_by(progress.published - before.published);
         self.pool.metrics.rows_held.inc_by(progress.held - before.held);
-        Left { outage: left }
     }
 
     /// Stores the cursor, renews the lease and writes the log, again and again, until the work is over.
@@ -111,6 +137,10 @@ impl Worker {
             let lines = self.held_lines(&held).into_iter().chain(news).collect();
             match self.lease.report(Report { progress: progress.clone(), held: held.clone(), lines }).await {
                 Ok(()) => {
+                    self.flight.confirm();
+                    if self.lease.job.has_grown(&progress) {
+                        self.signals.outage.store(false, Ordering::Relaxed);
+                    }
                     stored = progress;
                     if says {
                         *said = Said { published, at: Instant::now() };
@@ -124,33 +154,39 @@ impl Worker {
                         return;
                     }
                     tracing::warn!(%error, remaining = ?self.lease.remaining(), "the heartbeat failed; trying again while the lease lasts");
+                    tokio::time::sleep(AGAIN_AFTER).await;
                 }
             }
         }
     }
 
-    /// Writes how it ended; tells whether there is an outage.
-    async fn end(&self, outcome: Outcome, total: &Total, said: &Said) -> Option<bool> {
+    /// Writes how it ended.
+    async fn end(&self, outcome: Outcome, total: &Total, said: &Said) {
         let job = &self.lease.job;
         let (progress, held) = self.flight.progress();
         let mut lines = self.held_lines(&held);
         let grown = job.has_grown(&progress);
-        let (name, outage, written) = match outcome {
+        match &outcome {
+            Outcome::Stopped => {}
+            Outcome::Outage(_) => self.signals.outage.store(!grown, Ordering::Relaxed),
+            Outcome::Done | Outcome::Failed(_) => self.signals.outage.store(false, Ordering::Relaxed),
+        }
+        let (name, written) = match outcome {
             Outcome::Done => {
                 lines.extend(self.last_lines(&progress, total));
-                ("succeeded", Some(false), self.write(progress, held, lines, |report| self.lease.succeed(report)).await)
+                ("succeeded", self.write(progress, held, lines, |report| self.lease.succeed(report)).await)
             }
             Outcome::Stopped => {
                 if let Some(rows) = total.get().filter(|_| progress.published > said.published) {
                     lines.push(line::published(job.device, progress.published, rows));
                 }
-                ("released", None, self.write(progress, held, lines, |report| self.lease.release(report)).await)
+                ("released", self.write(progress, held, lines, |report| self.lease.release(report)).await)
             }
             Outcome::Outage(reason) => {
                 let wait = self.backoff(job.outages_with_one_more(grown));
                 tracing::warn!(reason, published = progress.published, ?wait, "the job waits for what is away");
                 lines.push(line::waiting(job.device, &reason, progress.published, wait));
-                ("retried", Some(!grown), self.write(progress, held, lines, |report| self.lease.retry(report, wait)).await)
+                ("retried", self.write(progress, held, lines, |report| self.lease.retry(report, wait)).await)
             }
             Outcome::Failed(reason) => {
                 tracing::error!(
@@ -160,9 +196,14 @@ impl Worker {
                 );
                 lines.push(line::failed(job.device, job.name.as_deref(), &reason));
                 let write = self.write(progress, held, lines, |report| self.lease.fail(report, reason.clone()));
-                ("failed", Some(false), write.await)
+                ("failed", write.await)
             }
         };
+        self.settle(name, written);
+    }
+
+    /// Counts how it ended, or says that it could not be stored.
+    fn settle(&self, name: &'static str, written: Result<(), LeaseError>) {
         match written {
             Ok(()) => self.pool.metrics.job(name),
             Err(error) => {
@@ -170,7 +211,6 @@ impl Worker {
                 self.pool.metrics.job("lost");
             }
         }
-        outage
     }
 
     /// The contract's last line of a device, and why its number is another than was counted, where it is.
@@ -199,7 +239,6 @@ impl Worker {
     where
         F: Future<Output = Result<(), LeaseError>>,
     {
-        const AGAIN_AFTER: Duration = Duration::from_millis(250);
         let report = Report { progress, held, lines };
         loop {
             match write(report.clone()).await {
@@ -242,7 +281,16 @@ struct Reporter<'a> {
 
 impl patch::Report for Reporter<'_> {
     async fn counted(&self, name: Option<String>, total: u64) -> Result<(), ReportError> {
-        self.lease.counted(name, total).await.map_err(|error| ReportError(error.to_string()))?;
+        loop {
+            match self.lease.counted(name.clone(), total).await {
+                Ok(()) => break,
+                Err(LeaseError::Queue(error)) if self.lease.remaining() > AGAIN_AFTER => {
+                    tracing::warn!(%error, "the count can't be stored yet; trying again while the lease lasts");
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+                Err(error) => return Err(ReportError(error.to_string())),
+            }
+        }
         self.total.0.get_or_init(|| total);
         Ok(())
     }

@@ -4,7 +4,10 @@ mod job;
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,11 +24,14 @@ use crate::{
     task::TaskId,
     telemetry::Metrics,
 };
-use job::Left;
+use job::Signals;
 
 /// How often the queue is asked for work of which nobody told: backoffs that are over, leases that have expired, tasks
 /// that another process took in.
 const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// What storing the last cursors may take when the time for rows in flight is over.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 
 /// How often other services on the same queue are looked for that have died.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -54,7 +60,7 @@ impl Pool {
         let (mut places, mut workers) = (HashMap::<Id, Place>::new(), JoinSet::new());
         let abandon = CancellationToken::new();
         // After an outage one job at a time tries whether it is over: the others would only say the same.
-        let mut outage = false;
+        let outage = Arc::new(AtomicBool::new(false));
         let mut looked = Instant::now().checked_sub(LOOK_EVERY).unwrap_or_else(Instant::now);
         loop {
             if looked.elapsed() >= LOOK_EVERY {
@@ -63,25 +69,26 @@ impl Pool {
                     tracing::warn!(%error, "leases of dead services can't be ended; they expire");
                 }
             }
-            let allowed = if outage { 1 } else { self.config.concurrency };
+            let allowed = if outage.load(Ordering::Relaxed) { 1 } else { self.config.concurrency };
             let free = allowed.saturating_sub(places.len());
             if free > 0 {
                 for lease in self.claim(&owner, free).await {
                     let place = Place { task: lease.job.task.id, since: Instant::now(), stop: stop.child_token() };
-                    let worker = workers.spawn(job::run(self.clone(), lease, place.stop.clone(), abandon.clone()));
+                    let signals = Signals { stop: place.stop.clone(), abandon: abandon.clone(), outage: Arc::clone(&outage) };
+                    let worker = workers.spawn(job::run(self.clone(), lease, signals));
                     places.insert(worker.id(), place);
                 }
                 self.metrics.jobs_running.set(i64::try_from(places.len()).unwrap_or(i64::MAX));
-            } else if places.len() >= self.config.concurrency {
+            } else {
                 self.make_way(&places).await;
             }
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(left) = workers.join_next_with_id() => {
-                    Self::leave(left, &mut places, &mut outage);
+                    Self::leave(left, &mut places);
                     // All that have ended meanwhile, so that their places are filled in one claim.
                     while let Some(left) = workers.try_join_next_with_id() {
-                        Self::leave(left, &mut places, &mut outage);
+                        Self::leave(left, &mut places);
                     }
                 }
                 () = self.queue.work_arrived(), if free > 0 => {}
@@ -95,7 +102,9 @@ impl Pool {
                 "rows in flight were not acknowledged in time; they go out again after the next start"
             );
             abandon.cancel();
-            while workers.join_next().await.is_some() {}
+            if timeout(LAST_WRITES, async { while workers.join_next().await.is_some() {} }).await.is_err() {
+                workers.shutdown().await;
+            }
         }
         self.metrics.jobs_running.set(0);
     }
@@ -110,11 +119,10 @@ impl Pool {
         }
     }
 
-    fn leave(left: Result<(Id, Left), JoinError>, places: &mut HashMap<Id, Place>, outage: &mut bool) {
+    fn leave(left: Result<(Id, ()), JoinError>, places: &mut HashMap<Id, Place>) {
         match left {
-            Ok((id, left)) => {
+            Ok((id, ())) => {
                 places.remove(&id);
-                *outage = left.outage.unwrap_or(*outage);
             }
             Err(error) => {
                 places.remove(&error.id());
