@@ -9,7 +9,7 @@ use super::{
     Refusal, Token,
     time::{self, Bound},
 };
-use crate::task::TaskId;
+use crate::task::{NewTask, TaskId};
 
 /// What messages are held against.
 #[derive(Debug, Clone)]
@@ -25,21 +25,8 @@ pub struct Rules {
 /// A message that holds to the contract.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientMessage {
-    Submit(Submit),
+    Submit(NewTask),
     Attach(Attach),
-}
-
-/// A patch to be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Submit {
-    pub thing: Uuid,
-    /// In the order given, each once.
-    pub devices: Vec<Uuid>,
-    pub topic: String,
-    /// Both ends are included.
-    pub from: DateTime<Utc>,
-    pub to: DateTime<Utc>,
-    pub request_id: Option<String>,
 }
 
 /// A task to be watched, from the log after `after`.
@@ -73,7 +60,7 @@ impl ClientMessage {
     }
 }
 
-fn submit(fields: &Fields<'_>, rules: &Rules) -> Result<Submit, Refusal> {
+fn submit(fields: &Fields<'_>, rules: &Rules) -> Result<NewTask, Refusal> {
     let src = fields.text("src", "only \"iota\" is known")?;
     if src != "iota" {
         return Err(invalid("src", quoted(src), "only \"iota\" is known"));
@@ -92,7 +79,7 @@ fn submit(fields: &Fields<'_>, rules: &Rules) -> Result<Submit, Refusal> {
         let found = format!("after to ({} > {})", shown(from), shown(to));
         return Err(invalid("from", found, "it must be at or before to"));
     }
-    Ok(Submit { thing, devices, topic, from, to, request_id: request_id(fields)? })
+    Ok(NewTask { thing, devices, topic, from, to, request_id: request_id(fields)? })
 }
 
 fn attach(fields: &Fields<'_>) -> Result<Attach, Refusal> {

@@ -6,7 +6,7 @@ pub mod reply;
 pub mod time;
 pub mod token;
 
-pub use message::{Attach, ClientMessage, Rules, Submit};
+pub use message::{Attach, ClientMessage, Rules};
 pub use refusal::Refusal;
 pub use token::Token;
 

@@ -1,22 +1,7 @@
 //! Taking a task in.
 
-use chrono::{DateTime, Utc};
-use uuid::Uuid;
-
 use super::{Queue, QueueError, TaskRow, sql, writer::Tx};
-use crate::task::TaskId;
-
-/// A request that holds to the contract.
-#[derive(Debug, Clone)]
-pub struct NewTask {
-    pub thing: Uuid,
-    pub devices: Vec<Uuid>,
-    pub topic: String,
-    /// Both ends are included.
-    pub from: DateTime<Utc>,
-    pub to: DateTime<Utc>,
-    pub request_id: Option<String>,
-}
+use crate::task::{NewTask, TaskId};
 
 /// What became of a request.
 #[derive(Debug, Clone)]

@@ -10,9 +10,9 @@ use warp::ws::Message;
 
 use super::{Context, socket::frame};
 use crate::{
-    protocol::{Attach, ClientMessage, Refusal, Submit, reply},
-    queue::{NewTask, QueueError, Submitted, TaskRow, Watch},
-    task::TaskId,
+    protocol::{Attach, ClientMessage, Refusal, reply},
+    queue::{QueueError, Submitted, TaskRow, Watch},
+    task::{NewTask, TaskId},
     telemetry::Counted,
 };
 
@@ -41,7 +41,7 @@ impl<'a> Session<'a> {
     /// Does what a text frame says.
     pub async fn hear(&mut self, text: &str) -> Next {
         let done = match ClientMessage::parse(text, &self.context.rules) {
-            Ok(ClientMessage::Submit(submit)) => self.submit(submit).await,
+            Ok(ClientMessage::Submit(task)) => self.submit(task).await,
             Ok(ClientMessage::Attach(attach)) => self.attach(attach).await,
             Err(refusal) => Err(refusal),
         };
@@ -86,16 +86,14 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn submit(&mut self, submit: Submit) -> Result<Next, Refusal> {
+    async fn submit(&mut self, task: NewTask) -> Result<Next, Refusal> {
         if self.context.closing.is_cancelled() {
             return Err(Refusal::ShuttingDown);
         }
-        let Submit { thing, devices, topic, from, to, request_id } = submit;
-        let count = devices.len();
-        let task = NewTask { thing, devices, topic, from, to, request_id };
+        let (thing, devices, from, to) = (task.thing, task.devices.len(), task.from, task.to);
         match self.context.queue.submit(task).await.map_err(away)? {
             Submitted::Created(id) => {
-                tracing::info!(task = %id, %thing, devices = count, %from, %to, "a task is created");
+                tracing::info!(task = %id, %thing, devices, %from, %to, "a task is created");
                 self.context.metrics.tasks_created.inc();
                 let next = self.say(reply::created(id)).await;
                 self.watch(id, 0);

@@ -5,6 +5,7 @@ mod state;
 
 use std::fmt;
 
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -32,6 +33,19 @@ impl fmt::Display for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// A request that holds to the contract.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTask {
+    pub thing: Uuid,
+    /// In the order given, each once.
+    pub devices: Vec<Uuid>,
+    pub topic: String,
+    /// Both ends are included.
+    pub from: DateTime<Utc>,
+    pub to: DateTime<Utc>,
+    pub request_id: Option<String>,
 }
 
 /// One line of a task's log, as it is stored.

@@ -15,8 +15,12 @@ pub use metrics::{Counted, Metrics};
 /// # Errors
 /// `[log] level` is no filter.
 pub fn init(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.level)
+    let mut filter = EnvFilter::try_new(&log.level)
         .map_err(|error| anyhow::anyhow!("log.level: {:?} is no level or filter ({error}); \"info\" is one", log.level))?;
+    // What these say at finer levels is the messages themselves, token and all.
+    for quiet in ["tungstenite=info", "tokio_tungstenite=info", "warp=info", "hyper=info", "hyper_util=info", "sqlx=info"] {
+        filter = filter.add_directive(quiet.parse()?);
+    }
     let registry = tracing_subscriber::registry().with(filter);
     match log.format {
         LogFormat::Text => {

@@ -17,5 +17,6 @@ mod queue;
 mod reconnect;
 mod refusals;
 mod restart;
+mod secrets;
 mod stack;
 mod store;

@@ -11,8 +11,8 @@ use std::{
 use chrono::TimeZone;
 use data_patch::{
     config::{self, Overrides},
-    queue::{Clock, Lease, LeaseError, NewTask, OpenError, Queue, Report, Submitted},
-    task::{HeldRow, Position, Progress, TaskId, TaskState},
+    queue::{Clock, Lease, LeaseError, OpenError, Queue, Report, Submitted},
+    task::{HeldRow, NewTask, Position, Progress, TaskId, TaskState},
 };
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;

@@ -7,10 +7,10 @@ use sqlx::{Row, sqlite::SqliteRow};
 use super::{Result, bad, count, moment, text, uuid};
 use crate::{
     queue::{
-        NewTask, TaskRow,
+        TaskRow,
         schema::{Job, Task},
     },
-    task::{JobState, TaskId, TaskState},
+    task::{JobState, NewTask, TaskId, TaskState},
 };
 
 pub fn insert_task(id: TaskId, task: &NewTask, now_ms: i64) -> InsertStatement {

@@ -53,6 +53,11 @@ impl Process {
         process
     }
 
+    /// All that it has logged to this folder.
+    pub fn log(folder: &TempDir) -> String {
+        std::fs::read_to_string(folder.path().join("log")).unwrap()
+    }
+
     /// SIGKILL.
     pub async fn kill(mut self) {
         self.child.kill().await.unwrap();

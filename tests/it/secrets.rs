@@ -1,0 +1,66 @@
+//! Token and passwords: in no log, reply, event, metric or error, at the finest level of the log.
+
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::support::{Client, Process, TOKEN, TestBroker, TestStore, message, program};
+
+const PASSWORD: &str = "pass-7f3a";
+const GUESS: &str = "guess-91bc";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_service_tells_none() {
+    let (folder, topic) = (tempfile::tempdir().unwrap(), TestBroker::start().await.topic().await);
+    // Nobody listens there, so what is said of the store is said again and again.
+    let url = format!("postgres://reader:{PASSWORD}@127.0.0.1:9/iota?application_name=x");
+    let more =
+        [("DATA_PATCH_IOTA_URL", url.as_str()), ("DATA_PATCH_LOG_LEVEL", "trace"), ("DATA_PATCH_IOTA_TIMEOUT_SECONDS", "1")];
+    let process = Process::serve(&folder, &TestStore::empty().await, &topic, &more).await;
+    let mut heard = Vec::new();
+    let mut client = Client::connect(&process.url).await;
+    client.submit(&Client::request(Uuid::new_v4(), &[Uuid::new_v4()], &topic.name)).await;
+    heard.extend(client.until(|line| message(line).contains("store is away")).await);
+    client.send(&json!({"token": TOKEN, "taskId": "no id"})).await;
+    heard.extend(client.until(|line| message(line).contains("taskId")).await);
+    client.send(&json!({"token": GUESS, "taskId": Uuid::new_v4()})).await;
+    heard.extend(client.until(|line| message(line).contains("token is wrong")).await);
+    process.terminate().await;
+
+    let log = Process::log(&folder);
+    assert!(log.contains("TRACE"), "the finest level is on");
+    let queue = std::fs::read(folder.path().join("queue.db")).unwrap();
+    let queue = String::from_utf8_lossy(&queue);
+    for secret in [TOKEN, PASSWORD, GUESS] {
+        // A device's or task's id may hold the same digits as a short token; a word of it may not.
+        let quoted = [format!("\"{secret}\""), format!("={secret}"), format!(":{secret}"), format!(" {secret}")];
+        for (place, text) in [("log", &log), ("replies", &format!("{heard:?}")), ("queue", &queue.to_string())] {
+            assert!(!quoted.iter().any(|secret| text.contains(secret)), "{secret} is in the {place}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_stops_the_start_tells_none() {
+    let folder = tempfile::tempdir().unwrap();
+    for text in [
+        format!("[kafka.properties]\n\"sasl.password\" = \"{PASSWORD}\n"),
+        format!("[kafka.properties]\n\"sasl.password\" = [\"{PASSWORD}\"]\n"),
+        format!("[kafka.properties]\n\"security.protocol\" = \"nothing\"\n\"sasl.password\" = \"{PASSWORD}\"\n"),
+        format!("[iota]\nurl = \"postgres://u:{PASSWORD}@h:notaport/db\"\n"),
+        format!("[iota]\nurl = \"mysql://u:{PASSWORD}@h/db\"\n"),
+        format!("[queue]\nurl = \"postgres://u:{PASSWORD}@h/db\"\n"),
+    ] {
+        let file = folder.path().join("config.toml");
+        std::fs::write(&file, &text).unwrap();
+        let queue = format!("sqlite://{}", folder.path().join("queue.db").display());
+        let mut program = program();
+        program.args(["serve", "--listen", "127.0.0.1:0", "--config", file.to_str().unwrap()]).env("DATA_PATCH_TOKEN", GUESS);
+        if !text.contains("[queue]") {
+            program.env("DATA_PATCH_QUEUE_URL", queue);
+        }
+        let output = program.output().await.unwrap();
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{text}");
+        assert!(!printed.contains(PASSWORD) && !printed.contains(GUESS), "{text}: {printed}");
+    }
+}
