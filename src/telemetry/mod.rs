@@ -21,6 +21,12 @@ pub fn init(log: &Log) -> anyhow::Result<()> {
     for quiet in ["tungstenite=info", "tokio_tungstenite=info", "warp=info", "hyper=info", "hyper_util=info", "sqlx=info"] {
         filter = filter.add_directive(quiet.parse()?);
     }
+    // Said for each broker and each try; jobs say it once, with what it means for them. Name them in log.level to see it.
+    for noisy in ["librdkafka", "rdkafka"] {
+        if !log.level.contains(noisy) {
+            filter = filter.add_directive(format!("{noisy}=off").parse()?);
+        }
+    }
     let registry = tracing_subscriber::registry().with(filter);
     match log.format {
         LogFormat::Text => {
