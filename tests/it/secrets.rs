@@ -13,8 +13,11 @@ async fn a_running_service_tells_none() {
     let (folder, topic) = (tempfile::tempdir().unwrap(), TestBroker::start().await.topic().await);
     // Nobody listens there, so what is said of the store is said again and again.
     let url = format!("postgres://reader:{PASSWORD}@127.0.0.1:9/iota?application_name=x");
-    let more =
-        [("DATA_PATCH_IOTA_URL", url.as_str()), ("DATA_PATCH_LOG_LEVEL", "trace"), ("DATA_PATCH_IOTA_TIMEOUT_SECONDS", "1")];
+    let more = [
+        ("DATA_PATCH_IOTA_URL", url.as_str()),
+        ("DATA_PATCH_LOG_LEVEL", "trace,librdkafka=trace,rdkafka=trace"),
+        ("DATA_PATCH_IOTA_TIMEOUT_SECONDS", "1"),
+    ];
     let process = Process::serve(&folder, &TestStore::empty().await, &topic, &more).await;
     let mut heard = Vec::new();
     let mut client = Client::connect(&process.url).await;
