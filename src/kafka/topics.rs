@@ -18,6 +18,14 @@ use super::KafkaError;
 /// How long an answer is believed: a task of thousands of devices asks once in a while, not thousands of times.
 const FRESH: Duration = Duration::from_secs(30);
 
+/// A broker that has just started, or has not heard yet of a topic that was just created, says for a moment that there is
+/// none. That fails jobs for good, so it is asked again before it is believed.
+const ASK_AGAIN: [Duration; 4] =
+    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(600), Duration::from_secs(1)];
+
+/// How long it is believed that there is no such topic: the devices of a task do not each ask again and again.
+const MISSING_FRESH: Duration = Duration::from_secs(5);
+
 /// How long it is believed that a broker answers, or that none does.
 const PING_FRESH: Duration = Duration::from_secs(1);
 
@@ -35,6 +43,7 @@ pub struct Topics {
     /// librdkafka's mock cluster does not know the question, and librdkafka would wait for a broker that does.
     tells_limits: bool,
     known: Mutex<HashMap<String, Topic>>,
+    missing: Mutex<HashMap<String, Instant>>,
     last_ping: tokio::sync::Mutex<Option<(Instant, Result<(), KafkaError>)>>,
 }
 
@@ -45,6 +54,7 @@ impl Topics {
             timeout,
             tells_limits,
             known: Mutex::default(),
+            missing: Mutex::default(),
             last_ping: tokio::sync::Mutex::default(),
         })
     }
@@ -54,11 +64,30 @@ impl Topics {
         if let Some(topic) = self.known().get(name).filter(|topic| topic.asked.elapsed() < FRESH) {
             return Ok(*topic);
         }
-        let answer = self.ask(name).await;
-        let mut known = self.known();
-        known.retain(|_, topic| topic.asked.elapsed() < FRESH);
-        if let Ok(topic) = &answer {
-            known.insert(name.to_owned(), *topic);
+        let missing_since = self.missing().get(name).copied();
+        if missing_since.is_some_and(|since| since.elapsed() < MISSING_FRESH) {
+            return Err(KafkaError::NoTopic(name.to_owned()));
+        }
+        let mut answer = self.ask(name).await;
+        for wait in ASK_AGAIN {
+            if !matches!(answer, Err(KafkaError::NoTopic(_))) {
+                break;
+            }
+            tokio::time::sleep(wait).await;
+            answer = self.ask(name).await;
+        }
+        match &answer {
+            Ok(topic) => {
+                let mut known = self.known();
+                known.retain(|_, topic| topic.asked.elapsed() < FRESH);
+                known.insert(name.to_owned(), *topic);
+            }
+            Err(KafkaError::NoTopic(_)) => {
+                let mut missing = self.missing();
+                missing.retain(|_, since| since.elapsed() < MISSING_FRESH);
+                missing.insert(name.to_owned(), Instant::now());
+            }
+            Err(_) => {}
         }
         answer
     }
@@ -109,6 +138,10 @@ impl Topics {
         let answer = self.client.describe_configs(&[ResourceSpecifier::Topic(name)], &options).await.ok()?;
         let resource = answer.into_iter().next()?.ok()?;
         resource.entry_map().get("max.message.bytes")?.value.as_ref()?.parse().ok()
+    }
+
+    fn missing(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Topic>> {

@@ -20,6 +20,20 @@ async fn an_unknown_topic_is_told_and_not_made() {
 }
 
 #[tokio::test]
+async fn a_topic_that_is_created_a_moment_later_is_found() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, device) = app.store.add_rows(3).await;
+    let name = format!("late-{}", uuid::Uuid::new_v4());
+    let mut client = app.client().await;
+    client.submit(&Client::request(thing, &[device], &name)).await;
+    let topic = app.topic.broker.create(&name, &[]).await;
+    let log = client.log().await;
+    assert!(message(log.last().unwrap()).contains("3 rows published"), "{log:#?}");
+    assert_eq!(topic.read().await.len(), 3);
+    app.stop().await;
+}
+
+#[tokio::test]
 async fn a_message_too_large_for_the_topic_is_held_back_in_its_place() {
     let broker = TestBroker::start().await;
     if !broker.is_real() {

@@ -71,13 +71,17 @@ impl TestBroker {
 
     /// A new topic of three partitions. The embedded broker knows no settings.
     pub async fn topic_with(&self, settings: &[(&str, &str)]) -> TestTopic {
-        let name = format!("test-{}", Uuid::new_v4());
+        self.create(&format!("test-{}", Uuid::new_v4()), settings).await
+    }
+
+    /// A new topic of this name.
+    pub async fn create(&self, name: &str, settings: &[(&str, &str)]) -> TestTopic {
         match self {
-            Self::Embedded(broker) => broker.create_topic(&name, 3).await.unwrap(),
+            Self::Embedded(broker) => broker.create_topic(name, 3).await.unwrap(),
             Self::Real(brokers) => {
                 let admin: AdminClient<DefaultClientContext> =
                     ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
-                let mut topic = NewTopic::new(&name, 3, TopicReplication::Fixed(1));
+                let mut topic = NewTopic::new(name, 3, TopicReplication::Fixed(1));
                 for (key, value) in settings {
                     topic = topic.set(key, value);
                 }
@@ -85,7 +89,7 @@ impl TestBroker {
                 admin.create_topics(&[topic], &options).await.unwrap().remove(0).unwrap();
             }
         }
-        TestTopic { name, broker: self.clone() }
+        TestTopic { name: name.to_owned(), broker: self.clone() }
     }
 
     /// The names of all topics.
