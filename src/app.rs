@@ -28,14 +28,12 @@ const EMBEDDED_PARTITIONS: i32 = 3;
 /// What keeps it from starting: a queue that can't be opened, a store whose tables do not fit, a wrong Kafka property. A
 /// store or broker that is away does not: work waits for it.
 pub async fn run(
-    mut config: Config,
+    config: Config,
     token: Token,
     listener: TcpListener,
     broker: Option<Arc<EmbeddedBroker>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    // What is on its way must not outlive the lease, or it could arrive after another worker's rows.
-    config.kafka.delivery_timeout_seconds = config.kafka.delivery_timeout_seconds.min(config.worker.lease_seconds);
     let metrics = Metrics::default();
     let queue = Queue::open(&config.queue, Clock::System).await?;
     let store = Store::new(&config.iota)?;

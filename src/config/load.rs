@@ -96,6 +96,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     within("worker.lease_seconds", worker.lease_seconds, 2, day)?;
     within("worker.cursor_ms", worker.cursor_ms, 10, 3_600_000)?;
     within("worker.progress_ms", worker.progress_ms, 10, 3_600_000)?;
+    within("worker.stall_seconds", worker.stall_seconds, 1, day)?;
     within("worker.slice_seconds", worker.slice_seconds, 1, day)?;
     within("worker.max_crashes", u64::from(worker.max_crashes), 1, 1_000)?;
     within("worker.retry_first_ms", worker.retry_first_ms, 1, 3_600_000)?;
@@ -105,7 +106,6 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     within("iota.timeout_seconds", iota.timeout_seconds, 1, 3_600)?;
     within("iota.query_timeout_seconds", iota.query_timeout_seconds, 1, day)?;
     within("kafka.in_flight_bytes", kafka.in_flight_bytes as u64, 65_536, 1 << 31)?;
-    within("kafka.delivery_timeout_seconds", kafka.delivery_timeout_seconds, 1, day)?;
     within("kafka.lookup_timeout_seconds", kafka.lookup_timeout_seconds, 1, 600)?;
     if worker.cursor_ms * 3 > worker.lease_seconds * 1_000 {
         return Err(wrong(

@@ -57,6 +57,7 @@ pub struct Worker {
     pub lease_seconds: u64,
     pub cursor_ms: u64,
     pub progress_ms: u64,
+    pub stall_seconds: u64,
     pub slice_seconds: u64,
     pub max_crashes: u32,
     pub retry_first_ms: u64,
@@ -113,7 +114,6 @@ pub struct Kafka {
     pub default_topic: String,
     pub topics: Vec<String>,
     pub in_flight_bytes: usize,
-    pub delivery_timeout_seconds: u64,
     pub lookup_timeout_seconds: u64,
     pub properties: Properties,
 }

@@ -161,6 +161,11 @@ impl Flight {
         self.failure().map_or(Ok(()), Err)
     }
 
+    /// Whether rows are handed over that nothing is known of yet.
+    pub fn is_waiting(&self) -> bool {
+        self.state().on_their_way > 0
+    }
+
     /// Waits until the row that was taken last is the only one that nothing is known of.
     pub(super) async fn settled_but_one(&self) {
         self.at_most_on_their_way(1).await;

@@ -56,6 +56,15 @@ pub fn waiting(device: Uuid, reason: &str, published: u64, wait: Duration) -> Li
     ))
 }
 
+/// Kafka acknowledges nothing, and says nothing either.
+pub fn stalled(device: Uuid, published: u64, since: Duration) -> Line {
+    ok(format!(
+        "device: {device} waits, nothing is lost ({} safe): Kafka has acknowledged nothing for {} s. It goes on by itself",
+        plural(published, "row"),
+        since.as_secs()
+    ))
+}
+
 /// A worker died, and another goes on.
 pub fn taken_over(device: Uuid, published: u64) -> Line {
     ok(format!("device: {device} goes on after {}: its worker was gone", plural(published, "row")))

@@ -117,7 +117,10 @@ impl Worker {
     async fn beat(&self, total: &Total, said: &mut Said, over: &CancellationToken, lost: &CancellationToken) {
         let cursor_every = Duration::from_millis(self.pool.config.cursor_ms);
         let say_every = Duration::from_millis(self.pool.config.progress_ms);
+        let stall = Duration::from_secs(self.pool.config.stall_seconds);
         let mut stored = self.lease.job.progress.clone();
+        // When the cursor moved last, and when it was last told that it does not.
+        let (mut moved, mut told) = (Instant::now(), Instant::now());
         loop {
             tokio::select! {
                 biased;
@@ -126,15 +129,24 @@ impl Worker {
                 () = tokio::time::sleep(cursor_every) => {}
             }
             let (progress, held) = self.flight.progress();
+            if progress != stored || !self.flight.is_waiting() {
+                (moved, told) = (Instant::now(), Instant::now());
+            }
+            let stalls = told.elapsed() >= stall;
             // Nothing new, and time left: the disk is spared.
-            if progress == stored && held.is_empty() && self.lease.remaining() > self.pool.config.lease() / 2 {
+            if !stalls && progress == stored && held.is_empty() && self.lease.remaining() > self.pool.config.lease() / 2 {
                 continue;
             }
             let published = progress.published;
             let is_news = |rows: &u64| published > said.published && published < *rows && said.at.elapsed() >= say_every;
             let news = total.get().filter(is_news).map(|rows| line::published(self.lease.job.device, published, rows));
             let says = news.is_some();
-            let lines = self.held_lines(&held).into_iter().chain(news).collect();
+            let stalled = stalls.then(|| line::stalled(self.lease.job.device, published, moved.elapsed()));
+            if stalls {
+                told = Instant::now();
+                tracing::warn!(published, since = ?moved.elapsed(), "Kafka acknowledges nothing; the job goes on when it does");
+            }
+            let lines = self.held_lines(&held).into_iter().chain(news).chain(stalled).collect();
             match self.lease.report(Report { progress: progress.clone(), held: held.clone(), lines }).await {
                 Ok(()) => {
                     self.flight.confirm();
