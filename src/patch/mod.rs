@@ -17,10 +17,10 @@ use crate::{
     config::GuardMode,
     iota::{Selection, Store, StoreError},
     kafka::{Flight, Kafka, KafkaError, Outgoing, Sender},
-    task::{HeldRow, Position, Progress, TaskId},
+    task::{HeldRow, Position, TaskId},
 };
 
-/// What is to be done, and how far it has got.
+/// What is to be done; how far it has got, its [`Flight`] tells.
 #[derive(Debug, Clone)]
 pub struct Patch {
     pub task: TaskId,
@@ -32,7 +32,6 @@ pub struct Patch {
     pub to: DateTime<Utc>,
     /// Rows, if they were counted before.
     pub total: Option<u64>,
-    pub progress: Progress,
 }
 
 /// How a job ended, when nobody took it away.

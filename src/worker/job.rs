@@ -77,7 +77,6 @@ impl Worker {
             from: job.task.from,
             to: job.task.to,
             total: job.total,
-            progress: job.progress.clone(),
         };
         let total = Total::new(job.total);
         let report = Reporter { lease: &self.lease, total: &total };
