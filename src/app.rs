@@ -10,6 +10,7 @@ use crate::{
     config::Config,
     iota::Store,
     kafka::{EmbeddedBroker, Kafka},
+    kill,
     patch::Patcher,
     protocol::{Rules, Token},
     queue::{Clock, Queue},
@@ -82,6 +83,7 @@ pub async fn run(
     }
     tracing::info!("stopping: no new work is taken in; rows in flight are waited for, cursors stored, leases handed back");
     context.closing.cancel();
+    kill::point("stopping");
     working.await.context("the worker pool died")?;
     context.disconnect.cancel();
     serving.await.context("the server died")?;

@@ -10,7 +10,7 @@
 //! | one job | [`patch`] |
 //! | the durable part | [`queue`], [`events`] |
 //! | the outside | [`iota`] (store), [`kafka`] (broker), [`db`] (SQL connections) |
-//! | plain types and pure functions | [`protocol`], [`task`], [`config`], [`telemetry`] |
+//! | plain types and pure functions | [`protocol`], [`task`], [`config`], [`telemetry`]; and [`kill`], for tests |
 
 pub mod app;
 pub mod cli;
@@ -19,6 +19,7 @@ pub mod db;
 pub mod events;
 pub mod iota;
 pub mod kafka;
+pub mod kill;
 pub mod patch;
 pub mod protocol;
 pub mod queue;

@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use super::{Batches, Flight, KafkaError, Settled};
-use crate::{iota::Key, task::TaskId};
+use crate::{iota::Key, kill, task::TaskId};
 
 /// What a message weighs beside key and document, about: headers, bookkeeping here and in librdkafka.
 const OVERHEAD_BYTES: usize = 512;
@@ -107,6 +107,7 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
             }
         };
         flight.settle(number, time_us, key, how);
+        kill::point("acknowledged");
     }
 }
 

@@ -17,6 +17,7 @@ use crate::{
     config::GuardMode,
     iota::{Selection, Store, StoreError},
     kafka::{Flight, Kafka, KafkaError, Outgoing, Sender},
+    kill,
     task::{HeldRow, Position, TaskId},
 };
 
@@ -184,6 +185,7 @@ impl Patcher {
                 batch = rows.next() => batch?,
             };
             let Some(batch) = batch else { return Ok(()) };
+            kill::point("read");
             for row in batch {
                 if stop.is_cancelled() {
                     return Err(Interrupted::Stopped);
@@ -203,6 +205,7 @@ impl Patcher {
                             doc,
                         };
                         sender.send(outgoing, room, flight).await?;
+                        kill::point("produced");
                     }
                     Err(fault) => {
                         let position = Position { time_us: row.time_us, key: row.key.to_string() };

@@ -13,7 +13,10 @@ use std::{
 use uuid::Uuid;
 
 use super::{Queue, QueueError, TaskRow, sql, writer::Tx};
-use crate::task::{HeldRow, JobChange, JobCounts, JobState, Line, Progress, TaskId, TaskState, line};
+use crate::{
+    kill,
+    task::{HeldRow, JobChange, JobCounts, JobState, Line, Progress, TaskId, TaskState, line},
+};
 
 /// Why a write to a job was not made.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -214,6 +217,9 @@ pub(super) async fn apply(tx: &mut Tx, job: &Job, write: Write, until_ms: i64) -
     if tx.execute(&update).await? == 0 {
         return Ok(false);
     }
+    if write.change.is_none() && write.progress.is_some() {
+        kill::point("heartbeat");
+    }
     for rows in write.held.chunks(AT_ONCE) {
         tx.execute(&sql::insert_held(job.task.id, job.device, rows, tx.now_ms)).await?;
     }
@@ -242,6 +248,7 @@ async fn end_task(tx: &mut Tx, task: TaskId, created_at_ms: i64) -> Result<(), s
         summary.failures = rows.iter().map(sql::read_failure).collect::<Result<_, _>>()?;
     }
     let state = TaskState::of(summary.jobs);
+    kill::point("last-event");
     tx.log(task, vec![line::finished(&summary)], Some(state)).await?;
     tx.execute(&sql::set_task_finished(task, state, tx.now_ms)).await?;
     Ok(())

@@ -74,6 +74,11 @@ impl Queue {
 }
 
 async fn migrate(pool: &SqlitePool) -> Result<(), MigrateError> {
+    #[cfg(feature = "kill-points")]
+    pool.acquire().await?.lock_handle().await?.set_commit_hook(|| {
+        crate::kill::point("migration");
+        true
+    });
     let mut tried = 0;
     loop {
         tried += 1;

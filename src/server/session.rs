@@ -10,6 +10,7 @@ use warp::ws::Message;
 
 use super::{Context, socket::frame};
 use crate::{
+    kill,
     protocol::{Attach, ClientMessage, Refusal, reply},
     queue::{QueueError, Submitted, TaskRow, Watch},
     task::{NewTask, TaskId},
@@ -94,6 +95,7 @@ impl<'a> Session<'a> {
         match self.context.queue.submit(task).await.map_err(away)? {
             Submitted::Created(id) => {
                 tracing::info!(task = %id, %thing, devices, %from, %to, "a task is created");
+                kill::point("accepted");
                 self.context.metrics.tasks_created.inc();
                 let next = self.say(reply::created(id)).await;
                 self.watch(id, 0);

@@ -14,6 +14,7 @@ use tracing::Instrument;
 use super::Pool;
 use crate::{
     kafka::Flight,
+    kill,
     patch::{self, Outcome, Patch, ReportError},
     queue::{Lease, LeaseError, Report},
     task::{HeldRow, Line, Progress, line},
@@ -188,6 +189,7 @@ impl Worker {
                 ("succeeded", self.write(progress, held, lines, |report| self.lease.succeed(report)).await)
             }
             Outcome::Stopped => {
+                kill::point("releasing");
                 if let Some(rows) = total.get().filter(|_| progress.published > said.published) {
                     lines.push(line::published(job.device, progress.published, rows));
                 }

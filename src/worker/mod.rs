@@ -18,7 +18,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config,
+    config, kill,
     patch::Patcher,
     queue::{Lease, Queue},
     task::TaskId,
@@ -73,6 +73,7 @@ impl Pool {
             let free = allowed.saturating_sub(places.len());
             if free > 0 {
                 for lease in self.claim(&owner, free).await {
+                    kill::point("claimed");
                     let place = Place { task: lease.job.task.id, since: Instant::now(), stop: stop.child_token() };
                     let signals = Signals { stop: place.stop.clone(), abandon: abandon.clone(), outage: Arc::clone(&outage) };
                     let worker = workers.spawn(job::run(self.clone(), lease, signals));

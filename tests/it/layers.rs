@@ -6,7 +6,7 @@ use std::{
 };
 
 /// From top to bottom; modules of one layer do not know each other, but for those named beside it.
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 8] = [
     &["main"],
     &["cli"],
     &["app"],
@@ -14,6 +14,7 @@ const LAYERS: [&[&str]; 7] = [
     &["patch"],
     &["queue", "events", "iota", "kafka", "db"],
     &["protocol", "task", "config", "telemetry"],
+    &["kill"],
 ];
 
 /// Within the outside and the durable part, and among plain types: who may know whom.

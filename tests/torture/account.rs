@@ -1,0 +1,88 @@
+//! What came out against what went in: store, topic, queue file and log must agree.
+
+use std::{collections::HashMap, path::Path};
+
+use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
+use uuid::Uuid;
+
+use crate::support::{TestStore, TestTopic};
+
+/// The rows of some devices, as they were found in a topic.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Account {
+    /// Rows in the store.
+    pub rows: usize,
+    /// In the store and not in the topic, or not in their order there.
+    pub lost: usize,
+    /// In the topic more than once.
+    pub repeated: usize,
+}
+
+impl Account {
+    /// Counts what one task published of these devices; each device must be wholly in the task's range.
+    pub async fn of(store: &TestStore, topic: &TestTopic, task: &str, devices: &[Uuid]) -> Self {
+        let mut of_device = HashMap::<String, Vec<(String, String)>>::new();
+        for found in topic.read().await.into_iter().filter(|found| found.task == task) {
+            of_device.entry(found.key).or_default().push((found.row, found.value));
+        }
+        let mut account = Self::default();
+        for device in devices {
+            let found = of_device.remove(&device.to_string()).unwrap_or_default();
+            let mut seen = std::collections::HashSet::new();
+            let once: Vec<&str> = found.iter().filter(|(row, _)| seen.insert(row)).map(|(_, value)| value.as_str()).collect();
+            let docs = store.docs(*device).await;
+            account.rows += docs.len();
+            account.repeated += found.len() - once.len();
+            account.lost += if docs.len() == once.len() {
+                docs.iter().zip(&once).filter(|(doc, found)| doc != *found).count()
+            } else {
+                docs.len().abs_diff(once.len())
+            };
+        }
+        assert!(of_device.is_empty(), "rows of devices that nobody asked for: {:?}", of_device.keys());
+        account
+    }
+
+    pub fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.lost += other.lost;
+        self.repeated += other.repeated;
+    }
+}
+
+/// A look at a queue file with nobody's help.
+pub struct File(SqliteConnection);
+
+impl File {
+    pub async fn open(folder: &Path) -> Self {
+        let options = SqliteConnectOptions::new().filename(folder.join("queue.db")).busy_timeout(crate::support::PATIENCE);
+        Self(SqliteConnection::connect_with(&options).await.unwrap())
+    }
+
+    /// One number.
+    pub async fn number(&mut self, sql: &'static str) -> i64 {
+        sqlx::query(sql).fetch_one(&mut self.0).await.unwrap().get(0)
+    }
+
+    /// The only task's id.
+    pub async fn task(&mut self) -> Option<String> {
+        sqlx::query("SELECT id FROM task").fetch_optional(&mut self.0).await.unwrap().map(|row| row.get(0))
+    }
+
+    /// The cursor of the only job, as microseconds since 1970: no row up to it may be sent again.
+    pub async fn cursor(&mut self) -> Option<i64> {
+        sqlx::query("SELECT cursor_time FROM job").fetch_optional(&mut self.0).await.unwrap().and_then(|row| row.get(0))
+    }
+
+    /// When nothing is left to do, everything must say so: no job is open or leased, each log is numbered without gap or
+    /// repeat and has one end, which is its last line.
+    pub async fn is_at_rest(&mut self) {
+        let open = "SELECT count(*) FROM job WHERE state NOT IN ('succeeded', 'failed', 'cancelled') OR due_at IS NOT NULL";
+        assert_eq!(self.number(open).await, 0, "jobs are open");
+        assert_eq!(self.number("SELECT count(*) FROM task WHERE finished_at IS NULL").await, 0, "tasks are open");
+        let gaps = "SELECT count(*) FROM task LEFT JOIN (SELECT task_id, count(*) AS lines, min(seq) AS low, max(seq) AS high, \
+                    sum(ends IS NOT NULL) AS ends, max(CASE WHEN ends IS NOT NULL THEN seq END) AS end FROM event GROUP BY task_id) \
+                    ON task_id = id WHERE lines IS NULL OR low <> 1 OR high <> lines OR last_seq <> high OR ends <> 1 OR end <> high";
+        assert_eq!(self.number(gaps).await, 0, "a log has gaps, or no end");
+    }
+}

@@ -1,0 +1,19 @@
+//! The promises, put to the test: the real program on a real PostgreSQL and a real Kafka, killed, frozen and starved.
+//!
+//! `make torture` runs all of it and prints a table; the kill matrix is part of `scripts/test-real` too. What came out of
+//! Kafka is always counted against what the store holds.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
+
+mod account;
+#[path = "../it/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with the other suite, which uses the rest")]
+mod support;
+mod table;
+
+mod disk;
+mod hostile;
+mod kill;
+mod outage;
+mod soak;
+mod walk;
