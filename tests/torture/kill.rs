@@ -1,1 +1,200 @@
-//! To be written.
+//! The kill matrix: SIGKILL at each named point (`data_patch::kill`), a restart, and the account.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    account::{Account, File},
+    support::{Client, Process, TestBroker, TestStore, TestTopic, message, seqs},
+    table::Found,
+};
+
+/// Enough for some thousand acknowledgements and a few heartbeats before a point is reached.
+const ROWS: i64 = 20_000;
+
+/// Where it is killed, how often it passes there first, and what has happened by then.
+struct Point {
+    name: &'static str,
+    what: &'static str,
+    passes: &'static [u32],
+}
+
+const fn point(name: &'static str, what: &'static str, passes: &'static [u32]) -> Point {
+    Point { name, what, passes }
+}
+
+struct Site {
+    folder: tempfile::TempDir,
+    store: TestStore,
+    topic: TestTopic,
+    thing: Uuid,
+    device: Uuid,
+}
+
+impl Site {
+    async fn new() -> Self {
+        let (store, topic) = (TestStore::empty().await, TestBroker::start().await.topic().await);
+        let (thing, device) = store.add_rows(ROWS).await;
+        Self { folder: tempfile::tempdir().unwrap(), store, topic, thing, device }
+    }
+
+    /// A service that kills itself there; small pages and little in flight make many steps of the work.
+    async fn serve_until(&self, kill_at: &str) -> Process {
+        let more = [
+            ("KILL_AT", kill_at),
+            ("DATA_PATCH_IOTA_PAGE_ROWS", "500"),
+            ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "262144"),
+            ("DATA_PATCH_WORKER_CURSOR_MS", "10"),
+        ];
+        Process::serve(&self.folder, &self.store, &self.topic, &more).await
+    }
+
+    async fn serve(&self) -> Process {
+        Process::serve(&self.folder, &self.store, &self.topic, &[]).await
+    }
+
+    fn request(&self) -> Value {
+        Client::request(self.thing, &[self.device], &self.topic.name)
+    }
+
+    /// Ends the task that is in the queue, and holds everything against everything. `cursor` is the one that was stored
+    /// when the service was killed.
+    async fn account(self, process: Process, cursor: Option<i64>) -> Account {
+        let task = File::open(self.folder.path()).await.task().await.expect("no task");
+        let mut client = Client::connect(&process.url).await;
+        assert_eq!(message(&client.attach(&task, 0).await), "task attached.");
+        let log = client.log().await;
+        assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
+        let last = message(log.last().unwrap());
+        assert!(last.starts_with(&format!("task finished: 1 of 1 device, {ROWS} rows published, 0 held back")), "{last}");
+        assert_eq!(process.terminate().await.0, Some(0));
+        File::open(self.folder.path()).await.is_at_rest().await;
+        let again = self.again().await;
+        if let (Some(cursor), Some(first)) = (cursor, again.first()) {
+            assert!(*first > cursor, "a row up to the cursor went out again: {first} <= {cursor}");
+        }
+        Account::of(&self.store, &self.topic, &task, &[self.device]).await
+    }
+
+    /// The times of rows that are in the topic more than once, the earliest first.
+    async fn again(&self) -> Vec<i64> {
+        let mut seen = std::collections::HashSet::new();
+        let mut times: Vec<i64> = self
+            .topic
+            .read()
+            .await
+            .into_iter()
+            .filter(|found| !seen.insert(found.row.clone()))
+            .map(|found| {
+                let time = found.row.split('/').nth(1).unwrap();
+                chrono::DateTime::parse_from_rfc3339(time).unwrap().timestamp_micros()
+            })
+            .collect();
+        times.sort_unstable();
+        times
+    }
+}
+
+/// Kills a service that has a task, starts another, and counts.
+async fn killed(at: &str) -> (Account, Duration) {
+    let site = Site::new().await;
+    let dying = site.serve_until(at).await;
+    crate::support::eventually("the service listens", || async { tokio::net::TcpStream::connect(dying.address).await.is_ok() })
+        .await;
+    let mut client = Client::connect(&dying.url).await;
+    client.send(&site.request()).await;
+    assert_eq!(dying.died().await, Some(9), "{at} was not reached");
+    let cursor = File::open(site.folder.path()).await.cursor().await;
+    let (process, begun) = (site.serve().await, Instant::now());
+    let account = site.account(process, cursor).await;
+    // The dead service's lease would have lasted for ten minutes.
+    assert!(begun.elapsed() < Duration::from_secs(50), "{at}: {:?}", begun.elapsed());
+    (account, begun.elapsed())
+}
+
+/// One row of the matrix.
+async fn row(point: Point) {
+    let (mut sum, mut longest) = (Account::default(), Duration::ZERO);
+    for passes in point.passes {
+        let (account, took) = killed(&format!("{}:{passes}", point.name)).await;
+        assert_eq!(account.lost, 0, "{}:{passes}: {account:?}", point.name);
+        sum.add(account);
+        longest = longest.max(took);
+    }
+    write(&point, sum, format!("restart to the end, the count included: {:.1} s at the most", longest.as_secs_f64()));
+}
+
+fn write(point: &Point, sum: Account, note: String) {
+    let what = format!("SIGKILL {}", point.what);
+    Found { what: &what, times: point.passes.len(), rows: sum.rows, lost: sum.lost, repeated: sum.repeated, note }.write();
+}
+
+macro_rules! matrix {
+    ($($test:ident: $name:literal, $what:literal, $passes:expr;)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $test() {
+                row(point($name, $what, &$passes)).await;
+            }
+        )*
+    };
+}
+
+matrix! {
+    accepted: "accepted", "after the accept's commit, before the reply", [1];
+    claimed: "claimed", "after a claim", [1];
+    read: "read", "between read and produce", [1, 2, 15];
+    produced: "produced", "after a produce, before its acknowledgement", [1, 777, 19_999, 20_000];
+    acknowledged: "acknowledged", "after an acknowledgement, before the cursor", [1, 5_000, 20_000];
+    heartbeat: "heartbeat", "in a heartbeat, before its commit", [1, 5];
+    last_event: "last-event", "before the last event's commit", [1];
+}
+
+/// While it stops: SIGTERM in the middle of the work, and SIGKILL on the way out.
+async fn killed_while_stopping(at: &str) -> Account {
+    let site = Site::new().await;
+    let dying = site.serve_until(at).await;
+    crate::support::eventually("the service listens", || async { tokio::net::TcpStream::connect(dying.address).await.is_ok() })
+        .await;
+    let mut client = Client::connect(&dying.url).await;
+    client.submit(&site.request()).await;
+    client.until(|line| message(line).starts_with("iota data published(")).await;
+    dying.signal("-TERM");
+    assert_eq!(dying.died().await, Some(9), "{at} was not reached");
+    let cursor = File::open(site.folder.path()).await.cursor().await;
+    let process = site.serve().await;
+    site.account(process, cursor).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping() {
+    let mut sum = Account::default();
+    for at in ["stopping", "releasing"] {
+        let account = killed_while_stopping(at).await;
+        assert_eq!(account.lost, 0, "{at}: {account:?}");
+        sum.add(account);
+    }
+    write(&point("stopping", "during shutdown", &[1, 1]), sum, "before and after the rows in flight are waited for".to_owned());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migration() {
+    // Commits of a first start: the table of migrations, and each migration with its entry.
+    let passes = [1, 2];
+    let mut sum = Account::default();
+    for pass in passes {
+        let site = Site::new().await;
+        let at = format!("migration:{pass}");
+        let dying = Process::start(&site.folder, &site.store, &site.topic, &[("KILL_AT", &at)]);
+        assert_eq!(dying.died().await, Some(9), "{at} was not reached");
+        let process = site.serve().await;
+        let mut client = Client::connect(&process.url).await;
+        client.submit(&site.request()).await;
+        let account = site.account(process, None).await;
+        assert_eq!((account.lost, account.repeated), (0, 0), "{account:?}");
+        sum.add(account);
+    }
+    write(&point("migration", "during migration", &[1, 2]), sum, String::new());
+}

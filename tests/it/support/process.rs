@@ -1,12 +1,12 @@
 //! The real program as a child process, to be killed.
 
-use std::{process::Stdio, time::Duration};
+use std::{net::SocketAddr, process::Stdio, time::Duration};
 
 use data_patch::protocol::PATH;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::{PATIENCE, TOKEN, TestStore, TestTopic, eventually};
+use super::{PATIENCE, TOKEN, TestStore, TestTopic};
 
 /// The program, with nothing of the tests' environment that would configure it.
 pub fn program() -> Command {
@@ -20,12 +20,25 @@ pub fn program() -> Command {
 
 pub struct Process {
     child: Child,
+    pub address: SocketAddr,
     pub url: String,
 }
 
 impl Process {
     /// Serves from a queue in `folder`; a process started later on the same folder goes on with its work.
     pub async fn serve(folder: &TempDir, store: &TestStore, topic: &TestTopic, more: &[(&str, &str)]) -> Self {
+        let mut process = Self::start(folder, store, topic, more);
+        while tokio::net::TcpStream::connect(process.address).await.is_err() {
+            if let Some(status) = process.child.try_wait().unwrap() {
+                panic!("the service ended with {status}: {}", Self::log(folder));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        process
+    }
+
+    /// The same, without waiting until it listens.
+    pub fn start(folder: &TempDir, store: &TestStore, topic: &TestTopic, more: &[(&str, &str)]) -> Self {
         // A port that was free a moment ago; the listener is closed, and the port is not given to others at once.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -48,9 +61,19 @@ impl Process {
             .stderr(log)
             .spawn()
             .unwrap();
-        let process = Self { child, url: format!("ws://{address}{PATH}") };
-        eventually("the service listens", || async { tokio::net::TcpStream::connect(address).await.is_ok() }).await;
-        process
+        Self { child, address, url: format!("ws://{address}{PATH}") }
+    }
+
+    /// Waits until it ends by itself; returns the signal that ended it.
+    pub async fn died(mut self) -> Option<i32> {
+        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it lives").unwrap();
+        std::os::unix::process::ExitStatusExt::signal(&status)
+    }
+
+    /// Sends a signal, such as `-TERM`, without waiting.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().expect("it has ended").to_string();
+        assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
     /// All that it has logged to this folder.
@@ -66,8 +89,7 @@ impl Process {
     /// SIGTERM; returns the exit code and how long it took.
     pub async fn terminate(mut self) -> (Option<i32>, Duration) {
         let begun = std::time::Instant::now();
-        let pid = self.child.id().unwrap().to_string();
-        assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.signal("-TERM");
         let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it did not end").unwrap();
         (status.code(), begun.elapsed())
     }
