@@ -14,7 +14,7 @@ use crate::{
     patch::Patcher,
     protocol::{Rules, Token},
     queue::{Clock, Queue},
-    server::{self, Context},
+    server::{self, Context, Guesses},
     telemetry::Metrics,
     worker::Pool,
 };
@@ -54,6 +54,7 @@ pub async fn run(
         },
         config: config.server.clone(),
         metrics: metrics.clone(),
+        guesses: Guesses::default(),
         closing: CancellationToken::new(),
         disconnect: CancellationToken::new(),
     });

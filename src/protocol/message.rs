@@ -1,4 +1,4 @@
-//! What a client may say: submit a patch, or attach to one.
+//! What a client may say: submit a patch, attach to one, or cancel one.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use chrono_tz::Tz;
@@ -27,6 +27,8 @@ pub struct Rules {
 pub enum ClientMessage {
     Submit(NewTask),
     Attach(Attach),
+    /// No more of the task is to be published.
+    Cancel(TaskId),
 }
 
 /// A task to be watched, from the log after `after`.
@@ -56,7 +58,15 @@ impl ClientMessage {
         if !rules.token.matches(token) {
             return Err(Refusal::WrongToken);
         }
-        if submits { submit(&fields, rules).map(Self::Submit) } else { attach(&fields).map(Self::Attach) }
+        if submits {
+            return submit(&fields, rules).map(Self::Submit);
+        }
+        let Attach { task, after } = attach(&fields)?;
+        match fields.optional("cancel") {
+            None | Some(Value::Bool(false)) => Ok(Self::Attach(Attach { task, after })),
+            Some(Value::Bool(true)) => Ok(Self::Cancel(task)),
+            Some(value) => Err(invalid("cancel", described(value), "true cancels the task, false or nothing attaches to it")),
+        }
     }
 }
 

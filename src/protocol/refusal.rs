@@ -10,7 +10,7 @@ pub enum Refusal {
     #[error("the message is a binary frame; send one JSON object in a text frame")]
     Binary,
     #[error(
-        "the message has no known shape; to submit send src, token, thingId, devices, from, to (topic and requestId if you like), to attach send token, taskId (after if you like)"
+        "the message has no known shape; to submit send src, token, thingId, devices, from, to (topic and requestId if you like), to attach send token, taskId (after if you like), to cancel send token, taskId, cancel: true"
     )]
     Shape,
     #[error("{field} is missing; {expected}")]

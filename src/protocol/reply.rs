@@ -45,6 +45,12 @@ pub fn attached(task_id: TaskId, state: TaskState) -> String {
     envelope(ANSWER, None, Answer { task_id, msg: "task attached.", state: Some(state) })
 }
 
+/// No more of the task is published; or it had ended before.
+pub fn cancelled(task_id: TaskId, state: TaskState, ended_before: bool) -> String {
+    let msg = if ended_before { "task had ended." } else { "task cancelled." };
+    envelope(ANSWER, None, Answer { task_id, msg, state: Some(state) })
+}
+
 /// Nothing was done.
 pub fn refused(refusal: &Refusal) -> String {
     #[derive(Serialize)]

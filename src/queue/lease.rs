@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LeaseError {
     /// Another worker has the job, or had it; what this one does no longer counts.
-    #[error("the lease is lost: another worker has the job")]
+    #[error("the lease is lost: another worker has the job, or its task was cancelled")]
     Lost,
     #[error(transparent)]
     Queue(#[from] QueueError),
@@ -231,7 +231,7 @@ pub(super) async fn apply(tx: &mut Tx, job: &Job, write: Write, until_ms: i64) -
 }
 
 /// Ends a task that has no work left.
-async fn end_task(tx: &mut Tx, task: TaskId, created_at_ms: i64) -> Result<(), sqlx::Error> {
+pub(super) async fn end_task(tx: &mut Tx, task: TaskId, created_at_ms: i64) -> Result<(), sqlx::Error> {
     if !tx.fetch(&sql::work_left(task)).await?.is_empty() {
         return Ok(());
     }

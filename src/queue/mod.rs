@@ -26,7 +26,7 @@ use uuid::Uuid;
 pub use claim::Claimed;
 pub use lease::{Job, Lease, LeaseError, Report};
 pub use open::OpenError;
-pub use submit::Submitted;
+pub use submit::{Cancelled, Submitted};
 pub use watch::Watch;
 
 use crate::{

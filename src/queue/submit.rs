@@ -1,6 +1,6 @@
-//! Taking a task in.
+//! Taking a task in, and cancelling one.
 
-use super::{Queue, QueueError, TaskRow, sql, writer::Tx};
+use super::{Queue, QueueError, TaskRow, lease, sql, writer::Tx};
 use crate::task::{NewTask, TaskId};
 
 /// What became of a request.
@@ -9,6 +9,15 @@ pub enum Submitted {
     Created(TaskId),
     /// There is a task of the same `request_id`.
     Existing(TaskRow),
+}
+
+/// What became of a wish to cancel.
+#[derive(Debug, Clone)]
+pub struct Cancelled {
+    /// The task as it is now.
+    pub task: TaskRow,
+    /// It had ended before, and nothing was changed.
+    pub ended_before: bool,
 }
 
 impl Queue {
@@ -21,6 +30,26 @@ impl Queue {
         self.inner.work.notify_one();
         Ok(submitted)
     }
+
+    /// Ends all jobs of a task that have not ended, and so the task. Their workers find their leases lost, and stop; rows
+    /// that are on their way by then still arrive. `None`: there is no such task.
+    ///
+    /// # Errors
+    /// The file can't be written; nothing was changed.
+    pub async fn cancel(&self, task: TaskId) -> Result<Option<Cancelled>, QueueError> {
+        self.inner.writer.write(move |tx| Box::pin(cancel(tx, task))).await
+    }
+}
+
+async fn cancel(tx: &mut Tx, id: TaskId) -> Result<Option<Cancelled>, sqlx::Error> {
+    let Some(task) = tx.fetch(&sql::task(id)).await?.first().map(sql::read_task).transpose()? else { return Ok(None) };
+    if task.state.is_final() {
+        return Ok(Some(Cancelled { task, ended_before: true }));
+    }
+    tx.execute(&sql::cancel_jobs(id)).await?;
+    lease::end_task(tx, id, task.created_at_ms).await?;
+    let task = tx.fetch(&sql::task(id)).await?.first().map(sql::read_task).transpose()?;
+    Ok(task.map(|task| Cancelled { task, ended_before: false }))
 }
 
 async fn submit(tx: &mut Tx, task: NewTask) -> Result<Submitted, sqlx::Error> {

@@ -1,10 +1,17 @@
 //! The way in by socket: the WebSocket of the contract, and what operators ask over HTTP.
 
+mod guesses;
 mod health;
 mod session;
 mod socket;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -22,6 +29,8 @@ use crate::{
     telemetry::{Counted, Metrics},
 };
 
+pub use guesses::Guesses;
+
 /// What connections work with.
 pub struct Context {
     pub queue: Queue,
@@ -30,6 +39,8 @@ pub struct Context {
     pub rules: Rules,
     pub config: config::Server,
     pub metrics: Metrics,
+    /// Wrong tokens, by address.
+    pub guesses: Guesses,
     /// The service is stopping: no new work is taken in.
     pub closing: CancellationToken,
     /// Connections are to be closed.
@@ -80,7 +91,13 @@ fn routes(
     let free = Arc::new(Semaphore::new(context.config.max_connections));
     let socket = {
         let (context, connections) = (Arc::clone(context), connections.clone());
-        warp::path!("data-patch" / "websocket").and(warp::ws()).map(move |ws| upgrade(ws, &context, &connections, &free))
+        warp::path!("data-patch" / "websocket").and(warp::addr::remote()).and(warp::ws()).map(
+            move |address: Option<SocketAddr>, ws| {
+                // A TCP connection has one.
+                let address = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+                upgrade(ws, address, &context, &connections, &free)
+            },
+        )
     };
     let of = |context: &Arc<Context>| {
         let context = Arc::clone(context);
@@ -95,7 +112,17 @@ fn routes(
     socket.or(alive).unify().or(ready).unify().or(metrics).unify().recover(explain).map(Reply::into_response)
 }
 
-fn upgrade(ws: warp::ws::Ws, context: &Arc<Context>, connections: &TaskTracker, free: &Arc<Semaphore>) -> Response {
+fn upgrade(
+    ws: warp::ws::Ws,
+    address: IpAddr,
+    context: &Arc<Context>,
+    connections: &TaskTracker,
+    free: &Arc<Semaphore>,
+) -> Response {
+    if !context.guesses.admits(address) {
+        let text = "too many wrong tokens come from this address; try again in a few seconds\n";
+        return warp::reply::with_status(text, StatusCode::TOO_MANY_REQUESTS).into_response();
+    }
     let Ok(place) = Arc::clone(free).try_acquire_owned() else {
         tracing::warn!(limit = context.config.max_connections, "a connection is refused: there are too many");
         let text = "too many connections (server.max_connections); try again later\n";
@@ -109,7 +136,7 @@ fn upgrade(ws: warp::ws::Ws, context: &Arc<Context>, connections: &TaskTracker, 
         .max_frame_size(limit)
         .on_upgrade(move |socket| async move {
             let counted = Counted::new(&context.metrics.connections);
-            Box::pin(socket::serve(socket, &context)).await;
+            Box::pin(socket::serve(socket, address, &context)).await;
             drop((counted, place, tracked));
         })
         .into_response()

@@ -1,6 +1,6 @@
 //! What a client says on its connection, what is done about it, and the tasks that it watches.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -29,14 +29,16 @@ pub enum Next {
 /// A connection's tasks, and its way out.
 pub struct Session<'a> {
     context: &'a Context,
+    /// The client's.
+    address: IpAddr,
     outbox: mpsc::Sender<Message>,
     watches: JoinSet<TaskId>,
     by_task: HashMap<TaskId, AbortHandle>,
 }
 
 impl<'a> Session<'a> {
-    pub fn new(context: &'a Context, outbox: mpsc::Sender<Message>) -> Self {
-        Self { context, outbox, watches: JoinSet::new(), by_task: HashMap::new() }
+    pub fn new(context: &'a Context, address: IpAddr, outbox: mpsc::Sender<Message>) -> Self {
+        Self { context, address, outbox, watches: JoinSet::new(), by_task: HashMap::new() }
     }
 
     /// Does what a text frame says.
@@ -44,6 +46,7 @@ impl<'a> Session<'a> {
         let done = match ClientMessage::parse(text, &self.context.rules) {
             Ok(ClientMessage::Submit(task)) => self.submit(task).await,
             Ok(ClientMessage::Attach(attach)) => self.attach(attach).await,
+            Ok(ClientMessage::Cancel(task)) => self.cancel(task).await,
             Err(refusal) => Err(refusal),
         };
         match done {
@@ -54,8 +57,16 @@ impl<'a> Session<'a> {
 
     /// Says that nothing was done, and why.
     pub async fn refuse(&self, refusal: &Refusal) -> Next {
-        tracing::info!(%refusal, "a message is refused");
         self.context.metrics.requests_refused.inc();
+        if matches!(refusal, Refusal::WrongToken) {
+            tracing::warn!(address = %self.address, "a wrong token");
+            tokio::select! {
+                () = self.context.guesses.punish(self.address) => {}
+                () = self.context.disconnect.cancelled() => {}
+            }
+        } else {
+            tracing::info!(%refusal, "a message is refused");
+        }
         match (self.say(reply::refused(refusal)).await, refusal) {
             (Next::GoOn, Refusal::WrongToken) => Next::WrongToken,
             (next, _) => next,
@@ -112,6 +123,11 @@ impl<'a> Session<'a> {
             return Err(Refusal::AfterTheEnd { task, after, last: row.last_seq });
         }
         Ok(self.attach_to(&row, after).await)
+    }
+
+    async fn cancel(&mut self, task: TaskId) -> Result<Next, Refusal> {
+        let cancelled = self.context.queue.cancel(task).await.map_err(away)?.ok_or(Refusal::UnknownTask(task))?;
+        Ok(self.say(reply::cancelled(task, cancelled.task.state, cancelled.ended_before)).await)
     }
 
     async fn attach_to(&mut self, row: &TaskRow, after: u64) -> Next {

@@ -2,7 +2,7 @@
 //!
 //! A client that does not read fills its queue, its watches wait, and nobody else notices.
 
-use std::{error::Error as _, time::Duration};
+use std::{error::Error as _, net::IpAddr, time::Duration};
 
 use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
 use tokio::{
@@ -44,11 +44,11 @@ enum End {
 }
 
 /// Serves a connection until one of the two ends it.
-pub async fn serve(socket: WebSocket, context: &Context) {
+pub async fn serve(socket: WebSocket, address: IpAddr, context: &Context) {
     let (sink, mut stream) = socket.split();
     let (outbox, waiting) = mpsc::channel(OUTBOX);
     let mut sending = tokio::spawn(write(sink, waiting));
-    let mut session = Session::new(context, outbox.clone());
+    let mut session = Session::new(context, address, outbox.clone());
     let end = read(&mut stream, &mut session, &outbox, context).await;
     // Its watches end with it, its tasks go on.
     drop(session);

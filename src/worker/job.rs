@@ -104,7 +104,7 @@ impl Worker {
                 self.settle("abandoned", self.lease.report(Report { progress, held, lines }).await);
             }
             Ended::Lost(error) => {
-                tracing::warn!(%error, "the job is left to another worker; what this one sent and did not store goes out again");
+                tracing::warn!(%error, "the job is left; if another worker has it, what this one sent and did not store goes out again");
                 self.pool.metrics.job("lost");
             }
         }

@@ -6,13 +6,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
+#[allow(dead_code, reason = "shared with the torture suite, which uses the rest")]
 mod support;
 
+mod cancel;
 mod configuration;
 mod connections;
 mod contract;
+mod hostile;
 mod kafka;
 mod layers;
+mod model;
 mod queue;
 mod reconnect;
 mod refusals;

@@ -74,6 +74,17 @@ pub fn end_leases(owner: &str, now_ms: i64) -> UpdateStatement {
         .take()
 }
 
+/// Ends the jobs of a task that have not ended.
+pub fn cancel_jobs(task: TaskId) -> UpdateStatement {
+    Query::update()
+        .table(Job::Table)
+        .value(Job::State, JobState::Cancelled.as_str())
+        .value(Job::DueAt, Option::<i64>::None)
+        .and_where(Expr::col(Job::TaskId).eq(text(task)))
+        .and_where(Expr::col(Job::DueAt).is_not_null())
+        .take()
+}
+
 /// A job as a claim returns it.
 pub struct ClaimedRow {
     pub id: i64,

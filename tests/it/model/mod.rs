@@ -1,0 +1,182 @@
+//! The queue against a plain model of itself: whatever is asked in whatever order, both must say the same.
+//!
+//! Only the queue's interface is used, so that another database can be put under it: [`open_queue`] is the one place that
+//! knows what it is kept in.
+
+mod reference;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use chrono::TimeZone;
+use data_patch::{
+    queue::{Clock, Lease, LeaseError, Queue, Report, Submitted},
+    task::{NewTask, Position, Progress, TaskId},
+};
+use proptest::prelude::*;
+use proptest_state_machine::{StateMachineTest, prop_state_machine};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use uuid::Uuid;
+
+use crate::support::open_queue;
+use reference::{Answer, LEASE_MS, MAX_CRASHES, Model, ModelJob, ModelLease, State, Step, Write};
+
+/// The queue, and what it handed out.
+struct Real {
+    runtime: Runtime,
+    now: Arc<AtomicI64>,
+    /// Two services' handles on one file.
+    queues: [Queue; 2],
+    _folder: TempDir,
+    tasks: Vec<TaskId>,
+    /// The queue's ids of the model's jobs; known once they are leased.
+    jobs: Vec<Option<i64>>,
+    leases: Vec<Lease>,
+}
+
+impl Real {
+    async fn submit(&mut self, devices: usize, request: Option<u8>) -> Answer {
+        let time = chrono::Utc.with_ymd_and_hms(2019, 1, 11, 0, 0, 0).unwrap();
+        let task = NewTask {
+            thing: Uuid::new_v4(),
+            devices: (0..devices).map(|_| Uuid::new_v4()).collect(),
+            topic: "t".to_owned(),
+            from: time,
+            to: time,
+            request_id: request.map(|request| request.to_string()),
+        };
+        match self.queues[0].submit(task).await.unwrap() {
+            Submitted::Created(id) => {
+                self.tasks.push(id);
+                self.jobs.extend((0..devices).map(|_| None));
+                Answer::Created
+            }
+            Submitted::Existing(row) => Answer::Existing(self.tasks.iter().position(|task| *task == row.id).unwrap()),
+        }
+    }
+
+    async fn claim(&mut self, limit: usize, service: usize, expected: &Answer) -> Answer {
+        let lease = Duration::from_millis(LEASE_MS.unsigned_abs());
+        let claimed = self.queues[service].claim(&"model".into(), limit, lease, MAX_CRASHES).await.unwrap();
+        let Answer::Leased(wanted, _) = expected else { panic!("{expected:?}") };
+        let mut leased = Vec::new();
+        for (place, lease) in claimed.leases.into_iter().enumerate() {
+            let job = &lease.job;
+            // Which of the model's jobs it is, its first lease settles; from then on it must be that one.
+            let index = self.jobs.iter().position(|id| *id == Some(job.id)).or_else(|| {
+                let index = wanted.get(place)?.job;
+                self.jobs[index].is_none().then_some(index)
+            });
+            let index = index.unwrap_or_else(|| panic!("{job:?} is leased, wanted are {wanted:?}"));
+            self.jobs[index] = Some(job.id);
+            leased.push(ModelLease {
+                job: index,
+                attempt: job.attempt,
+                outages: job.outages,
+                total: job.total,
+                published: job.progress.published,
+            });
+            self.leases.push(lease);
+        }
+        Answer::Leased(leased, claimed.given_up)
+    }
+
+    async fn write(&self, lease: usize, write: &Write) -> Answer {
+        let lease = &self.leases[lease];
+        let before = lease.job.progress.clone();
+        let report = |rows: u64| {
+            let published = before.published + rows;
+            let cursor = Some(Position { time_us: published.cast_signed(), key: published.to_string() });
+            Report { progress: Progress { cursor, published, held: 0 }, ..Report::default() }
+        };
+        let written = match write {
+            Write::Counted(total) => lease.counted(None, *total).await,
+            Write::Report(rows) => lease.report(report(*rows)).await,
+            Write::Succeed => lease.succeed(report(0)).await,
+            Write::Fail => lease.fail(report(0), "because".to_owned()).await,
+            Write::Retry(ms) => lease.retry(report(0), Duration::from_millis(ms.unsigned_abs())).await,
+            Write::Release => lease.release(report(0)).await,
+        };
+        match written {
+            Ok(()) => Answer::Written,
+            Err(LeaseError::Lost) => Answer::Lost,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn step(&mut self, model: &Model, step: Step) -> Answer {
+        match step {
+            Step::Submit { devices, request } => self.submit(devices, request).await,
+            Step::Claim { limit, service } => self.claim(limit, service, &model.answer).await,
+            Step::Write { lease, write } if !self.leases.is_empty() => self.write(lease.index(self.leases.len()), &write).await,
+            Step::Cancel { task } if !self.tasks.is_empty() => {
+                let task = self.tasks[task.index(self.tasks.len())];
+                let cancelled = self.queues[1].cancel(task).await.unwrap().expect("no such task");
+                if cancelled.ended_before { Answer::EndedBefore } else { Answer::Cancelled }
+            }
+            Step::Pass { .. } | Step::Write { .. } | Step::Cancel { .. } => Answer::Nothing,
+        }
+    }
+}
+
+/// The model as a machine that the queue is held against.
+struct QueueTest;
+
+impl StateMachineTest for QueueTest {
+    type SystemUnderTest = Real;
+    type Reference = Model;
+
+    fn init_test(model: &Model) -> Real {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (folder, now) = (tempfile::tempdir().unwrap(), Arc::new(AtomicI64::new(model.now_ms)));
+        let open = async || open_queue(&folder, Clock::Manual(Arc::clone(&now))).await;
+        let queues = runtime.block_on(async { [open().await, open().await] });
+        Real { runtime, now, queues, _folder: folder, tasks: Vec::new(), jobs: Vec::new(), leases: Vec::new() }
+    }
+
+    fn apply(mut real: Real, model: &Model, step: Step) -> Real {
+        real.now.store(model.now_ms, Ordering::SeqCst);
+        let handle = real.runtime.handle().clone();
+        let answer = handle.block_on(real.step(model, step));
+        assert_eq!(answer, model.answer);
+        real
+    }
+
+    fn check_invariants(real: &Real, model: &Model) {
+        real.runtime.block_on(async {
+            let queue = &real.queues[0];
+            let is_open = |job: &&ModelJob| matches!(job.state, State::Queued | State::Running);
+            assert_eq!(queue.open_jobs().await.unwrap(), model.jobs.iter().filter(is_open).count() as u64);
+            for (id, task) in real.tasks.iter().zip(&model.tasks) {
+                let row = queue.task(*id).await.unwrap().unwrap();
+                assert_eq!((row.state, row.last_seq), (task.state, task.lines));
+                let log = queue.events_after(*id, 0, 1_000).await.unwrap();
+                let seqs: Vec<u64> = log.iter().map(|event| event.seq).collect();
+                assert_eq!(seqs, (1..=task.lines).collect::<Vec<_>>());
+                let ends: Vec<_> = log.iter().filter_map(|event| event.ends.map(|state| (event.seq, state))).collect();
+                let expected: Vec<_> = task.state.is_final().then_some((task.lines, task.state)).into_iter().collect();
+                assert_eq!(ends, expected, "the last line ends the task, and no other");
+            }
+        });
+    }
+
+    fn teardown(real: Real, _: Model) {
+        real.runtime.block_on(async {
+            for queue in &real.queues {
+                queue.close().await;
+            }
+        });
+    }
+}
+
+prop_state_machine! {
+    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn the_queue_does_what_its_model_does(sequential 1..80 => QueueTest);
+}

@@ -1,0 +1,279 @@
+//! The model: the queue's rules once more, as plain as can be.
+
+use data_patch::task::{JobCounts, TaskState};
+use proptest::prelude::*;
+use proptest_state_machine::ReferenceStateMachine;
+
+pub const LEASE_MS: i64 = 10_000;
+pub const MAX_CRASHES: u32 = 2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Queued,
+    Running,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+#[derive(Debug, Clone)]
+pub struct ModelJob {
+    pub task: usize,
+    pub state: State,
+    pub attempt: i64,
+    pub due_ms: i64,
+    pub outages: u32,
+    pub crashes: u32,
+    pub total: Option<u64>,
+    pub published: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct ModelTask {
+    pub request: Option<u8>,
+    pub state: TaskState,
+    pub turn: i64,
+    pub lines: u64,
+}
+
+/// What a lease must say when it is handed out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelLease {
+    pub job: usize,
+    pub attempt: i64,
+    pub outages: u32,
+    pub total: Option<u64>,
+    pub published: u64,
+}
+
+/// What the last step must have answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Nothing,
+    Created,
+    Existing(usize),
+    /// The leases in their order, and how many jobs were given up.
+    Leased(Vec<ModelLease>, usize),
+    Written,
+    Lost,
+    Cancelled,
+    EndedBefore,
+}
+
+#[derive(Debug, Clone)]
+pub struct Model {
+    pub now_ms: i64,
+    pub tasks: Vec<ModelTask>,
+    /// In the order of their tasks and places.
+    pub jobs: Vec<ModelJob>,
+    /// All that were ever handed out.
+    pub leases: Vec<ModelLease>,
+    pub answer: Answer,
+}
+
+#[derive(Debug, Clone)]
+pub enum Step {
+    Submit {
+        devices: usize,
+        request: Option<u8>,
+    },
+    /// By one of two services on the same queue.
+    Claim {
+        limit: usize,
+        service: usize,
+    },
+    /// A write of any lease that was ever handed out, stale or not.
+    Write {
+        lease: prop::sample::Index,
+        write: Write,
+    },
+    Cancel {
+        task: prop::sample::Index,
+    },
+    Pass {
+        ms: i64,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub enum Write {
+    Counted(u64),
+    Report(u64),
+    Succeed,
+    Fail,
+    Retry(i64),
+    Release,
+}
+
+impl Model {
+    fn claim(&mut self, limit: usize) {
+        let is_due = |job: &ModelJob, now_ms| matches!(job.state, State::Queued | State::Running) && job.due_ms <= now_ms;
+        let mut due: Vec<usize> = (0..self.tasks.len())
+            .filter(|task| self.jobs.iter().any(|job| job.task == *task && is_due(job, self.now_ms)))
+            .collect();
+        due.sort_by_key(|task| self.tasks[*task].turn);
+        due.truncate(limit);
+        let open = |task: &&ModelTask| !task.state.is_final();
+        let mut turn = self.tasks.iter().filter(open).map(|task| task.turn).max().unwrap_or(0);
+        let (mut leased, mut given_up, left) = (Vec::new(), 0, due.len());
+        for (served, task) in due.into_iter().enumerate() {
+            let share = (limit - leased.len().min(limit)).div_ceil(left - served);
+            if share == 0 {
+                break;
+            }
+            turn += 1;
+            self.tasks[task].turn = turn;
+            self.tasks[task].state = TaskState::Running;
+            let mut jobs: Vec<usize> = (0..self.jobs.len())
+                .filter(|job| self.jobs[*job].task == task && is_due(&self.jobs[*job], self.now_ms))
+                .collect();
+            jobs.sort_by_key(|job| self.jobs[*job].due_ms);
+            jobs.truncate(share);
+            jobs.sort_unstable();
+            for index in jobs {
+                let job = &mut self.jobs[index];
+                job.crashes += u32::from(job.state == State::Running);
+                (job.state, job.attempt, job.due_ms) = (State::Running, job.attempt + 1, self.now_ms + LEASE_MS);
+                let crashes = job.crashes;
+                // It says that it goes on, or that it is given up.
+                self.tasks[task].lines += u64::from(crashes > 0);
+                if crashes > MAX_CRASHES {
+                    given_up += 1;
+                    self.end(index, State::Failed);
+                    self.jobs[index].crashes = 0;
+                    continue;
+                }
+                let ModelJob { attempt, outages, total, published, .. } = self.jobs[index];
+                leased.push(ModelLease { job: index, attempt, outages, total, published });
+            }
+        }
+        self.leases.extend(leased.iter().cloned());
+        self.answer = Answer::Leased(leased, given_up);
+    }
+
+    fn end(&mut self, job: usize, state: State) {
+        self.jobs[job].state = state;
+        self.end_task(self.jobs[job].task);
+    }
+
+    fn end_task(&mut self, task: usize) {
+        let mut counts = JobCounts::default();
+        for job in self.jobs.iter().filter(|job| job.task == task) {
+            match job.state {
+                State::Queued | State::Running => return,
+                State::Succeeded => counts.succeeded += 1,
+                State::Failed => counts.failed += 1,
+                State::Cancelled => counts.cancelled += 1,
+            }
+        }
+        self.tasks[task].state = TaskState::of(counts);
+        self.tasks[task].lines += 1;
+    }
+
+    fn write(&mut self, lease: usize, write: &Write) {
+        let lease = self.leases[lease].clone();
+        let job = &mut self.jobs[lease.job];
+        if job.state != State::Running || job.attempt != lease.attempt {
+            self.answer = Answer::Lost;
+            return;
+        }
+        self.answer = Answer::Written;
+        let grown = matches!(write, Write::Report(rows) if *rows > 0);
+        match write {
+            Write::Counted(total) => {
+                (job.total, job.due_ms) = (Some(*total), self.now_ms + LEASE_MS);
+                self.tasks[job.task].lines += 1;
+            }
+            Write::Report(rows) => {
+                (job.published, job.due_ms) = (lease.published + rows, self.now_ms + LEASE_MS);
+                if grown {
+                    (job.outages, job.crashes) = (0, 0);
+                }
+            }
+            Write::Retry(wait_ms) => {
+                (job.state, job.due_ms, job.published) = (State::Queued, self.now_ms + wait_ms, lease.published);
+                (job.outages, job.crashes) = (lease.outages + 1, 0);
+            }
+            Write::Release => {
+                (job.state, job.due_ms, job.published) = (State::Queued, self.now_ms, lease.published);
+                (job.outages, job.crashes) = (0, 0);
+            }
+            Write::Succeed => self.end(lease.job, State::Succeeded),
+            Write::Fail => self.end(lease.job, State::Failed),
+        }
+    }
+
+    fn cancel(&mut self, task: usize) {
+        if self.tasks[task].state.is_final() {
+            self.answer = Answer::EndedBefore;
+            return;
+        }
+        for job in self.jobs.iter_mut().filter(|job| job.task == task) {
+            if matches!(job.state, State::Queued | State::Running) {
+                job.state = State::Cancelled;
+            }
+        }
+        self.end_task(task);
+        self.answer = Answer::Cancelled;
+    }
+}
+
+impl ReferenceStateMachine for Model {
+    type State = Self;
+    type Transition = Step;
+
+    fn init_state() -> BoxedStrategy<Self> {
+        Just(Self { now_ms: 1_000_000, tasks: Vec::new(), jobs: Vec::new(), leases: Vec::new(), answer: Answer::Nothing }).boxed()
+    }
+
+    fn transitions(_: &Self) -> BoxedStrategy<Step> {
+        let write = prop_oneof![
+            2 => (0_u64..9).prop_map(Write::Counted),
+            4 => (0_u64..5).prop_map(Write::Report),
+            3 => Just(Write::Succeed),
+            1 => Just(Write::Fail),
+            2 => (0_i64..2 * LEASE_MS).prop_map(Write::Retry),
+            1 => Just(Write::Release),
+        ];
+        prop_oneof![
+            3 => (1_usize..5, prop::option::of(0_u8..3)).prop_map(|(devices, request)| Step::Submit { devices, request }),
+            5 => (1_usize..6, 0_usize..2).prop_map(|(limit, service)| Step::Claim { limit, service }),
+            10 => (any::<prop::sample::Index>(), write).prop_map(|(lease, write)| Step::Write { lease, write }),
+            1 => any::<prop::sample::Index>().prop_map(|task| Step::Cancel { task }),
+            4 => prop_oneof![Just(LEASE_MS - 1), Just(LEASE_MS), 0..LEASE_MS].prop_map(|ms| Step::Pass { ms }),
+        ]
+        .boxed()
+    }
+
+    fn apply(mut model: Self, step: &Step) -> Self {
+        model.answer = Answer::Nothing;
+        match step {
+            Step::Submit { devices, request } => {
+                let existing = request.and_then(|request| model.tasks.iter().position(|task| task.request == Some(request)));
+                if let Some(task) = existing {
+                    model.answer = Answer::Existing(task);
+                    return model;
+                }
+                let (task, due_ms) = (model.tasks.len(), model.now_ms);
+                model.tasks.push(ModelTask { request: *request, state: TaskState::Queued, turn: 0, lines: 0 });
+                model.jobs.extend((0..*devices).map(|_| ModelJob {
+                    task,
+                    state: State::Queued,
+                    attempt: 0,
+                    due_ms,
+                    outages: 0,
+                    crashes: 0,
+                    total: None,
+                    published: 0,
+                }));
+                model.answer = Answer::Created;
+            }
+            Step::Claim { limit, .. } => model.claim(*limit),
+            Step::Write { lease, write } if !model.leases.is_empty() => model.write(lease.index(model.leases.len()), write),
+            Step::Cancel { task } if !model.tasks.is_empty() => model.cancel(task.index(model.tasks.len())),
+            Step::Pass { ms } => model.now_ms += ms,
+            Step::Write { .. } | Step::Cancel { .. } => {}
+        }
+        model
+    }
+}
