@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let config = super::load(&args.config, overrides)?;
     let token = token(&config, args.token)?;
     super::log(&config)?;
+    raise_file_limit(config.server.max_connections);
     let address = config.server.listen;
     let listener = server::listen(address)
         .with_context(|| format!("can't listen on {address} (server.listen); is another service on this port?"))?;
@@ -29,6 +31,27 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     stop_on_signal(stop.clone())?;
     app::run(config, token, listener, None, stop).await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Each connection is an open file, and many systems allow a process 1,024 until it asks for more.
+fn raise_file_limit(connections: usize) {
+    /// Queue, store, brokers, the listener.
+    const OTHERS: u64 = 256;
+    let wanted = connections as u64 + OTHERS;
+    let limit = getrlimit(Resource::Nofile);
+    let allowed = limit.maximum.map_or(wanted, |most| most.min(wanted));
+    if limit.current.is_some_and(|current| current < allowed)
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum: limit.maximum })
+    {
+        tracing::warn!(%error, "the limit of open files can't be raised");
+    }
+    if allowed < wanted {
+        tracing::warn!(
+            allowed,
+            wanted,
+            "this user may open too few files for server.max_connections; raise the hard limit (ulimit -Hn) or lower it"
+        );
+    }
 }
 
 /// From the flag or the variable, else from the file that the configuration names.

@@ -4,6 +4,7 @@ mod guesses;
 mod health;
 mod session;
 mod socket;
+mod upgrade;
 
 use std::{
     convert::Infallible,
@@ -30,6 +31,7 @@ use crate::{
 };
 
 pub use guesses::Guesses;
+use upgrade::Upgrade;
 
 /// What connections work with.
 pub struct Context {
@@ -70,7 +72,7 @@ pub async fn run(context: Arc<Context>, listener: TcpListener, patience: Duratio
         .run();
     let serving = async {
         server.await;
-        // `on_upgrade` spawns outside warp's own graceful shutdown, so connections are tracked here.
+        // A WebSocket is no longer warp's, nor in its graceful shutdown, so connections are tracked here.
         connections.close();
         connections.wait().await;
     };
@@ -91,11 +93,11 @@ fn routes(
     let free = Arc::new(Semaphore::new(context.config.max_connections));
     let socket = {
         let (context, connections) = (Arc::clone(context), connections.clone());
-        warp::path!("data-patch" / "websocket").and(warp::addr::remote()).and(warp::ws()).map(
-            move |address: Option<SocketAddr>, ws| {
+        warp::path!("data-patch" / "websocket").and(warp::addr::remote()).and(upgrade::upgrade()).map(
+            move |address: Option<SocketAddr>, request| {
                 // A TCP connection has one.
                 let address = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
-                upgrade(ws, address, &context, &connections, &free)
+                accept(request, address, &context, &connections, &free)
             },
         )
     };
@@ -112,8 +114,8 @@ fn routes(
     socket.or(alive).unify().or(ready).unify().or(metrics).unify().recover(explain).map(Reply::into_response)
 }
 
-fn upgrade(
-    ws: warp::ws::Ws,
+fn accept(
+    request: Upgrade,
     address: IpAddr,
     context: &Arc<Context>,
     connections: &TaskTracker,
@@ -132,14 +134,11 @@ fn upgrade(
     let context = Arc::clone(context);
     // From now, not from the upgrade on: a shutdown in between is to wait for it.
     let tracked = connections.token();
-    ws.max_message_size(limit)
-        .max_frame_size(limit)
-        .on_upgrade(move |socket| async move {
-            let counted = Counted::new(&context.metrics.connections);
-            Box::pin(socket::serve(socket, address, &context)).await;
-            drop((counted, place, tracked));
-        })
-        .into_response()
+    request.accept(limit, move |socket| async move {
+        let counted = Counted::new(&context.metrics.connections);
+        socket::serve(socket, address, &context).await;
+        drop((counted, place, tracked));
+    })
 }
 
 /// What is not found, or is no WebSocket, said so that a person can go on.

@@ -6,9 +6,12 @@ use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
 };
-use warp::ws::Message;
+use tokio_tungstenite::tungstenite::Message;
 
-use super::{Context, socket::frame};
+use super::{
+    Context,
+    socket::{frame, ping},
+};
 use crate::{
     kill,
     protocol::{Attach, ClientMessage, Refusal, reply},
@@ -75,7 +78,7 @@ impl<'a> Session<'a> {
 
     /// Sends a ping, unless the client has left so much unread that it would only wait behind it.
     pub fn ping(&self) {
-        let _ = self.outbox.try_send(Message::ping(""));
+        let _ = self.outbox.try_send(ping());
     }
 
     /// No task is watched.

@@ -2,19 +2,23 @@
 //!
 //! A client that does not read fills its queue, its watches wait, and nobody else notices.
 
-use std::{error::Error as _, net::IpAddr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
-use tokio_tungstenite::tungstenite;
-use warp::ws::{Message, WebSocket};
+use tokio_tungstenite::tungstenite::{
+    Bytes, Error, Message,
+    error::CapacityError,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
 
 use super::{
     Context,
     session::{Next, Session},
+    upgrade::Socket,
 };
 use crate::protocol::{Refusal, reply};
 
@@ -25,26 +29,18 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a client may take to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Codes of RFC 6455, section 7.4.1.
-mod code {
-    pub const NORMAL: u16 = 1000;
-    pub const GOING_AWAY: u16 = 1001;
-    pub const POLICY: u16 = 1008;
-    pub const TOO_BIG: u16 = 1009;
-}
-
 /// Why a connection ends.
 enum End {
     /// The client closed it, or is gone.
     Gone,
     /// We close it.
-    Close(u16, &'static str),
+    Close(CloseCode, &'static str),
     /// A frame over the limit is still on its way; it is not read.
     TooBig,
 }
 
 /// Serves a connection until one of the two ends it.
-pub async fn serve(socket: WebSocket, address: IpAddr, context: &Context) {
+pub async fn serve(socket: Socket, address: IpAddr, context: &Context) {
     let (sink, mut stream) = socket.split();
     let (outbox, waiting) = mpsc::channel(OUTBOX);
     let mut sending = tokio::spawn(write(sink, waiting));
@@ -54,10 +50,11 @@ pub async fn serve(socket: WebSocket, address: IpAddr, context: &Context) {
     drop(session);
     let closes = match end {
         End::Gone => None,
-        End::Close(code, reason) => Some(Message::close_with(code, reason)),
-        End::TooBig => Some(Message::close_with(code::TOO_BIG, "the message is over the limit (server.max_message_bytes)")),
+        End::Close(code, reason) => Some((code, reason)),
+        End::TooBig => Some((CloseCode::Size, "the message is over the limit (server.max_message_bytes)")),
     };
-    if let Some(message) = closes {
+    if let Some((code, reason)) = closes {
+        let message = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
         let _ = timeout(CLOSE_TIMEOUT, outbox.send(message)).await;
     }
     drop(outbox);
@@ -75,7 +72,7 @@ pub async fn serve(socket: WebSocket, address: IpAddr, context: &Context) {
 }
 
 async fn read(
-    stream: &mut SplitStream<WebSocket>,
+    stream: &mut SplitStream<Socket>,
     session: &mut Session<'_>,
     outbox: &mpsc::Sender<Message>,
     context: &Context,
@@ -88,7 +85,7 @@ async fn read(
         tokio::select! {
             biased;
             () = context.disconnect.cancelled() => {
-                return End::Close(code::GOING_AWAY, "the service restarts; connect again and send taskId and after");
+                return End::Close(CloseCode::Away, "the service restarts; connect again and send taskId and after");
             }
             // The writer has given up: the client does not take what it is sent.
             () = outbox.closed() => return End::Gone,
@@ -99,7 +96,7 @@ async fn read(
                     return End::Gone;
                 }
                 if session.is_idle() && said.elapsed() >= idle_after {
-                    return End::Close(code::NORMAL, "idle: no task is watched and nothing was said (server.idle_seconds)");
+                    return End::Close(CloseCode::Normal, "idle: no task is watched and nothing was said (server.idle_seconds)");
                 }
                 session.ping();
                 next_ping = Instant::now() + ping_every;
@@ -107,20 +104,17 @@ async fn read(
             message = stream.next() => {
                 heard = Instant::now();
                 let next = match message {
-                    Some(Err(error)) if is_too_big(&error) => return End::TooBig,
-                    None | Some(Err(_)) => return End::Gone,
-                    Some(Ok(message)) if message.is_close() => return End::Gone,
-                    Some(Ok(message)) if message.is_ping() || message.is_pong() => continue,
-                    Some(Ok(message)) => match message.to_str() {
-                        // On the heap while it lasts: thousands of connections say nothing most of the time.
-                        Ok(text) => Box::pin(session.hear(text)).await,
-                        Err(()) => session.refuse(&Refusal::Binary).await,
-                    },
+                    Some(Err(Error::Capacity(CapacityError::MessageTooLong { .. }))) => return End::TooBig,
+                    None | Some(Err(_) | Ok(Message::Close(_))) => return End::Gone,
+                    // On the heap while it lasts: thousands of connections say nothing most of the time.
+                    Some(Ok(Message::Text(text))) => Box::pin(session.hear(&text)).await,
+                    Some(Ok(Message::Binary(_))) => session.refuse(&Refusal::Binary).await,
+                    Some(Ok(_)) => continue,
                 };
                 said = Instant::now();
                 match next {
                     Next::GoOn => {}
-                    Next::WrongToken => return End::Close(code::POLICY, "wrong token"),
+                    Next::WrongToken => return End::Close(CloseCode::Policy, "wrong token"),
                     Next::Gone => return End::Gone,
                 }
             }
@@ -128,15 +122,8 @@ async fn read(
     }
 }
 
-/// warp does not tell its errors apart; the one below does.
-fn is_too_big(error: &warp::Error) -> bool {
-    error.source().and_then(|source| source.downcast_ref::<tungstenite::Error>()).is_some_and(|error| {
-        matches!(error, tungstenite::Error::Capacity(tungstenite::error::CapacityError::MessageTooLong { .. }))
-    })
-}
-
 /// Sends what waits, until it is closed, or the client does not take it.
-async fn write(mut sink: SplitSink<WebSocket, Message>, mut waiting: mpsc::Receiver<Message>) {
+async fn write(mut sink: SplitSink<Socket, Message>, mut waiting: mpsc::Receiver<Message>) {
     while let Some(message) = waiting.recv().await {
         let closes = message.is_close();
         let sent = async {
@@ -152,6 +139,11 @@ async fn write(mut sink: SplitSink<WebSocket, Message>, mut waiting: mpsc::Recei
         }
     }
     let _ = timeout(WRITE_TIMEOUT, sink.close()).await;
+}
+
+/// A question whether the client is there.
+pub fn ping() -> Message {
+    Message::Ping(Bytes::new())
 }
 
 /// What a log line is on the wire.

@@ -1,1 +1,187 @@
-//! To be written.
+//! Many clients, and clients that mean ill: the others' log comes as quickly as without them, and memory stays flat.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt, stream};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
+use uuid::Uuid;
+
+use crate::{
+    support::{Client, Process, TOKEN, TestBroker, TestStore, TestTopic, is_end, message},
+    table::Found,
+};
+
+const ROWS: i64 = 60_000;
+
+struct Site {
+    folder: tempfile::TempDir,
+    store: TestStore,
+    topic: TestTopic,
+    thing: Uuid,
+    device: Uuid,
+    process: Process,
+}
+
+impl Site {
+    /// A service that says what it does fifty times a second, and takes a while for it.
+    async fn new() -> Self {
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let raised = rustix::process::Rlimit { current: files.maximum, ..files };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+        let (folder, store, topic) =
+            (tempfile::tempdir().unwrap(), TestStore::empty().await, TestBroker::start().await.topic().await);
+        let (thing, device) = store.add_rows(ROWS).await;
+        let more = [
+            ("DATA_PATCH_IOTA_PAGE_ROWS", "500"),
+            ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "131072"),
+            ("DATA_PATCH_WORKER_PROGRESS_MS", "20"),
+        ];
+        let process = Process::serve(&folder, &store, &topic, &more).await;
+        Self { folder, store, topic, thing, device, process }
+    }
+
+    fn request(&self) -> Value {
+        Client::request(self.thing, &[self.device], &self.topic.name)
+    }
+
+    async fn client(&self) -> Client {
+        Client::connect(&self.process.url).await
+    }
+
+    /// Resident memory in KiB.
+    fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    async fn end(self) {
+        assert!(!Process::log(&self.folder).contains("panicked"));
+        assert_eq!(self.process.terminate().await.0, Some(0));
+        drop(self.store);
+    }
+}
+
+/// Watches a task to its end; returns how long after it was written the last line came that took longest, and the lines.
+async fn delay(client: &mut Client) -> (Duration, usize) {
+    let (mut longest, mut lines) = (Duration::ZERO, 0);
+    loop {
+        let line = client.next().await;
+        let written = chrono::DateTime::parse_from_rfc3339(line["payload"]["time"].as_str().unwrap()).unwrap();
+        longest = longest.max((chrono::Utc::now() - written.to_utc()).to_std().unwrap_or_default());
+        lines += 1;
+        if is_end(&line) {
+            return (longest, lines);
+        }
+    }
+}
+
+/// Submits, watches to the end, and returns the longest delay.
+async fn watched(site: &Site) -> (Duration, usize) {
+    let mut client = site.client().await;
+    client.submit(&site.request()).await;
+    delay(&mut client).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes; make torture"]
+async fn thousands_that_say_nothing() {
+    const SILENT: usize = 3_000;
+    let site = Site::new().await;
+    let (alone, _) = watched(&site).await;
+    let before = site.memory();
+    let silent: Vec<Client> = stream::iter(0..SILENT).map(|_| site.client()).buffer_unordered(50).collect().await;
+    let each = site.memory().saturating_sub(before) * 1_024 / SILENT as u64;
+    let (among, lines) = watched(&site).await;
+    assert!(among < Duration::from_secs(2), "{among:?} among {SILENT}, {alone:?} alone");
+    assert!(each < 16_000, "{each} bytes a silent connection");
+    drop(silent);
+    let note = format!("{each} bytes each; a log line took {among:?} at most among them, {alone:?} alone");
+    Found { what: "3,000 connections that say nothing", times: lines, rows: 2 * ROWS as usize, note, ..Found::default() }.write();
+    site.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes; make torture"]
+async fn clients_that_never_read() {
+    const DEAF: usize = 100;
+    let site = Site::new().await;
+    let (alone, _) = watched(&site).await;
+    let mut submitter = site.client().await;
+    let task = submitter.submit(&site.request()).await;
+    let mut deaf = Vec::new();
+    for _ in 0..DEAF {
+        let mut client = site.client().await;
+        // The whole log, again and again: more than any buffer on the way holds. It is sent, and nothing is ever read.
+        let attach = json!({"token": TOKEN, "taskId": task, "after": 0}).to_string();
+        for _ in 0..200 {
+            client.socket.feed(Message::text(attach.clone())).await.unwrap();
+        }
+        let _ = tokio::time::timeout(Duration::from_millis(200), client.socket.flush()).await;
+        deaf.push(client);
+    }
+    // The submitter does not read either: it is one of them. Others watch the same task.
+    let before = site.memory();
+    let mut watcher = site.client().await;
+    watcher.attach(&task, 0).await;
+    let begun = Instant::now();
+    let lines = watcher.log().await.len();
+    let (among, _) = watched(&site).await;
+    let grown = site.memory().saturating_sub(before) / 1_024;
+    assert!(among < Duration::from_secs(2), "{among:?} among {DEAF}, {alone:?} alone");
+    assert!(grown < 32, "{grown} MiB more");
+    let took = begun.elapsed();
+    let note = format!("a log line took {among:?} at most beside them, {alone:?} alone; {grown} MiB more; {took:?} in all");
+    Found {
+        what: "100 clients that submit or attach and never read",
+        times: lines,
+        rows: 3 * ROWS as usize,
+        note,
+        ..Found::default()
+    }
+    .write();
+    drop((deaf, submitter));
+    site.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes; make torture"]
+async fn frames_of_maximum_size() {
+    const FRAMES: usize = 200;
+    let site = Site::new().await;
+    let limit = 1_048_576;
+    let pad = |text: &str, with: &str| format!("{text}{}", with.repeat(limit - text.len()));
+    let devices: Vec<String> = (0..20_000).map(|_| Uuid::new_v4().to_string()).collect();
+    let mut request = site.request();
+    request["devices"] = json!(devices);
+    let hostile = [
+        pad("", "["),
+        pad("", "{\"a\":"),
+        pad("{\"token\":\"", "x"),
+        pad("", " "),
+        pad("", "\u{0}"),
+        request.to_string(),
+        format!("{{\"src\":\"iota\",\"token\":\"{TOKEN}\",\"topic\":\"{}\"}}", "t".repeat(limit - 100)),
+    ];
+    let before = site.memory();
+    let mut client = site.client().await;
+    let mut longest = Duration::ZERO;
+    for n in 0..FRAMES {
+        let mut text = hostile[n % hostile.len()].clone();
+        text.truncate(limit);
+        let begun = Instant::now();
+        client.send_text(&text).await;
+        let reply = client.next().await;
+        assert_eq!(reply["res"], "error", "{reply}");
+        assert!(message(&reply).len() < 2_000, "{}", message(&reply).len());
+        longest = longest.max(begun.elapsed());
+    }
+    let (among, _) = watched(&site).await;
+    let grown = site.memory().saturating_sub(before) / 1_024;
+    assert!(grown < 64, "{grown} MiB more");
+    let note = format!("answered in {longest:?} at most; {grown} MiB more; then a log line took {among:?} at most");
+    Found { what: "frames of 1 MiB that are no request", times: FRAMES, rows: ROWS as usize, note, ..Found::default() }.write();
+    site.end().await;
+}

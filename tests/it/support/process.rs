@@ -70,9 +70,13 @@ impl Process {
         std::os::unix::process::ExitStatusExt::signal(&status)
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it has ended")
+    }
+
     /// Sends a signal, such as `-TERM`, without waiting.
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("it has ended").to_string();
+        let pid = self.pid().to_string();
         assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
