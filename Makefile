@@ -3,7 +3,7 @@
 # The tests mostly wait (for leases, pings, brokers), so more of them run than there are cores.
 export RUST_TEST_THREADS ?= 8
 
-.PHONY: help test test-embedded test-real lint demo services services-down acceptance
+.PHONY: help test test-embedded test-real lint demo services services-down acceptance torture soak fuzz bench bench-hot
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -29,6 +29,23 @@ services: ## start PostgreSQL and Kafka for tests
 
 services-down: ## stop them
 	scripts/services down
+
+torture: ## kill matrix, random walk, outages, full disk, hostile clients on real parts; prints a table (minutes)
+	scripts/torture
+
+soak: ## patches of all sizes, watchers coming and going; memory, files and queue at the end as at the start (minutes)
+	scripts/torture soak
+
+fuzz: ## ten minutes for each fuzz target (needs a nightly toolchain and cargo-fuzz)
+	fuzz/run
+
+bench: ## the pipeline against psql | kcat and a Python script, the queue against other queues (an hour; leave the machine alone)
+	cargo build --locked --release
+	scripts/bench all
+	bench/queue/run
+
+bench-hot: ## what is done with each row and message, in nanoseconds
+	cargo bench --locked --bench hot
 
 acceptance: ## a million rows on real parts, killed on the way, read back by others; prints figures (minutes)
 	cargo build --locked --release

@@ -1,1 +1,93 @@
-fn main() {}
+//! What is done with each row and each message in the process: a document held against the guard, PostgreSQL's COPY
+//! decoded, a record built, a request read, a log line written. `cargo bench --bench hot` runs it; `docs/performance.md`
+//! has the figures.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a bench ends by panicking")]
+
+use std::hint::black_box;
+
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use data_patch::{
+    config::GuardMode,
+    iota::{DocType, Key, KeyType, TimeType, copy::Decoder, sample},
+    kafka::Records,
+    patch::Guard,
+    protocol::{ClientMessage, Rules, Token, reply},
+    task::{LogEvent, TaskId},
+};
+
+fn guard(c: &mut Criterion) {
+    let reading = sample::readings().next().unwrap();
+    let doc = Bytes::from(reading.doc);
+    let mut group = c.benchmark_group("guard");
+    group.throughput(Throughput::Bytes(doc.len() as u64));
+    for mode in [GuardMode::Et, GuardMode::Json, GuardMode::Off] {
+        let guard = Guard::new(mode, reading.device_id);
+        group.bench_function(format!("{mode:?}"), |b| b.iter(|| guard.check(Some(black_box(&doc).clone())).unwrap()));
+    }
+    group.finish();
+}
+
+fn decode(c: &mut Criterion) {
+    const ROWS: usize = 100;
+    let reading = sample::readings().next().unwrap();
+    let mut stream = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();
+    for _ in 0..ROWS {
+        stream.extend(3_i16.to_be_bytes());
+        for number in [0_i64, reading.id] {
+            stream.extend(8_i32.to_be_bytes());
+            stream.extend(number.to_be_bytes());
+        }
+        stream.extend(i32::try_from(reading.doc.len() + 1).unwrap().to_be_bytes());
+        stream.push(1);
+        stream.extend(reading.doc.as_bytes());
+    }
+    stream.extend((-1_i16).to_be_bytes());
+    let stream = Bytes::from(stream);
+    let mut group = c.benchmark_group("parse");
+    group.throughput(Throughput::Elements(ROWS as u64));
+    group.bench_function("copy", |b| {
+        b.iter(|| {
+            let mut decoder = Decoder::new(KeyType::Integer, TimeType::Instant, DocType::Jsonb);
+            decoder.push(black_box(&stream).clone());
+            let mut rows = 0;
+            while let Some(row) = decoder.next().unwrap() {
+                black_box(row);
+                rows += 1;
+            }
+            assert_eq!(rows, ROWS);
+        });
+    });
+    group.finish();
+}
+
+fn record(c: &mut Criterion) {
+    let reading = sample::readings().next().unwrap();
+    let mut records = Records::new(TaskId::new(), reading.device_id);
+    c.bench_function("record", |b| b.iter(|| records.headers(black_box(1_547_211_780_000_000), &Key::Integer(7))));
+}
+
+fn messages(c: &mut Criterion) {
+    let rules = Rules {
+        token: Token::new("123456"),
+        time_zone: chrono_tz::Asia::Shanghai,
+        max_devices: 10_000,
+        default_topic: "anxinyun_data".to_owned(),
+        topics: Vec::new(),
+    };
+    let request = r#"{"src":"iota","token":"123456","topic":"savoir_data","thingId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","devices":["0fc608c2-5d7c-45a0-a5f7-c423a08fa0d0","b34299aa-625e-4404-a580-fde1d7cbc3e8"],"from":"2019-01-11T21:03:00.000+0800","to":"2019-01-15T14:30:00.000+0800"}"#;
+    c.bench_function("parse/request", |b| b.iter(|| ClientMessage::parse(black_box(request), &rules).unwrap()));
+    let event = LogEvent {
+        task: TaskId::new(),
+        seq: 7,
+        at_ms: 1_547_211_780_005,
+        ok: true,
+        message: "iota data published(178 / 178). device: b34299aa-625e-4404-a580-fde1d7cbc3e8".to_owned(),
+        ends: None,
+    };
+    c.bench_function("log line", |b| b.iter(|| reply::log(black_box(&event))));
+}
+
+criterion_group!(benches, guard, decode, record, messages);
+criterion_main!(benches);

@@ -4,7 +4,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use uuid::Uuid;
 
-use super::{DocType, Key, KeyType, Mapping, Row, StoreError, TimeType};
+use super::{DocType, Key, KeyType, Row, StoreError, TimeType};
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// 2000-01-01, from where PostgreSQL counts, in microseconds since 1970.
@@ -23,8 +23,9 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    pub fn new(mapping: &Mapping) -> Self {
-        Self { key: mapping.key, time: mapping.time, doc: mapping.doc, begun: false, ended: false, rest: Bytes::new() }
+    /// Of columns of these types.
+    pub fn new(key: KeyType, time: TimeType, doc: DocType) -> Self {
+        Self { key, time, doc, begun: false, ended: false, rest: Bytes::new() }
     }
 
     /// Takes the next piece of the stream.

@@ -3,7 +3,7 @@
 //! A device's rows are read in the order of time and row key, page by page (keyset), so that a reader can go on after
 //! any row, and no query holds a snapshot of a live store for long.
 
-mod copy;
+pub mod copy;
 mod discover;
 mod error;
 mod mapping;
@@ -13,7 +13,7 @@ pub mod sample_store;
 mod select;
 mod sqlite;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -189,7 +189,7 @@ impl Store {
             let out = Out { batches, batch: Vec::new(), bytes: 0 };
             store.read(selection, out).await;
         });
-        Rows { batches: receiver }
+        Rows { batches: receiver, begun: VecDeque::new() }
     }
 
     /// Reads page after page until the selection ends, or nobody wants more.
@@ -294,14 +294,42 @@ impl Out {
 /// The rows of a selection, in order. Dropping it ends the reading.
 pub struct Rows {
     batches: mpsc::Receiver<Result<Vec<Row>, StoreError>>,
+    /// Received, and not returned yet.
+    begun: VecDeque<Vec<Row>>,
 }
 
 impl Rows {
+    /// Waits for the first rows, which [`next`](Self::next) returns then.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn begin(&mut self) -> Result<Beginning, StoreError> {
+        while self.begun.len() < 2 {
+            match self.batches.recv().await.transpose()? {
+                Some(batch) => self.begun.push_back(batch),
+                None => break,
+            }
+        }
+        let rows = self.begun.iter().map(|batch| batch.len() as u64).sum();
+        Ok(Beginning { rows, is_all: self.begun.len() < 2 })
+    }
+
     /// The next rows; `None` after the last.
     ///
     /// # Errors
     /// The store is away or refuses; rows that were returned before are good, and reading can go on after them.
     pub async fn next(&mut self) -> Result<Option<Vec<Row>>, StoreError> {
-        self.batches.recv().await.transpose()
+        match self.begun.pop_front() {
+            Some(batch) => Ok(Some(batch)),
+            None => self.batches.recv().await.transpose(),
+        }
     }
+}
+
+/// What is known once the first rows are there.
+#[derive(Debug, Clone, Copy)]
+pub struct Beginning {
+    pub rows: u64,
+    /// There are no more than these.
+    pub is_all: bool,
 }

@@ -72,7 +72,7 @@ pub async fn page(
     let begun = tokio::time::timeout(timeouts.first, connection.copy_out(&copy)).await;
     let mut pieces = begun.map_err(|_| StoreError::timeout("beginning to read", timeouts.first.as_secs()))??;
     let mut timeout = timeouts.first;
-    let mut decoder = Decoder::new(mapping);
+    let mut decoder = Decoder::new(mapping.key, mapping.time, mapping.doc);
     let mut page = Page { rows: 0, last: None };
     let mut last = None;
     while let Some(piece) = next_piece(&mut pieces, timeout, out).await? {

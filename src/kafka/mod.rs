@@ -6,6 +6,7 @@ mod embedded;
 mod error;
 mod flight;
 mod producer;
+mod record;
 mod topics;
 
 use std::{
@@ -21,6 +22,7 @@ pub use embedded::EmbeddedBroker;
 pub use error::KafkaError;
 pub use flight::{Flight, Settled};
 pub use producer::{Outgoing, Sender};
+pub use record::Records;
 
 use crate::config;
 use producer::Producer;
@@ -100,11 +102,11 @@ impl Kafka {
     ///
     /// # Errors
     /// As [`look_up`](Self::look_up).
-    pub async fn sender(&self, topic: &str, careful: bool) -> Result<Sender, KafkaError> {
+    pub async fn sender(&self, topic: &str, records: Records, careful: bool) -> Result<Sender, KafkaError> {
         let limit = self.inner.topics.look_up(topic).await?.max_message_bytes;
         let bytes = limit.map_or(BATCH_BYTES, |limit| limit.min(BATCH_BYTES));
         let producer = self.producer(Batches { bytes, single: careful })?;
-        Ok(Sender::new(producer, topic, Arc::clone(&self.inner.room), self.inner.config.in_flight_bytes))
+        Ok(Sender::new(producer, topic, records, Arc::clone(&self.inner.room), self.inner.config.in_flight_bytes))
     }
 
     /// Bytes handed to the producers and not acknowledged yet.

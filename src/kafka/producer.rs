@@ -1,11 +1,8 @@
 //! Sending: one idempotent producer for all jobs, a limit of bytes in flight, and an account for each job.
 
-use std::{
-    fmt::Write as _,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
 
 use bytes::Bytes;
@@ -13,15 +10,14 @@ use rdkafka::{
     ClientConfig, ClientContext, Message,
     config::FromClientConfigAndContext as _,
     error::KafkaError as NativeError,
-    message::{DeliveryResult, Header, OwnedHeaders},
+    message::DeliveryResult,
     producer::{BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, ThreadedProducer},
     types::RDKafkaErrorCode as Code,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use uuid::Uuid;
 
-use super::{Batches, Flight, KafkaError, Settled};
-use crate::{iota::Key, kill, task::TaskId};
+use super::{Batches, Flight, KafkaError, Records, Settled};
+use crate::{iota::Key, kill};
 
 /// What a message weighs beside key and document, about: headers, bookkeeping here and in librdkafka.
 const OVERHEAD_BYTES: usize = 512;
@@ -118,8 +114,6 @@ pub struct Room(#[expect(dead_code, reason = "held until it is dropped")] OwnedS
 /// A row on its way out.
 #[derive(Debug)]
 pub struct Outgoing {
-    pub task: TaskId,
-    pub device: Uuid,
     /// When the reading was made, in microseconds since 1970.
     pub instant_us: i64,
     /// Where the row stands in its store.
@@ -134,23 +128,12 @@ pub struct Sender {
     topic: String,
     room: Arc<Semaphore>,
     most: usize,
-    /// Texts that are the same, or nearly, for each row.
-    task_header: String,
-    device: String,
-    row_header: String,
+    records: Records,
 }
 
 impl Sender {
-    pub(super) fn new(producer: Arc<Producer>, topic: &str, room: Arc<Semaphore>, most: usize) -> Self {
-        Self {
-            producer,
-            topic: topic.to_owned(),
-            room,
-            most,
-            task_header: String::new(),
-            device: String::new(),
-            row_header: String::new(),
-        }
+    pub(super) fn new(producer: Arc<Producer>, topic: &str, records: Records, room: Arc<Semaphore>, most: usize) -> Self {
+        Self { producer, topic: topic.to_owned(), room, most, records }
     }
 
     /// Waits until there is room for a document of so many bytes.
@@ -170,7 +153,7 @@ impl Sender {
     /// # Errors
     /// It, or a row before it, can't be sent.
     pub async fn send(&mut self, row: Outgoing, room: Room, flight: &Arc<Flight>) -> Result<(), KafkaError> {
-        self.write_headers(&row);
+        let headers = self.records.headers(row.instant_us, &row.key);
         let doc: &[u8] = &row.doc;
         let receipt = Box::new(Receipt {
             flight: Arc::clone(flight),
@@ -181,10 +164,7 @@ impl Sender {
             // A message that does not fit in a batch has one of its own.
             alone: self.producer.batches.single || doc.len() > self.producer.batches.bytes,
         });
-        let headers = OwnedHeaders::new_with_capacity(2)
-            .insert(Header { key: "data-patch-task", value: Some(&self.task_header) })
-            .insert(Header { key: "data-patch-row", value: Some(&self.row_header) });
-        let record = BaseRecord::with_opaque_to(&self.topic, receipt).key(self.device.as_str()).payload(doc).headers(headers);
+        let record = BaseRecord::with_opaque_to(&self.topic, receipt).key(self.records.key()).payload(doc).headers(headers);
         if let Err((error, record)) = self.producer.native.send(record) {
             let Receipt { number, time_us, key, .. } = *record.delivery_opaque;
             let how = match error.rdkafka_error_code().unwrap_or(Code::Fail) {
@@ -205,17 +185,5 @@ impl Sender {
             flight.settled().await?;
         }
         Ok(())
-    }
-
-    /// `data-patch-row` is the same in every rerun: device, time and key.
-    fn write_headers(&mut self, row: &Outgoing) {
-        if self.device.is_empty() {
-            self.device = row.device.to_string();
-            self.task_header = row.task.to_string();
-        }
-        self.row_header.clear();
-        let time = crate::task::line::time(row.instant_us);
-        // Writing to a string can't fail.
-        let _ = write!(self.row_header, "{}/{time}/{}", self.device, row.key);
     }
 }

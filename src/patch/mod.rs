@@ -15,8 +15,8 @@ pub use guard::Guard;
 
 use crate::{
     config::GuardMode,
-    iota::{Selection, Store, StoreError},
-    kafka::{Flight, Kafka, KafkaError, Outgoing, Sender},
+    iota::{Beginning, Rows, Selection, Store, StoreError},
+    kafka::{Flight, Kafka, KafkaError, Outgoing, Records, Sender},
     kill,
     task::{HeldRow, Position, TaskId},
 };
@@ -51,10 +51,7 @@ pub enum Outcome {
 /// Where a job tells how far it has got.
 pub trait Report: Send + Sync {
     /// The rows were counted.
-    ///
-    /// # Errors
-    /// The job must end at once: it is another worker's now, or can't be reported.
-    fn counted(&self, name: Option<String>, total: u64) -> impl Future<Output = Result<(), ReportError>> + Send;
+    fn counted(&self, name: Option<String>, total: u64);
 
     /// Whether it may send another row.
     ///
@@ -146,16 +143,36 @@ impl Patcher {
         }
     }
 
-    /// Looks up topic and device, and counts the rows where they are not counted yet.
-    async fn prepare(&self, patch: &Patch, report: &impl Report, careful: bool) -> Result<(Sender, Selection), Interrupted> {
-        let sender = self.kafka.sender(&patch.topic, careful).await?;
-        let selection = Selection { device: patch.device, from: patch.from, to: patch.to, after: None };
-        if patch.total.is_none() && !careful {
-            let device = self.store.device(patch.thing, patch.device).await?.ok_or(Interrupted::NoDevice)?;
-            let total = self.store.count(&selection).await?;
-            report.counted(device.name, total).await?;
+    /// Looks up topic and device, begins to read, and counts the rows where they are not counted yet.
+    async fn prepare(
+        &self,
+        patch: &Patch,
+        flight: &Flight,
+        report: &impl Report,
+        careful: bool,
+    ) -> Result<(Sender, Rows), Interrupted> {
+        let sender = self.kafka.sender(&patch.topic, Records::new(patch.task, patch.device), careful).await?;
+        let selection = Selection { device: patch.device, from: patch.from, to: patch.to, after: flight.cursor() };
+        let mut rows = self.store.rows(selection.clone());
+        if patch.total.is_some() || careful {
+            return Ok((sender, rows));
         }
-        Ok((sender, selection))
+        let (device, beginning) = tokio::join!(self.store.device(patch.thing, patch.device), rows.begin());
+        let device = device?.ok_or(Interrupted::NoDevice)?;
+        let selection = Selection { after: None, ..selection };
+        let total = match beginning {
+            // What was read is all there is: no need to ask.
+            Ok(Beginning { rows, is_all: true }) => rows,
+            Ok(Beginning { is_all: false, .. }) => self.store.count(&selection).await?,
+            Err(error) if error.is_outage() => return Err(error.into()),
+            Err(error) => {
+                // Counting may tell what is wrong more exactly.
+                self.store.count(&selection).await?;
+                return Err(error.into());
+            }
+        };
+        report.counted(device.name, total);
+        Ok((sender, rows))
     }
 
     /// Sends rows until there are no more.
@@ -171,13 +188,11 @@ impl Patcher {
         let prepared = tokio::select! {
             biased;
             () = stop.cancelled() => return Err(Interrupted::Stopped),
-            prepared = self.prepare(patch, report, careful) => prepared?,
+            prepared = self.prepare(patch, flight, report, careful) => prepared?,
         };
-        let (mut sender, mut selection) = prepared;
-        selection.after = flight.cursor();
+        let (mut sender, mut rows) = prepared;
         let guard = Guard::new(self.guard, patch.device);
         let time = self.store.mapping().await?.time;
-        let mut rows = self.store.rows(selection);
         loop {
             let batch = tokio::select! {
                 biased;
@@ -196,14 +211,7 @@ impl Patcher {
                         // After the wait, which may have been long.
                         report.may_send()?;
                         let instant_us = time.instant_us(row.time_us);
-                        let outgoing = Outgoing {
-                            task: patch.task,
-                            device: patch.device,
-                            instant_us,
-                            time_us: row.time_us,
-                            key: row.key,
-                            doc,
-                        };
+                        let outgoing = Outgoing { instant_us, time_us: row.time_us, key: row.key, doc };
                         sender.send(outgoing, room, flight).await?;
                         kill::point("produced");
                     }

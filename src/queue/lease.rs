@@ -79,16 +79,25 @@ impl std::fmt::Debug for Lease {
 pub(super) struct Write {
     /// What happens to it, and when it may be claimed if it goes back. `None`: it is renewed.
     pub change: Option<(JobChange, Option<Duration>)>,
-    pub counted: Option<(Option<String>, u64)>,
+    pub counted: Option<Counted>,
     pub progress: Option<Progress>,
     pub held: Vec<HeldRow>,
     pub lines: Vec<Line>,
     pub reason: Option<String>,
 }
 
+/// A device whose rows were counted.
+#[derive(Debug, Clone)]
+pub struct Counted {
+    pub name: Option<String>,
+    pub total: u64,
+}
+
 /// How far the work has got since the last report.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
+    /// Said in the log before all else.
+    pub counted: Option<Counted>,
     pub progress: Progress,
     /// Rows held back that were not reported yet.
     pub held: Vec<HeldRow>,
@@ -108,16 +117,7 @@ impl Lease {
         Duration::from_millis(self.ends_ms.load(Ordering::Relaxed)).saturating_sub(self.claimed.elapsed())
     }
 
-    /// Notes the count of rows, says so in the log, and renews.
-    ///
-    /// # Errors
-    /// The lease is lost, or the queue is away.
-    pub async fn counted(&self, name: Option<String>, total: u64) -> Result<(), LeaseError> {
-        let lines = vec![line::counted(self.job.device, name.as_deref().unwrap_or("-"), total)];
-        self.write(Write { counted: Some((name, total)), lines, ..Write::default() }).await
-    }
-
-    /// Stores cursor and counts, and renews.
+    /// Stores what is reported, and renews.
     ///
     /// # Errors
     /// The lease is lost, or the queue is away.
@@ -178,8 +178,8 @@ impl Lease {
 }
 
 impl From<Report> for Write {
-    fn from(Report { progress, held, lines }: Report) -> Self {
-        Self { progress: Some(progress), held, lines, ..Self::default() }
+    fn from(Report { counted, progress, held, lines }: Report) -> Self {
+        Self { counted, progress: Some(progress), held, lines, ..Self::default() }
     }
 }
 
@@ -199,9 +199,12 @@ pub(super) async fn apply(tx: &mut Tx, job: &Job, write: Write, until_ms: i64) -
             state
         }
     };
-    if let Some((name, total)) = &write.counted {
+    let mut lines = Vec::with_capacity(write.lines.len() + 1);
+    if let Some(Counted { name, total }) = &write.counted {
         sql::set_counted(&mut update, name.as_deref(), *total);
+        lines.push(line::counted(job.device, name.as_deref().unwrap_or("-"), *total));
     }
+    lines.extend(write.lines);
     if let Some(progress) = &write.progress {
         sql::set_progress(&mut update, progress);
     }
@@ -223,7 +226,7 @@ pub(super) async fn apply(tx: &mut Tx, job: &Job, write: Write, until_ms: i64) -
     for rows in write.held.chunks(AT_ONCE) {
         tx.execute(&sql::insert_held(job.task.id, job.device, rows, tx.now_ms)).await?;
     }
-    tx.log(job.task.id, write.lines, None).await?;
+    tx.log(job.task.id, lines, None).await?;
     if state.is_final() {
         end_task(tx, job.task.id, job.task.created_at_ms).await?;
     }

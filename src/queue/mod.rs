@@ -24,7 +24,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 pub use claim::Claimed;
-pub use lease::{Job, Lease, LeaseError, Report};
+pub use lease::{Counted, Job, Lease, LeaseError, Report};
 pub use open::OpenError;
 pub use submit::{Cancelled, Submitted};
 pub use watch::Watch;

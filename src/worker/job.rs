@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -16,7 +16,7 @@ use crate::{
     kafka::Flight,
     kill,
     patch::{self, Outcome, Patch, ReportError},
-    queue::{Lease, LeaseError, Report},
+    queue::{Counted, Lease, LeaseError, Report},
     task::{HeldRow, Line, Progress, line},
 };
 
@@ -79,8 +79,8 @@ impl Worker {
             to: job.task.to,
             total: job.total,
         };
-        let total = Total::new(job.total);
-        let report = Reporter { lease: &self.lease, total: &total };
+        let count = Count::new(job.total);
+        let report = Reporter { lease: &self.lease, count: &count };
         let mut said = Said { published: job.progress.published, at: Instant::now() };
         let (over, lost) = (CancellationToken::new(), CancellationToken::new());
         let work = async {
@@ -94,14 +94,15 @@ impl Worker {
             over.cancel();
             ended
         };
-        let (ended, ()) = tokio::join!(work, self.beat(&total, &mut said, &over, &lost));
+        let (ended, ()) = tokio::join!(work, self.beat(&count, &mut said, &over, &lost));
         let before = job.progress.clone();
         match ended {
-            Ended::Job(outcome) => self.end(outcome, &total, &said).await,
+            Ended::Job(outcome) => self.end(outcome, &count, &said).await,
             Ended::Abandoned => {
                 let (progress, held) = self.flight.progress();
                 let lines = self.held_lines(&held);
-                self.settle("abandoned", self.lease.report(Report { progress, held, lines }).await);
+                let counted = count.news().take();
+                self.settle("abandoned", self.lease.report(Report { counted, progress, held, lines }).await);
             }
             Ended::Lost(error) => {
                 tracing::warn!(%error, "the job is left; if another worker has it, what this one sent and did not store goes out again");
@@ -114,7 +115,7 @@ impl Worker {
     }
 
     /// Stores the cursor, renews the lease and writes the log, again and again, until the work is over.
-    async fn beat(&self, total: &Total, said: &mut Said, over: &CancellationToken, lost: &CancellationToken) {
+    async fn beat(&self, count: &Count, said: &mut Said, over: &CancellationToken, lost: &CancellationToken) {
         let cursor_every = Duration::from_millis(self.pool.config.cursor_ms);
         let say_every = Duration::from_millis(self.pool.config.progress_ms);
         let stall = Duration::from_secs(self.pool.config.stall_seconds);
@@ -133,13 +134,15 @@ impl Worker {
                 (moved, told) = (Instant::now(), Instant::now());
             }
             let stalls = told.elapsed() >= stall;
+            let counted = count.news().take();
             // Nothing new, and time left: the disk is spared.
-            if !stalls && progress == stored && held.is_empty() && self.lease.remaining() > self.pool.config.lease() / 2 {
+            let is_quiet = !stalls && counted.is_none() && progress == stored && held.is_empty();
+            if is_quiet && self.lease.remaining() > self.pool.config.lease() / 2 {
                 continue;
             }
             let published = progress.published;
             let is_news = |rows: &u64| published > said.published && published < *rows && said.at.elapsed() >= say_every;
-            let news = total.get().filter(is_news).map(|rows| line::published(self.lease.job.device, published, rows));
+            let news = count.total().filter(is_news).map(|rows| line::published(self.lease.job.device, published, rows));
             let says = news.is_some();
             let stalled = stalls.then(|| line::stalled(self.lease.job.device, published, moved.elapsed()));
             if stalls {
@@ -147,7 +150,8 @@ impl Worker {
                 tracing::warn!(published, since = ?moved.elapsed(), "Kafka acknowledges nothing; the job goes on when it does");
             }
             let lines = self.held_lines(&held).into_iter().chain(news).chain(stalled).collect();
-            match self.lease.report(Report { progress: progress.clone(), held: held.clone(), lines }).await {
+            let report = Report { counted: counted.clone(), progress: progress.clone(), held: held.clone(), lines };
+            match self.lease.report(report).await {
                 Ok(()) => {
                     self.flight.confirm();
                     if self.lease.job.has_grown(&progress) {
@@ -160,6 +164,7 @@ impl Worker {
                 }
                 Err(error) => {
                     self.flight.unreport(held);
+                    *count.news() = counted;
                     if matches!(error, LeaseError::Lost) || self.lease.remaining().is_zero() {
                         tracing::warn!(%error, "the heartbeat failed for good");
                         lost.cancel();
@@ -173,11 +178,13 @@ impl Worker {
     }
 
     /// Writes how it ended.
-    async fn end(&self, outcome: Outcome, total: &Total, said: &Said) {
+    async fn end(&self, outcome: Outcome, count: &Count, said: &Said) {
         let job = &self.lease.job;
         let (progress, held) = self.flight.progress();
-        let mut lines = self.held_lines(&held);
-        let grown = job.has_grown(&progress);
+        let (counted, lines) = (count.news().take(), self.held_lines(&held));
+        let mut report = Report { counted, progress, held, lines };
+        let (progress, lines) = (&report.progress, &mut report.lines);
+        let (published, grown) = (progress.published, job.has_grown(progress));
         match &outcome {
             Outcome::Stopped => {}
             Outcome::Outage(_) => self.signals.outage.store(!grown, Ordering::Relaxed),
@@ -185,30 +192,26 @@ impl Worker {
         }
         let (name, written) = match outcome {
             Outcome::Done => {
-                lines.extend(self.last_lines(&progress, total));
-                ("succeeded", self.write(progress, held, lines, |report| self.lease.succeed(report)).await)
+                lines.extend(self.last_lines(progress, count));
+                ("succeeded", self.write(report, |report| self.lease.succeed(report)).await)
             }
             Outcome::Stopped => {
                 kill::point("releasing");
-                if let Some(rows) = total.get().filter(|_| progress.published > said.published) {
-                    lines.push(line::published(job.device, progress.published, rows));
+                if let Some(rows) = count.total().filter(|_| published > said.published) {
+                    lines.push(line::published(job.device, published, rows));
                 }
-                ("released", self.write(progress, held, lines, |report| self.lease.release(report)).await)
+                ("released", self.write(report, |report| self.lease.release(report)).await)
             }
             Outcome::Outage(reason) => {
                 let wait = self.backoff(job.outages_with_one_more(grown));
-                tracing::warn!(reason, published = progress.published, ?wait, "the job waits for what is away");
-                lines.push(line::waiting(job.device, &reason, progress.published, wait));
-                ("retried", self.write(progress, held, lines, |report| self.lease.retry(report, wait)).await)
+                tracing::warn!(reason, published, ?wait, "the job waits for what is away");
+                lines.push(line::waiting(job.device, &reason, published, wait));
+                ("retried", self.write(report, |report| self.lease.retry(report, wait)).await)
             }
             Outcome::Failed(reason) => {
-                tracing::error!(
-                    reason,
-                    published = progress.published,
-                    "the job has failed; its task goes on with the other devices"
-                );
+                tracing::error!(reason, published, "the job has failed; its task goes on with the other devices");
                 lines.push(line::failed(job.device, job.name.as_deref(), &reason));
-                let write = self.write(progress, held, lines, |report| self.lease.fail(report, reason.clone()));
+                let write = self.write(report, |report| self.lease.fail(report, reason.clone()));
                 ("failed", write.await)
             }
         };
@@ -227,9 +230,9 @@ impl Worker {
     }
 
     /// The contract's last line of a device, and why its number is another than was counted, where it is.
-    fn last_lines(&self, progress: &Progress, total: &Total) -> Vec<Line> {
+    fn last_lines(&self, progress: &Progress, count: &Count) -> Vec<Line> {
         let (device, read) = (self.lease.job.device, progress.published + progress.held);
-        let recounted = total.get().filter(|counted| *counted != read).map(|counted| line::recounted(device, counted, read));
+        let recounted = count.total().filter(|counted| *counted != read).map(|counted| line::recounted(device, counted, read));
         recounted.into_iter().chain([line::published(device, progress.published, read)]).collect()
     }
 
@@ -242,17 +245,10 @@ impl Worker {
     }
 
     /// Writes the end, trying again while the lease lasts.
-    async fn write<F>(
-        &self,
-        progress: Progress,
-        held: Vec<HeldRow>,
-        lines: Vec<Line>,
-        write: impl Fn(Report) -> F,
-    ) -> Result<(), LeaseError>
+    async fn write<F>(&self, report: Report, write: impl Fn(Report) -> F) -> Result<(), LeaseError>
     where
         F: Future<Output = Result<(), LeaseError>>,
     {
-        let report = Report { progress, held, lines };
         loop {
             match write(report.clone()).await {
                 Err(LeaseError::Queue(error)) if self.lease.remaining() > AGAIN_AFTER => {
@@ -274,38 +270,38 @@ impl Worker {
 }
 
 /// The number of rows that were counted, once it is known.
-struct Total(std::sync::OnceLock<u64>);
+#[derive(Default)]
+struct Count {
+    total: OnceLock<u64>,
+    /// Not told to the queue yet.
+    news: Mutex<Option<Counted>>,
+}
 
-impl Total {
+impl Count {
     fn new(total: Option<u64>) -> Self {
-        Self(total.map(std::sync::OnceLock::from).unwrap_or_default())
+        Self { total: total.map(OnceLock::from).unwrap_or_default(), news: Mutex::default() }
     }
 
-    fn get(&self) -> Option<u64> {
-        self.0.get().copied()
+    fn total(&self) -> Option<u64> {
+        self.total.get().copied()
+    }
+
+    fn news(&self) -> MutexGuard<'_, Option<Counted>> {
+        // Nothing panics while it is locked.
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The job's way to its lease.
 struct Reporter<'a> {
     lease: &'a Lease,
-    total: &'a Total,
+    count: &'a Count,
 }
 
 impl patch::Report for Reporter<'_> {
-    async fn counted(&self, name: Option<String>, total: u64) -> Result<(), ReportError> {
-        loop {
-            match self.lease.counted(name.clone(), total).await {
-                Ok(()) => break,
-                Err(LeaseError::Queue(error)) if self.lease.remaining() > AGAIN_AFTER => {
-                    tracing::warn!(%error, "the count can't be stored yet; trying again while the lease lasts");
-                    tokio::time::sleep(AGAIN_AFTER).await;
-                }
-                Err(error) => return Err(ReportError(error.to_string())),
-            }
-        }
-        self.total.0.get_or_init(|| total);
-        Ok(())
+    fn counted(&self, name: Option<String>, total: u64) {
+        *self.count.news() = Some(Counted { name, total });
+        self.count.total.get_or_init(|| total);
     }
 
     fn may_send(&self) -> Result<(), ReportError> {

@@ -30,6 +30,10 @@ use job::Signals;
 /// that another process took in.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
+/// While most places are taken, one that has come free waits so long for others: small jobs end in swarms, and are claimed
+/// in one commit then.
+const GATHER: Duration = Duration::from_millis(1);
+
 /// What storing the last cursors may take when the time for rows in flight is over.
 const LAST_WRITES: Duration = Duration::from_secs(2);
 
@@ -87,6 +91,9 @@ impl Pool {
                 () = stop.cancelled() => break,
                 Some(left) = workers.join_next_with_id() => {
                     Self::leave(left, &mut places);
+                    if places.len() > allowed / 2 {
+                        tokio::time::sleep(GATHER).await;
+                    }
                     // All that have ended meanwhile, so that their places are filled in one claim.
                     while let Some(left) = workers.try_join_next_with_id() {
                         Self::leave(left, &mut places);

@@ -11,7 +11,7 @@ use std::{
 use chrono::TimeZone;
 use data_patch::{
     config::{self, Overrides},
-    queue::{Clock, Lease, LeaseError, OpenError, Queue, Report, Submitted},
+    queue::{Clock, Counted, Lease, LeaseError, OpenError, Queue, Report, Submitted},
     task::{HeldRow, NewTask, Position, Progress, TaskId, TaskState},
 };
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -84,6 +84,10 @@ fn progress(rows: u64) -> Report {
     Report { progress: Progress { cursor: Some(cursor), published: rows, held: 0 }, ..Report::default() }
 }
 
+fn counted(name: Option<&str>, total: u64) -> Report {
+    Report { counted: Some(Counted { name: name.map(str::to_owned), total }), ..Report::default() }
+}
+
 #[tokio::test]
 async fn a_task_goes_its_way() {
     let bench = Bench::new().await;
@@ -92,7 +96,7 @@ async fn a_task_goes_its_way() {
     let leases = bench.claim(5).await;
     assert_eq!(leases.len(), 2);
     assert_eq!(bench.state(task).await, TaskState::Running);
-    leases[0].counted(Some("水".to_owned()), 3).await.unwrap();
+    leases[0].report(counted(Some("水"), 3)).await.unwrap();
     leases[0].succeed(progress(3)).await.unwrap();
     assert_eq!(bench.state(task).await, TaskState::Running);
     leases[1].fail(Report::default(), "no such device".to_owned()).await.unwrap();
@@ -113,7 +117,7 @@ async fn a_stale_worker_changes_nothing() {
     fresh.report(progress(5)).await.unwrap();
     let before = bench.log(task).await;
     let lost = |result: Result<(), LeaseError>| assert!(matches!(result, Err(LeaseError::Lost)), "{result:?}");
-    lost(stale.counted(None, 9).await);
+    lost(stale.report(counted(None, 9)).await);
     lost(stale.report(progress(9)).await);
     lost(stale.succeed(progress(9)).await);
     lost(stale.fail(progress(9), "stale".to_owned()).await);
@@ -284,7 +288,7 @@ async fn a_watch_sees_each_line_once_while_they_are_written() {
     let mut watches: Vec<_> = (0..5).map(|_| bench.queue.watch(task, 0)).collect();
     let writing = tokio::spawn(async move {
         for rows in 0..600 {
-            lease.counted(None, rows).await.unwrap();
+            lease.report(counted(None, rows)).await.unwrap();
         }
         lease.succeed(Report::default()).await.unwrap();
     });

@@ -15,7 +15,7 @@ use std::{
 
 use chrono::TimeZone;
 use data_patch::{
-    queue::{Clock, Lease, LeaseError, Queue, Report, Submitted},
+    queue::{Clock, Counted, Lease, LeaseError, Queue, Report, Submitted},
     task::{NewTask, Position, Progress, TaskId},
 };
 use proptest::prelude::*;
@@ -96,7 +96,10 @@ impl Real {
             Report { progress: Progress { cursor, published, held: 0 }, ..Report::default() }
         };
         let written = match write {
-            Write::Counted(total) => lease.counted(None, *total).await,
+            Write::Counted(total) => {
+                let counted = Some(Counted { name: None, total: *total });
+                lease.report(Report { counted, ..report(0) }).await
+            }
             Write::Report(rows) => lease.report(report(*rows)).await,
             Write::Succeed => lease.succeed(report(0)).await,
             Write::Fail => lease.fail(report(0), "because".to_owned()).await,

@@ -181,7 +181,7 @@ impl Model {
         let grown = matches!(write, Write::Report(rows) if *rows > 0);
         match write {
             Write::Counted(total) => {
-                (job.total, job.due_ms) = (Some(*total), self.now_ms + LEASE_MS);
+                (job.total, job.published, job.due_ms) = (Some(*total), lease.published, self.now_ms + LEASE_MS);
                 self.tasks[job.task].lines += 1;
             }
             Write::Report(rows) => {

@@ -1,0 +1,42 @@
+//! What a row is in Kafka beside its document: the key that chooses its partition, and the headers that say where it is
+//! from. Both are the same in every rerun, so that repeats can be told.
+
+use std::fmt::Write as _;
+
+use rdkafka::message::{Header, OwnedHeaders};
+use uuid::Uuid;
+
+use crate::{
+    iota::Key,
+    task::{TaskId, line},
+};
+
+/// The records of one device in one task.
+#[derive(Debug)]
+pub struct Records {
+    task: String,
+    device: String,
+    /// Device, time and key of the last row; its memory is used again for the next.
+    row: String,
+}
+
+impl Records {
+    pub fn new(task: TaskId, device: Uuid) -> Self {
+        Self { task: task.to_string(), device: device.to_string(), row: String::new() }
+    }
+
+    /// The message key.
+    pub fn key(&self) -> &str {
+        &self.device
+    }
+
+    /// The headers of a row of this key, read at a moment (microseconds since 1970).
+    pub fn headers(&mut self, instant_us: i64, key: &Key) -> OwnedHeaders {
+        self.row.clear();
+        // Writing to a string can't fail.
+        let _ = write!(self.row, "{}/{}/{key}", self.device, line::time(instant_us));
+        OwnedHeaders::new_with_capacity(2)
+            .insert(Header { key: "data-patch-task", value: Some(&self.task) })
+            .insert(Header { key: "data-patch-row", value: Some(&self.row) })
+    }
+}
