@@ -52,7 +52,7 @@ fn decode(c: &mut Criterion) {
             let mut decoder = Decoder::new(KeyType::Integer, TimeType::Instant, DocType::Jsonb);
             decoder.push(black_box(&stream).clone());
             let mut rows = 0;
-            while let Some(row) = decoder.next().unwrap() {
+            while let Some(row) = decoder.row().unwrap() {
                 black_box(row);
                 rows += 1;
             }

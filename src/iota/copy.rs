@@ -42,7 +42,10 @@ impl Decoder {
     }
 
     /// The next row, if it is there as a whole.
-    pub fn next(&mut self) -> Result<Option<Row>, StoreError> {
+    ///
+    /// # Errors
+    /// The stream is not what PostgreSQL would send.
+    pub fn row(&mut self) -> Result<Option<Row>, StoreError> {
         if !self.begun {
             let Some(rest) = header(&self.rest)? else { return Ok(None) };
             self.rest = rest;
@@ -189,7 +192,7 @@ mod tests {
             for cut in cuts.into_iter().chain(std::iter::repeat(25)) {
                 let end = (at + cut).min(bytes.len());
                 decoder.push(bytes.slice(at..end));
-                while let Some(row) = decoder.next().unwrap() {
+                while let Some(row) = decoder.row().unwrap() {
                     read.push(row);
                 }
                 at = end;
@@ -208,7 +211,7 @@ mod tests {
             decoder.begun = whole_header;
             decoder.push(Bytes::from(bytes));
             for _ in 0..100 {
-                if !matches!(decoder.next(), Ok(Some(_))) {
+                if !matches!(decoder.row(), Ok(Some(_))) {
                     break;
                 }
             }

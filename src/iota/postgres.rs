@@ -78,7 +78,7 @@ pub async fn page(
     while let Some(piece) = next_piece(&mut pieces, timeout, out).await? {
         decoder.push(piece);
         timeout = timeouts.next;
-        while let Some(row) = decoder.next()? {
+        while let Some(row) = decoder.row()? {
             page.rows += 1;
             last = Some((row.time_us, row.key.clone()));
             if !out.push(row).await {

@@ -50,7 +50,7 @@ impl Queue {
     ///
     /// # Errors
     /// The file can't be written.
-    pub async fn end_leases_of_the_dead(&self) -> Result<u64, QueueError> {
+    pub async fn end_leases_of_the_dead(&self) -> Result<usize, QueueError> {
         let dead = self.inner.owner.dead().unwrap_or_else(|error| {
             tracing::warn!(%error, "dead services can't be looked for; their leases expire");
             Vec::new()
@@ -61,7 +61,7 @@ impl Queue {
             let leases = self
                 .inner
                 .writer
-                .write(move |tx| Box::pin(async move { tx.execute(&sql::end_leases(&id, tx.now_ms)).await }))
+                .write(move |tx| Box::pin(async move { Ok(tx.fetch(&sql::end_leases(&id, tx.now_ms)).await?.len()) }))
                 .await?;
             if leases > 0 {
                 tracing::warn!(service = dead.id, leases, "a service on this queue has died; its jobs go on from their cursors");
@@ -88,48 +88,76 @@ impl Queue {
 }
 
 async fn take(tx: &mut Tx, claim: Claim) -> Result<(Vec<Job>, usize), sqlx::Error> {
-    let until_ms = tx.now_ms + lease::millis(claim.lease);
     let (mut jobs, mut given_up) = (Vec::new(), 0);
-    let due = tx.fetch(&sql::tasks_due(tx.now_ms, claim.limit as u64)).await?;
-    if due.is_empty() {
-        return Ok((jobs, given_up));
+    tx.later(&sql::last_turn());
+    let mut due = tx.fetch(&sql::tasks_due(tx.now_ms, claim.limit as u64)).await?;
+    // The highest turn comes first, and is always there.
+    let mut turn = sql::read_turn(&due.remove(0))?;
+    let mut tasks = due.iter().map(|row| sql::read_task(row).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+    for task in &tasks {
+        turn += 1;
+        tx.later(&sql::set_task_served(task.id, turn));
     }
-    let mut turn = tx.fetch(&sql::last_turn()).await?.first().map(sql::read_turn).transpose()?.unwrap_or(0);
-    for (served, row) in due.iter().enumerate() {
+    // A task that has less than its share leaves the rest to those that may have more.
+    while jobs.len() < claim.limit && !tasks.is_empty() {
+        let rows = claim_of_each(tx, &tasks, claim.limit - jobs.len(), &claim).await?;
+        let mut with_more = Vec::new();
+        for (task, share, rows) in rows {
+            if rows.len() == share {
+                with_more.push(Arc::clone(&task));
+            }
+            for row in rows {
+                let crashes = row.crashes;
+                let job = Job::new(Arc::clone(&task), row);
+                if crashes > claim.max_crashes {
+                    give_up(tx, &job, crashes).await?;
+                    given_up += 1;
+                    continue;
+                }
+                if crashes > 0 {
+                    tracing::warn!(task = %task.id, device = %job.device, published = job.progress.published, "a job goes on from its cursor: its worker was gone");
+                    tx.log(task.id, vec![line::taken_over(job.device, job.progress.published)]).await?;
+                }
+                jobs.push(job);
+            }
+        }
+        tasks = with_more;
+    }
+    Ok((jobs, given_up))
+}
+
+/// A task, how many jobs of it were asked for, and those that were leased.
+type Share = (Arc<TaskRow>, usize, Vec<sql::ClaimedRow>);
+
+/// Leases up to `limit` jobs in all, the same number of each task as far as it goes.
+async fn claim_of_each(tx: &mut Tx, tasks: &[Arc<TaskRow>], limit: usize, claim: &Claim) -> Result<Vec<Share>, sqlx::Error> {
+    let until_ms = tx.now_ms + lease::millis(claim.lease);
+    let (mut left, mut shares) = (limit, Vec::<Share>::new());
+    let mut last = None;
+    for (index, task) in tasks.iter().enumerate() {
         // What is left, shared between the tasks that are left; rounded up so that nothing is left over.
-        let share = (claim.limit - jobs.len().min(claim.limit)).div_ceil(due.len() - served);
+        let share = left.div_ceil(tasks.len() - index);
         if share == 0 {
             break;
         }
-        let id = sql::read_task_id(row)?;
-        let Some(task) = tx.fetch(&sql::task(id)).await?.first().map(sql::read_task).transpose()? else { continue };
-        let task = Arc::new(task);
-        turn += 1;
-        tx.execute(&sql::set_task_served(id, turn)).await?;
-        let mut rows = tx
-            .fetch(&sql::claim(id, &claim.owner, tx.now_ms, until_ms, share as u64))
-            .await?
-            .iter()
-            .map(sql::read_claimed)
-            .collect::<Result<Vec<_>, _>>()?;
-        // RETURNING promises no order.
-        rows.sort_by_key(|row| row.ordinal);
-        for row in rows {
-            let crashes = row.crashes;
-            let job = Job::new(Arc::clone(&task), row);
-            if crashes > claim.max_crashes {
-                give_up(tx, &job, crashes).await?;
-                given_up += 1;
-                continue;
-            }
-            if crashes > 0 {
-                tracing::warn!(task = %id, device = %job.device, published = job.progress.published, "a job goes on from its cursor: its worker was gone");
-                tx.log(id, vec![line::taken_over(job.device, job.progress.published)], None).await?;
-            }
-            jobs.push(job);
+        left -= share;
+        shares.push((Arc::clone(task), share, Vec::new()));
+        if let Some(statement) = last.replace(sql::claim(task.id, &claim.owner, tx.now_ms, until_ms, share as u64)) {
+            tx.later(&statement);
         }
     }
-    Ok((jobs, given_up))
+    let Some(last) = last else { return Ok(shares) };
+    for row in tx.fetch(&last).await? {
+        let row = sql::read_claimed(&row)?;
+        if let Some((_, _, rows)) = shares.iter_mut().find(|(task, ..)| task.id == row.task) {
+            rows.push(row);
+        }
+    }
+    for (_, _, rows) in &mut shares {
+        // RETURNING promises no order.
+        rows.sort_by_key(|row| row.ordinal);
+    }
+    Ok(shares)
 }
 
 async fn give_up(tx: &mut Tx, job: &Job, crashes: u32) -> Result<(), sqlx::Error> {

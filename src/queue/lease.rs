@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sea_query::UpdateStatement;
+use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::{Queue, QueueError, TaskRow, sql, writer::Tx};
@@ -217,44 +219,73 @@ pub(super) async fn apply(tx: &mut Tx, job: &Job, write: Write, until_ms: i64) -
     if let Some(reason) = &write.reason {
         sql::set_reason(&mut update, reason);
     }
-    if tx.execute(&update).await? == 0 {
-        return Ok(false);
-    }
+    let Some(found) = made(tx, job.task.id, &update, state.is_final()).await? else { return Ok(false) };
     if write.change.is_none() && write.progress.is_some() {
         kill::point("heartbeat");
     }
     for rows in write.held.chunks(AT_ONCE) {
-        tx.execute(&sql::insert_held(job.task.id, job.device, rows, tx.now_ms)).await?;
+        tx.later(&sql::insert_held(job.task.id, job.device, rows, tx.now_ms));
     }
-    tx.log(job.task.id, lines, None).await?;
-    if state.is_final() {
-        end_task(tx, job.task.id, job.task.created_at_ms).await?;
+    let mut ends = None;
+    if !found.sums.is_empty() {
+        ends = Some(end_task(tx, &job.task, &found.sums, &mut lines).await?);
     }
+    tx.log_after(found.last_seq, job.task.id, lines, ends);
     Ok(true)
 }
 
-/// Ends a task that has no work left.
-pub(super) async fn end_task(tx: &mut Tx, task: TaskId, created_at_ms: i64) -> Result<(), sqlx::Error> {
-    if !tx.fetch(&sql::work_left(task)).await?.is_empty() {
-        return Ok(());
+/// What is known after a write to a job.
+struct Found {
+    last_seq: u64,
+    /// Rows of [`sql::read_sums`], if the write has ended the task's last job.
+    sums: Vec<SqliteRow>,
+}
+
+/// Makes the update of a job, unless the lease is lost, and asks what the rest of the write must know, all in one go.
+async fn made(tx: &mut Tx, task: TaskId, update: &UpdateStatement, ends: bool) -> Result<Option<Found>, sqlx::Error> {
+    tx.later(update);
+    if ends {
+        tx.later(&sql::sums_when_ended(task));
     }
-    let took_ms = u64::try_from(tx.now_ms - created_at_ms).unwrap_or(0);
+    let mut rows = tx.fetch(&sql::log_length(task)).await?;
+    if !rows.iter().any(sql::is_fenced) {
+        return Ok(None);
+    }
+    // The update's row is the first, the length of the log the last, and what is between them are the sums.
+    let last_seq = last_seq(&mut rows)?;
+    rows.remove(0);
+    Ok(Some(Found { last_seq, sums: rows }))
+}
+
+/// Takes the last row, which is that of [`sql::log_length`].
+pub(super) fn last_seq(rows: &mut Vec<SqliteRow>) -> Result<u64, sqlx::Error> {
+    rows.pop().map(|row| sql::read_last_seq(&row)).transpose()?.ok_or(sqlx::Error::RowNotFound)
+}
+
+/// Ends a task that has no work left; its last line follows `lines`.
+pub(super) async fn end_task(
+    tx: &mut Tx,
+    task: &TaskRow,
+    sums: &[SqliteRow],
+    lines: &mut Vec<Line>,
+) -> Result<TaskState, sqlx::Error> {
+    let took_ms = u64::try_from(tx.now_ms - task.created_at_ms).unwrap_or(0);
     let mut summary = line::Summary { took: Duration::from_millis(took_ms), ..line::Summary::default() };
-    for row in tx.fetch(&sql::sums(task)).await? {
-        let (state, [jobs, published, held]) = sql::read_sums(&row)?;
+    for row in sums {
+        let (state, [jobs, published, held]) = sql::read_sums(row)?;
         count(&mut summary.jobs, state, jobs);
         summary.published += published;
         summary.held += held;
     }
     if summary.jobs.failed > 0 {
-        let rows = tx.fetch(&sql::failures(task, line::Summary::FAILURES)).await?;
+        let rows = tx.fetch(&sql::failures(task.id, line::Summary::FAILURES)).await?;
         summary.failures = rows.iter().map(sql::read_failure).collect::<Result<_, _>>()?;
     }
     let state = TaskState::of(summary.jobs);
     kill::point("last-event");
-    tx.log(task, vec![line::finished(&summary)], Some(state)).await?;
-    tx.execute(&sql::set_task_finished(task, state, tx.now_ms)).await?;
-    Ok(())
+    lines.push(line::finished(&summary));
+    tx.later(&sql::set_task_finished(task.id, state, tx.now_ms));
+    Ok(state)
 }
 
 fn count(counts: &mut JobCounts, state: JobState, jobs: u64) {

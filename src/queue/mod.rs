@@ -157,7 +157,7 @@ impl Queue {
             let some = self
                 .inner
                 .writer
-                .write(move |tx| Box::pin(async move { tx.execute(&sql::prune(before_ms, AT_ONCE)).await }))
+                .write(move |tx| Box::pin(async move { Ok(tx.fetch(&sql::prune(before_ms, AT_ONCE)).await?.len() as u64) }))
                 .await?;
             removed += some;
             if some < AT_ONCE {

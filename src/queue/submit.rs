@@ -46,10 +46,13 @@ async fn cancel(tx: &mut Tx, id: TaskId) -> Result<Option<Cancelled>, sqlx::Erro
     if task.state.is_final() {
         return Ok(Some(Cancelled { task, ended_before: true }));
     }
-    tx.execute(&sql::cancel_jobs(id)).await?;
-    lease::end_task(tx, id, task.created_at_ms).await?;
-    let task = tx.fetch(&sql::task(id)).await?.first().map(sql::read_task).transpose()?;
-    Ok(task.map(|task| Cancelled { task, ended_before: false }))
+    tx.later(&sql::cancel_jobs(id));
+    tx.later(&sql::sums_when_ended(id));
+    let mut sums = tx.fetch(&sql::log_length(id)).await?;
+    let (last_seq, mut lines) = (lease::last_seq(&mut sums)?, Vec::new());
+    let state = lease::end_task(tx, &task, &sums, &mut lines).await?;
+    tx.log_after(last_seq, id, lines, Some(state));
+    Ok(Some(Cancelled { task: TaskRow { state, last_seq: last_seq + 1, ..task }, ended_before: false }))
 }
 
 async fn submit(tx: &mut Tx, task: NewTask) -> Result<Submitted, sqlx::Error> {
@@ -61,9 +64,13 @@ async fn submit(tx: &mut Tx, task: NewTask) -> Result<Submitted, sqlx::Error> {
         return Ok(Submitted::Existing(sql::read_task(row)?));
     }
     let id = TaskId::new();
-    tx.execute(&sql::insert_task(id, &task, tx.now_ms)).await?;
+    tx.later(&sql::insert_task(id, &task, tx.now_ms));
     for (index, devices) in task.devices.chunks(AT_ONCE).enumerate() {
-        tx.execute(&sql::insert_jobs(id, index * AT_ONCE, devices, tx.now_ms)).await?;
+        // The text of one statement more is small; those before it are not kept.
+        if index > 0 {
+            tx.flush().await?;
+        }
+        tx.later(&sql::insert_jobs(id, index * AT_ONCE, devices, tx.now_ms));
     }
     Ok(Submitted::Created(id))
 }

@@ -2,8 +2,8 @@
 //! flush of the disk (group commit), and nobody hears of a change, or of a log line, before it is on the disk.
 
 use futures_util::future::BoxFuture;
-use sea_query::SqliteQueryBuilder;
-use sea_query_sqlx::SqlxBinder;
+use sea_query::{SqliteQueryBuilder, Value, Values};
+use sea_query_sqlx::{SqlxBinder, SqlxValues};
 use sqlx::{AssertSqlSafe, Sqlite, SqlitePool, Transaction, sqlite::SqliteRow};
 use tokio::{
     sync::{mpsc, oneshot},
@@ -23,53 +23,100 @@ const WAITING: usize = 1_024;
 const GROUP: usize = 256;
 
 /// An open transaction, and what is to be told once it is committed.
+///
+/// Each way to SQLite's thread and back costs more than most statements do. So a statement of whose outcome nothing
+/// depends is only put down, and goes with the next one that is waited for.
 pub(super) struct Tx {
     transaction: Transaction<'static, Sqlite>,
     pub now_ms: i64,
     told: Vec<LogEvent>,
+    later: Statements,
+    /// SQLite has heard of the change that is being made.
+    begun: bool,
+}
+
+/// Statements that go in one text; SQLite runs them in order, up to the first that fails.
+#[derive(Default)]
+struct Statements {
+    sql: String,
+    values: Vec<Value>,
+}
+
+impl Statements {
+    fn push(&mut self, statement: &impl SqlxBinder) {
+        let (sql, SqlxValues(values)) = statement.build_sqlx(SqliteQueryBuilder);
+        self.raw(&sql);
+        self.values.extend(values);
+    }
+
+    fn raw(&mut self, sql: &str) {
+        if !self.sql.is_empty() {
+            self.sql.push(';');
+        }
+        self.sql.push_str(sql);
+    }
 }
 
 impl Tx {
-    /// Runs a statement; returns how many rows it changed.
-    pub async fn execute(&mut self, statement: &impl SqlxBinder) -> Result<u64, sqlx::Error> {
-        let (sql, values) = statement.build_sqlx(SqliteQueryBuilder);
-        let done = sqlx::query_with(AssertSqlSafe(sql), values).execute(&mut *self.transaction).await?;
-        Ok(done.rows_affected())
+    /// Puts a statement down; it runs before the next one that is waited for, or at the end of the change.
+    pub fn later(&mut self, statement: &impl SqlxBinder) {
+        self.later.push(statement);
     }
 
-    /// Runs a statement that returns rows.
+    /// Runs a statement that returns rows, after those that were put down; returns the rows of all of them.
     pub async fn fetch(&mut self, statement: &impl SqlxBinder) -> Result<Vec<SqliteRow>, sqlx::Error> {
-        let (sql, values) = statement.build_sqlx(SqliteQueryBuilder);
-        sqlx::query_with(AssertSqlSafe(sql), values).fetch_all(&mut *self.transaction).await
+        self.later.push(statement);
+        self.begun = true;
+        let Statements { sql, values } = std::mem::take(&mut self.later);
+        sqlx::query_with(AssertSqlSafe(sql), SqlxValues(Values(values))).fetch_all(&mut *self.transaction).await
+    }
+
+    /// Runs the statements that were put down.
+    pub async fn flush(&mut self) -> Result<(), sqlx::Error> {
+        self.begun = true;
+        let Statements { sql, values } = std::mem::take(&mut self.later);
+        sqlx::query_with(AssertSqlSafe(sql), SqlxValues(Values(values))).execute(&mut *self.transaction).await.map(|_| ())
     }
 
     /// Makes a change, or undoes what it did before it failed. The outer error is the transaction's.
     async fn apply(&mut self, change: &mut dyn Change) -> Result<Result<(), sqlx::Error>, sqlx::Error> {
         let told = self.told.len();
-        self.raw("SAVEPOINT change").await?;
-        let applied = change.apply(self).await;
+        self.later.raw("SAVEPOINT change");
+        let mut applied = change.apply(self).await;
+        if applied.is_ok() {
+            self.later.raw("RELEASE change");
+            applied = self.flush().await;
+        }
         if applied.is_err() {
             self.told.truncate(told);
-            self.raw("ROLLBACK TO change").await?;
+            let unheard = !std::mem::take(&mut self.begun);
+            self.later = Statements::default();
+            if unheard {
+                return Ok(applied);
+            }
+            self.later.raw("ROLLBACK TO change");
+            self.later.raw("RELEASE change");
+            self.flush().await?;
         }
-        self.raw("RELEASE change").await?;
+        self.begun = false;
         Ok(applied)
     }
 
-    async fn raw(&mut self, sql: &'static str) -> Result<(), sqlx::Error> {
-        sqlx::raw_sql(sql).execute(&mut *self.transaction).await.map(|_| ())
+    /// Appends lines to a task's log.
+    pub async fn log(&mut self, task: TaskId, lines: Vec<Line>) -> Result<(), sqlx::Error> {
+        let rows = self.fetch(&sql::log_length(task)).await?;
+        let last_seq = rows.iter().find_map(|row| sql::read_last_seq(row).ok()).ok_or(sqlx::Error::RowNotFound)?;
+        self.log_after(last_seq, task, lines, None);
+        Ok(())
     }
 
-    /// Appends lines to a task's log; `ends` goes with the last.
-    pub async fn log(&mut self, task: TaskId, lines: Vec<Line>, ends: Option<TaskState>) -> Result<(), sqlx::Error> {
+    /// Appends lines to a task's log whose last line is known; `ends` goes with the last.
+    pub fn log_after(&mut self, last_seq: u64, task: TaskId, lines: Vec<Line>, ends: Option<TaskState>) {
         let count = lines.len() as u64;
         if count == 0 {
-            return Ok(());
+            return;
         }
-        let rows = self.fetch(&sql::advance_log(task, count)).await?;
-        let last_seq = rows.first().map(sql::read_last_seq).transpose()?.ok_or(sqlx::Error::RowNotFound)?;
-        let first_seq = last_seq + 1 - count;
-        let events: Vec<LogEvent> = (first_seq..)
+        let events: Vec<LogEvent> = (last_seq + 1..)
             .zip(lines)
             .map(|(seq, line)| LogEvent {
                 task,
@@ -77,12 +124,12 @@ impl Tx {
                 at_ms: self.now_ms,
                 ok: line.ok,
                 message: line.message,
-                ends: ends.filter(|_| seq == last_seq),
+                ends: ends.filter(|_| seq == last_seq + count),
             })
             .collect();
-        self.execute(&sql::insert_events(&events)).await?;
+        self.later(&sql::advance_log(task, count));
+        self.later(&sql::insert_events(&events));
         self.told.extend(events);
-        Ok(())
     }
 }
 
@@ -189,7 +236,7 @@ async fn run(pool: SqlitePool, hub: Hub, clock: Clock, mut waiting: mpsc::Receiv
 async fn commit(pool: &SqlitePool, hub: &Hub, clock: &Clock, group: &mut Vec<Box<dyn Change>>) -> Result<(), sqlx::Error> {
     // IMMEDIATE: a transaction that read first and wrote then could fail with a stale snapshot, which no waiting mends.
     let transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
-    let mut tx = Tx { transaction, now_ms: clock.now_ms(), told: Vec::new() };
+    let mut tx = Tx { transaction, now_ms: clock.now_ms(), told: Vec::new(), later: Statements::default(), begun: false };
     let mut waiting = std::mem::take(group).into_iter();
     while let Some(mut change) = waiting.next() {
         match tx.apply(&mut *change).await {

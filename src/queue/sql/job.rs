@@ -48,6 +48,7 @@ pub fn claim(task: TaskId, owner: &str, now_ms: i64, until_ms: i64, limit: u64) 
         .and_where(Expr::col(Job::Id).in_subquery(due))
         .returning(Query::returning().columns([
             Job::Id,
+            Job::TaskId,
             Job::Ordinal,
             Job::DeviceId,
             Job::DeviceName,
@@ -71,6 +72,7 @@ pub fn end_leases(owner: &str, now_ms: i64) -> UpdateStatement {
         .and_where(Expr::col(Job::Owner).eq(owner))
         .and_where(Expr::col(Job::State).eq(JobState::Running.as_str()))
         .and_where(Expr::col(Job::DueAt).gt(now_ms))
+        .returning(Query::returning().column(Job::Id))
         .take()
 }
 
@@ -88,6 +90,7 @@ pub fn cancel_jobs(task: TaskId) -> UpdateStatement {
 /// A job as a claim returns it.
 pub struct ClaimedRow {
     pub id: i64,
+    pub task: TaskId,
     pub ordinal: i64,
     pub device: Uuid,
     pub device_name: Option<String>,
@@ -104,6 +107,7 @@ pub fn read_claimed(row: &SqliteRow) -> Result<ClaimedRow> {
     let total: Option<i64> = row.try_get("total")?;
     Ok(ClaimedRow {
         id: row.try_get("id")?,
+        task: TaskId(uuid(row, "task_id")?),
         ordinal: row.try_get("ordinal")?,
         device: uuid(row, "device_id")?,
         device_name: row.try_get("device_name")?,
@@ -129,7 +133,13 @@ pub fn fenced(job: i64, attempt: i64) -> UpdateStatement {
                 .add(Expr::col(Job::Attempt).eq(attempt))
                 .add(Expr::col(Job::State).eq(JobState::Running.as_str())),
         )
+        .returning(Query::returning().column(Job::Id))
         .take()
+}
+
+/// Whether a row is that of a [`fenced`] update, so that the update was made.
+pub fn is_fenced(row: &SqliteRow) -> bool {
+    row.try_get::<i64, _>("id").is_ok()
 }
 
 /// Sets cursor and counts.

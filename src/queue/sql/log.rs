@@ -15,8 +15,12 @@ pub fn advance_log(task: TaskId, lines: u64) -> UpdateStatement {
         .table(Task::Table)
         .value(Task::LastSeq, Expr::col(Task::LastSeq).add(int(lines)))
         .and_where(Expr::col(Task::Id).eq(text(task)))
-        .returning(Query::returning().column(Task::LastSeq))
         .take()
+}
+
+/// The number of the last line.
+pub fn log_length(task: TaskId) -> SelectStatement {
+    Query::select().column(Task::LastSeq).from(Task::Table).and_where(Expr::col(Task::Id).eq(text(task))).take()
 }
 
 pub fn read_last_seq(row: &SqliteRow) -> Result<u64> {

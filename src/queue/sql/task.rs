@@ -119,9 +119,7 @@ pub fn tasks_due(now_ms: i64, limit: u64) -> SelectStatement {
         .and_where(Expr::col((Job::Table, Job::TaskId)).equals((Task::Table, Task::Id)))
         .and_where(Expr::col((Job::Table, Job::DueAt)).lte(now_ms))
         .take();
-    Query::select()
-        .column((Task::Table, Task::Id))
-        .from(Task::Table)
+    select_task()
         .and_where(Expr::col((Task::Table, Task::FinishedAt)).is_null())
         .and_where(Expr::exists(due))
         .order_by((Task::Table, Task::Turn), Order::Asc)
@@ -146,26 +144,26 @@ pub fn read_turn(row: &SqliteRow) -> Result<i64> {
     Ok(row.try_get::<Option<i64>, _>("turn")?.unwrap_or(0))
 }
 
-/// One row if the task has a job that has not ended.
-pub fn work_left(task: TaskId) -> SelectStatement {
+/// What became of the jobs of a task; nothing while one of them has not ended.
+pub fn sums_when_ended(task: TaskId) -> SelectStatement {
+    let open = Query::select()
+        .expr(Expr::val(1))
+        .from_as(Job::Table, "open")
+        .and_where(Expr::col(("open", Job::TaskId)).equals((Task::Table, Task::Id)))
+        .and_where(Expr::col(("open", Job::DueAt)).is_not_null())
+        .take();
     Query::select()
-        .column(Job::Id)
-        .from(Job::Table)
-        .and_where(Expr::col(Job::TaskId).eq(text(task)))
-        .and_where(Expr::col(Job::DueAt).is_not_null())
-        .limit(1)
-        .take()
-}
-
-pub fn sums(task: TaskId) -> SelectStatement {
-    Query::select()
-        .column(Job::State)
-        .expr_as(Expr::col(Job::Id).count(), Alias::new("jobs"))
-        .expr_as(Expr::col(Job::Published).sum(), Alias::new("published"))
-        .expr_as(Expr::col(Job::Held).sum(), Alias::new("held"))
-        .from(Job::Table)
-        .and_where(Expr::col(Job::TaskId).eq(text(task)))
-        .group_by_col(Job::State)
+        .column((Job::Table, Job::State))
+        .expr_as(Expr::col((Job::Table, Job::Id)).count(), Alias::new("jobs"))
+        .expr_as(Expr::col((Job::Table, Job::Published)).sum(), Alias::new("published"))
+        .expr_as(Expr::col((Job::Table, Job::Held)).sum(), Alias::new("held"))
+        .from(Task::Table)
+        // SQLite keeps this order: open jobs are looked for once, before any of the others is read.
+        .cross_join(Job::Table)
+        .and_where(Expr::col((Job::Table, Job::TaskId)).equals((Task::Table, Task::Id)))
+        .and_where(Expr::col((Task::Table, Task::Id)).eq(text(task)))
+        .and_where(Expr::exists(open).not())
+        .group_by_col((Job::Table, Job::State))
         .take()
 }
 
@@ -198,7 +196,11 @@ pub fn prune(before_ms: i64, limit: u64) -> DeleteStatement {
         .and_where(Expr::col(Task::FinishedAt).lt(before_ms))
         .limit(limit)
         .take();
-    Query::delete().from_table(Task::Table).and_where(Expr::col(Task::Id).in_subquery(old)).take()
+    Query::delete()
+        .from_table(Task::Table)
+        .and_where(Expr::col(Task::Id).in_subquery(old))
+        .returning(Query::returning().column(Task::Id))
+        .take()
 }
 
 /// How many jobs have not ended.

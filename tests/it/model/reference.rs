@@ -106,49 +106,62 @@ pub enum Write {
 }
 
 impl Model {
+    fn due(&self, task: usize) -> Vec<usize> {
+        let is_due = |job: &ModelJob| matches!(job.state, State::Queued | State::Running) && job.due_ms <= self.now_ms;
+        let mut due: Vec<usize> =
+            (0..self.jobs.len()).filter(|job| self.jobs[*job].task == task && is_due(&self.jobs[*job])).collect();
+        due.sort_by_key(|job| self.jobs[*job].due_ms);
+        due
+    }
+
     fn claim(&mut self, limit: usize) {
-        let is_due = |job: &ModelJob, now_ms| matches!(job.state, State::Queued | State::Running) && job.due_ms <= now_ms;
-        let mut due: Vec<usize> = (0..self.tasks.len())
-            .filter(|task| self.jobs.iter().any(|job| job.task == *task && is_due(job, self.now_ms)))
-            .collect();
-        due.sort_by_key(|task| self.tasks[*task].turn);
-        due.truncate(limit);
+        let mut tasks: Vec<usize> = (0..self.tasks.len()).filter(|task| !self.due(*task).is_empty()).collect();
+        tasks.sort_by_key(|task| self.tasks[*task].turn);
+        tasks.truncate(limit);
         let open = |task: &&ModelTask| !task.state.is_final();
-        let mut turn = self.tasks.iter().filter(open).map(|task| task.turn).max().unwrap_or(0);
-        let (mut leased, mut given_up, left) = (Vec::new(), 0, due.len());
-        for (served, task) in due.into_iter().enumerate() {
-            let share = (limit - leased.len().min(limit)).div_ceil(left - served);
-            if share == 0 {
-                break;
+        let turn = self.tasks.iter().filter(open).map(|task| task.turn).max().unwrap_or(0);
+        for (task, turn) in tasks.iter().zip(turn + 1..) {
+            (self.tasks[*task].turn, self.tasks[*task].state) = (turn, TaskState::Running);
+        }
+        let (mut leased, mut given_up) = (Vec::new(), 0);
+        while leased.len() < limit && !tasks.is_empty() {
+            let mut left = limit - leased.len();
+            let mut rounds = Vec::new();
+            for (index, task) in tasks.iter().enumerate() {
+                let share = left.div_ceil(tasks.len() - index);
+                left -= share;
+                let mut jobs = self.due(*task);
+                jobs.truncate(share);
+                jobs.sort_unstable();
+                rounds.push((*task, share, jobs));
             }
-            turn += 1;
-            self.tasks[task].turn = turn;
-            self.tasks[task].state = TaskState::Running;
-            let mut jobs: Vec<usize> = (0..self.jobs.len())
-                .filter(|job| self.jobs[*job].task == task && is_due(&self.jobs[*job], self.now_ms))
-                .collect();
-            jobs.sort_by_key(|job| self.jobs[*job].due_ms);
-            jobs.truncate(share);
-            jobs.sort_unstable();
-            for index in jobs {
-                let job = &mut self.jobs[index];
-                job.crashes += u32::from(job.state == State::Running);
-                (job.state, job.attempt, job.due_ms) = (State::Running, job.attempt + 1, self.now_ms + LEASE_MS);
-                let crashes = job.crashes;
-                // It says that it goes on, or that it is given up.
-                self.tasks[task].lines += u64::from(crashes > 0);
-                if crashes > MAX_CRASHES {
-                    given_up += 1;
-                    self.end(index, State::Failed);
-                    self.jobs[index].crashes = 0;
-                    continue;
+            rounds.retain(|(_, share, _)| *share > 0);
+            tasks = rounds.iter().filter(|(_, share, jobs)| jobs.len() == *share).map(|(task, ..)| *task).collect();
+            for job in rounds.into_iter().flat_map(|(_, _, jobs)| jobs) {
+                match self.lease(job) {
+                    Some(lease) => leased.push(lease),
+                    None => given_up += 1,
                 }
-                let ModelJob { attempt, outages, total, published, .. } = self.jobs[index];
-                leased.push(ModelLease { job: index, attempt, outages, total, published });
             }
         }
         self.leases.extend(leased.iter().cloned());
         self.answer = Answer::Leased(leased, given_up);
+    }
+
+    /// `None`: it is given up.
+    fn lease(&mut self, index: usize) -> Option<ModelLease> {
+        let job = &mut self.jobs[index];
+        job.crashes += u32::from(job.state == State::Running);
+        (job.state, job.attempt, job.due_ms) = (State::Running, job.attempt + 1, self.now_ms + LEASE_MS);
+        let crashes = job.crashes;
+        // It says that it goes on, or that it is given up.
+        self.tasks[job.task].lines += u64::from(crashes > 0);
+        if crashes > MAX_CRASHES {
+            self.end(index, State::Failed);
+            return None;
+        }
+        let ModelJob { attempt, outages, total, published, .. } = self.jobs[index];
+        Some(ModelLease { job: index, attempt, outages, total, published })
     }
 
     fn end(&mut self, job: usize, state: State) {
