@@ -1,0 +1,124 @@
+"""Who moves the rows: the service, `psql | kcat`, and a careful script. Each reports what it took."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from sets import Set, store
+
+from client import Client
+from service import Service
+
+HERE = Path(__file__).resolve().parent
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Took:
+    """One run."""
+
+    seconds: float
+    # Of the contender's own processes, of PostgreSQL's, of Kafka's.
+    cpu: float
+    postgres_cpu: float
+    kafka_cpu: float
+    peak_mb: float
+
+
+def cpu_of(fits: Callable[[str], bool], with_ended_children: bool) -> float:
+    """User and system time of all processes whose command line fits."""
+    ticks = 0
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            if fits((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")):
+                fields = (process / "stat").read_text().rpartition(")")[2].split()
+                ticks += sum(map(int, fields[11:15] if with_ended_children else fields[11:13]))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return ticks / TICKS
+
+
+def postgres_cpu() -> float:
+    # The postmaster counts its backends once they have ended; those that live are counted themselves.
+    return cpu_of(lambda line: " -D " in line and "postgres" in line.split(" ")[0], True) + cpu_of(
+        lambda line: line.startswith("postgres: "), False
+    )
+
+
+def kafka_cpu() -> float:
+    return cpu_of(lambda line: "kafka.Kafka" in line, False)
+
+
+class Watch:
+    """What others took meanwhile."""
+
+    def __init__(self) -> None:
+        self.postgres, self.kafka, self.begin = postgres_cpu(), kafka_cpu(), time.monotonic()
+
+    def took(self, cpu: float, peak_mb: float, seconds: float | None = None) -> Took:
+        seconds = time.monotonic() - self.begin if seconds is None else seconds
+        return Took(seconds, cpu, postgres_cpu() - self.postgres, kafka_cpu() - self.kafka, peak_mb)
+
+
+async def service(settings: SimpleNamespace, rows: Set, topic: str) -> Took:
+    """From the submit to `task finished`, with the service's own defaults and a fresh queue."""
+    with Service(settings, "bench", rows.url, topic) as running:
+        running.start()
+        running.wait_ready()
+        client = await Client.open(running.url, running.token)
+        cpu, watch = running.cpu_seconds(), Watch()
+        await client.submit(rows.request(topic))
+        last = None
+        async for event in client.events():
+            last = event
+        seconds = time.monotonic() - watch.begin
+        if last is None or last.state != "succeeded":
+            raise RuntimeError(f"the task did not succeed: {last}")
+        took = watch.took(running.cpu_seconds() - cpu, running.peak_rss_mib() * 1.048576, seconds)
+        await client.close()
+        return took
+
+
+def shell(command: str) -> Took:
+    """A command line's own wall time, CPU time and largest process."""
+    watch, before = Watch(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(["bash", "-o", "pipefail", "-c", command], check=True, stdout=subprocess.DEVNULL)
+    seconds, after = time.monotonic() - watch.begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return watch.took(cpu, after.ru_maxrss / 1000, seconds)
+
+
+# A character that no JSON text holds as quote, so that nothing is quoted or escaped: the documents arrive byte for byte.
+COPY = """COPY (SELECT "deviceId", doc FROM raw_data WHERE {where} AND "triggerTime" BETWEEN '{begin}' AND '{end}'
+ ORDER BY {order}) TO STDOUT (FORMAT csv, DELIMITER E'\\t', QUOTE E'\\x01')"""
+
+
+def psql_kcat(settings: SimpleNamespace, rows: Set, topic: str, flags: str) -> Took:
+    """By hand: a COPY a device, or one for all where devices are many; key and document, no headers, no checks."""
+    if len(rows.devices) <= 100:
+        wheres = [(f"\"deviceId\" = '{one}'", '"triggerTime", id') for one in rows.devices]
+    else:
+        wheres = [("true", '"deviceId", "triggerTime", id')]
+    copies = [COPY.format(where=where, order=order, begin=store.BEGIN, end=store.END).replace("\n", "") for where, order in wheres]
+    commands = " ".join("-c " + quoted(copy) for copy in copies)
+    return shell(f"psql -X -q -d {quoted(rows.url)} {commands} | kcat -P -b {settings.kafka} -t {topic} -K $'\\t' {flags}")
+
+
+def quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def script(settings: SimpleNamespace, rows: Set, topic: str) -> Took:
+    devices = settings.work / "devices.txt"
+    devices.write_text("\n".join(rows.devices))
+    return shell(f"{sys.executable} {HERE}/careful.py {quoted(rows.url)} {settings.kafka} {topic} {devices} {store.BEGIN} {store.END}")

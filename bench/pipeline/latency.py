@@ -1,0 +1,54 @@
+"""The contract's sample, from the submit to `task finished`, one after the other on one connection."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from types import SimpleNamespace
+
+import sample
+from sets import store
+
+from broker import create_topic, delete_topic
+from client import Client
+from common import fresh_name
+from service import Service
+
+WARM_UPS = 10
+RUNS = 200
+
+
+async def run(settings: SimpleNamespace, runs: int) -> dict[str, float]:
+    """Milliseconds."""
+    url, topic = store.sample(settings.postgres), fresh_name("bench-sample")
+    create_topic(settings.kafka, topic)
+    request: dict[str, object] = {
+        "topic": topic, "thingId": sample.THING, "devices": sample.DEVICES, "from": sample.FROM, "to": sample.TO,
+    }
+    took, created = [], []
+    try:
+        with Service(settings, "bench-sample", url, topic) as service:
+            service.start()
+            service.wait_ready()
+            client = await Client.open(service.url, service.token)
+            for _ in range(WARM_UPS + runs):
+                begin = time.monotonic()
+                await client.submit(request)
+                created.append(1000 * (time.monotonic() - begin))
+                last = None
+                async for event in client.events():
+                    last = event
+                if last is None or last.state != "succeeded":
+                    raise RuntimeError(f"a sample did not succeed: {last}")
+                took.append(1000 * (time.monotonic() - begin))
+            await client.close()
+    finally:
+        delete_topic(settings.kafka, topic)
+        store.drop(settings.postgres, url)
+    took, created = took[WARM_UPS:], created[WARM_UPS:]
+    return {
+        "p50": statistics.median(took),
+        "p99": statistics.quantiles(took, n=100)[98],
+        "max": max(took),
+        "created p50": statistics.median(created),
+    }

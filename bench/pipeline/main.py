@@ -1,0 +1,195 @@
+"""Runs the cases, prints tables, keeps the raw figures."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import contenders
+import latency
+import sets
+from broker import TopicPartition, create_topic, delete_topic
+from common import fresh_name
+from confluent_kafka import Consumer
+from contenders import Took
+from sets import Set, say
+
+ROOT = Path(__file__).resolve().parents[2]
+# As reliable on the wire as the service, and then as kcat comes.
+EQUAL = "-z lz4 -X acks=all -X enable.idempotence=true -X partitioner=murmur2_random"
+EXAMPLES = """
+examples:
+  bench/pipeline/run a --rounds 3            one case, three rounds
+  bench/pipeline/run all                     a, b, c, d, e, f as in docs/performance.md (about an hour)
+  bench/pipeline/run a c --rows 100000       smaller
+  bench/pipeline/run x10                     ten million rows once: memory must not grow (10 GB of disk)
+
+cases:
+  a    one million rows in 10 devices, jsonb       d  the contract's sample: latency of a submit
+  b    the same rows in a json column              e  2,000 watchers on one busy task
+  c    10,000 devices of 20 rows                   f  one device of a million rows
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser("bench/pipeline/run", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", default=["all"], metavar="CASE")
+    parser.add_argument("--rounds", type=int, default=5, help="of each contender, in turn (default 5)")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="in a, b, f, and five times those of c (default a million)")
+    parser.add_argument("--only", help="one contender: ours, equal, plain or script")
+    parser.add_argument("--binary", type=Path, default=ROOT / "target/release/data-patch")
+    parser.add_argument("--json", type=Path, default=ROOT / "target/bench/pipeline.json", help="where the raw figures go")
+    arguments = parser.parse_args()
+    cases = list("abcdef") if arguments.cases == ["all"] else arguments.cases
+    if unknown := [case for case in cases if case not in (*"abcdef", "x10")]:
+        parser.error(f"unknown case: {', '.join(unknown)}")
+    settings = SimpleNamespace(
+        postgres=os.environ["DATA_PATCH_TEST_POSTGRES"],
+        kafka=os.environ["DATA_PATCH_TEST_KAFKA"],
+        binary=arguments.binary,
+        rows=arguments.rows,
+        rounds=arguments.rounds,
+        only=arguments.only,
+        keep=False,
+        work=ROOT / "target/bench",
+    )
+    settings.work.mkdir(parents=True, exist_ok=True)
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    kept = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+    for case in cases:
+        kept[case] = run(case, settings)
+        arguments.json.write_text(json.dumps(kept, indent=1))
+
+
+def run(case: str, settings: SimpleNamespace) -> object:
+    if case == "d":
+        figures = asyncio.run(latency.run(settings, latency.RUNS))
+        print(f"\n(d) the sample, submit to finished, {latency.RUNS} times, ms: " + ", ".join(f"{k} {v:.1f}" for k, v in figures.items()))
+        print(f"    {goal('p50 under 30 ms', figures['p50'] < 30)}", flush=True)
+        return figures
+    if case == "e":
+        # In Rust: two thousand clients in Python would measure themselves.
+        environment = os.environ | {"DATA_PATCH_BENCH_BINARY": str(settings.binary)}
+        lines = subprocess.run(
+            ["cargo", "bench", "--locked", "--quiet", "--bench", "watchers"], env=environment, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+        print(f"\n(e) {lines.strip()}", flush=True)
+        return lines
+    return compare(case, settings)
+
+
+def rows_of(case: str, settings: SimpleNamespace) -> tuple[str, Set]:
+    of = f"{settings.rows:,}"
+    ten = lambda: sets.jsonb(settings.postgres, f"acceptance_{settings.rows}", 10, settings.rows // 10)  # noqa: E731
+    match case:
+        case "a":
+            return f"{of} rows in 10 devices, jsonb", ten()
+        case "b":
+            return f"{of} rows in 10 devices, json", sets.json(settings.postgres, f"bench_json_{settings.rows}", ten())
+        case "c":
+            devices = settings.rows // 100
+            return f"{devices:,} devices of 20 rows", sets.jsonb(settings.postgres, f"bench_small_{devices}", devices, 20)
+        case "f":
+            return f"one device of {of} rows", sets.jsonb(settings.postgres, f"bench_one_{settings.rows}", 1, settings.rows)
+        case _:
+            return f"{10 * settings.rows:,} rows in 10 devices", sets.jsonb(
+                settings.postgres, f"acceptance_{10 * settings.rows}", 10, settings.rows
+            )
+
+
+def compare(case: str, settings: SimpleNamespace) -> dict[str, list[dict[str, float]]]:
+    name, rows = rows_of(case, settings)
+    contestants = {
+        "ours": lambda topic: asyncio.run(contenders.service(settings, rows, topic)),
+        "equal": lambda topic: contenders.psql_kcat(settings, rows, topic, EQUAL),
+        "plain": lambda topic: contenders.psql_kcat(settings, rows, topic, ""),
+        "script": lambda topic: contenders.script(settings, rows, topic),
+    }
+    rounds = settings.rounds
+    if case == "x10":
+        contestants, rounds = {"ours": contestants["ours"]}, 1
+    if settings.only:
+        contestants = {settings.only: contestants[settings.only]}
+    found: dict[str, list[Took]] = {contestant: [] for contestant in contestants}
+    for round_ in range(rounds + 1):
+        order = list(contestants)
+        # Each goes first in its turn. The first round is for PostgreSQL's and the system's caches, and is not counted.
+        order = order[round_ % len(order) :] + order[: round_ % len(order)]
+        if round_ == 0:
+            if case == "x10":
+                continue
+            order = order[:1]
+        for contestant in order:
+            took = once(settings, rows, contestants[contestant])
+            say(f"{case} {'warm-up' if round_ == 0 else f'round {round_}'}: {contestant} {took.seconds:.2f} s, {took.cpu:.2f} CPU s")
+            if round_ > 0:
+                found[contestant].append(took)
+    show(case, name, rows.rows, found)
+    return {contestant: [asdict(took) for took in runs] for contestant, runs in found.items()}
+
+
+def once(settings: SimpleNamespace, rows: Set, contestant) -> Took:
+    topic = fresh_name("bench")
+    create_topic(settings.kafka, topic)
+    try:
+        took = contestant(topic)
+        consumer = Consumer({"bootstrap.servers": settings.kafka, "group.id": topic})
+        marks = [consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30) for partition in range(3)]
+        consumer.close()
+        if (arrived := sum(high - low for low, high in marks)) != rows.rows:
+            raise RuntimeError(f"{arrived:,} messages are in the topic, not {rows.rows:,}")
+        return took
+    finally:
+        delete_topic(settings.kafka, topic)
+
+
+NAMES = {
+    "ours": "data-patch",
+    "equal": "psql \\| kcat, acks=all, idempotent, lz4",
+    "plain": "psql \\| kcat as they come",
+    "script": "Python script",
+}
+GOALS = {"a": (1.3, 5.0), "b": (1.0, 5.0), "f": (1.0, 5.0), "c": (None, 5.0)}
+
+
+def show(case: str, name: str, rows: int, found: dict[str, list[Took]]) -> None:
+    print(f"\n({case}) {name}, {len(next(iter(found.values())))} rounds, median (min to max)\n")
+    print("| | rows a second | against ours | CPU s a million rows | of PostgreSQL | of Kafka | peak memory, MB |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    per = {contestant: [rows / took.seconds for took in runs] for contestant, runs in found.items()}
+    median = statistics.median
+    for contestant, runs in found.items():
+        speeds = per[contestant]
+        # Round by round, since the machine is not the same all the time.
+        ratios = [ours / theirs for ours, theirs in zip(per.get("ours", []), speeds)]
+        ratio = f"{median(ratios):.2f} ×" if contestant != "ours" and ratios else ""
+        cpu = [1e6 / rows * median(getattr(took, of) for took in runs) for of in ("cpu", "postgres_cpu", "kafka_cpu")]
+        print(
+            f"| {NAMES[contestant]} | {median(speeds):,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f}) | {ratio} "
+            f"| {cpu[0]:.1f} | {cpu[1]:.1f} | {cpu[2]:.1f} | {max(took.peak_mb for took in runs):.0f} |"
+        )
+    if "ours" in found and case in GOALS:
+        against_kcat, against_script = GOALS[case]
+        print()
+        for other, least in (("equal", against_kcat), ("script", against_script)):
+            if least is not None and other in per:
+                ratio = median([ours / theirs for ours, theirs in zip(per["ours"], per[other])])
+                print(f"{goal(f'at least {least} × {NAMES[other]}', ratio >= least)} ({ratio:.2f} ×)  ")
+    if "ours" in found:
+        print(goal("peak memory under 100 MB", max(took.peak_mb for took in found["ours"]) < 100), flush=True)
+
+
+def goal(what: str, reached: bool) -> str:
+    return f"goal {what}: {'reached' if reached else 'NOT reached'}"
+
+
+if __name__ == "__main__":
+    main()

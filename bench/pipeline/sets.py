@@ -1,0 +1,95 @@
+"""The rows: made once, kept as databases of the test server, the same for every contender."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "acceptance.d"))
+import store  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Set:
+    """Rows of some devices of one thing."""
+
+    url: str
+    devices: list[str]
+    rows: int
+
+    def request(self, topic: str) -> dict[str, object]:
+        return {"topic": topic, "thingId": store.THING, "devices": self.devices, "from": store.BEGIN, "to": store.END}
+
+
+def device(number: int) -> str:
+    return f"00000000-0000-4000-8000-{number:012}"
+
+
+def jsonb(admin: str, name: str, devices: int, rows_each: int) -> Set:
+    """Rows in the order of their arrival: a reading of each device, then the next, as a live store is written."""
+    url = store.database(admin, name)
+    result = Set(url, [device(number) for number in range(1, devices + 1)], devices * rows_each)
+    if is_done(admin, name):
+        return result
+    say(f"making database {name}: {result.rows:,} rows ...")
+    with psycopg.connect(admin, autocommit=True) as connection:
+        store.recreate(connection, name)
+    with psycopg.connect(url, autocommit=True) as fresh:
+        fresh.execute(store.TABLES)
+        fresh.execute(
+            sql.SQL(
+                """INSERT INTO "Device" SELECT ('00000000-0000-4000-8000-' || lpad(d::text, 12, '0'))::uuid, '静力水准仪' || d, {thing}
+                FROM generate_series(1, {devices}) AS d"""
+            ).format(thing=sql.Literal(store.THING), devices=sql.Literal(devices))
+        )
+        fresh.execute(
+            sql.SQL(store.READINGS).format(
+                rows=sql.Literal(rows_each), devices=sql.Literal(devices), thing=sql.Literal(store.THING), begin=sql.Literal(store.BEGIN)
+            )
+        )
+    finish(admin, name)
+    return result
+
+
+def json(admin: str, name: str, of: Set) -> Set:
+    """The same rows, their documents as `json`."""
+    url = store.database(admin, name)
+    result = Set(url, of.devices, of.rows)
+    if is_done(admin, name):
+        return result
+    say(f"making database {name}: the same rows as json ...")
+    with psycopg.connect(admin, autocommit=True) as connection:
+        store.recreate(connection, name)
+    with psycopg.connect(url, autocommit=True) as fresh:
+        fresh.execute(store.TABLES.replace("doc jsonb", "doc json"))
+    for table in ('"Device"', "raw_data"):
+        out = subprocess.Popen(["psql", "-X", "-d", of.url, "-c", f"COPY {table} TO STDOUT"], stdout=subprocess.PIPE)
+        subprocess.run(["psql", "-X", "-q", "-d", url, "-c", f"COPY {table} FROM STDIN"], stdin=out.stdout, check=True)
+        if out.wait() != 0:
+            raise RuntimeError(f"{table} could not be copied")
+    finish(admin, name)
+    return result
+
+
+def is_done(admin: str, name: str) -> bool:
+    with psycopg.connect(admin, autocommit=True) as connection:
+        found = connection.execute("SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", (name,)).fetchone()
+    return found is not None and found[0] == store.DONE
+
+
+def finish(admin: str, name: str) -> None:
+    with psycopg.connect(store.database(admin, name), autocommit=True) as fresh:
+        fresh.execute('CREATE INDEX raw_data_device_time ON raw_data ("deviceId", "triggerTime", id)')
+        fresh.execute("VACUUM ANALYZE")
+    # The mark comes last: a database that was left half made is made anew.
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(store.DONE)))
+
+
+def say(text: str) -> None:
+    print(f"  .. {text}", file=sys.stderr, flush=True)
