@@ -87,19 +87,19 @@ impl Tx {
             self.later.raw("RELEASE change");
             applied = self.flush().await;
         }
-        if applied.is_err() {
-            self.told.truncate(told);
-            let unheard = !std::mem::take(&mut self.begun);
-            self.later = Statements::default();
-            if unheard {
-                return Ok(applied);
-            }
+        let heard = std::mem::take(&mut self.begun);
+        let Err(own) = applied else { return Ok(Ok(())) };
+        self.told.truncate(told);
+        self.later = Statements::default();
+        if heard {
             self.later.raw("ROLLBACK TO change");
             self.later.raw("RELEASE change");
-            self.flush().await?;
+            // A full disk has ended the transaction, savepoint and all: then the change's error is the transaction's.
+            if self.flush().await.is_err() {
+                return Err(own);
+            }
         }
-        self.begun = false;
-        Ok(applied)
+        Ok(Err(own))
     }
 
     /// Appends lines to a task's log.
@@ -224,11 +224,23 @@ async fn run(pool: SqlitePool, hub: Hub, clock: Clock, mut waiting: mpsc::Receiv
             group.push(change);
         }
         let committed = commit(&pool, &hub, &clock, &mut group).await.map_err(QueueError::from);
+        if committed.is_err() {
+            renew(&pool).await;
+        }
         for change in group {
             change.settle(committed.clone());
         }
     }
     pool.close().await;
+}
+
+/// Puts a new connection in the place of one whose transaction failed. SQLite ends a transaction by itself when the disk
+/// is full; sqlx then can't roll it back, counts it as open, and would begin no other on this connection, ever.
+async fn renew(pool: &SqlitePool) {
+    if let Ok(connection) = pool.acquire().await {
+        // It has nothing to lose: what failed was told so.
+        let _ = connection.close().await;
+    }
 }
 
 /// One transaction with all changes of a group, or, where the disk is full or broken, with none. A change that fails for a
