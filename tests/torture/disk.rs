@@ -1,1 +1,164 @@
-//! To be written.
+//! The queue's disk fills up under running work, and is freed again: what was accepted ends whole, what can't be stored is
+//! refused and says why.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::{
+    account::Account,
+    outage::{AWAY, Scene},
+    support::{Client, PATIENCE, is_end, message},
+    table::Found,
+};
+
+/// Room for the queue's log before its checkpoint (4 MB), and for as much again.
+const SIZE: &str = "size=12m";
+/// Of each task that comes in while the disk fills up.
+const FEW: i64 = 5;
+/// Before a client that was refused asks again.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// A small disk of its own, gone when this is dropped.
+struct Disk {
+    at: TempDir,
+}
+
+impl Disk {
+    fn mount() -> Result<Self, String> {
+        let at = tempfile::tempdir().unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", SIZE, "tmpfs"]).arg(at.path()).output();
+        match mount {
+            Ok(done) if done.status.success() => Ok(Self { at }),
+            Ok(done) => Err(String::from_utf8_lossy(&done.stderr).trim().to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// Leaves no byte free; returns the file that takes the room.
+    fn fill(&self) -> PathBuf {
+        let filler = self.at.path().join("filler");
+        let mut file = std::fs::File::create(&filler).unwrap();
+        let error = loop {
+            if let Err(error) = file.write_all(&[0; 4_096]) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
+        filler
+    }
+
+    fn path(&self) -> &Path {
+        self.at.path()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: a program that a failed test has left may still be ending.
+        let _ = Command::new("umount").arg("-l").arg(self.at.path()).status();
+    }
+}
+
+/// Asks, and returns the answer, past the lines of tasks that the connection watches, which are kept.
+async fn ask(client: &mut Client, request: &Value, lines: &mut Vec<Value>) -> Value {
+    client.send(request).await;
+    let mut answered = client.until(|reply| reply["payload"]["seq"].is_null()).await;
+    let answer = answered.pop().unwrap();
+    lines.extend(answered);
+    answer
+}
+
+fn created(answer: &Value) -> Option<String> {
+    (message(answer) == "task created.").then(|| answer["payload"]["taskId"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes; make torture"]
+async fn a_full_disk_refuses_what_is_new_and_loses_nothing_of_what_was_accepted() {
+    let what = "disk: the queue's disk full, and freed again";
+    let disk = match Disk::mount() {
+        Ok(disk) => disk,
+        Err(error) => {
+            println!("NOT RUN: {what}: a tmpfs can't be mounted here (it needs root): {error}");
+            return;
+        }
+    };
+    let mut scene = Scene::start(tempfile::tempdir_in(disk.path()).unwrap()).await;
+    let (thing, device) = scene.store.add_rows(FEW).await;
+    let request = Client::request(thing, &[device], &scene.topic.name);
+    let mut asker = Client::connect(&scene.process.url).await;
+    let (mut accepted, mut lines) = (Vec::new(), Vec::new());
+
+    let filler = disk.fill();
+    let full_since = Instant::now();
+    // What the queue's log has room for is still accepted.
+    let refusal = loop {
+        let answer = ask(&mut asker, &request, &mut lines).await;
+        match created(&answer) {
+            Some(task) => accepted.push(task),
+            None => break answer,
+        }
+        assert!(full_since.elapsed() < PATIENCE, "nothing was refused: the disk did not fill up");
+    };
+    assert_eq!((&refusal["res"], &refusal["type"]), (&"error".into(), &"theme-data".into()), "{refusal}");
+    assert!(message(&refusal).contains("full"), "{refusal}");
+    let refused_after = full_since.elapsed();
+    println!("refused: {}", message(&refusal));
+    let cpu = scene.measure(AWAY).await;
+    assert!(created(&ask(&mut asker, &request, &mut lines).await).is_none(), "it is still full");
+
+    std::fs::remove_file(filler).unwrap();
+    let freed = Instant::now();
+    let accepted_after = loop {
+        // On the connection that was refused twice.
+        let answer = ask(&mut asker, &request, &mut lines).await;
+        if let Some(task) = created(&answer) {
+            accepted.push(task);
+            break freed.elapsed();
+        }
+        assert!(freed.elapsed() < PATIENCE, "nothing is accepted although the disk is free: {answer}");
+        // As a client would: at once it would only keep the queue busy with refusals.
+        tokio::time::sleep(AGAIN_AFTER).await;
+    };
+    while lines.iter().filter(|line| is_end(line)).count() < accepted.len() {
+        lines.push(asker.next().await);
+    }
+    let mut account = accounts(&scene, &accepted, device).await;
+    let ended = scene.ends_whole().await;
+    account.add(ended.account);
+    Found {
+        what,
+        times: 1,
+        rows: account.rows,
+        lost: account.lost,
+        repeated: account.repeated,
+        note: format!(
+            "refused after {:.1} s and {} tasks: {}; {cpu:.2} cores used while full; freed: accepted after {:.1} s, end after {:.1} s",
+            refused_after.as_secs_f64(),
+            accepted.len() - 1,
+            message(&refusal),
+            accepted_after.as_secs_f64(),
+            freed.elapsed().as_secs_f64()
+        ),
+    }
+    .write();
+}
+
+/// What the small tasks published.
+async fn accounts(scene: &Scene, tasks: &[String], device: Uuid) -> Account {
+    let mut sum = Account::default();
+    for task in tasks {
+        let account = Account::of(&scene.store, &scene.topic, task, &[device]).await;
+        assert_eq!((account.rows, account.lost), (FEW as usize, 0), "task {task}: {account:?}");
+        sum.add(account);
+    }
+    sum
+}

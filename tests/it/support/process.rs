@@ -80,6 +80,11 @@ impl Process {
         assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
     /// All that it has logged to this folder.
     pub fn log(folder: &TempDir) -> String {
         std::fs::read_to_string(folder.path().join("log")).unwrap()

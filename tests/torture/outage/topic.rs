@@ -1,0 +1,93 @@
+//! The topic is deleted in the middle of a patch, on a broker that makes topics by itself when it is asked to.
+
+use std::{collections::HashSet, time::Instant};
+
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+};
+
+use super::{Scene, parts, scene::DEVICES};
+use crate::{
+    account::File,
+    support::{PATIENCE, TestTopic, is_end, message, seqs},
+    table,
+};
+
+async fn delete(topic: &TestTopic) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", topic.broker.brokers()).create().unwrap();
+    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    admin.delete_topics(&[&topic.name], &options).await.unwrap().remove(0).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes; make torture"]
+async fn a_topic_that_is_deleted_on_the_way_fails_the_devices_and_is_not_made_again() {
+    let what = "outage: the topic deleted on the way";
+    if !parts::are_ours(what) {
+        return;
+    }
+    let mut scene = Scene::start(tempfile::tempdir().unwrap()).await;
+    delete(&scene.topic).await;
+    let deleted = Instant::now();
+    scene.until(is_end).await;
+    let took = deleted.elapsed();
+    let Scene { folder, topic, process, log, .. } = scene;
+    assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
+    let last = log.last().unwrap();
+    assert_eq!((&last["payload"]["state"], &last["res"]), (&"failed".into(), &"error".into()), "{last}");
+    let told = format!("topic {} does not exist", topic.name);
+    assert!(message(last).contains(&told), "{last}");
+    let failed = log.iter().filter(|line| line["res"] == "error" && message(line).contains(&told)).count();
+    assert_eq!(failed, DEVICES + 1, "each device says why, and the task: {log:#?}");
+    assert!(!topic.broker.topics().await.contains(&topic.name), "it was made again by sending to it");
+    assert_eq!(process.terminate().await.0, Some(0));
+    File::open(folder.path()).await.is_at_rest().await;
+    table::Found {
+        what,
+        times: 1,
+        note: format!("all devices failed {:.1} s after it", took.as_secs_f64()),
+        ..table::Found::default()
+    }
+    .write();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes; make torture"]
+async fn a_topic_that_is_deleted_and_made_again_at_once_gets_every_row_that_was_not_safe_before() {
+    let what = "outage: the topic deleted and made again at once";
+    if !parts::are_ours(what) {
+        return;
+    }
+    let mut scene = Scene::start(tempfile::tempdir().unwrap()).await;
+    delete(&scene.topic).await;
+    scene.topic.broker.create(&scene.topic.name, &[]).await;
+    let made = Instant::now();
+    // What was acknowledged before went with the old topic, and was stored meanwhile.
+    let safe = File::open(scene.folder.path()).await.number("SELECT sum(published) FROM job").await;
+    scene.until(is_end).await;
+    let took = made.elapsed();
+    let Scene { folder, store, topic, process, task, devices, log, .. } = scene;
+    assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
+    assert_eq!(log.last().unwrap()["payload"]["state"], "succeeded");
+    assert_eq!(process.terminate().await.0, Some(0));
+    File::open(folder.path()).await.is_at_rest().await;
+    let all = topic.read().await;
+    let (mut rows, mut before) = (0, 0);
+    for device in devices {
+        let key = device.to_string();
+        let mut seen = HashSet::new();
+        let of_device = all.iter().filter(|found| found.key == key && found.task == task);
+        let found: Vec<_> = of_device.filter(|found| seen.insert(&found.row)).map(|found| &found.value).collect();
+        let docs = store.docs(device).await;
+        let first = docs.len() - found.len();
+        assert!(docs[first..].iter().eq(found), "device {device}: rows are missing, or out of order, behind the first");
+        rows += docs.len() - first;
+        before += first;
+    }
+    assert!(before as i64 <= safe, "{before} rows are in no topic, and only {safe} were safe in the old one");
+    let note = format!("{before} rows went with the old topic, end {:.1} s after the new one was made", took.as_secs_f64());
+    table::Found { what, times: 1, rows, repeated: all.len() - rows, note, ..table::Found::default() }.write();
+}
