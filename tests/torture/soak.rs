@@ -1,1 +1,238 @@
-//! To be written.
+//! Hours in minutes: one service under patches of all sizes, and clients that come and go, are refused and cut off. What
+//! should be flat is measured after the first cycles and at the end, when all clients are gone.
+//!
+//! Tasks are kept for a day at least, so the queue file grows; it must grow with the number of tasks, and no faster.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio_tungstenite::MaybeTlsStream;
+use uuid::Uuid;
+
+use crate::{
+    account::{Account, File},
+    support::{Client, Process, Reading, TOKEN, TestBroker, TestStore, TestTopic, doc, message},
+    table::Found,
+};
+
+/// Rows of the devices of one thing.
+const SIZES: [i64; 5] = [0, 1, 178, 5_000, 50_000];
+/// Devices of the other, with a row each.
+const MANY: usize = 300;
+/// Cycles before the first measurement: caches, pools and allocator arenas have their size then.
+const WARM_UP: usize = 2;
+/// In a cycle: each device of the first thing by itself, all of them, and all of the other's.
+const TASKS: usize = SIZES.len() + 2;
+/// Clients that watch a task of a cycle.
+const WATCHERS: usize = 12;
+const MIB: u64 = 1 << 20;
+
+/// A thing, and its devices.
+type Thing = (Uuid, Vec<Uuid>);
+
+struct Site {
+    folder: tempfile::TempDir,
+    store: TestStore,
+    broker: TestBroker,
+    sizes: Thing,
+    many: Thing,
+}
+
+impl Site {
+    async fn new() -> Self {
+        let (store, mut key) = (TestStore::empty().await, 0);
+        let sizes = add(&store, &mut key, &SIZES).await;
+        let many = add(&store, &mut key, &[1; MANY]).await;
+        Self { folder: tempfile::tempdir().unwrap(), store, broker: TestBroker::start().await, sizes, many }
+    }
+}
+
+/// Adds a thing with devices of so many rows.
+async fn add(store: &TestStore, key: &mut i64, sizes: &[i64]) -> Thing {
+    let (thing, mut devices, mut readings) = (Uuid::new_v4(), Vec::new(), Vec::new());
+    for rows in sizes {
+        let device = Uuid::new_v4();
+        store.add_device(thing, device, "静力水准仪").await;
+        for n in 0..*rows {
+            *key += 1;
+            readings.push(Reading { id: *key, device, time_ms: 1_547_211_780_000 + n * 1_000, doc: Some(doc(device, n)) });
+        }
+        devices.push(device);
+    }
+    store.add(&readings).await;
+    (thing, devices)
+}
+
+/// What a running service takes.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    memory: u64,
+    handles: u64,
+    tasks: u64,
+    /// Queue file and WAL.
+    file: u64,
+    wal: u64,
+}
+
+impl Sample {
+    /// Once nobody is connected and nothing runs.
+    async fn take(service: &Process, folder: &Path) -> Self {
+        let flat =
+            ["data_patch_connections 0\n", "data_patch_watches 0\n", "data_patch_jobs_open 0\n", "data_patch_jobs_running 0\n"];
+        crate::support::eventually("all clients are gone, and nothing runs", || async {
+            let metrics = metrics(service).await;
+            flat.iter().all(|line| metrics.contains(line))
+        })
+        .await;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+        let size = |name: &str| std::fs::metadata(folder.join(name)).map_or(0, |file| file.len());
+        let tasks = File::open(folder).await.number("SELECT count(*) FROM task").await;
+        Self {
+            memory: kib << 10,
+            handles: std::fs::read_dir(format!("/proc/{}/fd", service.pid())).unwrap().count() as u64,
+            tasks: u64::try_from(tasks).unwrap(),
+            file: size("queue.db"),
+            wal: size("queue.db-wal"),
+        }
+    }
+}
+
+async fn metrics(service: &Process) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let address = service.url.trim_start_matches("ws://").split('/').next().unwrap();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+/// Messages that are refused, each with the word that it is refused with.
+async fn be_refused(url: &str, (thing, devices): &Thing) {
+    let mut client = Client::connect(url).await;
+    let mut backward = Client::request(*thing, devices, "any");
+    backward["to"] = json!("2001-01-01T00:00:00Z");
+    let messages: [(Value, &str); 4] = [
+        (json!({"src": "iota"}), "missing_field"),
+        (json!([1, 2]), "unknown_shape"),
+        (backward, "invalid_field"),
+        (json!({"token": TOKEN, "taskId": Uuid::new_v4()}), "unknown_task"),
+    ];
+    for (text, code) in messages {
+        client.send(&text).await;
+        let reply = client.next().await;
+        assert_eq!((reply["res"].as_str(), reply["payload"]["code"].as_str()), (Some("error"), Some(code)), "{text}: {reply}");
+    }
+    client.send_text("no JSON").await;
+    assert_eq!(client.next().await["payload"]["code"], "not_json");
+    client.send(&json!({"token": "wrong", "taskId": Uuid::new_v4()})).await;
+    assert_eq!(client.close_code().await, Some(1008));
+}
+
+/// Watches a task in one of four ways: to the end, to the end of its own connection, until it is cut, not at all.
+async fn watch(url: String, task: String, way: usize) {
+    let mut client = Client::connect(&url).await;
+    assert_eq!(message(&client.attach(&task, 0).await), "task attached.");
+    match way % 4 {
+        0 => drop(client.log().await),
+        1 => {
+            client.next().await;
+        }
+        2 => {
+            client.next().await;
+            let MaybeTlsStream::Plain(stream) = client.socket.get_ref() else { panic!("no plain stream") };
+            stream.set_zero_linger().unwrap();
+        }
+        _ => client.socket.close(None).await.unwrap(),
+    }
+}
+
+/// Patches of all sizes at the same time, with their watchers; returns what came out.
+async fn cycle(site: &Site, service: &Process, topics: &[TestTopic]) -> Account {
+    let (thing, devices) = &site.sizes;
+    let mut asked: Vec<(Uuid, Vec<Uuid>)> = devices.iter().map(|device| (*thing, vec![*device])).collect();
+    asked.push((*thing, devices.clone()));
+    asked.push(site.many.clone());
+    let (mut tasks, mut clients, mut watching) = (Vec::new(), Vec::new(), tokio::task::JoinSet::new());
+    for ((thing, devices), topic) in asked.into_iter().zip(topics) {
+        let mut client = Client::connect(&service.url).await;
+        let task = client.submit(&Client::request(thing, &devices, &topic.name)).await;
+        for way in 0..WATCHERS {
+            watching.spawn(watch(service.url.clone(), task.clone(), way));
+        }
+        clients.push(client);
+        tasks.push((task, devices, topic));
+    }
+    be_refused(&service.url, &site.sizes).await;
+    for client in &mut clients {
+        let log = client.log().await;
+        assert_eq!(log.last().unwrap()["payload"]["state"], "succeeded", "{:?}", log.last());
+    }
+    while let Some(watched) = watching.join_next().await {
+        watched.unwrap();
+    }
+    let mut account = Account::default();
+    let counts = tasks.iter().map(|(task, devices, topic)| Account::of(&site.store, topic, task, devices));
+    for found in join_all(counts).await {
+        account.add(found);
+    }
+    account
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes; make soak"]
+async fn what_should_be_flat_is_flat() {
+    let seconds = std::env::var("SOAK_SECONDS").map_or(240, |text| text.parse().unwrap());
+    let site = Site::new().await;
+    let topic = site.broker.topic().await;
+    let service = Process::serve(&site.folder, &site.store, &topic, &[]).await;
+    let (begun, mut cycles, mut account) = (Instant::now(), 0, Account::default());
+    let mut warm = None;
+    while cycles <= WARM_UP || begun.elapsed() < Duration::from_secs(seconds) {
+        // A topic for each task, so that its rows can be counted without reading all that went before.
+        let mut topics = Vec::new();
+        for _ in 0..TASKS {
+            topics.push(site.broker.topic().await);
+        }
+        account.add(cycle(&site, &service, &topics).await);
+        cycles += 1;
+        assert_eq!(account.lost, 0, "cycle {cycles}");
+        if cycles == WARM_UP {
+            warm = Some(Sample::take(&service, site.folder.path()).await);
+        }
+    }
+    let (warm, end) = (warm.unwrap(), Sample::take(&service, site.folder.path()).await);
+    let note = format!(
+        "{cycles} cycles in {:.0} s. After {WARM_UP} and at the end: {} and {} MiB, {} and {} handles, {} and {} tasks, {} and {} KiB of queue, {} and {} KiB of WAL",
+        begun.elapsed().as_secs_f64(),
+        warm.memory / MIB,
+        end.memory / MIB,
+        warm.handles,
+        end.handles,
+        warm.tasks,
+        end.tasks,
+        warm.file >> 10,
+        end.file >> 10,
+        warm.wal >> 10,
+        end.wal >> 10
+    );
+    println!("{note}");
+    File::open(site.folder.path()).await.is_at_rest().await;
+    assert_eq!(end.tasks, (cycles * TASKS) as u64, "each request is a task, and a refused one is none");
+    assert!(end.memory <= warm.memory * 13 / 10 + 16 * MIB, "memory grows: {note}");
+    assert!(end.handles <= warm.handles + 8, "handles leak: {note}");
+    assert!(end.wal <= 17 * MIB && warm.wal <= 17 * MIB, "the WAL is not cut back: {note}");
+    // Lines follow the time that a task takes, and pages are whole: half as much again is still linear.
+    let grown = (warm.file + 2 * MIB) * end.tasks / warm.tasks * 3 / 2;
+    assert!(end.file <= grown, "the queue file grows faster than its tasks: {note}");
+    assert_eq!(service.terminate().await.0, Some(0));
+    let Account { rows, lost, repeated } = account;
+    assert_eq!(repeated, 0, "nothing went wrong, so nothing goes out twice");
+    Found { what: "soak", times: cycles, rows, lost, repeated, note }.write();
+}

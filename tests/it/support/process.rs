@@ -102,4 +102,26 @@ impl Process {
         let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it did not end").unwrap();
         (status.code(), begun.elapsed())
     }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+}
+
+#[allow(dead_code, reason = "for the torture suite")]
+impl Process {
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap()
+    }
+
+    /// SIGSTOP: it stands still, and keeps all it holds.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
 }
