@@ -38,6 +38,9 @@ impl From<sqlx::Error> for StoreError {
         let sqlx::Error::Database(database) = &error else {
             return match error {
                 sqlx::Error::Configuration(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => Self::Refused(text),
+                sqlx::Error::PoolTimedOut => Self::Away(
+                    "no connection within iota.timeout_seconds: it does not answer, or its connections are all taken".to_owned(),
+                ),
                 _ => Self::Away(text),
             };
         };

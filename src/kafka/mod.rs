@@ -165,6 +165,8 @@ fn client_config(config: &config::Kafka, brokers: &str) -> ClientConfig {
         .set("batch.num.messages", "100000")
         .set("socket.keepalive.enable", "true")
         .set("reconnect.backoff.max.ms", "2000")
+        // librdkafka's broker thread spins while a broker with a connection says nothing; this long at the most.
+        .set("socket.timeout.ms", "10000")
         .set("log_level", "4");
     for (name, value) in config.properties.iter() {
         client.set(name, value);

@@ -17,8 +17,8 @@ pub use metrics::{Counted, Metrics};
 pub fn init(log: &Log) -> anyhow::Result<()> {
     let mut filter = EnvFilter::try_new(&log.level)
         .map_err(|error| anyhow::anyhow!("log.level: {:?} is no level or filter ({error}); \"info\" is one", log.level))?;
-    // What these say at finer levels is the messages themselves, token and all.
-    for quiet in ["tungstenite=info", "tokio_tungstenite=info", "warp=info", "hyper=info", "hyper_util=info", "sqlx=info"] {
+    // What these say at finer levels is the messages themselves, token and all; warp calls a client that leaves an error.
+    for quiet in ["tungstenite=info", "tokio_tungstenite=info", "warp=off", "hyper=info", "hyper_util=info", "sqlx=info"] {
         filter = filter.add_directive(quiet.parse()?);
     }
     // Said for each broker and each try; jobs say it once, with what it means for them. Name them in log.level to see it.

@@ -80,11 +80,6 @@ impl Process {
         assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
-    /// Its process id.
-    pub fn id(&self) -> u32 {
-        self.child.id().unwrap()
-    }
-
     /// All that it has logged to this folder.
     pub fn log(folder: &TempDir) -> String {
         std::fs::read_to_string(folder.path().join("log")).unwrap()
@@ -101,18 +96,6 @@ impl Process {
         self.signal("-TERM");
         let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it did not end").unwrap();
         (status.code(), begun.elapsed())
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = self.child.id().unwrap().to_string();
-        assert!(std::process::Command::new("kill").args([signal, &pid]).status().unwrap().success());
-    }
-}
-
-#[allow(dead_code, reason = "for the torture suite")]
-impl Process {
-    pub fn pid(&self) -> u32 {
-        self.child.id().unwrap()
     }
 
     /// SIGSTOP: it stands still, and keeps all it holds.

@@ -109,6 +109,6 @@ async fn pump(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, mut net
 /// Returns when the network forgets what is open.
 async fn forgotten(network: &mut watch::Receiver<Network>) {
     if network.wait_for(|network| *network == Network::Forgetful).await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

@@ -93,7 +93,7 @@ impl Scene {
     fn cpu_seconds(&self) -> f64 {
         /// The kernel's unit for other programs, on every Linux.
         const TICKS_A_SECOND: f64 = 100.0;
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.pid())).unwrap();
         // The program's name is in brackets and may hold anything; utime and stime are the 12th and 13th word after it.
         let words: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         let ticks = |word: usize| f64::from(words[word].parse::<u32>().unwrap());

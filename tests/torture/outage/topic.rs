@@ -87,7 +87,7 @@ async fn a_topic_that_is_deleted_and_made_again_at_once_gets_every_row_that_was_
         rows += docs.len() - first;
         before += first;
     }
-    assert!(before as i64 <= safe, "{before} rows are in no topic, and only {safe} were safe in the old one");
+    assert!(i64::try_from(before).unwrap() <= safe, "{before} rows are in no topic, and only {safe} were safe in the old one");
     let note = format!("{before} rows went with the old topic, end {:.1} s after the new one was made", took.as_secs_f64());
     table::Found { what, times: 1, rows, repeated: all.len() - rows, note, ..table::Found::default() }.write();
 }
