@@ -77,7 +77,8 @@ def run(case: str, settings: SimpleNamespace) -> object:
         return figures
     if case == "e":
         # In Rust: two thousand clients in Python would measure themselves.
-        environment = os.environ | {"DATA_PATCH_BENCH_BINARY": str(settings.binary)}
+        rows_of("a", settings)
+        environment = os.environ | {"BENCH_DATABASE": f"acceptance_{settings.rows}"}
         lines = subprocess.run(
             ["cargo", "bench", "--locked", "--quiet", "--bench", "watchers"], env=environment, check=True, stdout=subprocess.PIPE, text=True
         ).stdout

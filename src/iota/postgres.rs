@@ -6,13 +6,16 @@ use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt, stream::BoxStream};
 use sea_query::{PostgresQueryBuilder, SelectStatement};
 use sqlx::{
-    AssertSqlSafe, Executor, PgPool, Postgres, Row as _,
+    AssertSqlSafe, Connection as _, Executor, PgPool, Postgres, Row as _,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
 
 use super::{Device, Mapping, Out, Page, StoreError, Timeouts, copy::Decoder};
 use crate::config::Iota;
+
+/// A connection that was idle for longer may have died unnoticed, and is asked.
+const IDLE: Duration = Duration::from_millis(500);
 
 /// Connections that can't write, even by mistake.
 pub fn pool(config: &Iota) -> Result<PgPool, StoreError> {
@@ -23,6 +26,16 @@ pub fn pool(config: &Iota) -> Result<PgPool, StoreError> {
         .max_connections(config.connections)
         .acquire_timeout(Duration::from_secs(config.timeout_seconds))
         .idle_timeout(Duration::from_mins(10))
+        // A question whether the connection lives costs as much as a small device; one that was used just now does.
+        .test_before_acquire(false)
+        .before_acquire(|connection, use_| {
+            Box::pin(async move {
+                if use_.idle_for > IDLE {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .after_connect(|connection, _| {
             Box::pin(async move {
                 connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY").await?;
@@ -37,7 +50,7 @@ pub fn pool(config: &Iota) -> Result<PgPool, StoreError> {
 async fn one_row(pool: &PgPool, sql: String) -> Result<Option<PgRow>, sqlx::Error> {
     let mut connection = Busy(Some(pool.acquire().await?));
     let row = match &mut connection.0 {
-        Some(connection) => sqlx::query(AssertSqlSafe(sql)).persistent(false).fetch_optional(&mut **connection).await?,
+        Some(connection) => sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut **connection).await?.pop(),
         None => None,
     };
     connection.done();

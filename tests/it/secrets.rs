@@ -3,7 +3,7 @@
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{Client, Process, TOKEN, TestBroker, TestStore, message, program};
+use crate::support::{Client, Process, TOKEN, TestBroker, TestStore, get, message, program};
 
 const PASSWORD: &str = "pass-7f3a";
 const GUESS: &str = "guess-91bc";
@@ -27,6 +27,10 @@ async fn a_running_service_tells_none() {
     heard.extend(client.until(|line| message(line).contains("taskId")).await);
     client.send(&json!({"token": GUESS, "taskId": Uuid::new_v4()})).await;
     heard.extend(client.until(|line| message(line).contains("token is wrong")).await);
+    let address = process.address.to_string();
+    let (_, metrics) = get(&address, "/metrics").await;
+    let (status, readiness) = get(&address, "/readyz").await;
+    assert_eq!(status, 503, "the store is away");
     process.terminate().await;
 
     let log = Process::log(&folder);
@@ -36,7 +40,9 @@ async fn a_running_service_tells_none() {
     for secret in [TOKEN, PASSWORD, GUESS] {
         // A device's or task's id may hold the same digits as a short token; a word of it may not.
         let quoted = [format!("\"{secret}\""), format!("={secret}"), format!(":{secret}"), format!(" {secret}")];
-        for (place, text) in [("log", &log), ("replies", &format!("{heard:?}")), ("queue", &queue.to_string())] {
+        let replies = format!("{heard:?}");
+        let places = [("log", &*log), ("replies", &replies), ("queue", &queue), ("metrics", &metrics), ("readiness", &readiness)];
+        for (place, text) in places {
             assert!(!quoted.iter().any(|secret| text.contains(secret)), "{secret} is in the {place}");
         }
     }

@@ -1,0 +1,115 @@
+//! Two thousand watchers on one busy task: how long after it was written a log line reaches the last of them, and what a
+//! watcher costs. `bench/pipeline/run e` runs it, on the rows that case `a` of that bench has made.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a bench ends by panicking")]
+
+#[path = "../tests/it/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with the tests, which use the rest")]
+mod support;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chrono::{DateTime, Utc};
+use futures_util::{StreamExt, stream};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::json;
+use support::{Client, Process, TOKEN, TestBroker, TestStore, is_end, real};
+use tokio_tungstenite::tungstenite::Message;
+use uuid::Uuid;
+
+const WATCHERS: usize = 2_000;
+
+/// When each line was written, and when this watcher had it.
+type Seen = BTreeMap<u64, (DateTime<Utc>, DateTime<Utc>)>;
+
+#[tokio::main]
+async fn main() {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let Some(server) = real("POSTGRES") else {
+        println!("the watchers' bench needs scripts/services (bench/pipeline/run starts them)");
+        return;
+    };
+    let database = std::env::var("BENCH_DATABASE").unwrap_or_else(|_| "acceptance_1000000".to_owned());
+    let store = TestStore::Postgres { url: format!("{}/{database}", server.rsplit_once('/').unwrap().0) };
+    let (folder, topic) = (tempfile::tempdir().unwrap(), TestBroker::start().await.topic().await);
+    // The defaults, which tests change.
+    let defaults = [("DATA_PATCH_WORKER_PROGRESS_MS", "1000"), ("DATA_PATCH_WORKER_LEASE_SECONDS", "30")];
+    let process = Process::serve(&folder, &store, &topic, &defaults).await;
+    let thing = Uuid::parse_str("5ca1ab1e-0000-4000-8000-000000000001").unwrap();
+    let devices: Vec<Uuid> = (1..=10).map(|n| Uuid::parse_str(&format!("00000000-0000-4000-8000-{n:012}")).unwrap()).collect();
+    let request = Client::request(thing, &devices, &topic.name);
+
+    // Without watchers, for what the work itself takes of memory.
+    let mut submitter = Client::connect(&process.url).await;
+    submitter.submit(&request).await;
+    submitter.log().await;
+    let before = peak(&process);
+
+    let watchers: Vec<Client> =
+        stream::iter(0..WATCHERS).map(|_| Client::connect(&process.url)).buffer_unordered(50).collect().await;
+    let task = submitter.submit(&request).await;
+    let attached: Vec<_> = watchers
+        .into_iter()
+        .map(|mut client| {
+            let attach = json!({"token": TOKEN, "taskId": task, "after": 0});
+            tokio::spawn(async move {
+                client.send(&attach).await;
+                client.next().await;
+                (Utc::now(), watch(client).await)
+            })
+        })
+        .collect();
+    let (mut all_there, mut last) = (DateTime::<Utc>::MIN_UTC, Seen::new());
+    for watcher in attached {
+        let (there, seen) = watcher.await.unwrap();
+        all_there = all_there.max(there);
+        for (seq, (written, had)) in seen {
+            let latest = last.entry(seq).or_insert((written, had));
+            latest.1 = latest.1.max(had);
+        }
+    }
+    // Lines from before all were attached came from the table.
+    let mut delays: Vec<Duration> = last
+        .into_values()
+        .filter(|(written, _)| *written > all_there)
+        .map(|(written, had)| (had - written).to_std().unwrap_or_default())
+        .collect();
+    delays.sort_unstable();
+    let at =
+        |share: usize| delays.get((delays.len() * share / 100).min(delays.len().saturating_sub(1))).copied().unwrap_or_default();
+    let bytes = peak(&process).saturating_sub(before) * 1_024 / WATCHERS as u64;
+    println!(
+        "{WATCHERS} watchers of one task of a million rows, {} lines: written to had by the last watcher p50 {:?}, p99 {:?}, most {:?} (goal p99 < 250 ms: {}); {bytes} bytes a watcher (goal < 20,000: {})",
+        delays.len(),
+        at(50),
+        at(99),
+        at(100),
+        if at(99) < Duration::from_millis(250) { "reached" } else { "NOT reached" },
+        if bytes < 20_000 { "reached" } else { "NOT reached" },
+    );
+    process.terminate().await;
+}
+
+/// Takes the log as it comes, and as little time for it as can be: these clients share the cores with the service.
+async fn watch(mut client: Client) -> Seen {
+    let mut seen = Seen::new();
+    while let Some(Ok(message)) = client.socket.next().await {
+        let Message::Text(text) = message else { continue };
+        let had = Utc::now();
+        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let written = DateTime::parse_from_rfc3339(line["payload"]["time"].as_str().unwrap()).unwrap();
+        seen.insert(line["payload"]["seq"].as_u64().unwrap(), (written.to_utc(), had));
+        if is_end(&line) {
+            break;
+        }
+    }
+    seen
+}
+
+/// The most memory that it has had resident, in KiB.
+fn peak(process: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
