@@ -17,6 +17,9 @@ pub struct Decoder {
     key: KeyType,
     time: TimeType,
     doc: DocType,
+    /// A number comes before each row's time.
+    numbered: bool,
+    number: i32,
     begun: bool,
     ended: bool,
     rest: Bytes,
@@ -25,7 +28,18 @@ pub struct Decoder {
 impl Decoder {
     /// Of columns of these types.
     pub fn new(key: KeyType, time: TimeType, doc: DocType) -> Self {
-        Self { key, time, doc, begun: false, ended: false, rest: Bytes::new() }
+        Self { key, time, doc, numbered: false, number: 0, begun: false, ended: false, rest: Bytes::new() }
+    }
+
+    /// Of rows that each have a number before these columns.
+    #[must_use]
+    pub fn numbered(self) -> Self {
+        Self { numbered: true, ..self }
+    }
+
+    /// The number of the row that came last.
+    pub fn number(&self) -> i32 {
+        self.number
     }
 
     /// Takes the next piece of the stream.
@@ -57,11 +71,16 @@ impl Decoder {
             self.ended = true;
             return Ok(None);
         }
+        let mut number = self.number;
+        if self.numbered {
+            let Some(field) = field(&mut at)? else { return Ok(None) };
+            number = field.and_then(|mut field| field.try_get_i32().ok()).ok_or_else(|| odd("a row's number"))?;
+        }
         let Some(time) = field(&mut at)? else { return Ok(None) };
         let Some(key) = field(&mut at)? else { return Ok(None) };
         let Some(doc) = field(&mut at)? else { return Ok(None) };
         let row = Row { time_us: self.time(time)?, key: self.key(key)?, doc: self.doc(doc)? };
-        self.rest = at;
+        (self.rest, self.number) = (at, number);
         Ok(Some(row))
     }
 
@@ -177,6 +196,8 @@ mod tests {
             key: KeyType::Integer,
             time: TimeType::Instant,
             doc: DocType::Jsonb,
+            numbered: false,
+            number: 0,
             begun: false,
             ended: false,
             rest: Bytes::new(),

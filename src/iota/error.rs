@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 /// Why rows could not be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The store is away; it will come back.
     #[error("the IoTA store is away: {0}")]

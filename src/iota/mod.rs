@@ -3,25 +3,29 @@
 //! A device's rows are read in the order of time and row key, page by page (keyset), so that a reader can go on after
 //! any row, and no query holds a snapshot of a live store for long.
 
+mod convoy;
 pub mod copy;
 mod discover;
 mod error;
 mod mapping;
 mod postgres;
+mod rows;
 pub mod sample;
 pub mod sample_store;
 mod select;
 mod sqlite;
 
-use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use tokio::sync::{OnceCell, Semaphore, mpsc};
+use tokio::sync::{OnceCell, Semaphore, oneshot};
 use uuid::Uuid;
 
 pub use error::StoreError;
 pub use mapping::{DocType, IdType, KeyType, Mapping, TimeType};
+use rows::Out;
+pub use rows::{Beginning, Opened, Rows};
 
 use crate::{config, task::Position};
 
@@ -34,6 +38,8 @@ pub struct Store {
     /// A page keeps its connection while its rows wait for Kafka. One connection is left for other questions, which would
     /// find no free one and take the store for away.
     pages: Arc<Semaphore>,
+    /// Devices that wait to be begun together.
+    waiting: convoy::Waiting,
 }
 
 #[derive(Clone)]
@@ -108,7 +114,13 @@ impl Store {
             Backend::Postgres(postgres::pool(config)?)
         };
         let pages = Arc::new(Semaphore::new((config.connections as usize - 1).max(1)));
-        Ok(Self { backend, config: Arc::new(config.clone()), mapping: Arc::default(), pages })
+        Ok(Self {
+            backend,
+            config: Arc::new(config.clone()),
+            mapping: Arc::default(),
+            pages,
+            waiting: convoy::Waiting::default(),
+        })
     }
 
     /// How its tables are laid out; asked of the store once, when it first answers.
@@ -179,17 +191,58 @@ impl Store {
         self.in_time("counting rows (iota.query_timeout_seconds)", self.config.query_timeout_seconds, ask).await
     }
 
+    /// Looks a device of a thing up, and reads a selection of it from its beginning to its end.
+    pub fn open(&self, thing: Uuid, selection: Selection) -> Opened {
+        let (out, rows) = Out::new();
+        let (found, device) = oneshot::channel();
+        let store = self.clone();
+        match &self.backend {
+            Backend::Postgres(pool) => {
+                let (pool, out) = (pool.clone(), Some(out));
+                self.waiting.push(convoy::Member { thing, selection, device: Some(found), out, rows: 0 });
+                tokio::spawn(async move { store.set_out(&pool).await });
+            }
+            Backend::Sqlite(_) => {
+                tokio::spawn(async move {
+                    let _ = found.send(store.device(thing, selection.device).await);
+                    store.read(selection, out).await;
+                });
+            }
+        }
+        Opened { device, rows }
+    }
+
+    /// Begins the devices that wait, as many as go together; or none, when others have taken them along.
+    async fn set_out(&self, pool: &sqlx::PgPool) {
+        // Those that are opened at the same time get there first, and go along.
+        tokio::task::yield_now().await;
+        let Ok(place) = self.pages.acquire().await else { return };
+        let members = self.waiting.take();
+        if members.is_empty() {
+            return;
+        }
+        let mut convoy = convoy::Convoy::new(members);
+        let read = async {
+            let mapping = self.mapping().await?;
+            postgres::convoy(pool, &mapping, &mut convoy, self.timeouts()).await
+        };
+        let result = read.await;
+        drop(place);
+        if let Err(error) = &result {
+            tracing::warn!(%error, "devices could not be begun together; each is read by itself now");
+        }
+        for (selection, out) in convoy.end(result).await {
+            let store = self.clone();
+            tokio::spawn(async move { store.read(selection, out).await });
+        }
+    }
+
     /// Reads a selection from its start to its end.
     pub fn rows(&self, selection: Selection) -> Rows {
-        /// Batches read ahead, while the one before is being published.
-        const AHEAD: usize = 2;
-        let (batches, receiver) = mpsc::channel(AHEAD);
+        let (out, rows) = Out::new();
         let store = self.clone();
-        tokio::spawn(async move {
-            let out = Out { batches, batch: Vec::new(), bytes: 0 };
-            store.read(selection, out).await;
-        });
-        Rows { batches: receiver, begun: VecDeque::new() }
+        tokio::spawn(async move { store.read(selection, out).await });
+        rows
     }
 
     /// Reads page after page until the selection ends, or nobody wants more.
@@ -219,8 +272,7 @@ impl Store {
             }
         };
         // The rows that came before the failure are good.
-        out.flush().await;
-        let _ = out.batches.send(Err(failed)).await;
+        out.fail(failed).await;
     }
 
     fn timeouts(&self) -> Timeouts {
@@ -254,82 +306,4 @@ struct Timeouts {
 struct Page {
     rows: u64,
     last: Option<Position>,
-}
-
-/// Rows on their way out, handed on in batches.
-struct Out {
-    batches: mpsc::Sender<Result<Vec<Row>, StoreError>>,
-    batch: Vec<Row>,
-    bytes: usize,
-}
-
-impl Out {
-    /// A batch is handed on when it has so many rows or bytes.
-    const ROWS: usize = 512;
-    const BYTES: usize = 256 * 1_024;
-
-    /// Adds a row. `false`: nobody wants more.
-    async fn push(&mut self, row: Row) -> bool {
-        self.bytes += row.doc.as_ref().map_or(0, Bytes::len);
-        self.batch.push(row);
-        if self.batch.len() < Self::ROWS && self.bytes < Self::BYTES {
-            return true;
-        }
-        self.flush().await
-    }
-
-    /// Hands on what there is. `false`: nobody wants more.
-    async fn flush(&mut self) -> bool {
-        self.bytes = 0;
-        let batch = std::mem::take(&mut self.batch);
-        batch.is_empty() || self.batches.send(Ok(batch)).await.is_ok()
-    }
-
-    /// Waits until nobody wants more.
-    async fn unwanted(&self) {
-        self.batches.closed().await;
-    }
-}
-
-/// The rows of a selection, in order. Dropping it ends the reading.
-pub struct Rows {
-    batches: mpsc::Receiver<Result<Vec<Row>, StoreError>>,
-    /// Received, and not returned yet.
-    begun: VecDeque<Vec<Row>>,
-}
-
-impl Rows {
-    /// Waits for the first rows, which [`next`](Self::next) returns then.
-    ///
-    /// # Errors
-    /// As [`next`](Self::next).
-    pub async fn begin(&mut self) -> Result<Beginning, StoreError> {
-        while self.begun.len() < 2 {
-            match self.batches.recv().await.transpose()? {
-                Some(batch) => self.begun.push_back(batch),
-                None => break,
-            }
-        }
-        let rows = self.begun.iter().map(|batch| batch.len() as u64).sum();
-        Ok(Beginning { rows, is_all: self.begun.len() < 2 })
-    }
-
-    /// The next rows; `None` after the last.
-    ///
-    /// # Errors
-    /// The store is away or refuses; rows that were returned before are good, and reading can go on after them.
-    pub async fn next(&mut self) -> Result<Option<Vec<Row>>, StoreError> {
-        match self.begun.pop_front() {
-            Some(batch) => Ok(Some(batch)),
-            None => self.batches.recv().await.transpose(),
-        }
-    }
-}
-
-/// What is known once the first rows are there.
-#[derive(Debug, Clone, Copy)]
-pub struct Beginning {
-    pub rows: u64,
-    /// There are no more than these.
-    pub is_all: bool,
 }

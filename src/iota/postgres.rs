@@ -11,7 +11,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
 
-use super::{Device, Mapping, Out, Page, StoreError, Timeouts, copy::Decoder};
+use super::{Device, Mapping, Out, Page, StoreError, Timeouts, convoy::Convoy, copy::Decoder};
 use crate::config::Iota;
 
 /// A connection that was idle for longer may have died unnoticed, and is asked.
@@ -49,10 +49,7 @@ pub fn pool(config: &Iota) -> Result<PgPool, StoreError> {
 /// be taken up by the rest of it.
 async fn one_row(pool: &PgPool, sql: String) -> Result<Option<PgRow>, sqlx::Error> {
     let mut connection = Busy(Some(pool.acquire().await?));
-    let row = match &mut connection.0 {
-        Some(connection) => sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut **connection).await?.pop(),
-        None => None,
-    };
+    let row = connection.fetch(sql).await?.pop();
     connection.done();
     Ok(row)
 }
@@ -72,6 +69,41 @@ pub async fn count(pool: &PgPool, query: &SelectStatement) -> Result<(u64, u64),
     Ok((row.try_get::<i64, _>("rows")?.unsigned_abs(), row.try_get::<i64, _>("keys")?.unsigned_abs()))
 }
 
+/// Devices by their ids, as text.
+async fn devices(connection: &mut Busy, query: &SelectStatement) -> Result<Vec<(String, Device)>, sqlx::Error> {
+    let rows = connection.fetch(query.to_string(PostgresQueryBuilder)).await?;
+    rows.iter().map(|row| Ok((row.try_get("id")?, Device { name: row.try_get("name")? }))).collect()
+}
+
+/// Looks several devices up and reads the first rows of each, in one go and on one connection.
+pub async fn convoy(pool: &PgPool, mapping: &Mapping, convoy: &mut Convoy, timeouts: Timeouts) -> Result<(), StoreError> {
+    let mut connection = Busy(Some(pool.acquire().await?));
+    let found = tokio::time::timeout(timeouts.next, devices(&mut connection, &convoy.devices(mapping))).await;
+    convoy.found(found.map_err(|_| StoreError::timeout("looking up devices", timeouts.next.as_secs()))??);
+    let Some(query) = convoy.query(mapping) else {
+        connection.done();
+        return Ok(());
+    };
+    let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", query.to_string(PostgresQueryBuilder));
+    let begun = tokio::time::timeout(timeouts.first, connection.copy_out(&copy)).await;
+    let mut pieces = begun.map_err(|_| StoreError::timeout("beginning to read", timeouts.first.as_secs()))??;
+    let mut timeout = timeouts.first;
+    let mut decoder = Decoder::new(mapping.key, mapping.time, mapping.doc).numbered();
+    while let Some(piece) = next_piece(&mut pieces, timeout, std::future::pending()).await? {
+        decoder.push(piece);
+        timeout = timeouts.next;
+        while let Some(row) = decoder.row()? {
+            convoy.take(decoder.number(), row).await;
+        }
+    }
+    drop(pieces);
+    if !decoder.is_whole() {
+        return Err(StoreError::Away("the rows ended in the middle".to_owned()));
+    }
+    connection.done();
+    Ok(())
+}
+
 /// Reads one page, and hands its rows on as they come.
 pub async fn page(
     pool: &PgPool,
@@ -88,7 +120,7 @@ pub async fn page(
     let mut decoder = Decoder::new(mapping.key, mapping.time, mapping.doc);
     let mut page = Page { rows: 0, last: None };
     let mut last = None;
-    while let Some(piece) = next_piece(&mut pieces, timeout, out).await? {
+    while let Some(piece) = next_piece(&mut pieces, timeout, out.unwanted()).await? {
         decoder.push(piece);
         timeout = timeouts.next;
         while let Some(row) = decoder.row()? {
@@ -112,7 +144,7 @@ pub async fn page(
 async fn next_piece(
     pieces: &mut (impl Stream<Item = Result<Bytes, sqlx::Error>> + Unpin),
     timeout: Duration,
-    out: &Out,
+    unwanted: impl Future<Output = ()>,
 ) -> Result<Option<Bytes>, StoreError> {
     // Mostly there is one, and then neither a timer nor a look at the receiver is worth its time.
     if let Some(piece) = pieces.next().now_or_never() {
@@ -122,7 +154,7 @@ async fn next_piece(
         piece = tokio::time::timeout(timeout, pieces.next()) => {
             Ok(piece.map_err(|_| StoreError::timeout("waiting for rows", timeout.as_secs()))?.transpose()?)
         }
-        () = out.unwanted() => Ok(None),
+        () = unwanted => Ok(None),
     }
 }
 
@@ -134,6 +166,13 @@ impl Busy {
     async fn copy_out(&mut self, copy: &str) -> Result<BoxStream<'_, Result<Bytes, sqlx::Error>>, sqlx::Error> {
         match &mut self.0 {
             Some(connection) => connection.copy_out_raw(copy).await,
+            None => Err(sqlx::Error::PoolClosed),
+        }
+    }
+
+    async fn fetch(&mut self, sql: String) -> Result<Vec<PgRow>, sqlx::Error> {
+        match &mut self.0 {
+            Some(connection) => sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut **connection).await,
             None => Err(sqlx::Error::PoolClosed),
         }
     }

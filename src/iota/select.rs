@@ -2,7 +2,9 @@
 //! UUIDs, and from texts that sea-query escapes.
 
 use chrono::DateTime;
-use sea_query::{Alias, Expr, ExprTrait, Func, IntoTableRef, Order, Query, SelectStatement, SimpleExpr, TableRef};
+use sea_query::{
+    Alias, Condition, Expr, ExprTrait, Func, IntoTableRef, JoinType, Order, Query, SelectStatement, SimpleExpr, TableRef,
+};
 use uuid::Uuid;
 
 use super::{IdType, KeyType, Mapping, Selection, TimeType};
@@ -17,6 +19,47 @@ pub fn device(mapping: &Mapping, thing: Uuid, device: Uuid) -> SelectStatement {
         .and_where(column(&mapping.device.thing).eq(id(mapping.thing_id, thing)))
         .limit(1)
         .take()
+}
+
+/// Ids, as text, and names of those of these devices that are mounted on the thing.
+pub fn devices(mapping: &Mapping, thing: Uuid, devices: impl Iterator<Item = Uuid>) -> SelectStatement {
+    Query::select()
+        .expr_as(column(&mapping.device.id).cast_as(Alias::new("text")), Alias::new("id"))
+        .expr_as(column(&mapping.device.name), Alias::new("name"))
+        .from(table(&mapping.device.table))
+        .and_where(column(&mapping.device.id).is_in(devices.map(|device| id(mapping.device_id, device))))
+        .and_where(column(&mapping.device.thing).eq(id(mapping.thing_id, thing)))
+        .take()
+}
+
+/// The first rows of each of several selections of one range, `limit` of each at the most: the selection's number (from 0
+/// on), time, key and document. Each selection's rows come in its order.
+pub fn beginnings(mapping: &Mapping, selections: &[&Selection], limit: u32) -> Option<SelectStatement> {
+    let first = selections.first()?;
+    let each = Expr::col((Alias::new("d"), Alias::new("column2")));
+    let device = match mapping.raw_device {
+        IdType::Uuid => each.cast_as(Alias::new("uuid")),
+        IdType::Text => each.cast_as(Alias::new("text")),
+    };
+    let rows = columns(mapping)
+        .and_where(column(&mapping.raw.device).eq(device))
+        .and_where(not_before(mapping, first))
+        .and_where(not_after(mapping, first))
+        .order_by_expr(column(&mapping.raw.time), Order::Asc)
+        .order_by_expr(column(&mapping.raw.id), Order::Asc)
+        .limit(u64::from(limit))
+        .take();
+    let devices = (0..).zip(selections).map(|(number, selection): (i32, _)| (number, selection.device.to_string()));
+    let of_row = |name: &str| Expr::col((Alias::new("r"), Alias::new(name)));
+    Some(
+        Query::select()
+            .expr_as(Expr::col((Alias::new("d"), Alias::new("column1"))), Alias::new("n"))
+            .exprs([of_row("t"), of_row("k"), of_row("d")])
+            .from_values(devices, Alias::new("d"))
+            // A device after the other, each by the index.
+            .join_lateral(JoinType::InnerJoin, rows, Alias::new("r"), Condition::all())
+            .take(),
+    )
 }
 
 /// Rows, and rows that have a key.
@@ -42,22 +85,29 @@ pub fn page(mapping: &Mapping, selection: &Selection, limit: u32) -> SelectState
             Expr::tuple([time.clone(), key.clone()]).gt(Expr::tuple(after))
         }
     };
-    let key_as = match mapping.key {
-        KeyType::Integer => key.clone().cast_as(Alias::new("bigint")),
-        KeyType::Uuid => key.clone(),
-        KeyType::Text => key.clone().cast_as(Alias::new("text")),
-    };
-    Query::select()
-        .expr_as(time.clone(), Alias::new("t"))
-        .expr_as(key_as, Alias::new("k"))
-        .expr_as(column(&mapping.raw.doc), Alias::new("d"))
-        .from(table(&mapping.raw.table))
+    columns(mapping)
         .and_where(of_device(mapping, selection))
         .and_where(start)
         .and_where(not_after(mapping, selection))
         .order_by_expr(time, Order::Asc)
         .order_by_expr(key, Order::Asc)
         .limit(u64::from(limit))
+        .take()
+}
+
+/// Time, key and document of rows.
+fn columns(mapping: &Mapping) -> SelectStatement {
+    let key = column(&mapping.raw.id);
+    let key_as = match mapping.key {
+        KeyType::Integer => key.cast_as(Alias::new("bigint")),
+        KeyType::Uuid => key,
+        KeyType::Text => key.cast_as(Alias::new("text")),
+    };
+    Query::select()
+        .expr_as(column(&mapping.raw.time), Alias::new("t"))
+        .expr_as(key_as, Alias::new("k"))
+        .expr_as(column(&mapping.raw.doc), Alias::new("d"))
+        .from(table(&mapping.raw.table))
         .take()
 }
 

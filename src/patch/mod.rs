@@ -153,12 +153,13 @@ impl Patcher {
     ) -> Result<(Sender, Rows), Interrupted> {
         let sender = self.kafka.sender(&patch.topic, Records::new(patch.task, patch.device), careful).await?;
         let selection = Selection { device: patch.device, from: patch.from, to: patch.to, after: flight.cursor() };
-        let mut rows = self.store.rows(selection.clone());
-        if patch.total.is_some() || careful {
-            return Ok((sender, rows));
+        if patch.total.is_some() || selection.after.is_some() || careful {
+            return Ok((sender, self.store.rows(selection)));
         }
-        let (device, beginning) = tokio::join!(self.store.device(patch.thing, patch.device), rows.begin());
-        let device = device?.ok_or(Interrupted::NoDevice)?;
+        let mut opened = self.store.open(patch.thing, selection.clone());
+        let device = opened.device().await?.ok_or(Interrupted::NoDevice)?;
+        let mut rows = opened.rows;
+        let beginning = rows.begin().await;
         let selection = Selection { after: None, ..selection };
         let total = match beginning {
             // What was read is all there is: no need to ask.

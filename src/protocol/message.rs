@@ -58,15 +58,32 @@ impl ClientMessage {
         if !rules.token.matches(token) {
             return Err(Refusal::WrongToken);
         }
-        if submits {
-            return submit(&fields, rules).map(Self::Submit);
+        fields.read(submits, rules).map_err(|refusal| hide(refusal, token, &fields))
+    }
+}
+
+/// A refusal shows what it found; not so if the token was put in a wrong field.
+fn hide(refusal: Refusal, token: &str, fields: &Fields<'_>) -> Refusal {
+    fn holds(value: &Value, token: &str) -> bool {
+        match value {
+            Value::String(text) => text.contains(token),
+            Value::Array(list) => list.iter().any(|value| holds(value, token)),
+            Value::Object(fields) => fields.iter().any(|(name, value)| name.contains(token) || holds(value, token)),
+            Value::Number(number) => number.to_string().contains(token),
+            Value::Null | Value::Bool(_) => false,
         }
-        let Attach { task, after } = attach(&fields)?;
-        match fields.optional("cancel") {
-            None | Some(Value::Bool(false)) => Ok(Self::Attach(Attach { task, after })),
-            Some(Value::Bool(true)) => Ok(Self::Cancel(task)),
-            Some(value) => Err(invalid("cancel", described(value), "true cancels the task, false or nothing attaches to it")),
+    }
+    match refusal {
+        Refusal::Invalid { field, expected, .. }
+            if fields.0.iter().any(|(name, value)| name != "token" && holds(value, token)) =>
+        {
+            Refusal::Invalid {
+                field,
+                found: "not shown, for the token is in a field that it does not belong in".to_owned(),
+                expected,
+            }
         }
+        refusal => refusal,
     }
 }
 
@@ -173,6 +190,19 @@ fn uuid(value: &Value) -> Result<Uuid, String> {
 struct Fields<'a>(&'a Map<String, Value>);
 
 impl<'a> Fields<'a> {
+    /// What the message asks for, its token being right.
+    fn read(&self, submits: bool, rules: &Rules) -> Result<ClientMessage, Refusal> {
+        if submits {
+            return submit(self, rules).map(ClientMessage::Submit);
+        }
+        let Attach { task, after } = attach(self)?;
+        match self.optional("cancel") {
+            None | Some(Value::Bool(false)) => Ok(ClientMessage::Attach(Attach { task, after })),
+            Some(Value::Bool(true)) => Ok(ClientMessage::Cancel(task)),
+            Some(value) => Err(invalid("cancel", described(value), "true cancels the task, false or nothing attaches to it")),
+        }
+    }
+
     fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)
     }

@@ -1,6 +1,6 @@
 //! The forms of time that requests may use.
 
-use chrono::{DateTime, FixedOffset, LocalResult, NaiveDate, NaiveDateTime, NaiveTime, TimeZone, Utc};
+use chrono::{DateTime, Datelike, FixedOffset, LocalResult, NaiveDate, NaiveDateTime, NaiveTime, TimeZone, Utc};
 use chrono_tz::Tz;
 
 /// What is said of a text that is none of them.
@@ -55,11 +55,10 @@ pub fn parse(text: &str, zone: Tz, bound: Bound) -> Result<DateTime<Utc>, TimeEr
     let (Some(date), Some(time)) = (date, time) else { return Err(TimeError::NoSuchTime) };
     let local = NaiveDateTime::new(date, time);
 
-    match offset {
+    let instant = match offset {
         Some(seconds) => FixedOffset::east_opt(seconds)
             .and_then(|offset| offset.from_local_datetime(&local).single())
             .map(|time| time.to_utc())
-            .filter(|time| (1..=9999).contains(&chrono::Datelike::year(time)))
             .ok_or(TimeError::NoSuchTime),
         // A time with no offset has one form only: anything finer is meant to be exact, and then needs one.
         None if separator == b' ' && nanosecond.is_none() => match zone.from_local_datetime(&local) {
@@ -70,7 +69,9 @@ pub fn parse(text: &str, zone: Tz, bound: Bound) -> Result<DateTime<Utc>, TimeEr
             LocalResult::None => Err(TimeError::Skipped(zone)),
         },
         None => Err(TimeError::Form),
-    }
+    }?;
+    // The stores know no others.
+    if (1..=9999).contains(&instant.year()) { Ok(instant) } else { Err(TimeError::NoSuchTime) }
 }
 
 /// The rest of the text.
@@ -195,6 +196,8 @@ mod tests {
             "2019-01-11T00:00:00+08:60",
             "9999-12-31T23:59:59-01",
             "2019-04-31 00:00:00",
+            // In Shanghai, and so before year 1 in UTC.
+            "0001-01-01 00:00:00",
         ] {
             assert_eq!(utc(text), Err(TimeError::NoSuchTime), "{text}");
         }

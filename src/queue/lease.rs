@@ -51,7 +51,7 @@ pub struct Job {
 impl Job {
     /// Whether rows were done with since it was leased.
     pub fn has_grown(&self, progress: &Progress) -> bool {
-        progress.published + progress.held > self.progress.published + self.progress.held
+        progress.rows() > self.progress.rows()
     }
 
     /// Outages in a row, if there is one now.

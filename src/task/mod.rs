@@ -96,3 +96,10 @@ pub struct Progress {
     /// Rows held back.
     pub held: u64,
 }
+
+impl Progress {
+    /// Rows that are done with.
+    pub fn rows(&self) -> u64 {
+        self.published + self.held
+    }
+}

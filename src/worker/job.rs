@@ -56,6 +56,11 @@ enum Ended {
 /// Before a write to the queue is tried again that could not be made.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
+/// So few rows more, and they wait to be stored until others come: small jobs are over before, and stored once.
+const LITTLE: u64 = 200;
+/// They wait no longer than this.
+const SOON: Duration = Duration::from_millis(250);
+
 /// What the log said last of rows published, and when.
 struct Said {
     published: u64,
@@ -119,27 +124,31 @@ impl Worker {
         let cursor_every = Duration::from_millis(self.pool.config.cursor_ms);
         let say_every = Duration::from_millis(self.pool.config.progress_ms);
         let stall = Duration::from_secs(self.pool.config.stall_seconds);
-        let mut stored = self.lease.job.progress.clone();
+        let (mut stored, mut written) = (self.lease.job.progress.clone(), Instant::now());
         // When the cursor moved last, and when it was last told that it does not.
         let (mut moved, mut told) = (Instant::now(), Instant::now());
         loop {
-            tokio::select! {
+            let crowded = tokio::select! {
                 biased;
                 () = over.cancelled() => return,
-                () = self.flight.crowded() => {}
-                () = tokio::time::sleep(cursor_every) => {}
-            }
+                () = self.flight.crowded() => true,
+                () = tokio::time::sleep(cursor_every) => false,
+            };
             let (progress, held) = self.flight.progress();
             if progress != stored || !self.flight.is_waiting() {
                 (moved, told) = (Instant::now(), Instant::now());
             }
             let stalls = told.elapsed() >= stall;
             let counted = count.news().take();
-            // Nothing new, and time left: the disk is spared.
-            let is_quiet = !stalls && counted.is_none() && progress == stored && held.is_empty();
-            if is_quiet && self.lease.remaining() > self.pool.config.lease() / 2 {
+            // Nothing new, or little and lately, and time left: the disk is spared.
+            let is_quiet = counted.is_none() && progress == stored && held.is_empty();
+            let is_little = !crowded && progress.rows() - stored.rows() < LITTLE && written.elapsed() < SOON;
+            if (is_quiet || is_little) && !stalls && self.lease.remaining() > self.pool.config.lease() / 2 {
+                self.flight.unreport(held);
+                *count.news() = counted;
                 continue;
             }
+            written = Instant::now();
             let published = progress.published;
             let is_news = |rows: &u64| published > said.published && published < *rows && said.at.elapsed() >= say_every;
             let news = count.total().filter(is_news).map(|rows| line::published(self.lease.job.device, published, rows));

@@ -13,6 +13,7 @@ mod cancel;
 mod configuration;
 mod connections;
 mod contract;
+mod corpus;
 mod hostile;
 mod kafka;
 mod layers;

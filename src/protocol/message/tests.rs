@@ -118,3 +118,22 @@ proptest! {
         let _ = ClientMessage::parse(&text, &rules());
     }
 }
+
+#[test]
+fn a_token_in_a_wrong_field_is_not_shown() {
+    for field in ["src", "topic", "thingId", "from"] {
+        let refusal = with(field, json!("my token 123456")).unwrap_err().to_string();
+        assert!(refusal.starts_with(field) && !refusal.contains("123456"), "{refusal}");
+    }
+}
+
+#[test]
+fn a_cancel_is_read() {
+    let with = |cancel: &str| {
+        let text = format!(r#"{{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","cancel":{cancel}}}"#);
+        ClientMessage::parse(&text, &rules())
+    };
+    assert!(matches!(with("true"), Ok(ClientMessage::Cancel(_))));
+    assert!(matches!(with("false"), Ok(ClientMessage::Attach(_))));
+    assert!(with("1").unwrap_err().to_string().starts_with("cancel is the number 1"));
+}

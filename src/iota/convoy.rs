@@ -1,0 +1,153 @@
+//! Devices that are read together. A question costs PostgreSQL and us more than a small device's rows do; so whoever gets a
+//! connection takes along all devices of the same thing and range that wait for one, looks them up in one question and
+//! reads the first rows of each in another. A device that has more goes on by itself.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
+use sea_query::SelectStatement;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::{Device, Mapping, Out, Row, Selection, StoreError, select};
+
+/// Rows that a device may have to be read wholly together with others.
+const FIRST: u32 = 256;
+/// Devices that go together, at the most.
+const MOST: usize = 32;
+
+/// What a device is told of itself.
+pub type Found = Result<Option<Device>, StoreError>;
+
+/// A device that waits to be looked up and read from its beginning.
+pub struct Member {
+    pub thing: Uuid,
+    pub selection: Selection,
+    /// Where it is told; taken when it is.
+    pub device: Option<oneshot::Sender<Found>>,
+    /// Where its rows go; taken when there are no more.
+    pub out: Option<Out>,
+    pub rows: u32,
+}
+
+impl Member {
+    fn company(&self) -> (Uuid, DateTime<Utc>, DateTime<Utc>) {
+        (self.thing, self.selection.from, self.selection.to)
+    }
+
+    fn tell(&mut self, found: Found) {
+        if let Some(device) = self.device.take() {
+            // Nobody may wait for it any more.
+            let _ = device.send(found);
+        }
+    }
+
+    /// No more of it comes here. What is to be read on, if anything.
+    async fn part(&mut self) -> Option<(Selection, Out)> {
+        let mut out = self.out.take()?;
+        if !out.flush().await || self.rows < FIRST {
+            return None;
+        }
+        Some((self.selection.clone(), out))
+    }
+}
+
+/// Devices that wait for a connection.
+#[derive(Clone, Default)]
+pub struct Waiting(Arc<Mutex<Vec<Member>>>);
+
+impl Waiting {
+    pub fn push(&self, member: Member) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(member);
+    }
+
+    /// Those that can go with the one that has waited longest.
+    pub fn take(&self) -> Vec<Member> {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(company) = waiting.first().map(Member::company) else { return Vec::new() };
+        let mut left = MOST;
+        waiting
+            .extract_if(.., |member| {
+                let goes = left > 0 && member.company() == company;
+                left -= usize::from(goes);
+                goes
+            })
+            .collect()
+    }
+}
+
+/// Devices that are read together.
+pub struct Convoy {
+    members: Vec<Member>,
+    /// The one whose rows are coming.
+    current: usize,
+    /// What is to be read on by itself.
+    parted: Vec<(Selection, Out)>,
+}
+
+impl Convoy {
+    pub fn new(members: Vec<Member>) -> Self {
+        Self { members, current: 0, parted: Vec::new() }
+    }
+
+    pub fn devices(&self, mapping: &Mapping) -> SelectStatement {
+        let thing = self.members.first().map_or_else(Uuid::nil, |member| member.thing);
+        select::devices(mapping, thing, self.members.iter().map(|member| member.selection.device))
+    }
+
+    /// Tells each what was found of it; those of which nothing was found stay behind.
+    pub fn found(&mut self, mut found: Vec<(String, Device)>) {
+        for member in &mut self.members {
+            let id = member.selection.device;
+            let place = found.iter().position(|(text, _)| Uuid::try_parse(text).is_ok_and(|found| found == id));
+            let device = place.map(|place| found.swap_remove(place).1);
+            if device.is_none() {
+                member.out = None;
+            }
+            member.tell(Ok(device));
+        }
+        self.members.retain(|member| member.out.is_some());
+    }
+
+    /// The first rows of each that is left.
+    pub fn query(&self, mapping: &Mapping) -> Option<SelectStatement> {
+        let selections: Vec<&Selection> = self.members.iter().map(|member| &member.selection).collect();
+        select::beginnings(mapping, &selections, FIRST)
+    }
+
+    /// Hands a row on.
+    pub async fn take(&mut self, number: i32, row: Row) {
+        let Ok(number) = usize::try_from(number) else { return };
+        if number != self.current {
+            if let Some(before) = self.members.get_mut(self.current) {
+                self.parted.extend(before.part().await);
+            }
+            self.current = number;
+        }
+        let Some(member) = self.members.get_mut(number) else { return };
+        let Some(out) = &mut member.out else { return };
+        member.rows += 1;
+        member.selection.after = Some(row.position());
+        if !out.push(row).await {
+            member.out = None;
+        }
+    }
+
+    /// What is to be read on by itself: devices with more rows, and after a failure all whose end was not seen.
+    pub async fn end(mut self, result: Result<(), StoreError>) -> Vec<(Selection, Out)> {
+        for member in &mut self.members {
+            if let Err(error) = &result {
+                member.tell(Err(error.clone()));
+                // Rows that came are good; the rest comes, or fails, on its own account.
+                if let Some(mut out) = member.out.take()
+                    && out.flush().await
+                {
+                    self.parted.push((member.selection.clone(), out));
+                }
+            } else {
+                self.parted.extend(member.part().await);
+            }
+        }
+        self.parted
+    }
+}
