@@ -1,0 +1,87 @@
+//! The project's own queue: tasks of one device each, finished by a pool that claims as the service's own does.
+//!
+//! It writes more than a bare job: the task and its job, and at the end a numbered line of the task's log and the
+//! task's own end, all in the same transactions.
+
+#[path = "../../common.rs"]
+mod common;
+mod backlog;
+
+use std::{sync::Arc, time::Duration};
+
+use common::{Args, Phases};
+use data_patch::{
+    config::{self, Overrides},
+    queue::{Clock, Queue, Report},
+    task::NewTask,
+};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+/// The service's own defaults.
+pub const LEASE: Duration = Duration::from_secs(10);
+pub const MAX_CRASHES: u32 = 3;
+
+#[tokio::main]
+async fn main() {
+    let args = Args::read();
+    let queue = open(&args).await;
+    if args.has("--backlog-one-task") || args.has("--backlog-many-tasks") {
+        backlog::run(&args, queue).await;
+        return;
+    }
+    let mut phases = Phases::begin();
+    let mut submitters = JoinSet::new();
+    for share in args.shares() {
+        let queue = queue.clone();
+        submitters.spawn(async move {
+            for _ in 0..share {
+                queue.submit(task()).await.expect("submitting");
+            }
+        });
+    }
+    submitters.join_all().await;
+    phases.enqueued();
+    work(&queue, args.jobs, args.workers).await;
+    phases.finish(&args, "data-patch", env!("CARGO_PKG_VERSION"), "WAL, synchronous=FULL, answered after the commit");
+    queue.close().await;
+}
+
+async fn open(args: &Args) -> Queue {
+    let mut overrides = Overrides::default();
+    overrides.set(&["queue", "url"], format!("sqlite://{}", args.dir.join("queue.db").display()));
+    let config = config::load(None, std::iter::empty(), overrides).expect("the defaults are valid");
+    Queue::open(&config.queue, Clock::System).await.expect("opening the queue")
+}
+
+fn task() -> NewTask {
+    let time = chrono::DateTime::from_timestamp(1_547_164_800, 0).expect("in range");
+    NewTask {
+        thing: Uuid::new_v4(),
+        devices: vec![Uuid::new_v4()],
+        topic: "bench".to_owned(),
+        from: time,
+        to: time,
+        request_id: None,
+    }
+}
+
+/// As `worker::Pool::run`: one claims for all the free places at once, each job ends in a task of its own.
+async fn work(queue: &Queue, jobs: usize, places: usize) {
+    let owner: Arc<str> = queue.owner();
+    let (mut working, mut done) = (JoinSet::new(), 0);
+    while done < jobs {
+        let free = places - working.len();
+        if free > 0 {
+            for lease in queue.claim(&owner, free, LEASE, MAX_CRASHES).await.expect("claiming").leases {
+                working.spawn(async move { lease.succeed(Report::default()).await.expect("finishing") });
+            }
+        }
+        working.join_next().await.expect("a job was claimed").expect("no worker panics");
+        done += 1;
+        while let Some(left) = working.try_join_next() {
+            left.expect("no worker panics");
+            done += 1;
+        }
+    }
+}
