@@ -60,12 +60,8 @@ async fn open(args: &Args, shipped: bool) -> anyhow::Result<SqliteBackend> {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(60))
             .foreign_keys(true);
-        let connections = std::env::var("CONNECTIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
-        SqlitePoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(Duration::from_secs(60))
-            .connect_with(options)
-            .await?
+        // With more than one, its transactions that read before they write fail: "database is locked" (code 517).
+        SqlitePoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(60)).connect_with(options).await?
     };
     let backend = SqliteBackend::new(pool);
     backend.run_migrations().await?;

@@ -3,9 +3,9 @@
 //! It writes more than a bare job: the task and its job, and at the end a numbered line of the task's log and the
 //! task's own end, all in the same transactions.
 
+mod backlog;
 #[path = "../../common.rs"]
 mod common;
-mod backlog;
 
 use std::{sync::Arc, time::Duration};
 
