@@ -41,7 +41,7 @@ fuzz: ## ten minutes for each fuzz target (needs a nightly toolchain and cargo-f
 
 bench: ## the pipeline against psql | kcat and a Python script, the queue against other queues (an hour; leave the machine alone)
 	cargo build --locked --release
-	scripts/bench all
+	bench/pipeline/run all
 	bench/queue/run
 
 bench-hot: ## what is done with each row and message, in nanoseconds

@@ -4,7 +4,7 @@ They share the cores with the service that they measure.
     crowd.py HOST PORT PATH TOKEN COUNT
 
 It connects all, says so in a line of JSON on stdout, waits for a task's id on stdin, attaches all, and reads until each
-has the task's last line. When a frame came is told by the kernel's own time stamp of it, so how late this process gets
+has the task's last line; another line on stdin, and it goes. When a frame came is told by the kernel's own time stamp of it, so how late this process gets
 round to reading it does not count; that lateness is reported besides.
 """
 
@@ -197,8 +197,10 @@ def main() -> None:
         "all_attached": crowd.all_attached,
         "cpu_share": cpu / seconds,
         "lag_ms": {name: 1000 * lags[min(len(lags) - 1, int(len(lags) * share))] for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1))},
+        # Each line: when it was written, when it had come to the first and to the last, when that one had read it; by how many.
         "lines": [[seq, line.written, line.first, line.last, line.last_read, line.count] for seq, line in sorted(crowd.lines.items())],
     })
+    sys.stdin.readline()
 
 
 if __name__ == "__main__":

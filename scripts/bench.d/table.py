@@ -104,7 +104,11 @@ def watchers(result: dict[str, Any]) -> list[Goal]:
         f"attached), {result['lines_per_second'] * count:,.0f} frames a second. The task took {seconds['watched']:.2f} s and {cpu['watched']:.2f} s of CPU, "
         f"without watchers {seconds['alone']:.2f} s and {cpu['alone']:.2f} s. The watching process took {100 * result['client']['cpu_share']:.0f} % of a core.\n"
     )
-    print(f"Memory a watcher: {peak:.1f} KB by the peaks of the task with and without watchers, {median:.1f} KB by the medians; {quiet:.1f} KB connected and idle.")
+    settled = 1000 * (memory["idle after the watched task, all connected"] - memory["idle after a task, no connection"]) / count
+    print(
+        f"Memory a watcher: {peak:.1f} KB by the peaks of the task with and without watchers, {median:.1f} KB by the medians; "
+        f"{quiet:.1f} KB connected and idle, {settled:.1f} KB when the watched task is over."
+    )
     late = at(result["written_to_last_ms"], 99)
     return [
         (f"(e) p99 to the last of {count:,} watchers < 250 ms", f"{late:.1f} ms", late < 250),

@@ -71,6 +71,10 @@ async def measure(service: Service, rows: Set, topic: str, watchers: int) -> dic
         quiet = memory_mb(process.pid, "VmRSS")
         watched = await play(service, rows, topic, crowd)
         seen = await answer(crowd)
+        await asyncio.sleep(1)
+        settled = memory_mb(process.pid, "VmRSS")
+        assert crowd.stdin is not None
+        crowd.stdin.write(b"\n")
         await crowd.wait()
     finally:
         if crowd.returncode is None:
@@ -81,6 +85,7 @@ async def measure(service: Service, rows: Set, topic: str, watchers: int) -> dic
     return {
         "memory_mb": {
             "fresh, no connection": fresh, "idle after a task, no connection": idle, "idle, all connected": quiet,
+            "idle after the watched task, all connected": settled,
             "peak of the task alone": alone["peak"], "peak of the task watched": watched["peak"],
             "median of the task alone": alone["median"], "median of the task watched": watched["median"],
         },

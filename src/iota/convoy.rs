@@ -96,11 +96,10 @@ impl Convoy {
     }
 
     /// Tells each what was found of it; those of which nothing was found stay behind.
-    pub fn found(&mut self, mut found: Vec<(String, Device)>) {
+    pub fn found(&mut self, found: &[(Uuid, Device)]) {
         for member in &mut self.members {
-            let id = member.selection.device;
-            let place = found.iter().position(|(text, _)| Uuid::try_parse(text).is_ok_and(|found| found == id));
-            let device = place.map(|place| found.swap_remove(place).1);
+            // Two tasks may ask for the same device.
+            let device = found.iter().find(|(id, _)| *id == member.selection.device).map(|(_, device)| device.clone());
             if device.is_none() {
                 member.out = None;
             }
@@ -149,5 +148,30 @@ impl Convoy {
             }
         }
         self.parted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_device_that_two_tasks_ask_for_is_found_for_both() {
+        let (thing, device, other) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
+        let mut told = Vec::new();
+        let members = [device, device, other].map(|device| {
+            let (found, hears) = oneshot::channel();
+            told.push(hears);
+            let selection = Selection { device, from: DateTime::UNIX_EPOCH, to: DateTime::UNIX_EPOCH, after: None };
+            Member { thing, selection, device: Some(found), out: Some(Out::new().0), rows: 0 }
+        });
+        let mut convoy = Convoy::new(members.into());
+        convoy.found(&[(device, Device { name: Some("水".to_owned()) })]);
+        let mut found = Vec::new();
+        for hears in told {
+            found.push(hears.await.unwrap().unwrap().is_some());
+        }
+        assert_eq!(found, [true, true, false]);
+        assert_eq!(convoy.members.len(), 2);
     }
 }

@@ -11,6 +11,8 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
 
+use uuid::Uuid;
+
 use super::{Device, Mapping, Out, Page, StoreError, Timeouts, convoy::Convoy, copy::Decoder};
 use crate::config::Iota;
 
@@ -69,17 +71,22 @@ pub async fn count(pool: &PgPool, query: &SelectStatement) -> Result<(u64, u64),
     Ok((row.try_get::<i64, _>("rows")?.unsigned_abs(), row.try_get::<i64, _>("keys")?.unsigned_abs()))
 }
 
-/// Devices by their ids, as text.
-async fn devices(connection: &mut Busy, query: &SelectStatement) -> Result<Vec<(String, Device)>, sqlx::Error> {
+/// Devices by their ids.
+async fn devices(connection: &mut Busy, query: &SelectStatement) -> Result<Vec<(Uuid, Device)>, sqlx::Error> {
     let rows = connection.fetch(query.to_string(PostgresQueryBuilder)).await?;
-    rows.iter().map(|row| Ok((row.try_get("id")?, Device { name: row.try_get("name")? }))).collect()
+    let read = |row: &PgRow| {
+        // Asked for as UUIDs, so they are some.
+        let id = Uuid::try_parse(row.try_get("id")?).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        Ok((id, Device { name: row.try_get("name")? }))
+    };
+    rows.iter().map(read).collect()
 }
 
 /// Looks several devices up and reads the first rows of each, in one go and on one connection.
 pub async fn convoy(pool: &PgPool, mapping: &Mapping, convoy: &mut Convoy, timeouts: Timeouts) -> Result<(), StoreError> {
     let mut connection = Busy(Some(pool.acquire().await?));
     let found = tokio::time::timeout(timeouts.next, devices(&mut connection, &convoy.devices(mapping))).await;
-    convoy.found(found.map_err(|_| StoreError::timeout("looking up devices", timeouts.next.as_secs()))??);
+    convoy.found(&found.map_err(|_| StoreError::timeout("looking up devices", timeouts.next.as_secs()))??);
     let Some(query) = convoy.query(mapping) else {
         connection.done();
         return Ok(());
