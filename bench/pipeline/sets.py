@@ -49,7 +49,7 @@ def jsonb(admin: str, name: str, devices: int, rows_each: int) -> Set:
         )
         fresh.execute(
             sql.SQL(store.READINGS).format(
-                rows=sql.Literal(rows_each), devices=sql.Literal(devices), thing=sql.Literal(store.THING), begin=sql.Literal(store.BEGIN)
+                rows=sql.SQL("{}::bigint").format(sql.Literal(rows_each)), devices=sql.Literal(devices), thing=sql.Literal(store.THING), begin=sql.Literal(store.BEGIN)
             )
         )
     finish(admin, name)
