@@ -20,8 +20,14 @@ const FRESH: Duration = Duration::from_secs(30);
 
 /// A broker that has just started, or has not heard yet of a topic that was just created, says for a moment that there is
 /// none. That fails jobs for good, so it is asked again before it is believed.
-const ASK_AGAIN: [Duration; 4] =
-    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(600), Duration::from_secs(1)];
+const ASK_AGAIN: [Duration; 6] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_millis(600),
+    Duration::from_secs(1),
+    Duration::from_millis(1_500),
+    Duration::from_millis(1_500),
+];
 
 /// How long it is believed that there is no such topic: the devices of a task do not each ask again and again.
 const MISSING_FRESH: Duration = Duration::from_secs(5);
