@@ -44,7 +44,7 @@ async fn main() {
     let mut submitter = Client::connect(&process.url).await;
     submitter.submit(&request).await;
     submitter.log().await;
-    let before = peak(&process);
+    let before = process.memory("VmHWM");
 
     let watchers: Vec<Client> =
         stream::iter(0..WATCHERS).map(|_| Client::connect(&process.url)).buffer_unordered(50).collect().await;
@@ -78,7 +78,7 @@ async fn main() {
     delays.sort_unstable();
     let at =
         |share: usize| delays.get((delays.len() * share / 100).min(delays.len().saturating_sub(1))).copied().unwrap_or_default();
-    let bytes = peak(&process).saturating_sub(before) * 1_024 / WATCHERS as u64;
+    let bytes = process.memory("VmHWM").saturating_sub(before) * 1_024 / WATCHERS as u64;
     println!(
         "{WATCHERS} watchers of one task of a million rows, {} lines: written to had by the last watcher p50 {:?}, p99 {:?}, most {:?} (goal p99 < 250 ms: {}); {bytes} bytes a watcher (goal < 20,000: {})",
         delays.len(),
@@ -105,11 +105,4 @@ async fn watch(mut client: Client) -> Seen {
         }
     }
     seen
-}
-
-/// The most memory that it has had resident, in KiB.
-fn peak(process: &Process) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
 }

@@ -37,10 +37,8 @@ def jsonb(admin: str, name: str, devices: int, rows_each: int) -> Set:
     if is_done(admin, name):
         return result
     say(f"making database {name}: {result.rows:,} rows ...")
-    with psycopg.connect(admin, autocommit=True) as connection:
-        store.recreate(connection, name)
+    begin(admin, name, store.TABLES)
     with psycopg.connect(url, autocommit=True) as fresh:
-        fresh.execute(store.TABLES)
         fresh.execute(
             sql.SQL(
                 """INSERT INTO "Device" SELECT ('00000000-0000-4000-8000-' || lpad(d::text, 12, '0'))::uuid, '静力水准仪' || d, {thing}
@@ -63,10 +61,7 @@ def json(admin: str, name: str, of: Set) -> Set:
     if is_done(admin, name):
         return result
     say(f"making database {name}: the same rows as json ...")
-    with psycopg.connect(admin, autocommit=True) as connection:
-        store.recreate(connection, name)
-    with psycopg.connect(url, autocommit=True) as fresh:
-        fresh.execute(store.TABLES.replace("doc jsonb", "doc json"))
+    begin(admin, name, store.TABLES.replace("doc jsonb", "doc json"))
     for table in ('"Device"', "raw_data"):
         out = subprocess.Popen(["psql", "-X", "-d", of.url, "-c", f"COPY {table} TO STDOUT"], stdout=subprocess.PIPE)
         subprocess.run(["psql", "-X", "-q", "-d", url, "-c", f"COPY {table} FROM STDIN"], stdin=out.stdout, check=True)
@@ -80,6 +75,13 @@ def is_done(admin: str, name: str) -> bool:
     with psycopg.connect(admin, autocommit=True) as connection:
         found = connection.execute("SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", (name,)).fetchone()
     return found is not None and found[0] == store.DONE
+
+
+def begin(admin: str, name: str, tables: str) -> None:
+    with psycopg.connect(admin, autocommit=True) as connection:
+        store.recreate(connection, name)
+    with psycopg.connect(store.database(admin, name), autocommit=True) as fresh:
+        fresh.execute(tables)
 
 
 def finish(admin: str, name: str) -> None:

@@ -135,16 +135,18 @@ impl Convoy {
     /// What is to be read on by itself: devices with more rows, and after a failure all whose end was not seen.
     pub async fn end(mut self, result: Result<(), StoreError>) -> Vec<(Selection, Out)> {
         for member in &mut self.members {
-            if let Err(error) = &result {
-                member.tell(Err(error.clone()));
+            match &result {
+                Ok(()) => self.parted.extend(member.part().await),
+                // It was not even looked up: its job ends with this.
+                Err(error) if member.device.is_some() => member.tell(Err(error.clone())),
                 // Rows that came are good; the rest comes, or fails, on its own account.
-                if let Some(mut out) = member.out.take()
-                    && out.flush().await
-                {
-                    self.parted.push((member.selection.clone(), out));
+                Err(_) => {
+                    if let Some(mut out) = member.out.take()
+                        && out.flush().await
+                    {
+                        self.parted.push((member.selection.clone(), out));
+                    }
                 }
-            } else {
-                self.parted.extend(member.part().await);
             }
         }
         self.parted

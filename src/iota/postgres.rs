@@ -3,14 +3,13 @@
 use std::{str::FromStr, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{FutureExt, Stream, StreamExt, stream::BoxStream};
+use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 use sea_query::{PostgresQueryBuilder, SelectStatement};
 use sqlx::{
     AssertSqlSafe, Connection as _, Executor, PgPool, Postgres, Row as _,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
-
 use uuid::Uuid;
 
 use super::{Device, Mapping, Out, Page, StoreError, Timeouts, convoy::Convoy, copy::Decoder};
@@ -91,22 +90,14 @@ pub async fn convoy(pool: &PgPool, mapping: &Mapping, convoy: &mut Convoy, timeo
         connection.done();
         return Ok(());
     };
-    let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", query.to_string(PostgresQueryBuilder));
-    let begun = tokio::time::timeout(timeouts.first, connection.copy_out(&copy)).await;
-    let mut pieces = begun.map_err(|_| StoreError::timeout("beginning to read", timeouts.first.as_secs()))??;
-    let mut timeout = timeouts.first;
-    let mut decoder = Decoder::new(mapping.key, mapping.time, mapping.doc).numbered();
-    while let Some(piece) = next_piece(&mut pieces, timeout, std::future::pending()).await? {
-        decoder.push(piece);
-        timeout = timeouts.next;
-        while let Some(row) = decoder.row()? {
-            convoy.take(decoder.number(), row).await;
+    let decoder = Decoder::new(mapping.key, mapping.time, mapping.doc).numbered();
+    let mut copy = connection.copy(&query, decoder, timeouts).await?;
+    while copy.more(std::future::pending()).await? {
+        while let Some(row) = copy.decoder.row()? {
+            convoy.take(copy.decoder.number(), row).await;
         }
     }
-    drop(pieces);
-    if !decoder.is_whole() {
-        return Err(StoreError::Away("the rows ended in the middle".to_owned()));
-    }
+    copy.end()?;
     connection.done();
     Ok(())
 }
@@ -119,18 +110,12 @@ pub async fn page(
     timeouts: Timeouts,
     out: &mut Out,
 ) -> Result<Page, StoreError> {
-    let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", query.to_string(PostgresQueryBuilder));
     let mut connection = Busy(Some(pool.acquire().await?));
-    let begun = tokio::time::timeout(timeouts.first, connection.copy_out(&copy)).await;
-    let mut pieces = begun.map_err(|_| StoreError::timeout("beginning to read", timeouts.first.as_secs()))??;
-    let mut timeout = timeouts.first;
-    let mut decoder = Decoder::new(mapping.key, mapping.time, mapping.doc);
+    let mut copy = connection.copy(&query, Decoder::new(mapping.key, mapping.time, mapping.doc), timeouts).await?;
     let mut page = Page { rows: 0, last: None };
     let mut last = None;
-    while let Some(piece) = next_piece(&mut pieces, timeout, out.unwanted()).await? {
-        decoder.push(piece);
-        timeout = timeouts.next;
-        while let Some(row) = decoder.row()? {
+    while copy.more(out.unwanted()).await? {
+        while let Some(row) = copy.decoder.row()? {
             page.rows += 1;
             last = Some((row.time_us, row.key.clone()));
             if !out.push(row).await {
@@ -138,30 +123,44 @@ pub async fn page(
             }
         }
     }
-    drop(pieces);
-    if !decoder.is_whole() {
-        return Err(StoreError::Away("the rows ended in the middle".to_owned()));
-    }
+    copy.end()?;
     connection.done();
     page.last = last.map(|(time_us, key)| crate::task::Position { time_us, key: key.to_string() });
     Ok(page)
 }
 
-/// The stream's next piece; `None` at its end, and when nobody wants more.
-async fn next_piece(
-    pieces: &mut (impl Stream<Item = Result<Bytes, sqlx::Error>> + Unpin),
+/// A `COPY … TO STDOUT` that is being read.
+struct Copy<'c> {
+    pieces: BoxStream<'c, Result<Bytes, sqlx::Error>>,
+    decoder: Decoder,
+    /// For the next piece; the first may take longer.
     timeout: Duration,
-    unwanted: impl Future<Output = ()>,
-) -> Result<Option<Bytes>, StoreError> {
-    // Mostly there is one, and then neither a timer nor a look at the receiver is worth its time.
-    if let Some(piece) = pieces.next().now_or_never() {
-        return Ok(piece.transpose()?);
+    next: Duration,
+}
+
+impl Copy<'_> {
+    /// Gives the decoder the next piece. `false`: at the stream's end, and when nobody wants more.
+    async fn more(&mut self, unwanted: impl Future<Output = ()>) -> Result<bool, StoreError> {
+        // Mostly there is one, and then neither a timer nor a look at the receiver is worth its time.
+        let piece = if let Some(piece) = self.pieces.next().now_or_never() {
+            piece
+        } else {
+            tokio::select! {
+                piece = tokio::time::timeout(self.timeout, self.pieces.next()) => {
+                    piece.map_err(|_| StoreError::timeout("waiting for rows", self.timeout.as_secs()))?
+                }
+                () = unwanted => None,
+            }
+        };
+        let Some(piece) = piece.transpose()? else { return Ok(false) };
+        self.decoder.push(piece);
+        self.timeout = self.next;
+        Ok(true)
     }
-    tokio::select! {
-        piece = tokio::time::timeout(timeout, pieces.next()) => {
-            Ok(piece.map_err(|_| StoreError::timeout("waiting for rows", timeout.as_secs()))?.transpose()?)
-        }
-        () = unwanted => Ok(None),
+
+    /// Nothing may be missing at the end.
+    fn end(self) -> Result<(), StoreError> {
+        if self.decoder.is_whole() { Ok(()) } else { Err(StoreError::Away("the rows ended in the middle".to_owned())) }
     }
 }
 
@@ -170,11 +169,13 @@ async fn next_piece(
 struct Busy(Option<PoolConnection<Postgres>>);
 
 impl Busy {
-    async fn copy_out(&mut self, copy: &str) -> Result<BoxStream<'_, Result<Bytes, sqlx::Error>>, sqlx::Error> {
-        match &mut self.0 {
-            Some(connection) => connection.copy_out_raw(copy).await,
-            None => Err(sqlx::Error::PoolClosed),
-        }
+    async fn copy(&mut self, query: &SelectStatement, decoder: Decoder, timeouts: Timeouts) -> Result<Copy<'_>, StoreError> {
+        let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", query.to_string(PostgresQueryBuilder));
+        let Timeouts { first: timeout, next } = timeouts;
+        let Some(connection) = &mut self.0 else { return Err(sqlx::Error::PoolClosed.into()) };
+        let begun = tokio::time::timeout(timeout, connection.copy_out_raw(&copy)).await;
+        let pieces = begun.map_err(|_| StoreError::timeout("beginning to read", timeout.as_secs()))??;
+        Ok(Copy { pieces, decoder, timeout, next })
     }
 
     async fn fetch(&mut self, sql: String) -> Result<Vec<PgRow>, sqlx::Error> {

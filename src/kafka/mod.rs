@@ -97,8 +97,7 @@ impl Kafka {
         self.inner.topics.ping().await
     }
 
-    /// The way of a job's rows into a topic that exists. `careful`: one message a batch, one
-    /// at a time.
+    /// The way of a job's rows into a topic that exists. `careful`: one message a batch, one at a time.
     ///
     /// # Errors
     /// As [`look_up`](Self::look_up).

@@ -90,10 +90,10 @@ impl Queue {
 async fn take(tx: &mut Tx, claim: Claim) -> Result<(Vec<Job>, usize), sqlx::Error> {
     let (mut jobs, mut given_up) = (Vec::new(), 0);
     tx.later(&sql::last_turn());
-    let mut due = tx.fetch(&sql::tasks_due(tx.now_ms, claim.limit as u64)).await?;
+    let mut rows = tx.fetch(&sql::tasks_due(tx.now_ms, claim.limit as u64)).await?.into_iter();
     // The highest turn comes first, and is always there.
-    let mut turn = sql::read_turn(&due.remove(0))?;
-    let mut tasks = due.iter().map(|row| sql::read_task(row).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+    let mut turn = rows.next().map(|row| sql::read_turn(&row)).transpose()?.unwrap_or(0);
+    let mut tasks = rows.map(|row| sql::read_task(&row).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
     for task in &tasks {
         turn += 1;
         tx.later(&sql::set_task_served(task.id, turn));

@@ -247,19 +247,11 @@ async fn made(tx: &mut Tx, task: TaskId, update: &UpdateStatement, ends: bool) -
     if ends {
         tx.later(&sql::sums_when_ended(task));
     }
-    let mut rows = tx.fetch(&sql::log_length(task)).await?;
-    if !rows.iter().any(sql::is_fenced) {
-        return Ok(None);
-    }
-    // The update's row is the first, the length of the log the last, and what is between them are the sums.
-    let last_seq = last_seq(&mut rows)?;
-    rows.remove(0);
-    Ok(Some(Found { last_seq, sums: rows }))
-}
-
-/// Takes the last row, which is that of [`sql::log_length`].
-pub(super) fn last_seq(rows: &mut Vec<SqliteRow>) -> Result<u64, sqlx::Error> {
-    rows.pop().map(|row| sql::read_last_seq(&row)).transpose()?.ok_or(sqlx::Error::RowNotFound)
+    let (rows, last_seq) = tx.fetch_to_log(task).await?;
+    let mut rows = rows.into_iter();
+    // The update's row is the first, if it was made; the sums follow it.
+    let made = rows.next().is_some_and(|row| sql::is_fenced(&row));
+    Ok(made.then(|| Found { last_seq, sums: rows.collect() }))
 }
 
 /// Ends a task that has no work left; its last line follows `lines`.

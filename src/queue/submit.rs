@@ -48,8 +48,8 @@ async fn cancel(tx: &mut Tx, id: TaskId) -> Result<Option<Cancelled>, sqlx::Erro
     }
     tx.later(&sql::cancel_jobs(id));
     tx.later(&sql::sums_when_ended(id));
-    let mut sums = tx.fetch(&sql::log_length(id)).await?;
-    let (last_seq, mut lines) = (lease::last_seq(&mut sums)?, Vec::new());
+    let (sums, last_seq) = tx.fetch_to_log(id).await?;
+    let mut lines = Vec::new();
     let state = lease::end_task(tx, &task, &sums, &mut lines).await?;
     tx.log_after(last_seq, id, lines, Some(state));
     Ok(Some(Cancelled { task: TaskRow { state, last_seq: last_seq + 1, ..task }, ended_before: false }))
@@ -66,7 +66,7 @@ async fn submit(tx: &mut Tx, task: NewTask) -> Result<Submitted, sqlx::Error> {
     let id = TaskId::new();
     tx.later(&sql::insert_task(id, &task, tx.now_ms));
     for (index, devices) in task.devices.chunks(AT_ONCE).enumerate() {
-        // The text of one statement more is small; those before it are not kept.
+        // One text holds the jobs of one statement: a task of thousands is not built up as a whole.
         if index > 0 {
             tx.flush().await?;
         }

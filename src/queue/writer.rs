@@ -104,10 +104,16 @@ impl Tx {
 
     /// Appends lines to a task's log.
     pub async fn log(&mut self, task: TaskId, lines: Vec<Line>) -> Result<(), sqlx::Error> {
-        let rows = self.fetch(&sql::log_length(task)).await?;
-        let last_seq = rows.iter().find_map(|row| sql::read_last_seq(row).ok()).ok_or(sqlx::Error::RowNotFound)?;
+        let (_, last_seq) = self.fetch_to_log(task).await?;
         self.log_after(last_seq, task, lines, None);
         Ok(())
+    }
+
+    /// Runs the statements that were put down; returns their rows, and the number of the last line of a task's log.
+    pub async fn fetch_to_log(&mut self, task: TaskId) -> Result<(Vec<SqliteRow>, u64), sqlx::Error> {
+        let mut rows = self.fetch(&sql::log_length(task)).await?;
+        let last_seq = rows.pop().map(|row| sql::read_last_seq(&row)).transpose()?.ok_or(sqlx::Error::RowNotFound)?;
+        Ok((rows, last_seq))
     }
 
     /// Appends lines to a task's log whose last line is known; `ends` goes with the last.

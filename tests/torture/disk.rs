@@ -134,22 +134,15 @@ async fn a_full_disk_refuses_what_is_new_and_loses_nothing_of_what_was_accepted(
     let mut account = accounts(&scene, &accepted, device).await;
     let ended = scene.ends_whole().await;
     account.add(ended.account);
-    Found {
-        what,
-        times: 1,
-        rows: account.rows,
-        lost: account.lost,
-        repeated: account.repeated,
-        note: format!(
-            "refused after {:.1} s and {} tasks: {}; {cpu:.2} cores used while full; freed: accepted after {:.1} s, end after {:.1} s",
-            refused_after.as_secs_f64(),
-            accepted.len() - 1,
-            message(&refusal),
-            accepted_after.as_secs_f64(),
-            freed.elapsed().as_secs_f64()
-        ),
-    }
-    .write();
+    let note = format!(
+        "refused after {:.1} s and {} tasks: {}; {cpu:.2} cores used while full; freed: accepted after {:.1} s, end after {:.1} s",
+        refused_after.as_secs_f64(),
+        accepted.len() - 1,
+        message(&refusal),
+        accepted_after.as_secs_f64(),
+        freed.elapsed().as_secs_f64()
+    );
+    Found::of(what, 1, account, note).write();
 }
 
 /// What the small tasks published.

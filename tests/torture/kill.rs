@@ -128,7 +128,7 @@ async fn row(point: Point) {
 
 fn write(point: &Point, sum: Account, note: String) {
     let what = format!("SIGKILL {}", point.what);
-    Found { what: &what, times: point.passes.len(), rows: sum.rows, lost: sum.lost, repeated: sum.repeated, note }.write();
+    Found::of(&what, point.passes.len(), sum, note).write();
 }
 
 macro_rules! matrix {

@@ -88,13 +88,10 @@ impl Sample {
             flat.iter().all(|line| metrics.contains(line))
         })
         .await;
-        let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap();
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        let kib: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
         let size = |name: &str| std::fs::metadata(folder.join(name)).map_or(0, |file| file.len());
         let tasks = File::open(folder).await.number("SELECT count(*) FROM task").await;
         Self {
-            memory: kib << 10,
+            memory: service.memory("VmRSS") << 10,
             handles: std::fs::read_dir(format!("/proc/{}/fd", service.pid())).unwrap().count() as u64,
             tasks: u64::try_from(tasks).unwrap(),
             file: size("queue.db"),

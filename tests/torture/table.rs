@@ -3,6 +3,8 @@
 
 use std::{io::Write, path::Path};
 
+use crate::account::Account;
+
 /// What a test found.
 #[derive(Debug, Default)]
 pub struct Found<'a> {
@@ -20,7 +22,13 @@ pub struct Found<'a> {
     pub note: String,
 }
 
-impl Found<'_> {
+impl<'a> Found<'a> {
+    /// What an account says.
+    pub fn of(what: &'a str, times: usize, account: Account, note: String) -> Self {
+        let Account { rows, lost, repeated } = account;
+        Self { what, times, rows, lost, repeated, note }
+    }
+
     /// Adds a line to the table.
     pub fn write(&self) {
         let Self { what, times, rows, lost, repeated, note } = self;

@@ -74,6 +74,13 @@ impl Process {
         self.child.id().expect("it has ended")
     }
 
+    /// Its resident memory in KiB: now (`VmRSS`), or at its peak (`VmHWM`).
+    pub fn memory(&self, which: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(which)?.strip_prefix(':')).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Sends a signal, such as `-TERM`, without waiting.
     pub fn signal(&self, name: &str) {
         let pid = self.pid().to_string();

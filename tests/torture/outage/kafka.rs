@@ -5,9 +5,7 @@ use std::time::Instant;
 use super::{
     AWAY, Scene,
     parts::{self, Away},
-    scene::waits,
 };
-use crate::table::Found;
 
 async fn kafka_is_away(what: &str, way: &'static str) {
     if !parts::are_ours(what) {
@@ -20,23 +18,8 @@ async fn kafka_is_away(what: &str, way: &'static str) {
     assert!(scene.has_said(&["waits, nothing is lost", "rows safe", "Kafka"]), "{:#?}", scene.log);
     away.give_back().await;
     let gone = begun.elapsed();
-    let ended = scene.ends_whole().await;
-    let account = ended.account;
-    Found {
-        what,
-        times: 1,
-        rows: account.rows,
-        lost: account.lost,
-        repeated: account.repeated,
-        note: format!(
-            "away {:.0} s, {cpu:.2} cores used meanwhile, {} lines say that it waits; back: first row after {:.1} s, end after {:.1} s",
-            gone.as_secs_f64(),
-            waits(&ended.log),
-            ended.first.as_secs_f64(),
-            ended.took.as_secs_f64()
-        ),
-    }
-    .write();
+    let note = format!("away {:.0} s, {cpu:.2} cores used meanwhile", gone.as_secs_f64());
+    scene.ends_whole().await.write(what, 1, &note);
 }
 
 #[tokio::test(flavor = "multi_thread")]

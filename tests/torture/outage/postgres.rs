@@ -8,29 +8,9 @@ use super::{
     AWAY, Scene,
     parts::{self, Away},
     proxy::{Network, Proxy},
-    scene::{Ended, waits},
+    scene::waits,
 };
-use crate::{
-    support::{TestStore, message, real},
-    table::Found,
-};
-
-fn found(what: &str, times: usize, ended: &Ended, note: &str) {
-    Found {
-        what,
-        times,
-        rows: ended.account.rows,
-        lost: ended.account.lost,
-        repeated: ended.account.repeated,
-        note: format!(
-            "{note}, {} lines say that it waits; then first row after {:.1} s, end after {:.1} s",
-            waits(&ended.log),
-            ended.first.as_secs_f64(),
-            ended.took.as_secs_f64()
-        ),
-    }
-    .write();
-}
+use crate::support::{TestStore, message, real};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
@@ -46,7 +26,7 @@ async fn postgres_is_stopped_and_started() {
     assert!(scene.has_said(&["waits, nothing is lost", "the IoTA store is away"]), "{:#?}", scene.log);
     away.give_back().await;
     let note = format!("away {:.0} s, {cpu:.2} cores used meanwhile", begun.elapsed().as_secs_f64());
-    found(what, 1, &scene.ends_whole().await, &note);
+    scene.ends_whole().await.write(what, 1, &note);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,7 +48,7 @@ async fn connections_of_postgres_are_ended_again_and_again() {
     }
     assert!(ended > 0, "there were none to be ended");
     assert!(scene.has_said(&["waits, nothing is lost", "the IoTA store is away"]), "{:#?}", scene.log);
-    found(what, times, &scene.ends_whole().await, &format!("{ended} connections ended"));
+    scene.ends_whole().await.write(what, times, &format!("{ended} connections ended"));
 }
 
 /// A patch with a network between the service and PostgreSQL.
@@ -93,7 +73,7 @@ async fn a_slow_postgres_is_not_away() {
     let ended = scene.ends_whole().await;
     assert_eq!(waits(&ended.log), 0, "it was slow, and never away: {:#?}", ended.log);
     assert_eq!(ended.account.repeated, 0);
-    found(what, 1, &ended, &format!("slow for {} s, {cpu:.2} cores used meanwhile", AWAY.as_secs()));
+    ended.write(what, 1, &format!("slow for {} s, {cpu:.2} cores used meanwhile", AWAY.as_secs()));
 }
 
 /// The network goes silent in the middle, and comes back.
@@ -109,7 +89,7 @@ async fn silence(what: &str, silence: Network) {
     let ended = scene.ends_whole().await;
     let first = ended.log.iter().map(message).find(|line| line.contains("waits, nothing is lost")).unwrap();
     println!("{first}");
-    found(what, 1, &ended, &format!("silent for {} s, {cpu:.2} cores used meanwhile", AWAY.as_secs()));
+    ended.write(what, 1, &format!("silent for {} s, {cpu:.2} cores used meanwhile", AWAY.as_secs()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

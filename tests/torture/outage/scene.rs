@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::{
     account::{Account, File},
     support::{Client, Process, TestBroker, TestStore, TestTopic, doc, is_end, message, seqs},
+    table::Found,
 };
 
 pub const DEVICES: usize = 4;
@@ -46,6 +47,18 @@ pub struct Ended {
     /// Until the next row was acknowledged, and until the task's end.
     pub first: Duration,
     pub took: Duration,
+}
+
+impl Ended {
+    /// Adds a line to the table.
+    pub fn write(&self, what: &str, times: usize, note: &str) {
+        let (first, took) = (self.first.as_secs_f64(), self.took.as_secs_f64());
+        let note = format!(
+            "{note}, {} lines say that it waits; then first row after {first:.1} s, end after {took:.1} s",
+            waits(&self.log)
+        );
+        Found::of(what, times, self.account, note).write();
+    }
 }
 
 impl Scene {
