@@ -8,7 +8,10 @@ use sqlx::{
 };
 
 /// How long a connection waits for another's lock before it says so.
-const BUSY: Duration = Duration::from_secs(5);
+pub const BUSY: Duration = Duration::from_secs(5);
+
+/// What a write-ahead log keeps of its size after a checkpoint.
+pub const JOURNAL_BYTES: u32 = 16 << 20;
 
 /// A database that is ours: made when it is not there, durable at each commit.
 ///
@@ -21,10 +24,7 @@ pub fn durable(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
         // FULL: a commit is on the disk before anybody hears of it.
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
-        .busy_timeout(BUSY)
-        // The log is cut back to this after a checkpoint, or one busy hour would keep its size for ever.
-        .pragma("journal_size_limit", "16777216")
-        .optimize_on_close(true, 400))
+        .busy_timeout(BUSY))
 }
 
 /// A database of somebody else's: never made, never written.

@@ -41,7 +41,7 @@ impl Queue {
         let claim = Claim { owner: Arc::clone(owner), limit, lease, max_crashes };
         // From before the commit: the worker thinks its lease shorter than the queue does, never longer.
         let asked = Instant::now();
-        let (jobs, given_up) = self.inner.writer.write(move |tx| Box::pin(take(tx, claim))).await?;
+        let (jobs, given_up) = self.inner.writer.write(move |tx| take(tx, &claim)).await?;
         let leases = jobs.into_iter().map(|job| Lease::new(self.clone(), job, asked, lease)).collect();
         Ok(Claimed { leases, given_up })
     }
@@ -58,11 +58,7 @@ impl Queue {
         let mut ended = 0;
         for dead in dead {
             let id = dead.id.clone();
-            let leases = self
-                .inner
-                .writer
-                .write(move |tx| Box::pin(async move { Ok(tx.fetch(&sql::end_leases(&id, tx.now_ms)).await?.len()) }))
-                .await?;
+            let leases = self.inner.writer.write(move |tx| tx.run(&sql::end_leases(&id, tx.now_ms))).await?;
             if leases > 0 {
                 tracing::warn!(service = dead.id, leases, "a service on this queue has died; its jobs go on from their cursors");
             }
@@ -82,41 +78,43 @@ impl Queue {
     /// # Errors
     /// The file can't be read.
     pub async fn tasks_due(&self, limit: u64) -> Result<Vec<crate::task::TaskId>, QueueError> {
-        let rows = self.read(&sql::tasks_due(self.now_ms(), limit)).await?;
-        Ok(rows.iter().map(sql::read_task_id).collect::<Result<_, _>>()?)
+        self.inner.readers.rows(sql::tasks_due(self.now_ms(), limit), sql::read_task_id).await
     }
 }
 
-async fn take(tx: &mut Tx, claim: Claim) -> Result<(Vec<Job>, usize), sqlx::Error> {
+fn take(tx: &mut Tx<'_>, claim: &Claim) -> rusqlite::Result<(Vec<Job>, usize)> {
     let (mut jobs, mut given_up) = (Vec::new(), 0);
-    tx.later(&sql::last_turn());
-    let mut rows = tx.fetch(&sql::tasks_due(tx.now_ms, claim.limit as u64)).await?.into_iter();
-    // The highest turn comes first, and is always there.
-    let mut turn = rows.next().map(|row| sql::read_turn(&row)).transpose()?.unwrap_or(0);
-    let mut tasks = rows.map(|row| sql::read_task(&row).map(Arc::new)).collect::<Result<Vec<_>, _>>()?;
+    let mut turn = tx.rows(&sql::last_turn(), sql::read_turn)?.pop().unwrap_or(0);
+    let mut tasks = tx.rows(&sql::tasks_due(tx.now_ms, claim.limit as u64), |row| sql::read_task(row).map(Arc::new))?;
     for task in &tasks {
         turn += 1;
-        tx.later(&sql::set_task_served(task.id, turn));
+        tx.run(&sql::set_task_served(task.id, turn))?;
     }
     // A task that has less than its share leaves the rest to those that may have more.
     while jobs.len() < claim.limit && !tasks.is_empty() {
-        let rows = claim_of_each(tx, &tasks, claim.limit - jobs.len(), &claim).await?;
-        let mut with_more = Vec::new();
-        for (task, share, rows) in rows {
+        let (mut left, mut with_more) = (claim.limit - jobs.len(), Vec::new());
+        for (index, task) in tasks.iter().enumerate() {
+            // What is left, shared between the tasks that are left; rounded up so that nothing is left over.
+            let share = left.div_ceil(tasks.len() - index);
+            if share == 0 {
+                break;
+            }
+            left -= share;
+            let rows = claim_of(tx, task, share, claim)?;
             if rows.len() == share {
-                with_more.push(Arc::clone(&task));
+                with_more.push(Arc::clone(task));
             }
             for row in rows {
                 let crashes = row.crashes;
-                let job = Job::new(Arc::clone(&task), row);
+                let job = Job::new(Arc::clone(task), row);
                 if crashes > claim.max_crashes {
-                    give_up(tx, &job, crashes).await?;
+                    give_up(tx, &job, crashes)?;
                     given_up += 1;
                     continue;
                 }
                 if crashes > 0 {
                     tracing::warn!(task = %task.id, device = %job.device, published = job.progress.published, "a job goes on from its cursor: its worker was gone");
-                    tx.log(task.id, vec![line::taken_over(job.device, job.progress.published)]).await?;
+                    tx.log(task.id, vec![line::taken_over(job.device, job.progress.published)], None)?;
                 }
                 jobs.push(job);
             }
@@ -126,41 +124,16 @@ async fn take(tx: &mut Tx, claim: Claim) -> Result<(Vec<Job>, usize), sqlx::Erro
     Ok((jobs, given_up))
 }
 
-/// A task, how many jobs of it were asked for, and those that were leased.
-type Share = (Arc<TaskRow>, usize, Vec<sql::ClaimedRow>);
-
-/// Leases up to `limit` jobs in all, the same number of each task as far as it goes.
-async fn claim_of_each(tx: &mut Tx, tasks: &[Arc<TaskRow>], limit: usize, claim: &Claim) -> Result<Vec<Share>, sqlx::Error> {
+/// Leases up to `share` jobs of a task, in the order of the request.
+fn claim_of(tx: &Tx<'_>, task: &TaskRow, share: usize, claim: &Claim) -> rusqlite::Result<Vec<sql::ClaimedRow>> {
     let until_ms = tx.now_ms + lease::millis(claim.lease);
-    let (mut left, mut shares) = (limit, Vec::<Share>::new());
-    let mut last = None;
-    for (index, task) in tasks.iter().enumerate() {
-        // What is left, shared between the tasks that are left; rounded up so that nothing is left over.
-        let share = left.div_ceil(tasks.len() - index);
-        if share == 0 {
-            break;
-        }
-        left -= share;
-        shares.push((Arc::clone(task), share, Vec::new()));
-        if let Some(statement) = last.replace(sql::claim(task.id, &claim.owner, tx.now_ms, until_ms, share as u64)) {
-            tx.later(&statement);
-        }
-    }
-    let Some(last) = last else { return Ok(shares) };
-    for row in tx.fetch(&last).await? {
-        let row = sql::read_claimed(&row)?;
-        if let Some((_, _, rows)) = shares.iter_mut().find(|(task, ..)| task.id == row.task) {
-            rows.push(row);
-        }
-    }
-    for (_, _, rows) in &mut shares {
-        // RETURNING promises no order.
-        rows.sort_by_key(|row| row.ordinal);
-    }
-    Ok(shares)
+    let mut rows = tx.rows(&sql::claim(task.id, &claim.owner, tx.now_ms, until_ms, share as u64), sql::read_claimed)?;
+    // RETURNING promises no order.
+    rows.sort_by_key(|row| row.ordinal);
+    Ok(rows)
 }
 
-async fn give_up(tx: &mut Tx, job: &Job, crashes: u32) -> Result<(), sqlx::Error> {
+fn give_up(tx: &mut Tx<'_>, job: &Job, crashes: u32) -> rusqlite::Result<()> {
     tracing::error!(task = %job.task.id, device = %job.device, crashes, "the job is given up: its worker died again and again");
     let reason = format!(
         "its worker died {crashes} times in a row with no row published in between; see the service's log of those moments, then submit it again"
@@ -171,7 +144,7 @@ async fn give_up(tx: &mut Tx, job: &Job, crashes: u32) -> Result<(), sqlx::Error
         reason: Some(reason),
         ..Write::default()
     };
-    lease::apply(tx, job, write, tx.now_ms).await.map(|_| ())
+    lease::apply(tx, job, write, tx.now_ms).map(|_| ())
 }
 
 impl Job {

@@ -10,14 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sea_query::UpdateStatement;
-use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::{Queue, QueueError, TaskRow, sql, writer::Tx};
 use crate::{
     kill,
-    task::{HeldRow, JobChange, JobCounts, JobState, Line, Progress, TaskId, TaskState, line},
+    task::{HeldRow, JobChange, JobCounts, JobState, Line, Progress, TaskState, line},
 };
 
 /// Why a write to a job was not made.
@@ -164,12 +162,7 @@ impl Lease {
     async fn write(&self, write: Write) -> Result<(), LeaseError> {
         let (job, length) = (self.job.clone(), self.length);
         let asked = self.claimed.elapsed();
-        let held = self
-            .queue
-            .inner
-            .writer
-            .write(move |tx| Box::pin(async move { apply(tx, &job, write, tx.now_ms + millis(length)).await }))
-            .await?;
+        let held = self.queue.inner.writer.write(move |tx| apply(tx, &job, write, tx.now_ms + millis(length))).await?;
         if !held {
             self.ends_ms.store(0, Ordering::Relaxed);
             return Err(LeaseError::Lost);
@@ -186,7 +179,7 @@ impl From<Report> for Write {
 }
 
 /// Makes a write, if the attempt still has the lease; tells whether it had. The task ends with its last job.
-pub(super) async fn apply(tx: &mut Tx, job: &Job, write: Write, until_ms: i64) -> Result<bool, sqlx::Error> {
+pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: Write, until_ms: i64) -> rusqlite::Result<bool> {
     /// Rows in one statement; SQLite takes 32,766 variables.
     const AT_ONCE: usize = 1_000;
     let mut update = sql::fenced(job.id, job.attempt);
@@ -196,7 +189,7 @@ pub(super) async fn apply(tx: &mut Tx, job: &Job, write: Write, until_ms: i64) -
             JobState::Running
         }
         Some((change, wait)) => {
-            let state = JobState::Running.after(change).map_err(|error| sqlx::Error::Encode(Box::new(error)))?;
+            let state = JobState::Running.after(change).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
             sql::set_state(&mut update, state, wait.map(|wait| tx.now_ms + millis(wait)));
             state
         }
@@ -219,64 +212,49 @@ pub(super) async fn apply(tx: &mut Tx, job: &Job, write: Write, until_ms: i64) -
     if let Some(reason) = &write.reason {
         sql::set_reason(&mut update, reason);
     }
-    let Some(found) = made(tx, job.task.id, &update, state.is_final()).await? else { return Ok(false) };
+    if tx.run(&update)? == 0 {
+        return Ok(false);
+    }
     if write.change.is_none() && write.progress.is_some() {
         kill::point("heartbeat");
     }
     for rows in write.held.chunks(AT_ONCE) {
-        tx.later(&sql::insert_held(job.task.id, job.device, rows, tx.now_ms));
+        tx.run(&sql::insert_held(job.task.id, job.device, rows, tx.now_ms))?;
     }
     let mut ends = None;
-    if !found.sums.is_empty() {
-        ends = Some(end_task(tx, &job.task, &found.sums, &mut lines).await?);
+    if state.is_final() {
+        let sums = tx.rows(&sql::sums_when_ended(job.task.id), sql::read_sums)?;
+        if !sums.is_empty() {
+            ends = Some(end_task(tx, &job.task, sums, &mut lines)?);
+        }
     }
-    tx.log_after(found.last_seq, job.task.id, lines, ends);
+    if !lines.is_empty() {
+        tx.log(job.task.id, lines, ends)?;
+    }
     Ok(true)
 }
 
-/// What is known after a write to a job.
-struct Found {
-    last_seq: u64,
-    /// Rows of [`sql::read_sums`], if the write has ended the task's last job.
-    sums: Vec<SqliteRow>,
-}
-
-/// Makes the update of a job, unless the lease is lost, and asks what the rest of the write must know, all in one go.
-async fn made(tx: &mut Tx, task: TaskId, update: &UpdateStatement, ends: bool) -> Result<Option<Found>, sqlx::Error> {
-    tx.later(update);
-    if ends {
-        tx.later(&sql::sums_when_ended(task));
-    }
-    let (rows, last_seq) = tx.fetch_to_log(task).await?;
-    let mut rows = rows.into_iter();
-    // The update's row is the first, if it was made; the sums follow it.
-    let made = rows.next().is_some_and(|row| sql::is_fenced(&row));
-    Ok(made.then(|| Found { last_seq, sums: rows.collect() }))
-}
-
 /// Ends a task that has no work left; its last line follows `lines`.
-pub(super) async fn end_task(
-    tx: &mut Tx,
+pub(super) fn end_task(
+    tx: &Tx<'_>,
     task: &TaskRow,
-    sums: &[SqliteRow],
+    sums: Vec<(JobState, [u64; 3])>,
     lines: &mut Vec<Line>,
-) -> Result<TaskState, sqlx::Error> {
+) -> rusqlite::Result<TaskState> {
     let took_ms = u64::try_from(tx.now_ms - task.created_at_ms).unwrap_or(0);
     let mut summary = line::Summary { took: Duration::from_millis(took_ms), ..line::Summary::default() };
-    for row in sums {
-        let (state, [jobs, published, held]) = sql::read_sums(row)?;
+    for (state, [jobs, published, held]) in sums {
         count(&mut summary.jobs, state, jobs);
         summary.published += published;
         summary.held += held;
     }
     if summary.jobs.failed > 0 {
-        let rows = tx.fetch(&sql::failures(task.id, line::Summary::FAILURES)).await?;
-        summary.failures = rows.iter().map(sql::read_failure).collect::<Result<_, _>>()?;
+        summary.failures = tx.rows(&sql::failures(task.id, line::Summary::FAILURES), sql::read_failure)?;
     }
     let state = TaskState::of(summary.jobs);
     kill::point("last-event");
     lines.push(line::finished(&summary));
-    tx.later(&sql::set_task_finished(task.id, state, tx.now_ms));
+    tx.run(&sql::set_task_finished(task.id, state, tx.now_ms))?;
     Ok(state)
 }
 

@@ -4,6 +4,7 @@
 //! follows a task's log. All SQL is in `sql/`, all names in `schema.rs`, and one writer makes all changes.
 
 mod claim;
+mod file;
 mod lease;
 mod open;
 mod owner;
@@ -16,9 +17,6 @@ mod writer;
 use std::sync::{Arc, atomic::AtomicI64};
 
 use chrono::{DateTime, Utc};
-use sea_query::SqliteQueryBuilder;
-use sea_query_sqlx::SqlxBinder;
-use sqlx::{AssertSqlSafe, SqlitePool, sqlite::SqliteRow};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
@@ -38,13 +36,13 @@ use crate::{
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum QueueError {
     #[error("{0}")]
-    Away(Arc<sqlx::Error>),
+    Away(Arc<rusqlite::Error>),
     #[error("the queue is closed: the service is stopping")]
     Closed,
 }
 
-impl From<sqlx::Error> for QueueError {
-    fn from(error: sqlx::Error) -> Self {
+impl QueueError {
+    fn away(error: rusqlite::Error) -> Self {
         Self::Away(Arc::new(error))
     }
 }
@@ -88,7 +86,7 @@ pub struct Queue {
 
 struct Inner {
     writer: writer::Writer,
-    readers: SqlitePool,
+    readers: file::Readers,
     hub: Hub,
     clock: Clock,
     /// Told when something may have become claimable.
@@ -104,8 +102,7 @@ impl Queue {
     /// # Errors
     /// The file can't be read.
     pub async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {
-        let rows = self.read(&sql::task(id)).await?;
-        Ok(rows.first().map(sql::read_task).transpose()?)
+        Ok(self.inner.readers.rows(sql::task(id), sql::read_task).await?.pop())
     }
 
     /// The lines of a task's log after `seq`, in order, at most `limit`.
@@ -113,8 +110,7 @@ impl Queue {
     /// # Errors
     /// The file can't be read.
     pub async fn events_after(&self, task: TaskId, seq: u64, limit: u64) -> Result<Vec<LogEvent>, QueueError> {
-        let rows = self.read(&sql::events_after(task, seq, limit)).await?;
-        Ok(rows.iter().map(|row| sql::read_event(task, row)).collect::<Result<_, _>>()?)
+        self.inner.readers.rows(sql::events_after(task, seq, limit), move |row| sql::read_event(task, row)).await
     }
 
     /// The rows of a task that were held back, with their devices.
@@ -122,8 +118,7 @@ impl Queue {
     /// # Errors
     /// The file can't be read.
     pub async fn held_rows(&self, task: TaskId) -> Result<Vec<(Uuid, HeldRow)>, QueueError> {
-        let rows = self.read(&sql::held_rows(task)).await?;
-        Ok(rows.iter().map(sql::read_held).collect::<Result<_, _>>()?)
+        self.inner.readers.rows(sql::held_rows(task), sql::read_held).await
     }
 
     /// How many jobs have not ended; also tells whether the file can be read.
@@ -131,8 +126,7 @@ impl Queue {
     /// # Errors
     /// The file can't be read.
     pub async fn open_jobs(&self) -> Result<u64, QueueError> {
-        let rows = self.read(&sql::open_jobs()).await?;
-        Ok(rows.first().map(sql::read_open_jobs).transpose()?.unwrap_or(0))
+        Ok(self.inner.readers.rows(sql::open_jobs(), sql::read_open_jobs).await?.pop().unwrap_or(0))
     }
 
     /// Follows a task's log from the line after `after`.
@@ -154,11 +148,7 @@ impl Queue {
         const AT_ONCE: u64 = 4;
         let mut removed = 0;
         loop {
-            let some = self
-                .inner
-                .writer
-                .write(move |tx| Box::pin(async move { Ok(tx.fetch(&sql::prune(before_ms, AT_ONCE)).await?.len() as u64) }))
-                .await?;
+            let some = self.inner.writer.write(move |tx| tx.run(&sql::prune(before_ms, AT_ONCE))).await? as u64;
             removed += some;
             if some < AT_ONCE {
                 return Ok(removed);
@@ -174,17 +164,12 @@ impl Queue {
     /// Finishes the changes that wait, and closes the file. What is asked later is refused.
     pub async fn close(&self) {
         self.inner.writer.close().await;
-        self.inner.readers.close().await;
-    }
-
-    async fn read(&self, statement: &impl SqlxBinder) -> Result<Vec<SqliteRow>, QueueError> {
-        let (sql, values) = statement.build_sqlx(SqliteQueryBuilder);
-        Ok(sqlx::query_with(AssertSqlSafe(sql), values).fetch_all(&self.inner.readers).await?)
+        self.inner.readers.close();
     }
 }
 
 /// Tells watchers here of lines that other processes wrote to the same file.
-async fn listen(readers: SqlitePool, hub: Hub, stop: CancellationToken) {
+async fn listen(readers: file::Readers, hub: Hub, stop: CancellationToken) {
     /// What a watcher waits for a line of another process, at the most.
     const EVERY: std::time::Duration = std::time::Duration::from_millis(250);
     /// SQLite's limit of variables in a statement is far above it.
@@ -197,10 +182,9 @@ async fn listen(readers: SqlitePool, hub: Hub, stop: CancellationToken) {
             _ = ticks.tick() => {}
         }
         for tasks in hub.watched().chunks(AT_ONCE) {
-            let (sql, values) = sql::last_seqs(tasks).build_sqlx(SqliteQueryBuilder);
             // A file that can't be read just now can be in a moment, and others report it.
-            let Ok(rows) = sqlx::query_with(AssertSqlSafe(sql), values).fetch_all(&readers).await else { continue };
-            for (task, last_seq) in rows.iter().filter_map(|row| sql::read_log_length(row).ok()) {
+            let lengths = readers.rows(sql::last_seqs(tasks), sql::read_log_length).await.unwrap_or_default();
+            for (task, last_seq) in lengths {
                 hub.grown(task, last_seq);
             }
         }

@@ -9,7 +9,13 @@ use sqlx::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Clock, Inner, Queue, listen, owner::Owner, writer::Writer};
+use super::{
+    Clock, Inner, Queue,
+    file::{self, Readers},
+    listen,
+    owner::Owner,
+    writer::Writer,
+};
 use crate::{config, db, events::Hub};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
@@ -22,7 +28,7 @@ pub enum OpenError {
     #[error("queue file {file}: its directory can't be made or written: {source}")]
     Directory { file: String, source: std::io::Error },
     #[error("queue file {file} can't be opened: {source}. Its directory must exist and be writable for this user")]
-    Open { file: String, source: sqlx::Error },
+    Open { file: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error(
         "queue file {file} is locked by another program. Services share a file gladly; end what holds it alone (a backup, a shell)"
     )]
@@ -48,27 +54,23 @@ impl Queue {
         let file = config.url.to_string();
         let options = db::durable(config.url.reveal()).map_err(|source| OpenError::Url { file: file.clone(), source })?;
         let path = options.get_filename().to_owned();
-        if let Some(directory) = options.get_filename().parent().filter(|path| !path.as_os_str().is_empty()) {
+        if let Some(directory) = path.parent().filter(|path| !path.as_os_str().is_empty()) {
             std::fs::create_dir_all(directory).map_err(|source| OpenError::Directory { file: file.clone(), source })?;
         }
-        let one = db::pool(options.clone(), 1);
-        migrate(&one).await.map_err(|error| explain(file, error))?;
+        let one = db::pool(options, 1);
+        migrate(&one).await.map_err(|error| explain(file.clone(), error))?;
+        one.close().await;
 
         let owner = Owner::register(&path).map_err(|source| OpenError::Directory { file: config.url.to_string(), source })?;
         let hub = Hub::default();
-        let readers = db::pool(options, config.readers);
+        let cannot = |source| OpenError::Open { file: file.clone(), source };
+        let connection = file::connect(&path).map_err(|error| cannot(error.into()))?;
+        let writer = Writer::start(connection, hub.clone(), clock.clone()).map_err(|error| cannot(error.into()))?;
+        let readers = Readers::new(path, config.readers);
         let stop = CancellationToken::new();
         tokio::spawn(listen(readers.clone(), hub.clone(), stop.clone()));
         Ok(Self {
-            inner: Arc::new(Inner {
-                writer: Writer::start(one, hub.clone(), clock.clone()),
-                readers,
-                hub,
-                clock,
-                work: Notify::new(),
-                owner,
-                _listening: stop.drop_guard(),
-            }),
+            inner: Arc::new(Inner { writer, readers, hub, clock, work: Notify::new(), owner, _listening: stop.drop_guard() }),
         })
     }
 }
@@ -101,7 +103,7 @@ fn explain(file: String, error: MigrateError) -> OpenError {
     match code {
         Some(5 | 6) => OpenError::Locked { file },
         Some(11 | 26) => OpenError::Damaged { file, source },
-        Some(8 | 14) => OpenError::Open { file, source },
+        Some(8 | 14) => OpenError::Open { file, source: source.into() },
         _ => OpenError::Migrate { file, source: MigrateError::Execute(source) },
     }
 }

@@ -26,7 +26,7 @@ impl Queue {
     /// # Errors
     /// The file can't be written; nothing was stored.
     pub async fn submit(&self, task: NewTask) -> Result<Submitted, QueueError> {
-        let submitted = self.inner.writer.write(move |tx| Box::pin(submit(tx, task))).await?;
+        let submitted = self.inner.writer.write(move |tx| submit(tx, &task)).await?;
         self.inner.work.notify_one();
         Ok(submitted)
     }
@@ -37,40 +37,35 @@ impl Queue {
     /// # Errors
     /// The file can't be written; nothing was changed.
     pub async fn cancel(&self, task: TaskId) -> Result<Option<Cancelled>, QueueError> {
-        self.inner.writer.write(move |tx| Box::pin(cancel(tx, task))).await
+        self.inner.writer.write(move |tx| cancel(tx, task)).await
     }
 }
 
-async fn cancel(tx: &mut Tx, id: TaskId) -> Result<Option<Cancelled>, sqlx::Error> {
-    let Some(task) = tx.fetch(&sql::task(id)).await?.first().map(sql::read_task).transpose()? else { return Ok(None) };
+fn cancel(tx: &mut Tx<'_>, id: TaskId) -> rusqlite::Result<Option<Cancelled>> {
+    let Some(task) = tx.rows(&sql::task(id), sql::read_task)?.pop() else { return Ok(None) };
     if task.state.is_final() {
         return Ok(Some(Cancelled { task, ended_before: true }));
     }
-    tx.later(&sql::cancel_jobs(id));
-    tx.later(&sql::sums_when_ended(id));
-    let (sums, last_seq) = tx.fetch_to_log(id).await?;
+    tx.run(&sql::cancel_jobs(id))?;
+    let sums = tx.rows(&sql::sums_when_ended(id), sql::read_sums)?;
     let mut lines = Vec::new();
-    let state = lease::end_task(tx, &task, &sums, &mut lines).await?;
-    tx.log_after(last_seq, id, lines, Some(state));
-    Ok(Some(Cancelled { task: TaskRow { state, last_seq: last_seq + 1, ..task }, ended_before: false }))
+    let state = lease::end_task(tx, &task, sums, &mut lines)?;
+    let last_seq = tx.log(id, lines, Some(state))?;
+    Ok(Some(Cancelled { task: TaskRow { state, last_seq, ..task }, ended_before: false }))
 }
 
-async fn submit(tx: &mut Tx, task: NewTask) -> Result<Submitted, sqlx::Error> {
+fn submit(tx: &mut Tx<'_>, task: &NewTask) -> rusqlite::Result<Submitted> {
     /// Rows in one statement; SQLite takes 32,766 variables.
     const AT_ONCE: usize = 1_000;
     if let Some(request_id) = &task.request_id
-        && let Some(row) = tx.fetch(&sql::task_of_request(request_id)).await?.first()
+        && let Some(row) = tx.rows(&sql::task_of_request(request_id), sql::read_task)?.pop()
     {
-        return Ok(Submitted::Existing(sql::read_task(row)?));
+        return Ok(Submitted::Existing(row));
     }
     let id = TaskId::new();
-    tx.later(&sql::insert_task(id, &task, tx.now_ms));
+    tx.run(&sql::insert_task(id, task, tx.now_ms))?;
     for (index, devices) in task.devices.chunks(AT_ONCE).enumerate() {
-        // One text holds the jobs of one statement: a task of thousands is not built up as a whole.
-        if index > 0 {
-            tx.flush().await?;
-        }
-        tx.later(&sql::insert_jobs(id, index * AT_ONCE, devices, tx.now_ms));
+        tx.run(&sql::insert_jobs(id, index * AT_ONCE, devices, tx.now_ms))?;
     }
     Ok(Submitted::Created(id))
 }

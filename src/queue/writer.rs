@@ -1,17 +1,15 @@
-//! The one writer. Whatever is waiting when a transaction begins goes into it, so that many small changes share one
-//! flush of the disk (group commit), and nobody hears of a change, or of a log line, before it is on the disk.
+//! The one writer, a thread of its own. Whatever arrives before a transaction is committed goes into it, so that many small
+//! changes share one flush of the disk (group commit), and nobody hears of a change, or of a log line, before it is on the
+//! disk.
 
-use futures_util::future::BoxFuture;
-use sea_query::{SqliteQueryBuilder, Value, Values};
-use sea_query_sqlx::{SqlxBinder, SqlxValues};
-use sqlx::{AssertSqlSafe, Sqlite, SqlitePool, Transaction, sqlite::SqliteRow};
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rusqlite::{Connection, Row, Transaction, TransactionBehavior};
+use sea_query_rusqlite::RusqliteBinder;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Clock, QueueError, sql};
+use super::{Clock, QueueError, file, sql};
 use crate::{
     events::Hub,
     task::{Line, LogEvent, TaskId, TaskState},
@@ -23,106 +21,33 @@ const WAITING: usize = 1_024;
 const GROUP: usize = 256;
 
 /// An open transaction, and what is to be told once it is committed.
-///
-/// Each way to SQLite's thread and back costs more than most statements do. So a statement of whose outcome nothing
-/// depends is only put down, and goes with the next one that is waited for.
-pub(super) struct Tx {
-    transaction: Transaction<'static, Sqlite>,
+pub(super) struct Tx<'a> {
+    connection: &'a Connection,
     pub now_ms: i64,
     told: Vec<LogEvent>,
-    later: Statements,
-    /// SQLite has heard of the change that is being made.
-    begun: bool,
 }
 
-/// Statements that go in one text; SQLite runs them in order, up to the first that fails.
-#[derive(Default)]
-struct Statements {
-    sql: String,
-    values: Vec<Value>,
-}
-
-impl Statements {
-    fn push(&mut self, statement: &impl SqlxBinder) {
-        let (sql, SqlxValues(values)) = statement.build_sqlx(SqliteQueryBuilder);
-        self.raw(&sql);
-        self.values.extend(values);
+impl Tx<'_> {
+    /// Runs a statement that returns no rows; returns how many it has changed.
+    pub fn run(&self, statement: &impl RusqliteBinder) -> rusqlite::Result<usize> {
+        file::run(self.connection, statement)
     }
 
-    fn raw(&mut self, sql: &str) {
-        if !self.sql.is_empty() {
-            self.sql.push(';');
-        }
-        self.sql.push_str(sql);
-    }
-}
-
-impl Tx {
-    /// Puts a statement down; it runs before the next one that is waited for, or at the end of the change.
-    pub fn later(&mut self, statement: &impl SqlxBinder) {
-        self.later.push(statement);
+    /// Runs a statement, and reads all rows that it returns.
+    pub fn rows<T>(
+        &self,
+        statement: &impl RusqliteBinder,
+        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Vec<T>> {
+        file::rows(self.connection, statement, read)
     }
 
-    /// Runs a statement that returns rows, after those that were put down; returns the rows of all of them.
-    pub async fn fetch(&mut self, statement: &impl SqlxBinder) -> Result<Vec<SqliteRow>, sqlx::Error> {
-        self.later.push(statement);
-        self.begun = true;
-        let Statements { sql, values } = std::mem::take(&mut self.later);
-        sqlx::query_with(AssertSqlSafe(sql), SqlxValues(Values(values))).fetch_all(&mut *self.transaction).await
-    }
-
-    /// Runs the statements that were put down.
-    pub async fn flush(&mut self) -> Result<(), sqlx::Error> {
-        self.begun = true;
-        let Statements { sql, values } = std::mem::take(&mut self.later);
-        sqlx::query_with(AssertSqlSafe(sql), SqlxValues(Values(values))).execute(&mut *self.transaction).await.map(|_| ())
-    }
-
-    /// Makes a change, or undoes what it did before it failed. The outer error is the transaction's.
-    async fn apply(&mut self, change: &mut dyn Change) -> Result<Result<(), sqlx::Error>, sqlx::Error> {
-        let told = self.told.len();
-        self.later.raw("SAVEPOINT change");
-        let mut applied = change.apply(self).await;
-        if applied.is_ok() {
-            self.later.raw("RELEASE change");
-            applied = self.flush().await;
-        }
-        let heard = std::mem::take(&mut self.begun);
-        let Err(own) = applied else { return Ok(Ok(())) };
-        self.told.truncate(told);
-        self.later = Statements::default();
-        if heard {
-            self.later.raw("ROLLBACK TO change");
-            self.later.raw("RELEASE change");
-            // A full disk has ended the transaction, savepoint and all: then the change's error is the transaction's.
-            if self.flush().await.is_err() {
-                return Err(own);
-            }
-        }
-        Ok(Err(own))
-    }
-
-    /// Appends lines to a task's log.
-    pub async fn log(&mut self, task: TaskId, lines: Vec<Line>) -> Result<(), sqlx::Error> {
-        let (_, last_seq) = self.fetch_to_log(task).await?;
-        self.log_after(last_seq, task, lines, None);
-        Ok(())
-    }
-
-    /// Runs the statements that were put down; returns their rows, and the number of the last line of a task's log.
-    pub async fn fetch_to_log(&mut self, task: TaskId) -> Result<(Vec<SqliteRow>, u64), sqlx::Error> {
-        let mut rows = self.fetch(&sql::log_length(task)).await?;
-        let last_seq = rows.pop().map(|row| sql::read_last_seq(&row)).transpose()?.ok_or(sqlx::Error::RowNotFound)?;
-        Ok((rows, last_seq))
-    }
-
-    /// Appends lines to a task's log whose last line is known; `ends` goes with the last.
-    pub fn log_after(&mut self, last_seq: u64, task: TaskId, lines: Vec<Line>, ends: Option<TaskState>) {
+    /// Appends lines to a task's log, `ends` going with the last; returns the number of the last.
+    pub fn log(&mut self, task: TaskId, lines: Vec<Line>, ends: Option<TaskState>) -> rusqlite::Result<u64> {
         let count = lines.len() as u64;
-        if count == 0 {
-            return;
-        }
-        let events: Vec<LogEvent> = (last_seq + 1..)
+        let last_seq = self.rows(&sql::advance_log(task, count), sql::read_last_seq)?.pop();
+        let last_seq = last_seq.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        let events: Vec<LogEvent> = (last_seq - count + 1..)
             .zip(lines)
             .map(|(seq, line)| LogEvent {
                 task,
@@ -130,18 +55,37 @@ impl Tx {
                 at_ms: self.now_ms,
                 ok: line.ok,
                 message: line.message,
-                ends: ends.filter(|_| seq == last_seq + count),
+                ends: ends.filter(|_| seq == last_seq),
             })
             .collect();
-        self.later(&sql::advance_log(task, count));
-        self.later(&sql::insert_events(&events));
+        self.run(&sql::insert_events(&events))?;
         self.told.extend(events);
+        Ok(last_seq)
+    }
+
+    /// Makes a change, or undoes what it did before it failed. The outer error is the transaction's.
+    fn apply(&mut self, change: &mut dyn Change) -> rusqlite::Result<rusqlite::Result<()>> {
+        let told = self.told.len();
+        self.mark("SAVEPOINT change")?;
+        let Err(own) = change.apply(self).and_then(|()| self.mark("RELEASE change")) else { return Ok(Ok(())) };
+        self.told.truncate(told);
+        // A full disk has ended the transaction, savepoint and all: then the change's error is the transaction's.
+        if self.connection.is_autocommit() {
+            return Err(own);
+        }
+        self.mark("ROLLBACK TO change")?;
+        self.mark("RELEASE change")?;
+        Ok(Err(own))
+    }
+
+    fn mark(&self, sql: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(sql)?.execute([]).map(|_| ())
     }
 }
 
 /// A change that waits for its turn.
 trait Change: Send {
-    fn apply<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>>;
+    fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()>;
     /// Answers whoever asked for it, after the commit or instead of it.
     fn settle(self: Box<Self>, committed: Result<(), QueueError>);
 }
@@ -154,16 +98,14 @@ struct Pending<W, T> {
 
 impl<W, T> Change for Pending<W, T>
 where
-    W: for<'a> FnOnce(&'a mut Tx) -> BoxFuture<'a, Result<T, sqlx::Error>> + Send,
+    W: FnOnce(&mut Tx<'_>) -> rusqlite::Result<T> + Send,
     T: Send,
 {
-    fn apply<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), sqlx::Error>> {
-        Box::pin(async {
-            if let Some(work) = self.work.take() {
-                self.value = Some(work(tx).await?);
-            }
-            Ok(())
-        })
+    fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
+        if let Some(work) = self.work.take() {
+            self.value = Some(work(tx)?);
+        }
+        Ok(())
     }
 
     fn settle(self: Box<Self>, committed: Result<(), QueueError>) {
@@ -175,105 +117,102 @@ where
 
 /// The way to the one writer.
 pub(super) struct Writer {
-    changes: mpsc::Sender<Box<dyn Change>>,
-    closing: CancellationToken,
-    running: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    /// `None` once it is closed.
+    changes: Mutex<Option<mpsc::Sender<Box<dyn Change>>>>,
+    ended: CancellationToken,
 }
 
 impl Writer {
-    /// Starts writing to `pool`, which has one connection.
-    pub fn start(pool: SqlitePool, hub: Hub, clock: Clock) -> Self {
+    /// Starts writing.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(connection: Connection, hub: Hub, clock: Clock) -> std::io::Result<Self> {
         let (changes, waiting) = mpsc::channel(WAITING);
-        let closing = CancellationToken::new();
-        let running = tokio::spawn(run(pool, hub, clock, waiting, closing.clone()));
-        Self { changes, closing, running: tokio::sync::Mutex::new(Some(running)) }
+        let ended = CancellationToken::new();
+        let end = ended.clone().drop_guard();
+        let mut pen = Pen { connection, hub, clock, waiting };
+        std::thread::Builder::new().name("queue-writer".to_owned()).spawn(move || {
+            pen.write();
+            drop(pen);
+            drop(end);
+        })?;
+        Ok(Self { changes: Mutex::new(Some(changes)), ended })
     }
 
     /// Makes a change; returns once it is on the disk.
     pub async fn write<T, W>(&self, work: W) -> Result<T, QueueError>
     where
-        W: for<'a> FnOnce(&'a mut Tx) -> BoxFuture<'a, Result<T, sqlx::Error>> + Send + 'static,
+        W: FnOnce(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
+        let changes = self.changes().clone().ok_or(QueueError::Closed)?;
         let (answer, answered) = oneshot::channel();
         let change = Box::new(Pending { work: Some(work), value: None, answer });
-        self.changes.send(change).await.map_err(|_| QueueError::Closed)?;
+        changes.send(change).await.map_err(|_| QueueError::Closed)?;
         answered.await.map_err(|_| QueueError::Closed)?
     }
 
     /// Takes no more changes, and returns when those that wait are made.
     pub async fn close(&self) {
-        self.closing.cancel();
-        if let Some(running) = self.running.lock().await.take() {
-            // An error is a panic that the runtime has already reported.
-            let _ = running.await;
-        }
+        drop(self.changes().take());
+        self.ended.cancelled().await;
+    }
+
+    fn changes(&self) -> MutexGuard<'_, Option<mpsc::Sender<Box<dyn Change>>>> {
+        // Nothing panics while it is locked.
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn run(pool: SqlitePool, hub: Hub, clock: Clock, mut waiting: mpsc::Receiver<Box<dyn Change>>, closing: CancellationToken) {
-    loop {
-        let first = tokio::select! {
-            biased;
-            change = waiting.recv() => change,
-            () = closing.cancelled() => {
-                // Those that are in the channel are still received, then `None`.
-                waiting.close();
-                waiting.recv().await
-            }
-        };
-        let Some(first) = first else { break };
-        let mut group = vec![first];
-        while group.len() < GROUP
-            && let Ok(change) = waiting.try_recv()
-        {
-            group.push(change);
-        }
-        let committed = commit(&pool, &hub, &clock, &mut group).await.map_err(QueueError::from);
-        if committed.is_err() {
-            renew(&pool).await;
-        }
-        for change in group {
-            change.settle(committed.clone());
-        }
-    }
-    pool.close().await;
+/// The writer's thread.
+struct Pen {
+    connection: Connection,
+    hub: Hub,
+    clock: Clock,
+    waiting: mpsc::Receiver<Box<dyn Change>>,
 }
 
-/// Puts a new connection in the place of one whose transaction failed. SQLite ends a transaction by itself when the disk
-/// is full; sqlx then can't roll it back, counts it as open, and would begin no other on this connection, ever.
-async fn renew(pool: &SqlitePool) {
-    if let Ok(connection) = pool.acquire().await {
-        // It has nothing to lose: what failed was told so.
-        let _ = connection.close().await;
-    }
-}
-
-/// One transaction with all changes of a group, or, where the disk is full or broken, with none. A change that fails for a
-/// reason of its own is taken out and answered, and the others go on.
-async fn commit(pool: &SqlitePool, hub: &Hub, clock: &Clock, group: &mut Vec<Box<dyn Change>>) -> Result<(), sqlx::Error> {
-    // IMMEDIATE: a transaction that read first and wrote then could fail with a stale snapshot, which no waiting mends.
-    let transaction = pool.begin_with("BEGIN IMMEDIATE").await?;
-    let mut tx = Tx { transaction, now_ms: clock.now_ms(), told: Vec::new(), later: Statements::default(), begun: false };
-    let mut waiting = std::mem::take(group).into_iter();
-    while let Some(mut change) = waiting.next() {
-        match tx.apply(&mut *change).await {
-            Ok(Ok(())) => group.push(change),
-            Ok(Err(own)) => change.settle(Err(own.into())),
-            Err(error) => {
-                group.push(change);
-                group.extend(waiting);
-                return Err(error);
+impl Pen {
+    /// Writes until nobody can ask for more.
+    fn write(&mut self) {
+        while let Some(first) = self.waiting.blocking_recv() {
+            let mut group = vec![first];
+            let committed = self.commit(&mut group).map_err(QueueError::away);
+            for change in group {
+                change.settle(committed.clone());
             }
         }
+        // For the planner; a queue that can't be written now is none the worse without.
+        let _ = self.connection.execute_batch("PRAGMA analysis_limit = 400; PRAGMA optimize");
     }
-    let Tx { transaction, told, .. } = tx;
-    transaction.commit().await?;
-    for event in told {
-        if let Some(state) = event.ends {
-            tracing::info!(task = %event.task, state = state.as_str(), "{}", event.message);
+
+    /// One transaction with all changes of a group and those that arrive meanwhile, or, where the disk is full or broken, with
+    /// none. A change that fails for a reason of its own is taken out and answered, and the others go on.
+    fn commit(&mut self, group: &mut Vec<Box<dyn Change>>) -> rusqlite::Result<()> {
+        // IMMEDIATE: a transaction that read first and wrote then could fail with a stale snapshot, which no waiting mends.
+        let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
+        let mut tx = Tx { connection: &self.connection, now_ms: self.clock.now_ms(), told: Vec::new() };
+        let mut made = 0;
+        while let Some(change) = group.get_mut(made) {
+            match tx.apply(&mut **change)? {
+                Ok(()) => made += 1,
+                Err(own) => group.swap_remove(made).settle(Err(QueueError::away(own))),
+            }
+            if made == group.len()
+                && made < GROUP
+                && let Ok(next) = self.waiting.try_recv()
+            {
+                group.push(next);
+            }
         }
-        hub.logged(event);
+        transaction.commit()?;
+        for event in tx.told {
+            if let Some(state) = event.ends {
+                tracing::info!(task = %event.task, state = state.as_str(), "{}", event.message);
+            }
+            self.hub.logged(event);
+        }
+        Ok(())
     }
-    Ok(())
 }

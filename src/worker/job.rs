@@ -8,6 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::{
+    sync::mpsc::UnboundedSender,
+    task::{Id, try_id},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -29,6 +33,9 @@ pub struct Signals {
     pub abandon: CancellationToken,
     /// Store or broker are away, as far as the last job knows that got on or did not.
     pub outage: Arc<AtomicBool>,
+    /// The worker's place is free: its work is over, and its end needs only to be stored. So the claim of the next job goes
+    /// to the disk together with it.
+    pub leave: UnboundedSender<Id>,
 }
 
 /// Works on a lease until its job ends, is asked to stop, or is lost.
@@ -198,6 +205,10 @@ impl Worker {
             Outcome::Stopped => {}
             Outcome::Outage(_) => self.signals.outage.store(!grown, Ordering::Relaxed),
             Outcome::Done | Outcome::Failed(_) => self.signals.outage.store(false, Ordering::Relaxed),
+        }
+        if let Some(id) = try_id() {
+            // An error means that the pool has stopped.
+            let _ = self.signals.leave.send(id);
         }
         let (name, written) = match outcome {
             Outcome::Done => {

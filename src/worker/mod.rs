@@ -12,6 +12,7 @@ use std::{
 };
 
 use tokio::{
+    sync::mpsc,
     task::{Id, JoinError, JoinSet},
     time::timeout,
 };
@@ -62,11 +63,12 @@ impl Pool {
     pub async fn run(self, stop: CancellationToken, drain: Duration) {
         let owner = self.queue.owner();
         let (mut places, mut workers) = (HashMap::<Id, Place>::new(), JoinSet::new());
+        let (leave, mut left) = mpsc::unbounded_channel();
         let abandon = CancellationToken::new();
         // After an outage one job at a time tries whether it is over: the others would only say the same.
         let outage = Arc::new(AtomicBool::new(false));
         let mut looked = Instant::now().checked_sub(LOOK_EVERY).unwrap_or_else(Instant::now);
-        loop {
+        'working: loop {
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
                 if let Err(error) = self.queue.end_leases_of_the_dead().await {
@@ -79,7 +81,12 @@ impl Pool {
                 for lease in self.claim(&owner, free).await {
                     kill::point("claimed");
                     let place = Place { task: lease.job.task.id, since: Instant::now(), stop: stop.child_token() };
-                    let signals = Signals { stop: place.stop.clone(), abandon: abandon.clone(), outage: Arc::clone(&outage) };
+                    let signals = Signals {
+                        stop: place.stop.clone(),
+                        abandon: abandon.clone(),
+                        outage: Arc::clone(&outage),
+                        leave: leave.clone(),
+                    };
                     let worker = workers.spawn(job::run(self.clone(), lease, signals));
                     places.insert(worker.id(), place);
                 }
@@ -87,20 +94,29 @@ impl Pool {
             } else {
                 self.make_way(&places).await;
             }
-            tokio::select! {
-                () = stop.cancelled() => break,
-                Some(left) = workers.join_next_with_id() => {
-                    Self::leave(left, &mut places);
-                    if places.len() > allowed / 2 {
-                        tokio::time::sleep(GATHER).await;
+            // Until there may be something to claim, and a place for it.
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => break 'working,
+                    Some(worker) = left.recv() => {
+                        places.remove(&worker);
+                        if places.len() > allowed / 2 {
+                            tokio::time::sleep(GATHER).await;
+                        }
+                        // All that have come free meanwhile, so that they are filled in one claim.
+                        while let Ok(worker) = left.try_recv() {
+                            places.remove(&worker);
+                        }
+                        break;
                     }
-                    // All that have ended meanwhile, so that their places are filled in one claim.
-                    while let Some(left) = workers.try_join_next_with_id() {
-                        Self::leave(left, &mut places);
+                    Some(ended) = workers.join_next_with_id() => {
+                        if Self::ended(ended, &mut places) {
+                            break;
+                        }
                     }
+                    () = self.queue.work_arrived(), if free > 0 => break,
+                    () = tokio::time::sleep(ASK_EVERY) => break,
                 }
-                () = self.queue.work_arrived(), if free > 0 => {}
-                () = tokio::time::sleep(ASK_EVERY) => {}
             }
         }
         let drained = timeout(drain, async { while workers.join_next().await.is_some() {} }).await;
@@ -127,16 +143,13 @@ impl Pool {
         }
     }
 
-    fn leave(left: Result<(Id, ()), JoinError>, places: &mut HashMap<Id, Place>) {
-        match left {
-            Ok((id, ())) => {
-                places.remove(&id);
-            }
-            Err(error) => {
-                places.remove(&error.id());
-                tracing::error!(%error, "a worker died; its job is taken over when its lease expires");
-            }
+    /// A worker has ended; tells whether it had not left its place before.
+    fn ended(ended: Result<(Id, ()), JoinError>, places: &mut HashMap<Id, Place>) -> bool {
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+        if let Err(error) = ended {
+            tracing::error!(%error, "a worker died; its job is taken over when its lease expires");
         }
+        places.remove(&id).is_some()
     }
 
     /// When a task has no place here, and work to be done, and another has more than its share: that gives one up.

@@ -1,10 +1,10 @@
 //! Jobs: put in the queue, claimed, and changed by whoever has the lease.
 
+use rusqlite::Row;
 use sea_query::{Condition, Expr, ExprTrait, InsertStatement, Order, Query, SimpleExpr, UpdateStatement};
-use sqlx::{Row, sqlite::SqliteRow};
 use uuid::Uuid;
 
-use super::{Result, bad, count, int, text, uuid};
+use super::{Result, int, text, uuid};
 use crate::{
     queue::schema::Job,
     task::{JobState, Position, Progress, TaskId},
@@ -48,7 +48,6 @@ pub fn claim(task: TaskId, owner: &str, now_ms: i64, until_ms: i64, limit: u64) 
         .and_where(Expr::col(Job::Id).in_subquery(due))
         .returning(Query::returning().columns([
             Job::Id,
-            Job::TaskId,
             Job::Ordinal,
             Job::DeviceId,
             Job::DeviceName,
@@ -72,7 +71,6 @@ pub fn end_leases(owner: &str, now_ms: i64) -> UpdateStatement {
         .and_where(Expr::col(Job::Owner).eq(owner))
         .and_where(Expr::col(Job::State).eq(JobState::Running.as_str()))
         .and_where(Expr::col(Job::DueAt).gt(now_ms))
-        .returning(Query::returning().column(Job::Id))
         .take()
 }
 
@@ -90,7 +88,6 @@ pub fn cancel_jobs(task: TaskId) -> UpdateStatement {
 /// A job as a claim returns it.
 pub struct ClaimedRow {
     pub id: i64,
-    pub task: TaskId,
     pub ordinal: i64,
     pub device: Uuid,
     pub device_name: Option<String>,
@@ -101,24 +98,22 @@ pub struct ClaimedRow {
     pub progress: Progress,
 }
 
-pub fn read_claimed(row: &SqliteRow) -> Result<ClaimedRow> {
-    let time: Option<i64> = row.try_get("cursor_time")?;
-    let key: Option<String> = row.try_get("cursor_key")?;
-    let total: Option<i64> = row.try_get("total")?;
+pub fn read_claimed(row: &Row<'_>) -> Result<ClaimedRow> {
+    let time: Option<i64> = row.get("cursor_time")?;
+    let key: Option<String> = row.get("cursor_key")?;
     Ok(ClaimedRow {
-        id: row.try_get("id")?,
-        task: TaskId(uuid(row, "task_id")?),
-        ordinal: row.try_get("ordinal")?,
+        id: row.get("id")?,
+        ordinal: row.get("ordinal")?,
         device: uuid(row, "device_id")?,
-        device_name: row.try_get("device_name")?,
-        attempt: row.try_get("attempt")?,
-        outages: row.try_get("outages")?,
-        crashes: row.try_get("crashes")?,
-        total: total.map(u64::try_from).transpose().map_err(bad)?,
+        device_name: row.get("device_name")?,
+        attempt: row.get("attempt")?,
+        outages: row.get("outages")?,
+        crashes: row.get("crashes")?,
+        total: row.get("total")?,
         progress: Progress {
             cursor: time.zip(key).map(|(time_us, key)| Position { time_us, key }),
-            published: count(row, "published")?,
-            held: count(row, "held")?,
+            published: row.get("published")?,
+            held: row.get("held")?,
         },
     })
 }
@@ -133,13 +128,7 @@ pub fn fenced(job: i64, attempt: i64) -> UpdateStatement {
                 .add(Expr::col(Job::Attempt).eq(attempt))
                 .add(Expr::col(Job::State).eq(JobState::Running.as_str())),
         )
-        .returning(Query::returning().column(Job::Id))
         .take()
-}
-
-/// Whether a row is that of a [`fenced`] update, so that the update was made.
-pub fn is_fenced(row: &SqliteRow) -> bool {
-    row.try_get::<i64, _>("id").is_ok()
 }
 
 /// Sets cursor and counts.

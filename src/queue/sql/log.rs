@@ -1,30 +1,27 @@
 //! The numbered log of a task, and the rows that were held back.
 
+use rusqlite::{Row, types::ValueRef};
 use sea_query::{Expr, ExprTrait, InsertStatement, OnConflict, Order, Query, SelectStatement, UpdateStatement};
-use sqlx::{Row, sqlite::SqliteRow};
 use uuid::Uuid;
 
-use super::{Result, bad, count, int, text, uuid};
+use super::{Result, int, state, text, uuid};
 use crate::{
     queue::schema::{Event, Quarantine, Task},
     task::{HeldRow, LogEvent, Position, TaskId, TaskState},
 };
 
+/// Makes a task's log longer; returns the number of its last line.
 pub fn advance_log(task: TaskId, lines: u64) -> UpdateStatement {
     Query::update()
         .table(Task::Table)
         .value(Task::LastSeq, Expr::col(Task::LastSeq).add(int(lines)))
         .and_where(Expr::col(Task::Id).eq(text(task)))
+        .returning(Query::returning().column(Task::LastSeq))
         .take()
 }
 
-/// The number of the last line.
-pub fn log_length(task: TaskId) -> SelectStatement {
-    Query::select().column(Task::LastSeq).from(Task::Table).and_where(Expr::col(Task::Id).eq(text(task))).take()
-}
-
-pub fn read_last_seq(row: &SqliteRow) -> Result<u64> {
-    count(row, "last_seq")
+pub fn read_last_seq(row: &Row<'_>) -> Result<u64> {
+    row.get("last_seq")
 }
 
 pub fn insert_events(events: &[LogEvent]) -> InsertStatement {
@@ -56,14 +53,17 @@ pub fn events_after(task: TaskId, seq: u64, limit: u64) -> SelectStatement {
         .take()
 }
 
-pub fn read_event(task: TaskId, row: &SqliteRow) -> Result<LogEvent> {
+pub fn read_event(task: TaskId, row: &Row<'_>) -> Result<LogEvent> {
     Ok(LogEvent {
         task,
-        seq: count(row, "seq")?,
-        at_ms: row.try_get("at")?,
-        ok: row.try_get::<i64, _>("ok")? != 0,
-        message: row.try_get("message")?,
-        ends: row.try_get::<Option<&str>, _>("ends")?.map(str::parse).transpose().map_err(bad)?,
+        seq: row.get("seq")?,
+        at_ms: row.get("at")?,
+        ok: row.get::<_, i64>("ok")? != 0,
+        message: row.get("message")?,
+        ends: match row.get_ref("ends")? {
+            ValueRef::Null => None,
+            _ => Some(state(row, "ends")?),
+        },
     })
 }
 
@@ -105,7 +105,7 @@ pub fn held_rows(task: TaskId) -> SelectStatement {
         .take()
 }
 
-pub fn read_held(row: &SqliteRow) -> Result<(Uuid, HeldRow)> {
-    let position = Position { time_us: row.try_get("row_time")?, key: row.try_get("row_key")? };
-    Ok((uuid(row, "device_id")?, HeldRow { position, reason: row.try_get("reason")? }))
+pub fn read_held(row: &Row<'_>) -> Result<(Uuid, HeldRow)> {
+    let position = Position { time_us: row.get("row_time")?, key: row.get("row_key")? };
+    Ok((uuid(row, "device_id")?, HeldRow { position, reason: row.get("reason")? }))
 }

@@ -4,8 +4,10 @@ mod job;
 mod log;
 mod task;
 
+use std::str::FromStr;
+
 use chrono::{DateTime, Utc};
-use sqlx::{Row, sqlite::SqliteRow};
+use rusqlite::{Error, Row, types::Type};
 use uuid::Uuid;
 
 pub use job::*;
@@ -14,7 +16,7 @@ pub use task::*;
 
 use crate::task::TaskId;
 
-type Result<T> = std::result::Result<T, sqlx::Error>;
+type Result<T> = rusqlite::Result<T>;
 
 fn text(id: TaskId) -> String {
     id.to_string()
@@ -25,18 +27,20 @@ fn int(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn bad<E: Into<Box<dyn std::error::Error + Send + Sync>>>(error: E) -> sqlx::Error {
-    sqlx::Error::Decode(error.into())
+/// A text of the file that does not say what it should.
+fn bad(column: &str, error: impl std::error::Error) -> Error {
+    Error::FromSqlConversionFailure(0, Type::Text, format!("{column}: {error}").into())
 }
 
-fn count(row: &SqliteRow, column: &str) -> Result<u64> {
-    row.try_get::<i64, _>(column)?.try_into().map_err(bad)
+fn uuid(row: &Row<'_>, column: &str) -> Result<Uuid> {
+    Uuid::try_parse(row.get_ref(column)?.as_str()?).map_err(|error| bad(column, error))
 }
 
-fn uuid(row: &SqliteRow, column: &str) -> Result<Uuid> {
-    Uuid::try_parse(row.try_get(column)?).map_err(bad)
+fn moment(row: &Row<'_>, column: &str) -> Result<DateTime<Utc>> {
+    let time = DateTime::parse_from_rfc3339(row.get_ref(column)?.as_str()?).map_err(|error| bad(column, error))?;
+    Ok(time.to_utc())
 }
 
-fn moment(row: &SqliteRow, column: &str) -> Result<DateTime<Utc>> {
-    Ok(DateTime::parse_from_rfc3339(row.try_get(column)?).map_err(bad)?.to_utc())
+fn state<S: FromStr<Err: std::error::Error>>(row: &Row<'_>, column: &str) -> Result<S> {
+    row.get_ref(column)?.as_str()?.parse().map_err(|error| bad(column, error))
 }

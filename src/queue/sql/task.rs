@@ -2,9 +2,10 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use sea_query::{Alias, DeleteStatement, Expr, ExprTrait, Func, InsertStatement, Order, Query, SelectStatement, UpdateStatement};
-use sqlx::{Row, sqlite::SqliteRow};
 
-use super::{Result, bad, count, moment, text, uuid};
+use rusqlite::Row;
+
+use super::{Result, moment, state, text, uuid};
 use crate::{
     queue::{
         TaskRow,
@@ -67,16 +68,16 @@ pub fn task(id: TaskId) -> SelectStatement {
     select_task().and_where(Expr::col(Task::Id).eq(text(id))).take()
 }
 
-pub fn read_task(row: &SqliteRow) -> Result<TaskRow> {
+pub fn read_task(row: &Row<'_>) -> Result<TaskRow> {
     Ok(TaskRow {
         id: TaskId(uuid(row, "id")?),
         thing: uuid(row, "thing_id")?,
-        topic: row.try_get("topic")?,
+        topic: row.get("topic")?,
         from: moment(row, "range_from")?,
         to: moment(row, "range_to")?,
-        state: row.try_get::<&str, _>("state")?.parse().map_err(bad)?,
-        last_seq: count(row, "last_seq")?,
-        created_at_ms: row.try_get("created_at")?,
+        state: state(row, "state")?,
+        last_seq: row.get("last_seq")?,
+        created_at_ms: row.get("created_at")?,
     })
 }
 
@@ -89,8 +90,8 @@ pub fn last_seqs(tasks: &[TaskId]) -> SelectStatement {
         .take()
 }
 
-pub fn read_log_length(row: &SqliteRow) -> Result<(TaskId, u64)> {
-    Ok((TaskId(uuid(row, "id")?), count(row, "last_seq")?))
+pub fn read_log_length(row: &Row<'_>) -> Result<(TaskId, u64)> {
+    Ok((TaskId(uuid(row, "id")?), row.get("last_seq")?))
 }
 
 pub fn set_task_served(id: TaskId, turn: i64) -> UpdateStatement {
@@ -127,7 +128,7 @@ pub fn tasks_due(now_ms: i64, limit: u64) -> SelectStatement {
         .take()
 }
 
-pub fn read_task_id(row: &SqliteRow) -> Result<TaskId> {
+pub fn read_task_id(row: &Row<'_>) -> Result<TaskId> {
     uuid(row, "id").map(TaskId)
 }
 
@@ -140,8 +141,8 @@ pub fn last_turn() -> SelectStatement {
         .take()
 }
 
-pub fn read_turn(row: &SqliteRow) -> Result<i64> {
-    Ok(row.try_get::<Option<i64>, _>("turn")?.unwrap_or(0))
+pub fn read_turn(row: &Row<'_>) -> Result<i64> {
+    Ok(row.get::<_, Option<i64>>("turn")?.unwrap_or(0))
 }
 
 /// What became of the jobs of a task; nothing while one of them has not ended.
@@ -168,9 +169,9 @@ pub fn sums_when_ended(task: TaskId) -> SelectStatement {
 }
 
 /// State, and jobs, rows published and rows held back in it.
-pub fn read_sums(row: &SqliteRow) -> Result<(JobState, [u64; 3])> {
-    let state = row.try_get::<&str, _>("state")?.parse().map_err(bad)?;
-    Ok((state, [count(row, "jobs")?, count(row, "published")?, count(row, "held")?]))
+pub fn read_sums(row: &Row<'_>) -> Result<(JobState, [u64; 3])> {
+    let state = state(row, "state")?;
+    Ok((state, [row.get("jobs")?, row.get("published")?, row.get("held")?]))
 }
 
 pub fn failures(task: TaskId, limit: u64) -> SelectStatement {
@@ -184,8 +185,8 @@ pub fn failures(task: TaskId, limit: u64) -> SelectStatement {
         .take()
 }
 
-pub fn read_failure(row: &SqliteRow) -> Result<(String, String)> {
-    Ok((row.try_get("device_id")?, row.try_get::<Option<String>, _>("reason")?.unwrap_or_default()))
+pub fn read_failure(row: &Row<'_>) -> Result<(String, String)> {
+    Ok((row.get("device_id")?, row.get::<_, Option<String>>("reason")?.unwrap_or_default()))
 }
 
 /// Removes a few tasks that ended before a moment, with all that hangs on them.
@@ -196,11 +197,7 @@ pub fn prune(before_ms: i64, limit: u64) -> DeleteStatement {
         .and_where(Expr::col(Task::FinishedAt).lt(before_ms))
         .limit(limit)
         .take();
-    Query::delete()
-        .from_table(Task::Table)
-        .and_where(Expr::col(Task::Id).in_subquery(old))
-        .returning(Query::returning().column(Task::Id))
-        .take()
+    Query::delete().from_table(Task::Table).and_where(Expr::col(Task::Id).in_subquery(old)).take()
 }
 
 /// How many jobs have not ended.
@@ -212,6 +209,6 @@ pub fn open_jobs() -> SelectStatement {
         .take()
 }
 
-pub fn read_open_jobs(row: &SqliteRow) -> Result<u64> {
-    count(row, "jobs")
+pub fn read_open_jobs(row: &Row<'_>) -> Result<u64> {
+    row.get("jobs")
 }

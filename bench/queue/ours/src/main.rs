@@ -15,7 +15,7 @@ use data_patch::{
     queue::{Clock, Queue, Report},
     task::NewTask,
 };
-use tokio::task::JoinSet;
+use tokio::{sync::mpsc, task::JoinSet};
 use uuid::Uuid;
 
 /// The service's own defaults.
@@ -66,22 +66,29 @@ fn task() -> NewTask {
     }
 }
 
-/// As `worker::Pool::run`: one claims for all the free places at once, each job ends in a task of its own.
+/// As `worker::Pool::run`: one claims for all the free places at once, each job ends in a task of its own, and its place is
+/// free when its work is over, before its end is stored.
 async fn work(queue: &Queue, jobs: usize, places: usize) {
     let owner: Arc<str> = queue.owner();
-    let (mut working, mut done) = (JoinSet::new(), 0);
-    while done < jobs {
-        let free = places - working.len();
-        if free > 0 {
-            for lease in queue.claim(&owner, free, LEASE, MAX_CRASHES).await.expect("claiming").leases {
-                working.spawn(async move { lease.succeed(Report::default()).await.expect("finishing") });
-            }
+    let (leave, mut left) = mpsc::unbounded_channel();
+    let (mut working, mut claimed, mut free) = (JoinSet::new(), 0, places);
+    while claimed < jobs {
+        for lease in queue.claim(&owner, free, LEASE, MAX_CRASHES).await.expect("claiming").leases {
+            (claimed, free) = (claimed + 1, free - 1);
+            let leave = leave.clone();
+            working.spawn(async move {
+                leave.send(()).expect("the pool works");
+                lease.succeed(Report::default()).await.expect("finishing");
+            });
         }
-        working.join_next().await.expect("a job was claimed").expect("no worker panics");
-        done += 1;
-        while let Some(left) = working.try_join_next() {
-            left.expect("no worker panics");
-            done += 1;
+        left.recv().await.expect("a job was claimed");
+        free += 1;
+        while left.try_recv().is_ok() {
+            free += 1;
+        }
+        while let Some(ended) = working.try_join_next() {
+            ended.expect("no worker panics");
         }
     }
+    working.join_all().await;
 }
