@@ -28,6 +28,17 @@ use crate::config;
 use producer::Producer;
 use topics::Topics;
 
+/// How a job's rows are put into batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pace {
+    /// There are few: sent nearly at once.
+    Little,
+    /// There are many: batches may fill.
+    Much,
+    /// One message a batch, one at a time: what is refused for its size is that message.
+    Careful,
+}
+
 /// What Kafka's brokers take in one batch unless they are told otherwise is a little above it.
 const BATCH_BYTES: usize = 1_000_000;
 
@@ -42,7 +53,7 @@ struct Inner {
     /// Host and port of the brokers, the embedded one's too.
     brokers: String,
     topics: Topics,
-    /// Nearly always there is one.
+    /// Nearly always there are two.
     producers: Mutex<HashMap<Batches, Arc<Producer>>>,
     room: Arc<Semaphore>,
 }
@@ -56,7 +67,7 @@ impl Kafka {
         let kafka = Self {
             inner: Arc::new(Inner {
                 topics: Topics::new(
-                    &client_config(config, brokers),
+                    &client_config(config, brokers, Pace::Little),
                     Duration::from_secs(config.lookup_timeout_seconds),
                     !config.is_embedded(),
                 )?,
@@ -66,8 +77,8 @@ impl Kafka {
                 room: Arc::new(Semaphore::new(config.in_flight_bytes)),
             }),
         };
-        // The producer that nearly every topic uses; a wrong property is told at the start, not by the first job.
-        kafka.producer(Batches { bytes: BATCH_BYTES, single: false })?;
+        // One that nearly every topic uses; a wrong property is told at the start, not by the first job.
+        kafka.producer(Batches { bytes: BATCH_BYTES, pace: Pace::Little })?;
         Ok(kafka)
     }
 
@@ -97,14 +108,15 @@ impl Kafka {
         self.inner.topics.ping().await
     }
 
-    /// The way of a job's rows into a topic that exists. `careful`: one message a batch, one at a time.
+    /// The way of a job's rows into a topic that exists. Not to be changed while rows of the job are on their way: those of
+    /// another pace could overtake them.
     ///
     /// # Errors
     /// As [`look_up`](Self::look_up).
-    pub async fn sender(&self, topic: &str, records: Records, careful: bool) -> Result<Sender, KafkaError> {
+    pub async fn sender(&self, topic: &str, records: Records, pace: Pace) -> Result<Sender, KafkaError> {
         let limit = self.inner.topics.look_up(topic).await?.max_message_bytes;
         let bytes = limit.map_or(BATCH_BYTES, |limit| limit.min(BATCH_BYTES));
-        let producer = self.producer(Batches { bytes, single: careful })?;
+        let producer = self.producer(Batches { bytes, pace })?;
         Ok(Sender::new(producer, topic, records, Arc::clone(&self.inner.room), self.inner.config.in_flight_bytes))
     }
 
@@ -133,9 +145,9 @@ impl Kafka {
                 return Err(KafkaError::Refused(reason));
             }
         }
-        let mut config = client_config(&self.inner.config, &self.inner.brokers);
+        let mut config = client_config(&self.inner.config, &self.inner.brokers, batches.pace);
         config.set("batch.size", batches.bytes.to_string());
-        if batches.single {
+        if batches.pace == Pace::Careful {
             config.set("batch.num.messages", "1");
         }
         let producer = Arc::new(Producer::new(&config, batches)?);
@@ -149,18 +161,18 @@ impl Kafka {
 struct Batches {
     /// Bytes at the most, unless a single message is larger.
     bytes: usize,
-    /// One message in each: what is refused for its size is that message.
-    single: bool,
+    pace: Pace,
 }
 
 /// Our choice of librdkafka's properties, the operator's above it, and above both what the promises rest on.
-fn client_config(config: &config::Kafka, brokers: &str) -> ClientConfig {
+fn client_config(config: &config::Kafka, brokers: &str, pace: Pace) -> ClientConfig {
+    // Full batches cost Kafka and us less; few rows are not to wait for others.
+    let linger_ms = if pace == Pace::Much { "50" } else { "1" };
     let mut client = ClientConfig::new();
     client
         .set("client.id", "data-patch")
         .set("compression.type", "lz4")
-        // Long enough to fill batches while there is much, short enough not to be felt while there is little.
-        .set("linger.ms", "5")
+        .set("linger.ms", linger_ms)
         .set("batch.num.messages", "100000")
         .set("socket.keepalive.enable", "true")
         .set("reconnect.backoff.max.ms", "2000")

@@ -16,7 +16,7 @@ use rdkafka::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Batches, Flight, KafkaError, Records, Settled};
+use super::{Batches, Flight, KafkaError, Pace, Records, Settled};
 use crate::{iota::Key, kill};
 
 /// What a message weighs beside key and document, about: headers, bookkeeping here and in librdkafka.
@@ -162,7 +162,7 @@ impl Sender {
             time_us: row.time_us,
             key: row.key,
             // A message that does not fit in a batch has one of its own.
-            alone: self.producer.batches.single || doc.len() > self.producer.batches.bytes,
+            alone: self.producer.batches.pace == Pace::Careful || doc.len() > self.producer.batches.bytes,
         });
         let record = BaseRecord::with_opaque_to(&self.topic, receipt).key(self.records.key()).payload(doc).headers(headers);
         if let Err((error, record)) = self.producer.native.send(record) {
@@ -181,7 +181,7 @@ impl Sender {
             flight.settle(number, time_us, key, how);
             return flight.failure().map_or(Ok(()), Err);
         }
-        if self.producer.batches.single {
+        if self.producer.batches.pace == Pace::Careful {
             flight.settled().await?;
         }
         Ok(())

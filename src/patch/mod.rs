@@ -16,7 +16,7 @@ pub use guard::Guard;
 use crate::{
     config::GuardMode,
     iota::{Beginning, Rows, Selection, Store, StoreError},
-    kafka::{Flight, Kafka, KafkaError, Outgoing, Records, Sender},
+    kafka::{Flight, Kafka, KafkaError, Outgoing, Pace, Records, Sender},
     kill,
     task::{HeldRow, Position, TaskId},
 };
@@ -151,20 +151,26 @@ impl Patcher {
         report: &impl Report,
         careful: bool,
     ) -> Result<(Sender, Rows), Interrupted> {
-        let sender = self.kafka.sender(&patch.topic, Records::new(patch.task, patch.device), careful).await?;
+        self.kafka.look_up(&patch.topic).await?;
         let selection = Selection { device: patch.device, from: patch.from, to: patch.to, after: flight.cursor() };
-        if patch.total.is_some() || selection.after.is_some() || careful {
-            return Ok((sender, self.store.rows(selection)));
-        }
+        let (pace, rows) = if patch.total.is_some() || selection.after.is_some() || careful {
+            (if careful { Pace::Careful } else { Pace::Much }, self.store.rows(selection))
+        } else {
+            self.begin(patch, selection, report).await?
+        };
+        let sender = self.kafka.sender(&patch.topic, Records::new(patch.task, patch.device), pace).await?;
+        Ok((sender, rows))
+    }
+
+    /// Begins with a device of which nothing is known yet.
+    async fn begin(&self, patch: &Patch, selection: Selection, report: &impl Report) -> Result<(Pace, Rows), Interrupted> {
         let mut opened = self.store.open(patch.thing, selection.clone());
         let device = opened.device().await?.ok_or(Interrupted::NoDevice)?;
         let mut rows = opened.rows;
-        let beginning = rows.begin().await;
-        let selection = Selection { after: None, ..selection };
-        let total = match beginning {
+        let (pace, total) = match rows.begin().await {
             // What was read is all there is: no need to ask.
-            Ok(Beginning { rows, is_all: true }) => rows,
-            Ok(Beginning { is_all: false, .. }) => self.store.count(&selection).await?,
+            Ok(Beginning { rows, is_all: true }) => (Pace::Little, rows),
+            Ok(Beginning { is_all: false, .. }) => (Pace::Much, self.store.count(&selection).await?),
             Err(error) if error.is_outage() => return Err(error.into()),
             Err(error) => {
                 // Counting may tell what is wrong more exactly.
@@ -173,7 +179,7 @@ impl Patcher {
             }
         };
         report.counted(device.name, total);
-        Ok((sender, rows))
+        Ok((pace, rows))
     }
 
     /// Sends rows until there are no more.
