@@ -124,13 +124,16 @@ fn take(tx: &mut Tx<'_>, claim: &Claim) -> rusqlite::Result<(Vec<Job>, usize)> {
     Ok((jobs, given_up))
 }
 
-/// Leases up to `share` jobs of a task, in the order of the request.
-fn claim_of(tx: &Tx<'_>, task: &TaskRow, share: usize, claim: &Claim) -> rusqlite::Result<Vec<sql::ClaimedRow>> {
+/// Leases up to `share` jobs of a task.
+fn claim_of(tx: &Tx<'_>, task: &TaskRow, share: usize, claim: &Claim) -> rusqlite::Result<Vec<sql::DueRow>> {
     let until_ms = tx.now_ms + lease::millis(claim.lease);
-    let mut rows = tx.rows(&sql::claim(task.id, &claim.owner, tx.now_ms, until_ms, share as u64), sql::read_claimed)?;
-    // RETURNING promises no order.
-    rows.sort_by_key(|row| row.ordinal);
-    Ok(rows)
+    let mut due = tx.rows(&sql::due_jobs(task.id, tx.now_ms, share as u64), sql::read_due)?;
+    // Those due longest, in the order of the request.
+    due.sort_by_key(|job| job.ordinal);
+    for job in &due {
+        tx.run(&sql::lease(job, &claim.owner, until_ms))?;
+    }
+    Ok(due)
 }
 
 fn give_up(tx: &mut Tx<'_>, job: &Job, crashes: u32) -> rusqlite::Result<()> {
@@ -144,11 +147,11 @@ fn give_up(tx: &mut Tx<'_>, job: &Job, crashes: u32) -> rusqlite::Result<()> {
         reason: Some(reason),
         ..Write::default()
     };
-    lease::apply(tx, job, write, tx.now_ms).map(|_| ())
+    lease::apply(tx, job, &write, tx.now_ms).map(|_| ())
 }
 
 impl Job {
-    fn new(task: Arc<TaskRow>, row: sql::ClaimedRow) -> Self {
+    fn new(task: Arc<TaskRow>, row: sql::DueRow) -> Self {
         Self {
             id: row.id,
             task,

@@ -162,7 +162,7 @@ impl Lease {
     async fn write(&self, write: Write) -> Result<(), LeaseError> {
         let (job, length) = (self.job.clone(), self.length);
         let asked = self.claimed.elapsed();
-        let held = self.queue.inner.writer.write(move |tx| apply(tx, &job, write, tx.now_ms + millis(length))).await?;
+        let held = self.queue.inner.writer.write(move |tx| apply(tx, &job, &write, tx.now_ms + millis(length))).await?;
         if !held {
             self.ends_ms.store(0, Ordering::Relaxed);
             return Err(LeaseError::Lost);
@@ -179,7 +179,7 @@ impl From<Report> for Write {
 }
 
 /// Makes a write, if the attempt still has the lease; tells whether it had. The task ends with its last job.
-pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: Write, until_ms: i64) -> rusqlite::Result<bool> {
+pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &Write, until_ms: i64) -> rusqlite::Result<bool> {
     /// Rows in one statement; SQLite takes 32,766 variables.
     const AT_ONCE: usize = 1_000;
     let mut update = sql::fenced(job.id, job.attempt);
@@ -199,7 +199,7 @@ pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: Write, until_ms: i64) -> 
         sql::set_counted(&mut update, name.as_deref(), *total);
         lines.push(line::counted(job.device, name.as_deref().unwrap_or("-"), *total));
     }
-    lines.extend(write.lines);
+    lines.extend(write.lines.iter().cloned());
     if let Some(progress) = &write.progress {
         sql::set_progress(&mut update, progress);
     }
@@ -234,7 +234,7 @@ pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: Write, until_ms: i64) -> 
     Ok(true)
 }
 
-/// Ends a task that has no work left; its last line follows `lines`.
+/// How a task ends that has no work left; its last line is added to `lines`, and ends it when it is logged.
 pub(super) fn end_task(
     tx: &Tx<'_>,
     task: &TaskRow,
@@ -254,7 +254,6 @@ pub(super) fn end_task(
     let state = TaskState::of(summary.jobs);
     kill::point("last-event");
     lines.push(line::finished(&summary));
-    tx.run(&sql::set_task_finished(task.id, state, tx.now_ms))?;
     Ok(state)
 }
 

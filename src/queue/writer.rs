@@ -42,12 +42,12 @@ impl Tx<'_> {
         file::rows(self.connection, statement, read)
     }
 
-    /// Appends lines to a task's log, `ends` going with the last; returns the number of the last.
+    /// Appends lines to a task's log, and with the last ends the task if it `ends`; returns the number of the last.
     pub fn log(&mut self, task: TaskId, lines: Vec<Line>, ends: Option<TaskState>) -> rusqlite::Result<u64> {
-        let count = lines.len() as u64;
-        let last_seq = self.rows(&sql::advance_log(task, count), sql::read_last_seq)?.pop();
-        let last_seq = last_seq.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-        let events: Vec<LogEvent> = (last_seq - count + 1..)
+        let before = self.rows(&sql::last_seq(task), sql::read_last_seq)?.pop();
+        let before = before.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        let last_seq = before + lines.len() as u64;
+        let events: Vec<LogEvent> = (before + 1..)
             .zip(lines)
             .map(|(seq, line)| LogEvent {
                 task,
@@ -58,53 +58,34 @@ impl Tx<'_> {
                 ends: ends.filter(|_| seq == last_seq),
             })
             .collect();
+        self.run(&sql::advance_log(task, last_seq, ends, self.now_ms))?;
         self.run(&sql::insert_events(&events))?;
         self.told.extend(events);
         Ok(last_seq)
-    }
-
-    /// Makes a change, or undoes what it did before it failed. The outer error is the transaction's.
-    fn apply(&mut self, change: &mut dyn Change) -> rusqlite::Result<rusqlite::Result<()>> {
-        let told = self.told.len();
-        self.mark("SAVEPOINT change")?;
-        let Err(own) = change.apply(self).and_then(|()| self.mark("RELEASE change")) else { return Ok(Ok(())) };
-        self.told.truncate(told);
-        // A full disk has ended the transaction, savepoint and all: then the change's error is the transaction's.
-        if self.connection.is_autocommit() {
-            return Err(own);
-        }
-        self.mark("ROLLBACK TO change")?;
-        self.mark("RELEASE change")?;
-        Ok(Err(own))
-    }
-
-    fn mark(&self, sql: &str) -> rusqlite::Result<()> {
-        self.connection.prepare_cached(sql)?.execute([]).map(|_| ())
     }
 }
 
 /// A change that waits for its turn.
 trait Change: Send {
+    /// Makes it; once more, if what it did was undone.
     fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()>;
     /// Answers whoever asked for it, after the commit or instead of it.
     fn settle(self: Box<Self>, committed: Result<(), QueueError>);
 }
 
 struct Pending<W, T> {
-    work: Option<W>,
+    work: W,
     value: Option<T>,
     answer: oneshot::Sender<Result<T, QueueError>>,
 }
 
 impl<W, T> Change for Pending<W, T>
 where
-    W: FnOnce(&mut Tx<'_>) -> rusqlite::Result<T> + Send,
+    W: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send,
     T: Send,
 {
     fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
-        if let Some(work) = self.work.take() {
-            self.value = Some(work(tx)?);
-        }
+        self.value = Some((self.work)(tx)?);
         Ok(())
     }
 
@@ -140,15 +121,15 @@ impl Writer {
         Ok(Self { changes: Mutex::new(Some(changes)), ended })
     }
 
-    /// Makes a change; returns once it is on the disk.
+    /// Makes a change; returns once it is on the disk. `work` runs again if the change of another has failed beside it.
     pub async fn write<T, W>(&self, work: W) -> Result<T, QueueError>
     where
-        W: FnOnce(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
+        W: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
         let changes = self.changes().clone().ok_or(QueueError::Closed)?;
         let (answer, answered) = oneshot::channel();
-        let change = Box::new(Pending { work: Some(work), value: None, answer });
+        let change = Box::new(Pending { work, value: None, answer });
         changes.send(change).await.map_err(|_| QueueError::Closed)?;
         answered.await.map_err(|_| QueueError::Closed)?
     }
@@ -165,6 +146,19 @@ impl Writer {
     }
 }
 
+/// Why a transaction was not made.
+struct Failure {
+    error: rusqlite::Error,
+    /// It is one change that can't be made; else the disk is full or broken, or another service does not end its own.
+    of_a_change: bool,
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self { error, of_a_change: false }
+    }
+}
+
 /// The writer's thread.
 struct Pen {
     connection: Connection,
@@ -178,29 +172,34 @@ impl Pen {
     fn write(&mut self) {
         while let Some(first) = self.waiting.blocking_recv() {
             let mut group = vec![first];
-            let committed = self.commit(&mut group).map_err(QueueError::away);
-            for change in group {
-                change.settle(committed.clone());
+            let committed = self.commit(&mut group, GROUP);
+            if group.len() > 1 && committed.as_ref().is_err_and(|failure| failure.of_a_change) {
+                // Each by itself, so that the others do not fail with it. No savepoints: they copy each page that is changed.
+                for change in group {
+                    let mut alone = vec![change];
+                    let committed = self.commit(&mut alone, 1);
+                    settle(alone, committed);
+                }
+            } else {
+                settle(group, committed);
             }
         }
         // For the planner; a queue that can't be written now is none the worse without.
         let _ = self.connection.execute_batch("PRAGMA analysis_limit = 400; PRAGMA optimize");
     }
 
-    /// One transaction with all changes of a group and those that arrive meanwhile, or, where the disk is full or broken, with
-    /// none. A change that fails for a reason of its own is taken out and answered, and the others go on.
-    fn commit(&mut self, group: &mut Vec<Box<dyn Change>>) -> rusqlite::Result<()> {
+    /// One transaction with all changes of a group, and of those that arrive meanwhile up to `most` in all; or with none.
+    fn commit(&mut self, group: &mut Vec<Box<dyn Change>>, most: usize) -> Result<(), Failure> {
         // IMMEDIATE: a transaction that read first and wrote then could fail with a stale snapshot, which no waiting mends.
         let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
         let mut tx = Tx { connection: &self.connection, now_ms: self.clock.now_ms(), told: Vec::new() };
         let mut made = 0;
         while let Some(change) = group.get_mut(made) {
-            match tx.apply(&mut **change)? {
-                Ok(()) => made += 1,
-                Err(own) => group.swap_remove(made).settle(Err(QueueError::away(own))),
-            }
+            // Where going on makes no sense SQLite has ended the transaction itself.
+            change.apply(&mut tx).map_err(|error| Failure { error, of_a_change: !self.connection.is_autocommit() })?;
+            made += 1;
             if made == group.len()
-                && made < GROUP
+                && made < most
                 && let Ok(next) = self.waiting.try_recv()
             {
                 group.push(next);
@@ -214,5 +213,38 @@ impl Pen {
             self.hub.logged(event);
         }
         Ok(())
+    }
+}
+
+/// Answers all changes of a group.
+fn settle(group: Vec<Box<dyn Change>>, committed: Result<(), Failure>) {
+    let committed = committed.map_err(|failure| QueueError::away(failure.error));
+    for change in group {
+        change.settle(committed.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_that_fails_takes_no_other_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = Connection::open(folder.path().join("x.db")).unwrap();
+        connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE x (n INTEGER PRIMARY KEY)").unwrap();
+        let writer = Writer::start(connection, Hub::default(), Clock::System).unwrap();
+        let insert = |n: i64| writer.write(move |tx| tx.connection.execute("INSERT INTO x VALUES (?)", [n]));
+        // Holds the writer until the others wait.
+        let (go, gate) = std::sync::mpsc::channel::<()>();
+        let first = writer.write(move |_| {
+            let _ = gate.recv();
+            Ok(())
+        });
+        let others = async { tokio::join!(insert(1), insert(1), insert(2), async move { drop(go) }) };
+        let (first, (one, again, two, ())) = tokio::join!(first, others);
+        assert!(first.is_ok() && one.is_ok() && again.is_err() && two.is_ok(), "{first:?} {one:?} {again:?} {two:?}");
+        writer.close().await;
+        assert!(matches!(insert(3).await, Err(QueueError::Closed)));
     }
 }

@@ -1,10 +1,10 @@
 //! Jobs: put in the queue, claimed, and changed by whoever has the lease.
 
 use rusqlite::Row;
-use sea_query::{Condition, Expr, ExprTrait, InsertStatement, Order, Query, SimpleExpr, UpdateStatement};
+use sea_query::{Condition, Expr, ExprTrait, InsertStatement, Order, Query, SelectStatement, UpdateStatement};
 use uuid::Uuid;
 
-use super::{Result, int, text, uuid};
+use super::{Result, int, state, text, uuid};
 use crate::{
     queue::schema::Job,
     task::{JobState, Position, Progress, TaskId},
@@ -26,31 +26,15 @@ pub fn insert_jobs(task: TaskId, first: usize, devices: &[Uuid], now_ms: i64) ->
     insert
 }
 
-/// Leases up to `limit` due jobs of a task. One that was running lost its worker.
-pub fn claim(task: TaskId, owner: &str, now_ms: i64, until_ms: i64, limit: u64) -> UpdateStatement {
-    let due = Query::select()
-        .column(Job::Id)
-        .from(Job::Table)
-        .and_where(Expr::col(Job::TaskId).eq(text(task)))
-        .and_where(Expr::col(Job::DueAt).lte(now_ms))
-        .order_by(Job::DueAt, Order::Asc)
-        .order_by(Job::Ordinal, Order::Asc)
-        .limit(limit)
-        .take();
-    let crashed: SimpleExpr = Expr::case(Expr::col(Job::State).eq(JobState::Running.as_str()), 1).finally(0).into();
-    Query::update()
-        .table(Job::Table)
-        .value(Job::State, JobState::Running.as_str())
-        .value(Job::Attempt, Expr::col(Job::Attempt).add(1))
-        .value(Job::Owner, owner)
-        .value(Job::DueAt, until_ms)
-        .value(Job::Crashes, Expr::col(Job::Crashes).add(crashed))
-        .and_where(Expr::col(Job::Id).in_subquery(due))
-        .returning(Query::returning().columns([
+/// Jobs of a task that may be leased, at most `limit`, the one due longest first.
+pub fn due_jobs(task: TaskId, now_ms: i64, limit: u64) -> SelectStatement {
+    Query::select()
+        .columns([
             Job::Id,
             Job::Ordinal,
             Job::DeviceId,
             Job::DeviceName,
+            Job::State,
             Job::Attempt,
             Job::Outages,
             Job::Crashes,
@@ -59,7 +43,26 @@ pub fn claim(task: TaskId, owner: &str, now_ms: i64, until_ms: i64, limit: u64) 
             Job::Held,
             Job::CursorTime,
             Job::CursorKey,
-        ]))
+        ])
+        .from(Job::Table)
+        .and_where(Expr::col(Job::TaskId).eq(text(task)))
+        .and_where(Expr::col(Job::DueAt).lte(now_ms))
+        .order_by(Job::DueAt, Order::Asc)
+        .order_by(Job::Ordinal, Order::Asc)
+        .limit(limit)
+        .take()
+}
+
+/// Leases a job.
+pub fn lease(job: &DueRow, owner: &str, until_ms: i64) -> UpdateStatement {
+    Query::update()
+        .table(Job::Table)
+        .value(Job::State, JobState::Running.as_str())
+        .value(Job::Attempt, job.attempt)
+        .value(Job::Owner, owner)
+        .value(Job::DueAt, until_ms)
+        .value(Job::Crashes, job.crashes)
+        .and_where(Expr::col(Job::Id).eq(job.id))
         .take()
 }
 
@@ -85,8 +88,8 @@ pub fn cancel_jobs(task: TaskId) -> UpdateStatement {
         .take()
 }
 
-/// A job as a claim returns it.
-pub struct ClaimedRow {
+/// A job as it is once it is leased.
+pub struct DueRow {
     pub id: i64,
     pub ordinal: i64,
     pub device: Uuid,
@@ -98,17 +101,19 @@ pub struct ClaimedRow {
     pub progress: Progress,
 }
 
-pub fn read_claimed(row: &Row<'_>) -> Result<ClaimedRow> {
+pub fn read_due(row: &Row<'_>) -> Result<DueRow> {
     let time: Option<i64> = row.get("cursor_time")?;
     let key: Option<String> = row.get("cursor_key")?;
-    Ok(ClaimedRow {
+    // One that is running has lost its worker.
+    let lost = state::<JobState>(row, "state")? == JobState::Running;
+    Ok(DueRow {
         id: row.get("id")?,
         ordinal: row.get("ordinal")?,
         device: uuid(row, "device_id")?,
         device_name: row.get("device_name")?,
-        attempt: row.get("attempt")?,
+        attempt: row.get::<_, i64>("attempt")? + 1,
         outages: row.get("outages")?,
-        crashes: row.get("crashes")?,
+        crashes: row.get::<_, u32>("crashes")? + u32::from(lost),
         total: row.get("total")?,
         progress: Progress {
             cursor: time.zip(key).map(|(time_us, key)| Position { time_us, key }),

@@ -10,14 +10,19 @@ use crate::{
     task::{HeldRow, LogEvent, Position, TaskId, TaskState},
 };
 
-/// Makes a task's log longer; returns the number of its last line.
-pub fn advance_log(task: TaskId, lines: u64) -> UpdateStatement {
-    Query::update()
-        .table(Task::Table)
-        .value(Task::LastSeq, Expr::col(Task::LastSeq).add(int(lines)))
-        .and_where(Expr::col(Task::Id).eq(text(task)))
-        .returning(Query::returning().column(Task::LastSeq))
-        .take()
+/// The number of the last line.
+pub fn last_seq(task: TaskId) -> SelectStatement {
+    Query::select().column(Task::LastSeq).from(Task::Table).and_where(Expr::col(Task::Id).eq(text(task))).take()
+}
+
+/// Makes a task's log longer; with its last line the task ends.
+pub fn advance_log(task: TaskId, last_seq: u64, ends: Option<TaskState>, now_ms: i64) -> UpdateStatement {
+    let mut update = Query::update();
+    update.table(Task::Table).value(Task::LastSeq, int(last_seq)).and_where(Expr::col(Task::Id).eq(text(task)));
+    if let Some(state) = ends {
+        update.value(Task::State, state.as_str()).value(Task::FinishedAt, now_ms);
+    }
+    update
 }
 
 pub fn read_last_seq(row: &Row<'_>) -> Result<u64> {

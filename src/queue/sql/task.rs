@@ -103,15 +103,6 @@ pub fn set_task_served(id: TaskId, turn: i64) -> UpdateStatement {
         .take()
 }
 
-pub fn set_task_finished(id: TaskId, state: TaskState, now_ms: i64) -> UpdateStatement {
-    Query::update()
-        .table(Task::Table)
-        .value(Task::State, state.as_str())
-        .value(Task::FinishedAt, now_ms)
-        .and_where(Expr::col(Task::Id).eq(text(id)))
-        .take()
-}
-
 /// The tasks that have something to claim, the one served longest ago first.
 pub fn tasks_due(now_ms: i64, limit: u64) -> SelectStatement {
     let due = Query::select()
