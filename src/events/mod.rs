@@ -4,9 +4,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
+use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use crate::task::{LogEvent, TaskId};
@@ -14,11 +15,29 @@ use crate::task::{LogEvent, TaskId};
 /// Lines kept for a watcher that is slow; one further behind reads the queue.
 const BACKLOG: usize = 256;
 
+/// A line, and what it is on the wire: made once for all who watch.
+#[derive(Debug)]
+pub struct Told {
+    pub event: LogEvent,
+    wire: OnceLock<Bytes>,
+}
+
+impl Told {
+    pub fn new(event: LogEvent) -> Self {
+        Self { event, wire: OnceLock::new() }
+    }
+
+    /// What it is on the wire; `make` makes it, if nobody has.
+    pub fn wire(&self, make: impl FnOnce(&LogEvent) -> String) -> Bytes {
+        self.wire.get_or_init(|| make(&self.event).into()).clone()
+    }
+}
+
 /// What a watcher hears.
 #[derive(Debug, Clone)]
 pub enum Signal {
     /// A line was committed here.
-    Logged(Arc<LogEvent>),
+    Logged(Arc<Told>),
     /// Another process has written lines up to this number.
     Grown(u64),
 }
@@ -58,7 +77,7 @@ impl Hub {
         if let Some(channel) = self.channels().get_mut(&event.task) {
             channel.last_seq = channel.last_seq.max(event.seq);
             // An error means that the last watcher has just left.
-            let _ = channel.sender.send(Signal::Logged(Arc::new(event)));
+            let _ = channel.sender.send(Signal::Logged(Arc::new(Told::new(event))));
         }
     }
 
@@ -121,7 +140,7 @@ mod tests {
         let (mut first, second) = (hub.subscribe(task), hub.subscribe(task));
         drop(second);
         hub.logged(line(task, 1));
-        assert!(matches!(first.next().await, Some(Signal::Logged(event)) if event.seq == 1));
+        assert!(matches!(first.next().await, Some(Signal::Logged(told)) if told.event.seq == 1));
         drop(first);
         assert!(hub.watched().is_empty());
     }

@@ -4,8 +4,8 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::{Queue, QueueError};
 use crate::{
-    events::{Signal, Subscription},
-    task::{LogEvent, TaskId},
+    events::{Signal, Subscription, Told},
+    task::TaskId,
 };
 
 /// Lines read from the file at once.
@@ -18,7 +18,7 @@ pub struct Watch {
     task: TaskId,
     /// The number of the line that comes next.
     next_seq: u64,
-    stored: VecDeque<Arc<LogEvent>>,
+    stored: VecDeque<Arc<Told>>,
     /// There may be lines in the file that were not told live to this watch.
     behind: bool,
     ended: bool,
@@ -33,21 +33,21 @@ impl Watch {
     /// Waits for the next line; `None` after the one that ends the task.
     ///
     /// # Errors
-    /// The file can't be read; asking again is right, and misses nothing.
-    pub async fn next(&mut self) -> Result<Option<Arc<LogEvent>>, QueueError> {
+    /// The file can't be read; asking again is right, and misses nothing. So does who stops waiting.
+    pub async fn next(&mut self) -> Result<Option<Arc<Told>>, QueueError> {
         while !self.ended {
-            if let Some(event) = self.stored.pop_front() {
-                return Ok(Some(self.pass(event)));
+            if let Some(told) = self.stored.pop_front() {
+                return Ok(Some(self.pass(told)));
             }
             if self.behind {
                 let page = self.queue.events_after(self.task, self.next_seq - 1, PAGE).await?;
                 self.behind = page.len() as u64 == PAGE;
-                self.stored = page.into_iter().map(Arc::new).collect();
+                self.stored = page.into_iter().map(|event| Arc::new(Told::new(event))).collect();
                 continue;
             }
             match self.ear.next().await {
-                Some(Signal::Logged(event)) if event.seq == self.next_seq => return Ok(Some(self.pass(event))),
-                Some(Signal::Logged(event)) => self.behind = event.seq > self.next_seq,
+                Some(Signal::Logged(told)) if told.event.seq == self.next_seq => return Ok(Some(self.pass(told))),
+                Some(Signal::Logged(told)) => self.behind = told.event.seq > self.next_seq,
                 Some(Signal::Grown(last_seq)) => self.behind = last_seq >= self.next_seq,
                 None => self.behind = true,
             }
@@ -55,9 +55,9 @@ impl Watch {
         Ok(None)
     }
 
-    fn pass(&mut self, event: Arc<LogEvent>) -> Arc<LogEvent> {
-        self.next_seq = event.seq + 1;
-        self.ended = event.ends.is_some();
-        event
+    fn pass(&mut self, told: Arc<Told>) -> Arc<Told> {
+        self.next_seq = told.event.seq + 1;
+        self.ended = told.event.ends.is_some();
+        told
     }
 }

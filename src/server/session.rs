@@ -1,18 +1,14 @@
 //! What a client says on its connection, what is done about it, and the tasks that it watches.
 
-use std::{collections::HashMap, net::IpAddr, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
-use tokio::{
-    sync::mpsc,
-    task::{AbortHandle, JoinSet},
-};
-use tokio_tungstenite::tungstenite::Message;
+use futures_util::FutureExt;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use super::{
-    Context,
-    socket::{frame, ping},
-};
+use super::{Context, socket::Outbox};
 use crate::{
+    events::Told,
     kill,
     protocol::{Attach, ClientMessage, Refusal, reply},
     queue::{QueueError, Submitted, TaskRow, Watch},
@@ -34,13 +30,13 @@ pub struct Session<'a> {
     context: &'a Context,
     /// The client's.
     address: IpAddr,
-    outbox: mpsc::Sender<Message>,
+    outbox: Arc<Outbox>,
     watches: JoinSet<TaskId>,
     by_task: HashMap<TaskId, AbortHandle>,
 }
 
 impl<'a> Session<'a> {
-    pub fn new(context: &'a Context, address: IpAddr, outbox: mpsc::Sender<Message>) -> Self {
+    pub fn new(context: &'a Context, address: IpAddr, outbox: Arc<Outbox>) -> Self {
         Self { context, address, outbox, watches: JoinSet::new(), by_task: HashMap::new() }
     }
 
@@ -74,11 +70,6 @@ impl<'a> Session<'a> {
             (Next::GoOn, Refusal::WrongToken) => Next::WrongToken,
             (next, _) => next,
         }
-    }
-
-    /// Sends a ping, unless the client has left so much unread that it would only wait behind it.
-    pub fn ping(&self) {
-        let _ = self.outbox.try_send(ping());
     }
 
     /// No task is watched.
@@ -146,9 +137,9 @@ impl<'a> Session<'a> {
 
     fn watch(&mut self, task: TaskId, after: u64) {
         let counted = Counted::new(&self.context.metrics.watches);
-        let (watch, outbox) = (self.context.queue.watch(task, after), self.outbox.clone());
+        let (watch, outbox) = (self.context.queue.watch(task, after), Arc::clone(&self.outbox));
         let handle = self.watches.spawn(async move {
-            forward(watch, outbox).await;
+            forward(watch, &outbox).await;
             drop(counted);
             task
         });
@@ -165,10 +156,7 @@ impl<'a> Session<'a> {
     }
 
     async fn say(&self, text: String) -> Next {
-        match self.outbox.send(Message::text(text)).await {
-            Ok(()) => Next::GoOn,
-            Err(_) => Next::Gone,
-        }
+        if self.outbox.send([Message::text(text)]).await { Next::GoOn } else { Next::Gone }
     }
 }
 
@@ -183,12 +171,17 @@ fn away(error: QueueError) -> Refusal {
 }
 
 /// Sends a task's lines as they come, until it ends or the client is gone.
-async fn forward(mut watch: Watch, outbox: mpsc::Sender<Message>) {
+async fn forward(mut watch: Watch, outbox: &Outbox) {
+    /// Lines in one write, at the most.
+    const AT_ONCE: usize = 64;
     const AGAIN_AFTER: Duration = Duration::from_secs(1);
     loop {
         match watch.next().await {
-            Ok(Some(event)) => {
-                if outbox.send(frame(&event)).await.is_err() {
+            Ok(Some(first)) => {
+                // What has come meanwhile goes along.
+                let more = std::iter::from_fn(|| watch.next().now_or_never()?.ok().flatten());
+                let lines: Vec<_> = std::iter::once(first).chain(more).take(AT_ONCE).map(|told| frame(&told)).collect();
+                if !outbox.send(lines).await {
                     return;
                 }
             }
@@ -199,4 +192,10 @@ async fn forward(mut watch: Watch, outbox: mpsc::Sender<Message>) {
             }
         }
     }
+}
+
+/// What a line is on the wire.
+fn frame(told: &Told) -> Message {
+    // It is JSON; what is no UTF-8 can't come out of it.
+    Message::Text(Utf8Bytes::try_from(told.wire(reply::log)).unwrap_or_default())
 }

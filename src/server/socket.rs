@@ -1,12 +1,12 @@
-//! One connection: what comes in is handed to the [`Session`], what goes out waits in a short queue.
+//! One connection: what comes in is handed to the [`Session`], what goes out is written by whoever has it.
 //!
-//! A client that does not read fills its queue, its watches wait, and nobody else notices.
+//! A client that does not read keeps its own watches waiting, and nobody else notices.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt, StreamExt, stream::SplitSink, stream::SplitStream};
 use tokio::{
-    sync::mpsc,
+    sync::Mutex,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_tungstenite::tungstenite::{
@@ -14,18 +14,19 @@ use tokio_tungstenite::tungstenite::{
     error::CapacityError,
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Context,
     session::{Next, Session},
     upgrade::Socket,
 };
-use crate::protocol::{Refusal, reply};
+use crate::protocol::Refusal;
 
-/// Frames that wait to be sent.
-const OUTBOX: usize = 32;
 /// What a client may take to let one frame through before it counts as dead.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a question whether it is there may take.
+const PING_TIMEOUT: Duration = Duration::from_millis(100);
 /// What a client may take to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -39,12 +40,46 @@ enum End {
     TooBig,
 }
 
+/// The way out, for a connection's replies and all its watches.
+pub struct Outbox {
+    sink: Mutex<SplitSink<Socket, Message>>,
+    /// The client takes nothing any more.
+    gone: CancellationToken,
+}
+
+impl Outbox {
+    /// Sends messages in one write, and waits until the client lets them through. `false`: it does not, or is gone.
+    pub async fn send(&self, messages: impl IntoIterator<Item = Message>) -> bool {
+        if self.gone.is_cancelled() {
+            return false;
+        }
+        let sent = async {
+            let mut sink = self.sink.lock().await;
+            for message in messages {
+                sink.feed(message).await?;
+            }
+            sink.flush().await
+        };
+        let sent = matches!(timeout(WRITE_TIMEOUT, sent).await, Ok(Ok(())));
+        if !sent {
+            self.gone.cancel();
+        }
+        sent
+    }
+
+    /// Asks whether the client is there, unless it has left so much unread that the question would only wait behind it.
+    pub async fn ping(&self) {
+        if let Ok(mut sink) = self.sink.try_lock() {
+            let _ = timeout(PING_TIMEOUT, sink.send(Message::Ping(Bytes::new()))).await;
+        }
+    }
+}
+
 /// Serves a connection until one of the two ends it.
 pub async fn serve(socket: Socket, address: IpAddr, context: &Context) {
     let (sink, mut stream) = socket.split();
-    let (outbox, waiting) = mpsc::channel(OUTBOX);
-    let mut sending = tokio::spawn(write(sink, waiting));
-    let mut session = Session::new(context, address, outbox.clone());
+    let outbox = Arc::new(Outbox { sink: Mutex::new(sink), gone: CancellationToken::new() });
+    let mut session = Session::new(context, address, Arc::clone(&outbox));
     let end = read(&mut stream, &mut session, &outbox, context).await;
     // Its watches end with it, its tasks go on.
     drop(session);
@@ -55,14 +90,12 @@ pub async fn serve(socket: Socket, address: IpAddr, context: &Context) {
     };
     if let Some((code, reason)) = closes {
         let message = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
-        let _ = timeout(CLOSE_TIMEOUT, outbox.send(message)).await;
-    }
-    drop(outbox);
-    if timeout(CLOSE_TIMEOUT, &mut sending).await.is_err() {
-        sending.abort();
+        let _ = timeout(CLOSE_TIMEOUT, outbox.send([message])).await;
     }
     match end {
-        End::Gone => {}
+        End::Gone => {
+            let _ = timeout(CLOSE_TIMEOUT, async { outbox.sink.lock().await.close().await }).await;
+        }
         // The client answers a close; what it sent before is read, or it would see a reset in place of the code.
         End::Close(..) => {
             let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = stream.next().await {} }).await;
@@ -71,12 +104,7 @@ pub async fn serve(socket: Socket, address: IpAddr, context: &Context) {
     }
 }
 
-async fn read(
-    stream: &mut SplitStream<Socket>,
-    session: &mut Session<'_>,
-    outbox: &mpsc::Sender<Message>,
-    context: &Context,
-) -> End {
+async fn read(stream: &mut SplitStream<Socket>, session: &mut Session<'_>, outbox: &Outbox, context: &Context) -> End {
     let ping_every = Duration::from_secs(context.config.ping_seconds);
     let idle_after = Duration::from_secs(context.config.idle_seconds);
     let (mut heard, mut said) = (Instant::now(), Instant::now());
@@ -87,8 +115,7 @@ async fn read(
             () = context.disconnect.cancelled() => {
                 return End::Close(CloseCode::Away, "the service restarts; connect again and send taskId and after");
             }
-            // The writer has given up: the client does not take what it is sent.
-            () = outbox.closed() => return End::Gone,
+            () = outbox.gone.cancelled() => return End::Gone,
             () = session.watch_ended() => said = Instant::now(),
             () = sleep_until(next_ping) => {
                 if heard.elapsed() > ping_every.mul_f64(2.5) {
@@ -98,7 +125,7 @@ async fn read(
                 if session.is_idle() && said.elapsed() >= idle_after {
                     return End::Close(CloseCode::Normal, "idle: no task is watched and nothing was said (server.idle_seconds)");
                 }
-                session.ping();
+                outbox.ping().await;
                 next_ping = Instant::now() + ping_every;
             }
             message = stream.next() => {
@@ -120,33 +147,4 @@ async fn read(
             }
         }
     }
-}
-
-/// Sends what waits, until it is closed, or the client does not take it.
-async fn write(mut sink: SplitSink<Socket, Message>, mut waiting: mpsc::Receiver<Message>) {
-    while let Some(message) = waiting.recv().await {
-        let closes = message.is_close();
-        let sent = async {
-            sink.feed(message).await?;
-            // What waits already goes out in one write.
-            while let Ok(message) = waiting.try_recv() {
-                sink.feed(message).await?;
-            }
-            sink.flush().await
-        };
-        if !matches!(timeout(WRITE_TIMEOUT, sent).await, Ok(Ok(()))) || closes {
-            return;
-        }
-    }
-    let _ = timeout(WRITE_TIMEOUT, sink.close()).await;
-}
-
-/// A question whether the client is there.
-pub fn ping() -> Message {
-    Message::Ping(Bytes::new())
-}
-
-/// What a log line is on the wire.
-pub fn frame(event: &crate::task::LogEvent) -> Message {
-    Message::text(reply::log(event))
 }

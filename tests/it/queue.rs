@@ -294,8 +294,8 @@ async fn a_watch_sees_each_line_once_while_they_are_written() {
     });
     for watch in &mut watches {
         let mut seqs = Vec::new();
-        while let Some(event) = watch.next().await.unwrap() {
-            seqs.push(event.seq);
+        while let Some(told) = watch.next().await.unwrap() {
+            seqs.push(told.event.seq);
         }
         assert_eq!(seqs, (1..=601).collect::<Vec<_>>());
     }
