@@ -10,10 +10,7 @@ use sqlx::{
 /// How long a connection waits for another's lock before it says so.
 pub const BUSY: Duration = Duration::from_secs(5);
 
-/// What a write-ahead log keeps of its size after a checkpoint.
-pub const JOURNAL_BYTES: u32 = 16 << 20;
-
-/// A database that is ours: made when it is not there, durable at each commit.
+/// The queue's file as it is opened to bring its tables up to date: made when it is not there, durable at each commit.
 ///
 /// # Errors
 /// `url` is no SQLite URL.

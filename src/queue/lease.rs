@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{Queue, QueueError, TaskRow, sql, writer::Tx};
 use crate::{
     kill,
-    task::{HeldRow, JobChange, JobCounts, JobState, Line, Progress, TaskState, line},
+    task::{HeldRow, JobChange, JobState, Line, Progress, TaskState, line},
 };
 
 /// Why a write to a job was not made.
@@ -180,53 +180,42 @@ impl From<Report> for Write {
 
 /// Makes a write, if the attempt still has the lease; tells whether it had. The task ends with its last job.
 pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &Write, until_ms: i64) -> rusqlite::Result<bool> {
-    /// Rows in one statement; SQLite takes 32,766 variables.
-    const AT_ONCE: usize = 1_000;
-    let mut update = sql::fenced(job.id, job.attempt);
-    let state = match write.change {
-        None => {
-            sql::set_lease(&mut update, until_ms);
-            JobState::Running
-        }
+    let (state, due_at) = match write.change {
+        None => (JobState::Running, Some(until_ms)),
         Some((change, wait)) => {
             let state = JobState::Running.after(change).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-            sql::set_state(&mut update, state, wait.map(|wait| tx.now_ms + millis(wait)));
-            state
+            (state, wait.map(|wait| tx.now_ms + millis(wait)))
         }
     };
-    let mut lines = Vec::with_capacity(write.lines.len() + 1);
+    let grown = write.progress.as_ref().is_some_and(|progress| job.has_grown(progress));
+    let changes = sql::JobWrite {
+        name: write.counted.as_ref().and_then(|counted| counted.name.as_deref()),
+        total: write.counted.as_ref().map(|counted| counted.total),
+        progress: write.progress.as_ref(),
+        outages: match write.change {
+            Some((JobChange::Retry, _)) => Some(job.outages_with_one_more(grown)),
+            None if !grown => None,
+            _ => Some(0),
+        },
+        reason: write.reason.as_deref(),
+    };
+    if tx.run(&sql::write_job(job.id, job.attempt, state, due_at, &changes))? == 0 {
+        return Ok(false);
+    }
+    let mut lines = Vec::with_capacity(write.lines.len() + 2);
     if let Some(Counted { name, total }) = &write.counted {
-        sql::set_counted(&mut update, name.as_deref(), *total);
         lines.push(line::counted(job.device, name.as_deref().unwrap_or("-"), *total));
     }
     lines.extend(write.lines.iter().cloned());
-    if let Some(progress) = &write.progress {
-        sql::set_progress(&mut update, progress);
-    }
-    let grown = write.progress.as_ref().is_some_and(|progress| job.has_grown(progress));
-    match write.change {
-        Some((JobChange::Retry, _)) => sql::set_outages(&mut update, job.outages_with_one_more(grown)),
-        None if !grown => {}
-        _ => sql::set_outages(&mut update, 0),
-    }
-    if let Some(reason) = &write.reason {
-        sql::set_reason(&mut update, reason);
-    }
-    if tx.run(&update)? == 0 {
-        return Ok(false);
-    }
     if write.change.is_none() && write.progress.is_some() {
         kill::point("heartbeat");
     }
-    for rows in write.held.chunks(AT_ONCE) {
-        tx.run(&sql::insert_held(job.task.id, job.device, rows, tx.now_ms))?;
+    for row in &write.held {
+        tx.run(&sql::insert_held(job.task.id, job.device, row, tx.now_ms))?;
     }
     let mut ends = None;
     if state.is_final() {
-        let sums = tx.rows(&sql::sums_when_ended(job.task.id), sql::read_sums)?;
-        if !sums.is_empty() {
-            ends = Some(end_task(tx, &job.task, sums, &mut lines)?);
-        }
+        ends = end_task(tx, &job.task, &mut lines)?;
     }
     if !lines.is_empty() {
         tx.log(job.task.id, lines, ends)?;
@@ -234,38 +223,17 @@ pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &Write, until_ms: i64) ->
     Ok(true)
 }
 
-/// How a task ends that has no work left; its last line is added to `lines`, and ends it when it is logged.
-pub(super) fn end_task(
-    tx: &Tx<'_>,
-    task: &TaskRow,
-    sums: Vec<(JobState, [u64; 3])>,
-    lines: &mut Vec<Line>,
-) -> rusqlite::Result<TaskState> {
-    let took_ms = u64::try_from(tx.now_ms - task.created_at_ms).unwrap_or(0);
-    let mut summary = line::Summary { took: Duration::from_millis(took_ms), ..line::Summary::default() };
-    for (state, [jobs, published, held]) in sums {
-        count(&mut summary.jobs, state, jobs);
-        summary.published += published;
-        summary.held += held;
-    }
-    if summary.jobs.failed > 0 {
-        summary.failures = tx.rows(&sql::failures(task.id, line::Summary::FAILURES), sql::read_failure)?;
-    }
-    let state = TaskState::of(summary.jobs);
-    kill::point("last-event");
-    lines.push(line::finished(&summary));
-    Ok(state)
-}
-
-fn count(counts: &mut JobCounts, state: JobState, jobs: u64) {
-    let count = match state {
-        JobState::Queued => &mut counts.queued,
-        JobState::Running => &mut counts.running,
-        JobState::Succeeded => &mut counts.succeeded,
-        JobState::Failed => &mut counts.failed,
-        JobState::Cancelled => &mut counts.cancelled,
+/// How a task ends that has no work left; its last line is added to `lines`, and ends it when it is logged. `None`: it has.
+pub(super) fn end_task(tx: &Tx<'_>, task: &TaskRow, lines: &mut Vec<Line>) -> rusqlite::Result<Option<TaskState>> {
+    let Some(sums) = tx.rows(&sql::sums_when_ended(task.id), sql::read_sums)?.pop().flatten() else { return Ok(None) };
+    let failures = match sums.jobs.failed {
+        0 => Vec::new(),
+        _ => tx.rows(&sql::failures(task.id, line::Summary::FAILURES), sql::read_failure)?,
     };
-    *count += jobs;
+    let took = Duration::from_millis(u64::try_from(tx.now_ms - task.created_at_ms).unwrap_or(0));
+    kill::point("last-event");
+    lines.push(line::finished(&line::Summary { jobs: sums.jobs, published: sums.published, held: sums.held, took, failures }));
+    Ok(Some(TaskState::of(sums.jobs)))
 }
 
 /// A length of time as the queue counts it.

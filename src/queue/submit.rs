@@ -47,16 +47,13 @@ fn cancel(tx: &mut Tx<'_>, id: TaskId) -> rusqlite::Result<Option<Cancelled>> {
         return Ok(Some(Cancelled { task, ended_before: true }));
     }
     tx.run(&sql::cancel_jobs(id))?;
-    let sums = tx.rows(&sql::sums_when_ended(id), sql::read_sums)?;
     let mut lines = Vec::new();
-    let state = lease::end_task(tx, &task, sums, &mut lines)?;
-    let last_seq = tx.log(id, lines, Some(state))?;
-    Ok(Some(Cancelled { task: TaskRow { state, last_seq, ..task }, ended_before: false }))
+    let ends = lease::end_task(tx, &task, &mut lines)?;
+    let last_seq = tx.log(id, lines, ends)?;
+    Ok(Some(Cancelled { task: TaskRow { state: ends.unwrap_or(task.state), last_seq, ..task }, ended_before: false }))
 }
 
 fn submit(tx: &mut Tx<'_>, task: &NewTask) -> rusqlite::Result<Submitted> {
-    /// Rows in one statement; SQLite takes 32,766 variables.
-    const AT_ONCE: usize = 1_000;
     if let Some(request_id) = &task.request_id
         && let Some(row) = tx.rows(&sql::task_of_request(request_id), sql::read_task)?.pop()
     {
@@ -64,8 +61,8 @@ fn submit(tx: &mut Tx<'_>, task: &NewTask) -> rusqlite::Result<Submitted> {
     }
     let id = TaskId::new();
     tx.run(&sql::insert_task(id, task, tx.now_ms))?;
-    for (index, devices) in task.devices.chunks(AT_ONCE).enumerate() {
-        tx.run(&sql::insert_jobs(id, index * AT_ONCE, devices, tx.now_ms))?;
+    for (ordinal, device) in task.devices.iter().enumerate() {
+        tx.run(&sql::insert_job(id, ordinal, *device, tx.now_ms))?;
     }
     Ok(Submitted::Created(id))
 }

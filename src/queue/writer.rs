@@ -5,7 +5,6 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, Row, Transaction, TransactionBehavior};
-use sea_query_rusqlite::RusqliteBinder;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -29,14 +28,14 @@ pub(super) struct Tx<'a> {
 
 impl Tx<'_> {
     /// Runs a statement that returns no rows; returns how many it has changed.
-    pub fn run(&self, statement: &impl RusqliteBinder) -> rusqlite::Result<usize> {
+    pub fn run(&self, statement: &sql::Statement<'_>) -> rusqlite::Result<usize> {
         file::run(self.connection, statement)
     }
 
     /// Runs a statement, and reads all rows that it returns.
     pub fn rows<T>(
         &self,
-        statement: &impl RusqliteBinder,
+        statement: &sql::Statement<'_>,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Vec<T>> {
         file::rows(self.connection, statement, read)
@@ -58,8 +57,13 @@ impl Tx<'_> {
                 ends: ends.filter(|_| seq == last_seq),
             })
             .collect();
-        self.run(&sql::advance_log(task, last_seq, ends, self.now_ms))?;
-        self.run(&sql::insert_events(&events))?;
+        self.run(&match ends {
+            None => sql::advance_log(task, last_seq),
+            Some(state) => sql::end_log(task, last_seq, state, self.now_ms),
+        })?;
+        for event in &events {
+            self.run(&sql::insert_event(event))?;
+        }
         self.told.extend(events);
         Ok(last_seq)
     }

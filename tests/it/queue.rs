@@ -324,6 +324,40 @@ async fn a_queue_of_a_newer_version_is_told() {
 }
 
 #[tokio::test]
+async fn a_queue_of_the_first_version_keeps_its_tasks() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut migrations = sqlx::migrate!("./migrations");
+    migrations.migrations = migrations.migrations.iter().take(1).cloned().collect();
+    let options = SqliteConnectOptions::new().filename(folder.path().join("queue.db")).create_if_missing(true);
+    let mut old = SqliteConnection::connect_with(&options).await.unwrap();
+    migrations.run(&mut old).await.unwrap();
+    let id = TaskId::new();
+    let device = Uuid::new_v4();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+        "INSERT INTO task VALUES ('{id}', 'named', '{device}', 'topic', '2019-01-11T00:00:00Z', '2019-01-12T00:00:00Z', 'running', 5, 1, 7, NULL);
+         INSERT INTO job (task_id, ordinal, device_id, state, attempt, due_at, total, published, held, cursor_time, cursor_key)
+         VALUES ('{id}', 0, '{device}', 'queued', 3, 0, 9, 4, 1, 77, 'k');
+         INSERT INTO event VALUES ('{id}', 1, 8, 1, 'said', NULL);
+         INSERT INTO quarantine VALUES ('{id}', '{device}', 70, 'j', 'torn', 8);"
+    )))
+    .execute(&mut old)
+    .await
+    .unwrap();
+    old.close().await.unwrap();
+
+    let queue = open_queue(&folder, Clock::System).await;
+    let mut leases = queue.claim(&"one".into(), 9, LEASE, 2).await.unwrap().leases;
+    let lease = leases.pop().expect("nothing to claim");
+    let cursor = Some(Position { time_us: 77, key: "k".to_owned() });
+    assert_eq!((lease.job.attempt, lease.job.total), (4, Some(9)));
+    assert_eq!(lease.job.progress, Progress { cursor, published: 4, held: 1 });
+    assert_eq!(queue.events_after(id, 0, 9).await.unwrap()[0].message, "said");
+    assert_eq!(queue.held_rows(id).await.unwrap()[0].1.reason, "torn");
+    let Submitted::Existing(row) = queue.submit(task(1, Some("named"))).await.unwrap() else { panic!("its name is forgotten") };
+    assert_eq!((row.id, row.last_seq, row.state), (id, 1, TaskState::Running));
+}
+
+#[tokio::test]
 async fn a_damaged_queue_is_told() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("queue.db"), "this is no database, and long enough to be looked at".repeat(50)).unwrap();

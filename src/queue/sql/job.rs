@@ -1,91 +1,95 @@
 //! Jobs: put in the queue, claimed, and changed by whoever has the lease.
 
 use rusqlite::Row;
-use sea_query::{Condition, Expr, ExprTrait, InsertStatement, Order, Query, SelectStatement, UpdateStatement};
+use sea_query::{Expr, ExprTrait, Order, Query};
 use uuid::Uuid;
 
-use super::{Result, int, state, text, uuid};
+use super::{
+    Result, Statement, state,
+    statement::{Text, given, is, set, set_some, text_of},
+    uuid,
+};
 use crate::{
     queue::schema::Job,
     task::{JobState, Position, Progress, TaskId},
 };
 
-/// Jobs of a task, `first` being the ordinal of the first of `devices`.
-pub fn insert_jobs(task: TaskId, first: usize, devices: &[Uuid], now_ms: i64) -> InsertStatement {
-    let mut insert =
-        Query::insert().into_table(Job::Table).columns([Job::TaskId, Job::Ordinal, Job::DeviceId, Job::State, Job::DueAt]).take();
-    for (ordinal, device) in (first..).zip(devices) {
-        insert.values_panic([
-            text(task).into(),
-            int(ordinal as u64).into(),
-            device.to_string().into(),
-            JobState::Queued.as_str().into(),
-            now_ms.into(),
-        ]);
-    }
-    insert
+pub fn insert_job(task: TaskId, ordinal: usize, device: Uuid, now_ms: i64) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        let columns = [Job::TaskId, Job::Ordinal, Job::DeviceId, Job::State, Job::DueAt];
+        text_of(Query::insert().into_table(Job::Table).columns(columns).values_panic(columns.map(|_| given())))
+    });
+    Statement::new(&TEXT, [task.into(), (ordinal as u64).into(), device.into(), JobState::Queued.into(), now_ms.into()])
 }
 
 /// Jobs of a task that may be leased, at most `limit`, the one due longest first.
-pub fn due_jobs(task: TaskId, now_ms: i64, limit: u64) -> SelectStatement {
-    Query::select()
-        .columns([
-            Job::Id,
-            Job::Ordinal,
-            Job::DeviceId,
-            Job::DeviceName,
-            Job::State,
-            Job::Attempt,
-            Job::Outages,
-            Job::Crashes,
-            Job::Total,
-            Job::Published,
-            Job::Held,
-            Job::CursorTime,
-            Job::CursorKey,
-        ])
-        .from(Job::Table)
-        .and_where(Expr::col(Job::TaskId).eq(text(task)))
-        .and_where(Expr::col(Job::DueAt).lte(now_ms))
-        .order_by(Job::DueAt, Order::Asc)
-        .order_by(Job::Ordinal, Order::Asc)
-        .limit(limit)
-        .take()
+pub fn due_jobs(task: TaskId, now_ms: i64, limit: u64) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        text_of(
+            Query::select()
+                .columns([
+                    Job::Id,
+                    Job::Ordinal,
+                    Job::DeviceId,
+                    Job::DeviceName,
+                    Job::State,
+                    Job::Attempt,
+                    Job::Outages,
+                    Job::Crashes,
+                    Job::Total,
+                    Job::Published,
+                    Job::Held,
+                    Job::CursorTime,
+                    Job::CursorKey,
+                ])
+                .from(Job::Table)
+                .and_where(is(Job::TaskId))
+                .and_where(Expr::col(Job::DueAt).lte(given()))
+                .order_by(Job::DueAt, Order::Asc)
+                .order_by(Job::Ordinal, Order::Asc)
+                .limit(0),
+        )
+    });
+    Statement::new(&TEXT, [task.into(), now_ms.into(), limit.into()])
 }
 
 /// Leases a job.
-pub fn lease(job: &DueRow, owner: &str, until_ms: i64) -> UpdateStatement {
-    Query::update()
-        .table(Job::Table)
-        .value(Job::State, JobState::Running.as_str())
-        .value(Job::Attempt, job.attempt)
-        .value(Job::Owner, owner)
-        .value(Job::DueAt, until_ms)
-        .value(Job::Crashes, job.crashes)
-        .and_where(Expr::col(Job::Id).eq(job.id))
-        .take()
+pub fn lease<'a>(job: &DueRow, owner: &'a str, until_ms: i64) -> Statement<'a> {
+    static TEXT: Text = Text::new(|| {
+        let columns = [Job::State, Job::Attempt, Job::Owner, Job::DueAt, Job::Crashes];
+        text_of(Query::update().table(Job::Table).values(columns.map(set)).and_where(is(Job::Id)))
+    });
+    let state = JobState::Running;
+    Statement::new(&TEXT, [state.into(), job.attempt.into(), owner.into(), until_ms.into(), job.crashes.into(), job.id.into()])
 }
 
 /// Ends the leases of a service that is dead.
-pub fn end_leases(owner: &str, now_ms: i64) -> UpdateStatement {
-    Query::update()
-        .table(Job::Table)
-        .value(Job::DueAt, now_ms)
-        .and_where(Expr::col(Job::Owner).eq(owner))
-        .and_where(Expr::col(Job::State).eq(JobState::Running.as_str()))
-        .and_where(Expr::col(Job::DueAt).gt(now_ms))
-        .take()
+pub fn end_leases(owner: &str, now_ms: i64) -> Statement<'_> {
+    static TEXT: Text = Text::new(|| {
+        text_of(
+            Query::update()
+                .table(Job::Table)
+                .values([set(Job::DueAt)])
+                .and_where(is(Job::Owner))
+                .and_where(is(Job::State))
+                .and_where(Expr::col(Job::DueAt).gt(given())),
+        )
+    });
+    Statement::new(&TEXT, [now_ms.into(), owner.into(), JobState::Running.into(), now_ms.into()])
 }
 
 /// Ends the jobs of a task that have not ended.
-pub fn cancel_jobs(task: TaskId) -> UpdateStatement {
-    Query::update()
-        .table(Job::Table)
-        .value(Job::State, JobState::Cancelled.as_str())
-        .value(Job::DueAt, Option::<i64>::None)
-        .and_where(Expr::col(Job::TaskId).eq(text(task)))
-        .and_where(Expr::col(Job::DueAt).is_not_null())
-        .take()
+pub fn cancel_jobs(task: TaskId) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        text_of(
+            Query::update()
+                .table(Job::Table)
+                .values([set(Job::State), set(Job::DueAt)])
+                .and_where(is(Job::TaskId))
+                .and_where(Expr::col(Job::DueAt).is_not_null()),
+        )
+    });
+    Statement::new(&TEXT, [JobState::Cancelled.into(), None::<i64>.into(), task.into()])
 }
 
 /// A job as it is once it is leased.
@@ -123,44 +127,58 @@ pub fn read_due(row: &Row<'_>) -> Result<DueRow> {
     })
 }
 
-/// A change to a job that is made only while `attempt` still holds the lease.
-pub fn fenced(job: i64, attempt: i64) -> UpdateStatement {
-    Query::update()
-        .table(Job::Table)
-        .cond_where(
-            Condition::all()
-                .add(Expr::col(Job::Id).eq(job))
-                .add(Expr::col(Job::Attempt).eq(attempt))
-                .add(Expr::col(Job::State).eq(JobState::Running.as_str())),
+/// What is written to a job that is leased; `None` leaves what is there.
+#[derive(Debug, Default)]
+pub struct JobWrite<'a> {
+    pub name: Option<&'a str>,
+    pub total: Option<u64>,
+    pub progress: Option<&'a Progress>,
+    /// Outages in a row. Who knows of them lives, so crashes in a row are over.
+    pub outages: Option<u32>,
+    pub reason: Option<&'a str>,
+}
+
+/// Changes a job, if `attempt` still holds the lease.
+pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>, write: &JobWrite<'a>) -> Statement<'a> {
+    static TEXT: Text = Text::new(|| {
+        let always = [Job::State, Job::DueAt];
+        let some = [
+            Job::DeviceName,
+            Job::Total,
+            Job::CursorTime,
+            Job::CursorKey,
+            Job::Published,
+            Job::Held,
+            Job::Outages,
+            Job::Crashes,
+            Job::Reason,
+        ];
+        text_of(
+            Query::update()
+                .table(Job::Table)
+                .values(always.map(set))
+                .values(some.map(set_some))
+                .and_where(is(Job::Id))
+                .and_where(is(Job::Attempt))
+                .and_where(is(Job::State)),
         )
-        .take()
-}
-
-/// Sets cursor and counts.
-pub fn set_progress(update: &mut UpdateStatement, progress: &Progress) {
-    if let Some(cursor) = &progress.cursor {
-        update.value(Job::CursorTime, cursor.time_us).value(Job::CursorKey, cursor.key.clone());
-    }
-    update.value(Job::Published, int(progress.published)).value(Job::Held, int(progress.held));
-}
-
-/// Sets the outages in a row. Crashes in a row are over: the worker lives.
-pub fn set_outages(update: &mut UpdateStatement, outages: u32) {
-    update.value(Job::Outages, outages).value(Job::Crashes, 0);
-}
-
-pub fn set_state(update: &mut UpdateStatement, state: JobState, due_at: Option<i64>) {
-    update.value(Job::State, state.as_str()).value(Job::DueAt, due_at);
-}
-
-pub fn set_counted(update: &mut UpdateStatement, name: Option<&str>, total: u64) {
-    update.value(Job::DeviceName, name).value(Job::Total, int(total));
-}
-
-pub fn set_lease(update: &mut UpdateStatement, until_ms: i64) {
-    update.value(Job::DueAt, until_ms);
-}
-
-pub fn set_reason(update: &mut UpdateStatement, reason: &str) {
-    update.value(Job::Reason, reason);
+    });
+    let cursor = write.progress.and_then(|progress| progress.cursor.as_ref());
+    let values = [
+        state.into(),
+        due_at.into(),
+        write.name.into(),
+        write.total.into(),
+        cursor.map(|cursor| cursor.time_us).into(),
+        cursor.map(|cursor| cursor.key.as_str()).into(),
+        write.progress.map(|progress| progress.published).into(),
+        write.progress.map(|progress| progress.held).into(),
+        write.outages.into(),
+        write.outages.map(|_| 0_i64).into(),
+        write.reason.into(),
+        id.into(),
+        attempt.into(),
+        JobState::Running.into(),
+    ];
+    Statement::new(&TEXT, values)
 }

@@ -1,61 +1,67 @@
 //! The numbered log of a task, and the rows that were held back.
 
 use rusqlite::{Row, types::ValueRef};
-use sea_query::{Expr, ExprTrait, InsertStatement, OnConflict, Order, Query, SelectStatement, UpdateStatement};
+use sea_query::{Expr, ExprTrait, OnConflict, Order, Query};
 use uuid::Uuid;
 
-use super::{Result, int, state, text, uuid};
+use super::{
+    Result, Statement, state,
+    statement::{Text, given, is, set, text_of},
+    uuid,
+};
 use crate::{
     queue::schema::{Event, Quarantine, Task},
     task::{HeldRow, LogEvent, Position, TaskId, TaskState},
 };
 
 /// The number of the last line.
-pub fn last_seq(task: TaskId) -> SelectStatement {
-    Query::select().column(Task::LastSeq).from(Task::Table).and_where(Expr::col(Task::Id).eq(text(task))).take()
+pub fn last_seq(task: TaskId) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| text_of(Query::select().column(Task::LastSeq).from(Task::Table).and_where(is(Task::Id))));
+    Statement::new(&TEXT, [task.into()])
 }
 
-/// Makes a task's log longer; with its last line the task ends.
-pub fn advance_log(task: TaskId, last_seq: u64, ends: Option<TaskState>, now_ms: i64) -> UpdateStatement {
-    let mut update = Query::update();
-    update.table(Task::Table).value(Task::LastSeq, int(last_seq)).and_where(Expr::col(Task::Id).eq(text(task)));
-    if let Some(state) = ends {
-        update.value(Task::State, state.as_str()).value(Task::FinishedAt, now_ms);
-    }
-    update
+/// Makes a task's log longer.
+pub fn advance_log(task: TaskId, last_seq: u64) -> Statement<'static> {
+    static TEXT: Text =
+        Text::new(|| text_of(Query::update().table(Task::Table).values([set(Task::LastSeq)]).and_where(is(Task::Id))));
+    Statement::new(&TEXT, [last_seq.into(), task.into()])
+}
+
+/// Makes a task's log longer for the last time, and ends the task.
+pub fn end_log(task: TaskId, last_seq: u64, ends: TaskState, now_ms: i64) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        let columns = [Task::LastSeq, Task::State, Task::FinishedAt];
+        text_of(Query::update().table(Task::Table).values(columns.map(set)).and_where(is(Task::Id)))
+    });
+    Statement::new(&TEXT, [last_seq.into(), ends.into(), now_ms.into(), task.into()])
 }
 
 pub fn read_last_seq(row: &Row<'_>) -> Result<u64> {
     row.get("last_seq")
 }
 
-pub fn insert_events(events: &[LogEvent]) -> InsertStatement {
-    let mut insert = Query::insert()
-        .into_table(Event::Table)
-        .columns([Event::TaskId, Event::Seq, Event::At, Event::Ok, Event::Message, Event::Ends])
-        .take();
-    for event in events {
-        insert.values_panic([
-            text(event.task).into(),
-            int(event.seq).into(),
-            event.at_ms.into(),
-            i32::from(event.ok).into(),
-            event.message.clone().into(),
-            event.ends.map(TaskState::as_str).into(),
-        ]);
-    }
-    insert
+pub fn insert_event(event: &LogEvent) -> Statement<'_> {
+    static TEXT: Text = Text::new(|| {
+        let columns = [Event::TaskId, Event::Seq, Event::At, Event::Ok, Event::Message, Event::Ends];
+        text_of(Query::insert().into_table(Event::Table).columns(columns).values_panic(columns.map(|_| given())))
+    });
+    let LogEvent { task, seq, at_ms, ok, message, ends } = event;
+    Statement::new(&TEXT, [(*task).into(), (*seq).into(), (*at_ms).into(), (*ok).into(), message.as_str().into(), (*ends).into()])
 }
 
-pub fn events_after(task: TaskId, seq: u64, limit: u64) -> SelectStatement {
-    Query::select()
-        .columns([Event::Seq, Event::At, Event::Ok, Event::Message, Event::Ends])
-        .from(Event::Table)
-        .and_where(Expr::col(Event::TaskId).eq(text(task)))
-        .and_where(Expr::col(Event::Seq).gt(int(seq)))
-        .order_by(Event::Seq, Order::Asc)
-        .limit(limit)
-        .take()
+pub fn events_after(task: TaskId, seq: u64, limit: u64) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        text_of(
+            Query::select()
+                .columns([Event::Seq, Event::At, Event::Ok, Event::Message, Event::Ends])
+                .from(Event::Table)
+                .and_where(is(Event::TaskId))
+                .and_where(Expr::col(Event::Seq).gt(given()))
+                .order_by(Event::Seq, Order::Asc)
+                .limit(0),
+        )
+    });
+    Statement::new(&TEXT, [task.into(), seq.into(), limit.into()])
 }
 
 pub fn read_event(task: TaskId, row: &Row<'_>) -> Result<LogEvent> {
@@ -72,42 +78,43 @@ pub fn read_event(task: TaskId, row: &Row<'_>) -> Result<LogEvent> {
     })
 }
 
-pub fn insert_held(task: TaskId, device: Uuid, rows: &[HeldRow], now_ms: i64) -> InsertStatement {
-    let mut insert = Query::insert()
-        .into_table(Quarantine::Table)
-        .columns([
+/// A row that was held back; one that is there already is left as it is.
+pub fn insert_held(task: TaskId, device: Uuid, row: &HeldRow, now_ms: i64) -> Statement<'_> {
+    static TEXT: Text = Text::new(|| {
+        let columns = [
             Quarantine::TaskId,
             Quarantine::DeviceId,
             Quarantine::RowTime,
             Quarantine::RowKey,
             Quarantine::Reason,
             Quarantine::HeldAt,
-        ])
-        .on_conflict(OnConflict::new().do_nothing().to_owned())
-        .take();
-    for row in rows {
-        insert.values_panic([
-            text(task).into(),
-            device.to_string().into(),
-            row.position.time_us.into(),
-            row.position.key.clone().into(),
-            row.reason.clone().into(),
-            now_ms.into(),
-        ]);
-    }
-    insert
+        ];
+        text_of(
+            Query::insert()
+                .into_table(Quarantine::Table)
+                .columns(columns)
+                .values_panic(columns.map(|_| given()))
+                .on_conflict(OnConflict::new().do_nothing().to_owned()),
+        )
+    });
+    let (time, key) = (row.position.time_us, row.position.key.as_str());
+    Statement::new(&TEXT, [task.into(), device.into(), time.into(), key.into(), row.reason.as_str().into(), now_ms.into()])
 }
 
 /// The held-back rows of a task, in the order of device, time and key.
-pub fn held_rows(task: TaskId) -> SelectStatement {
-    Query::select()
-        .columns([Quarantine::DeviceId, Quarantine::RowTime, Quarantine::RowKey, Quarantine::Reason])
-        .from(Quarantine::Table)
-        .and_where(Expr::col(Quarantine::TaskId).eq(text(task)))
-        .order_by(Quarantine::DeviceId, Order::Asc)
-        .order_by(Quarantine::RowTime, Order::Asc)
-        .order_by(Quarantine::RowKey, Order::Asc)
-        .take()
+pub fn held_rows(task: TaskId) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        text_of(
+            Query::select()
+                .columns([Quarantine::DeviceId, Quarantine::RowTime, Quarantine::RowKey, Quarantine::Reason])
+                .from(Quarantine::Table)
+                .and_where(is(Quarantine::TaskId))
+                .order_by(Quarantine::DeviceId, Order::Asc)
+                .order_by(Quarantine::RowTime, Order::Asc)
+                .order_by(Quarantine::RowKey, Order::Asc),
+        )
+    });
+    Statement::new(&TEXT, [task.into()])
 }
 
 pub fn read_held(row: &Row<'_>) -> Result<(Uuid, HeldRow)> {

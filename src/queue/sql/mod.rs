@@ -2,6 +2,7 @@
 
 mod job;
 mod log;
+mod statement;
 mod task;
 
 use std::str::FromStr;
@@ -12,20 +13,10 @@ use uuid::Uuid;
 
 pub use job::*;
 pub use log::*;
+pub use statement::Statement;
 pub use task::*;
 
-use crate::task::TaskId;
-
 type Result<T> = rusqlite::Result<T>;
-
-fn text(id: TaskId) -> String {
-    id.to_string()
-}
-
-/// Numbers of ours stay far below 2^63.
-fn int(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
 
 /// A text of the file that does not say what it should.
 fn bad(column: &str, error: impl std::error::Error) -> Error {

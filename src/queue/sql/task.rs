@@ -1,24 +1,26 @@
 //! Tasks: taken in, served in turns, ended, removed.
 
-use chrono::{DateTime, SecondsFormat, Utc};
-use sea_query::{Alias, DeleteStatement, Expr, ExprTrait, Func, InsertStatement, Order, Query, SelectStatement, UpdateStatement};
+use std::borrow::Cow;
 
 use rusqlite::Row;
+use sea_query::{CaseStatement, Expr, ExprTrait, Func, Order, Query, SelectStatement};
 
-use super::{Result, moment, state, text, uuid};
+use super::{
+    Result, Statement, moment, state,
+    statement::{Text, Value, given, is, set, text_of},
+    uuid,
+};
 use crate::{
     queue::{
         TaskRow,
         schema::{Job, Task},
     },
-    task::{JobState, NewTask, TaskId, TaskState},
+    task::{JobCounts, JobState, NewTask, TaskId, TaskState},
 };
 
-pub fn insert_task(id: TaskId, task: &NewTask, now_ms: i64) -> InsertStatement {
-    let moment = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Nanos, true);
-    Query::insert()
-        .into_table(Task::Table)
-        .columns([
+pub fn insert_task(id: TaskId, task: &NewTask, now_ms: i64) -> Statement<'_> {
+    static TEXT: Text = Text::new(|| {
+        let columns = [
             Task::Id,
             Task::RequestId,
             Task::ThingId,
@@ -28,24 +30,22 @@ pub fn insert_task(id: TaskId, task: &NewTask, now_ms: i64) -> InsertStatement {
             Task::State,
             Task::Turn,
             Task::CreatedAt,
-        ])
-        .values_panic([
-            text(id).into(),
-            task.request_id.clone().into(),
-            task.thing.to_string().into(),
-            task.topic.clone().into(),
-            moment(task.from).into(),
-            moment(task.to).into(),
-            TaskState::Queued.as_str().into(),
-            // Turn 0: a new task is served next.
-            0.into(),
-            now_ms.into(),
-        ])
-        .take()
-}
-
-pub fn task_of_request(request_id: &str) -> SelectStatement {
-    select_task().and_where(Expr::col(Task::RequestId).eq(request_id)).take()
+        ];
+        text_of(Query::insert().into_table(Task::Table).columns(columns).values_panic(columns.map(|_| given())))
+    });
+    let values = [
+        id.into(),
+        task.request_id.as_deref().into(),
+        task.thing.into(),
+        task.topic.as_str().into(),
+        task.from.into(),
+        task.to.into(),
+        TaskState::Queued.into(),
+        // Turn 0: a new task is served next.
+        0_i64.into(),
+        now_ms.into(),
+    ];
+    Statement::new(&TEXT, values)
 }
 
 fn select_task() -> SelectStatement {
@@ -64,8 +64,14 @@ fn select_task() -> SelectStatement {
         .take()
 }
 
-pub fn task(id: TaskId) -> SelectStatement {
-    select_task().and_where(Expr::col(Task::Id).eq(text(id))).take()
+pub fn task(id: TaskId) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| text_of(select_task().and_where(is(Task::Id))));
+    Statement::new(&TEXT, [id.into()])
+}
+
+pub fn task_of_request(request_id: &str) -> Statement<'_> {
+    static TEXT: Text = Text::new(|| text_of(select_task().and_where(is(Task::RequestId))));
+    Statement::new(&TEXT, [request_id.into()])
 }
 
 pub fn read_task(row: &Row<'_>) -> Result<TaskRow> {
@@ -82,41 +88,41 @@ pub fn read_task(row: &Row<'_>) -> Result<TaskRow> {
 }
 
 /// The lengths of the logs of some tasks.
-pub fn last_seqs(tasks: &[TaskId]) -> SelectStatement {
-    Query::select()
-        .columns([Task::Id, Task::LastSeq])
-        .from(Task::Table)
-        .and_where(Expr::col(Task::Id).is_in(tasks.iter().copied().map(text)))
-        .take()
+pub fn last_seqs(tasks: &[TaskId]) -> Statement<'static> {
+    let some = Expr::col(Task::Id).is_in(tasks.iter().map(|_| given()));
+    let text = text_of(Query::select().columns([Task::Id, Task::LastSeq]).from(Task::Table).and_where(some));
+    Statement { text: Cow::Owned(text), values: tasks.iter().map(|task| Value::from(*task)).collect() }
 }
 
 pub fn read_log_length(row: &Row<'_>) -> Result<(TaskId, u64)> {
     Ok((TaskId(uuid(row, "id")?), row.get("last_seq")?))
 }
 
-pub fn set_task_served(id: TaskId, turn: i64) -> UpdateStatement {
-    Query::update()
-        .table(Task::Table)
-        .value(Task::State, TaskState::Running.as_str())
-        .value(Task::Turn, turn)
-        .and_where(Expr::col(Task::Id).eq(text(id)))
-        .take()
+pub fn set_task_served(id: TaskId, turn: i64) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        text_of(Query::update().table(Task::Table).values([set(Task::State), set(Task::Turn)]).and_where(is(Task::Id)))
+    });
+    Statement::new(&TEXT, [TaskState::Running.into(), turn.into(), id.into()])
 }
 
 /// The tasks that have something to claim, the one served longest ago first.
-pub fn tasks_due(now_ms: i64, limit: u64) -> SelectStatement {
-    let due = Query::select()
-        .expr(Expr::val(1))
-        .from(Job::Table)
-        .and_where(Expr::col((Job::Table, Job::TaskId)).equals((Task::Table, Task::Id)))
-        .and_where(Expr::col((Job::Table, Job::DueAt)).lte(now_ms))
-        .take();
-    select_task()
-        .and_where(Expr::col((Task::Table, Task::FinishedAt)).is_null())
-        .and_where(Expr::exists(due))
-        .order_by((Task::Table, Task::Turn), Order::Asc)
-        .limit(limit)
-        .take()
+pub fn tasks_due(now_ms: i64, limit: u64) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        let due = Query::select()
+            .expr(Expr::cust("1"))
+            .from(Job::Table)
+            .and_where(Expr::col((Job::Table, Job::TaskId)).equals((Task::Table, Task::Id)))
+            .and_where(Expr::col((Job::Table, Job::DueAt)).lte(given()))
+            .take();
+        text_of(
+            select_task()
+                .and_where(Expr::col((Task::Table, Task::FinishedAt)).is_null())
+                .and_where(Expr::exists(due))
+                .order_by((Task::Table, Task::Turn), Order::Asc)
+                .limit(0),
+        )
+    });
+    Statement::new(&TEXT, [now_ms.into(), limit.into()])
 }
 
 pub fn read_task_id(row: &Row<'_>) -> Result<TaskId> {
@@ -124,56 +130,88 @@ pub fn read_task_id(row: &Row<'_>) -> Result<TaskId> {
 }
 
 /// The highest turn of an open task.
-pub fn last_turn() -> SelectStatement {
-    Query::select()
-        .expr_as(Func::max(Expr::col(Task::Turn)), Alias::new("turn"))
-        .from(Task::Table)
-        .and_where(Expr::col(Task::FinishedAt).is_null())
-        .take()
+pub fn last_turn() -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        text_of(
+            Query::select()
+                .expr_as(Func::max(Expr::col(Task::Turn)), "turn")
+                .from(Task::Table)
+                .and_where(Expr::col(Task::FinishedAt).is_null()),
+        )
+    });
+    Statement::new(&TEXT, [])
 }
 
 pub fn read_turn(row: &Row<'_>) -> Result<i64> {
     Ok(row.get::<_, Option<i64>>("turn")?.unwrap_or(0))
 }
 
-/// What became of the jobs of a task; nothing while one of them has not ended.
-pub fn sums_when_ended(task: TaskId) -> SelectStatement {
-    let open = Query::select()
-        .expr(Expr::val(1))
-        .from_as(Job::Table, "open")
-        .and_where(Expr::col(("open", Job::TaskId)).equals((Task::Table, Task::Id)))
-        .and_where(Expr::col(("open", Job::DueAt)).is_not_null())
-        .take();
-    Query::select()
-        .column((Job::Table, Job::State))
-        .expr_as(Expr::col((Job::Table, Job::Id)).count(), Alias::new("jobs"))
-        .expr_as(Expr::col((Job::Table, Job::Published)).sum(), Alias::new("published"))
-        .expr_as(Expr::col((Job::Table, Job::Held)).sum(), Alias::new("held"))
-        .from(Task::Table)
-        // SQLite keeps this order: open jobs are looked for once, before any of the others is read.
-        .cross_join(Job::Table)
-        .and_where(Expr::col((Job::Table, Job::TaskId)).equals((Task::Table, Task::Id)))
-        .and_where(Expr::col((Task::Table, Task::Id)).eq(text(task)))
-        .and_where(Expr::exists(open).not())
-        .group_by_col((Job::Table, Job::State))
-        .take()
+/// What became of the jobs of a task; all zero while one of them has not ended.
+pub fn sums_when_ended(task: TaskId) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        let open = Query::select()
+            .expr(Expr::cust("1"))
+            .from_as(Job::Table, "open")
+            .and_where(is(("open", Job::TaskId)))
+            .and_where(Expr::col(("open", Job::DueAt)).is_not_null())
+            .take();
+        // By case, since for GROUP BY SQLite makes a table in memory.
+        let jobs_in = |column: &'static str| {
+            let one = CaseStatement::new().case(is((Job::Table, Job::State)), Expr::cust("1"));
+            (Expr::expr(one).count(), column)
+        };
+        let mut select = Query::select();
+        for (count, column) in ["succeeded", "failed", "cancelled"].map(jobs_in) {
+            select.expr_as(count, column);
+        }
+        text_of(
+            select
+                .expr_as(Expr::col((Job::Table, Job::Published)).sum(), "published")
+                .expr_as(Expr::col((Job::Table, Job::Held)).sum(), "held")
+                .from(Job::Table)
+                .and_where(is((Job::Table, Job::TaskId)))
+                .and_where(Expr::exists(open).not()),
+        )
+    });
+    let [succeeded, failed, cancelled] = [JobState::Succeeded, JobState::Failed, JobState::Cancelled].map(Value::from);
+    Statement::new(&TEXT, [succeeded, failed, cancelled, task.into(), task.into()])
 }
 
-/// State, and jobs, rows published and rows held back in it.
-pub fn read_sums(row: &Row<'_>) -> Result<(JobState, [u64; 3])> {
-    let state = state(row, "state")?;
-    Ok((state, [row.get("jobs")?, row.get("published")?, row.get("held")?]))
+/// What became of a task's jobs.
+pub struct Sums {
+    pub jobs: JobCounts,
+    /// Rows.
+    pub published: u64,
+    pub held: u64,
 }
 
-pub fn failures(task: TaskId, limit: u64) -> SelectStatement {
-    Query::select()
-        .columns([Job::DeviceId, Job::Reason])
-        .from(Job::Table)
-        .and_where(Expr::col(Job::TaskId).eq(text(task)))
-        .and_where(Expr::col(Job::State).eq(JobState::Failed.as_str()))
-        .order_by(Job::Ordinal, Order::Asc)
-        .limit(limit)
-        .take()
+/// `None`: not all of them have ended.
+pub fn read_sums(row: &Row<'_>) -> Result<Option<Sums>> {
+    let jobs = JobCounts {
+        succeeded: row.get("succeeded")?,
+        failed: row.get("failed")?,
+        cancelled: row.get("cancelled")?,
+        ..JobCounts::default()
+    };
+    if jobs == JobCounts::default() {
+        return Ok(None);
+    }
+    Ok(Some(Sums { jobs, published: row.get("published")?, held: row.get("held")? }))
+}
+
+pub fn failures(task: TaskId, limit: u64) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        text_of(
+            Query::select()
+                .columns([Job::DeviceId, Job::Reason])
+                .from(Job::Table)
+                .and_where(is(Job::TaskId))
+                .and_where(is(Job::State))
+                .order_by(Job::Ordinal, Order::Asc)
+                .limit(0),
+        )
+    });
+    Statement::new(&TEXT, [task.into(), JobState::Failed.into(), limit.into()])
 }
 
 pub fn read_failure(row: &Row<'_>) -> Result<(String, String)> {
@@ -181,23 +219,26 @@ pub fn read_failure(row: &Row<'_>) -> Result<(String, String)> {
 }
 
 /// Removes a few tasks that ended before a moment, with all that hangs on them.
-pub fn prune(before_ms: i64, limit: u64) -> DeleteStatement {
-    let old = Query::select()
-        .column(Task::Id)
-        .from(Task::Table)
-        .and_where(Expr::col(Task::FinishedAt).lt(before_ms))
-        .limit(limit)
-        .take();
-    Query::delete().from_table(Task::Table).and_where(Expr::col(Task::Id).in_subquery(old)).take()
+pub fn prune(before_ms: i64, limit: u64) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        let old =
+            Query::select().column(Task::Id).from(Task::Table).and_where(Expr::col(Task::FinishedAt).lt(given())).limit(0).take();
+        text_of(Query::delete().from_table(Task::Table).and_where(Expr::col(Task::Id).in_subquery(old)))
+    });
+    Statement::new(&TEXT, [before_ms.into(), limit.into()])
 }
 
 /// How many jobs have not ended.
-pub fn open_jobs() -> SelectStatement {
-    Query::select()
-        .expr_as(Expr::col(Job::Id).count(), Alias::new("jobs"))
-        .from(Job::Table)
-        .and_where(Expr::col(Job::DueAt).is_not_null())
-        .take()
+pub fn open_jobs() -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        text_of(
+            Query::select()
+                .expr_as(Expr::col(Job::Id).count(), "jobs")
+                .from(Job::Table)
+                .and_where(Expr::col(Job::DueAt).is_not_null()),
+        )
+    });
+    Statement::new(&TEXT, [])
 }
 
 pub fn read_open_jobs(row: &Row<'_>) -> Result<u64> {
