@@ -223,9 +223,13 @@ pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &Write, until_ms: i64) ->
     Ok(true)
 }
 
-/// How a task ends that has no work left; its last line is added to `lines`, and ends it when it is logged. `None`: it has.
+/// How a task ends that has no work left; its last line is added to `lines`, and ends it when it is logged. `None`: it has work
+/// left.
 pub(super) fn end_task(tx: &Tx<'_>, task: &TaskRow, lines: &mut Vec<Line>) -> rusqlite::Result<Option<TaskState>> {
-    let Some(sums) = tx.rows(&sql::sums_when_ended(task.id), sql::read_sums)?.pop().flatten() else { return Ok(None) };
+    if !tx.rows(&sql::work_left(task.id), |_| Ok(()))?.is_empty() {
+        return Ok(None);
+    }
+    let Some(sums) = tx.rows(&sql::sums(task.id), sql::read_sums)?.pop() else { return Ok(None) };
     let failures = match sums.jobs.failed {
         0 => Vec::new(),
         _ => tx.rows(&sql::failures(task.id, line::Summary::FAILURES), sql::read_failure)?,

@@ -146,18 +146,28 @@ pub fn read_turn(row: &Row<'_>) -> Result<i64> {
     Ok(row.get::<_, Option<i64>>("turn")?.unwrap_or(0))
 }
 
-/// What became of the jobs of a task; all zero while one of them has not ended.
-pub fn sums_when_ended(task: TaskId) -> Statement<'static> {
+/// A row, if a task has work left. Asked before [`sums`], which reads all of a task's jobs.
+pub fn work_left(task: TaskId) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        let open = Query::select()
-            .expr(Expr::cust("1"))
-            .from_as(Job::Table, "open")
-            .and_where(is(("open", Job::TaskId)))
-            .and_where(Expr::col(("open", Job::DueAt)).is_not_null())
-            .take();
+        text_of(
+            Query::select()
+                .expr(Expr::cust("1"))
+                .from(Job::Table)
+                .and_where(is(Job::TaskId))
+                .and_where(Expr::col(Job::DueAt).is_not_null())
+                .limit(1),
+        )
+    });
+    // The limit is a value of the text as well.
+    Statement::new(&TEXT, [task.into(), 1_i64.into()])
+}
+
+/// What became of the jobs of a task that has no work left.
+pub fn sums(task: TaskId) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
         // By case, since for GROUP BY SQLite makes a table in memory.
         let jobs_in = |column: &'static str| {
-            let one = CaseStatement::new().case(is((Job::Table, Job::State)), Expr::cust("1"));
+            let one = CaseStatement::new().case(is(Job::State), Expr::cust("1"));
             (Expr::expr(one).count(), column)
         };
         let mut select = Query::select();
@@ -166,15 +176,14 @@ pub fn sums_when_ended(task: TaskId) -> Statement<'static> {
         }
         text_of(
             select
-                .expr_as(Expr::col((Job::Table, Job::Published)).sum(), "published")
-                .expr_as(Expr::col((Job::Table, Job::Held)).sum(), "held")
+                .expr_as(Expr::col(Job::Published).sum(), "published")
+                .expr_as(Expr::col(Job::Held).sum(), "held")
                 .from(Job::Table)
-                .and_where(is((Job::Table, Job::TaskId)))
-                .and_where(Expr::exists(open).not()),
+                .and_where(is(Job::TaskId)),
         )
     });
     let [succeeded, failed, cancelled] = [JobState::Succeeded, JobState::Failed, JobState::Cancelled].map(Value::from);
-    Statement::new(&TEXT, [succeeded, failed, cancelled, task.into(), task.into()])
+    Statement::new(&TEXT, [succeeded, failed, cancelled, task.into()])
 }
 
 /// What became of a task's jobs.
@@ -185,18 +194,16 @@ pub struct Sums {
     pub held: u64,
 }
 
-/// `None`: not all of them have ended.
-pub fn read_sums(row: &Row<'_>) -> Result<Option<Sums>> {
+pub fn read_sums(row: &Row<'_>) -> Result<Sums> {
     let jobs = JobCounts {
         succeeded: row.get("succeeded")?,
         failed: row.get("failed")?,
         cancelled: row.get("cancelled")?,
         ..JobCounts::default()
     };
-    if jobs == JobCounts::default() {
-        return Ok(None);
-    }
-    Ok(Some(Sums { jobs, published: row.get("published")?, held: row.get("held")? }))
+    // A task without jobs has no sums.
+    let rows = |column: &str| row.get::<_, Option<u64>>(column).map(Option::unwrap_or_default);
+    Ok(Sums { jobs, published: rows("published")?, held: rows("held")? })
 }
 
 pub fn failures(task: TaskId, limit: u64) -> Statement<'static> {
