@@ -182,9 +182,9 @@ async fn stopping() {
 #[tokio::test(flavor = "multi_thread")]
 async fn migration() {
     // Commits of a first start: the table of migrations, and each migration with its entry.
-    let passes = [1, 2, 3];
+    const PASSES: [u32; 3] = [1, 2, 3];
     let mut sum = Account::default();
-    for pass in passes {
+    for pass in PASSES {
         let site = Site::new().await;
         let at = format!("migration:{pass}");
         let dying = Process::start(&site.folder, &site.store, &site.topic, &[("KILL_AT", &at)]);
@@ -196,5 +196,5 @@ async fn migration() {
         assert_eq!((account.lost, account.repeated), (0, 0), "{account:?}");
         sum.add(account);
     }
-    write(&point("migration", "during migration", &passes), sum, String::new());
+    write(&point("migration", "during migration", &PASSES), sum, String::new());
 }
