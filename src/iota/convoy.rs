@@ -165,7 +165,7 @@ mod tests {
             let (found, hears) = oneshot::channel();
             told.push(hears);
             let selection = Selection { device, from: DateTime::UNIX_EPOCH, to: DateTime::UNIX_EPOCH, after: None };
-            Member { thing, selection, device: Some(found), out: Some(Out::new().0), rows: 0 }
+            Member { thing, selection, device: Some(found), out: Some(Out::new(Out::AHEAD).0), rows: 0 }
         });
         let mut convoy = Convoy::new(members.into());
         convoy.found(&[(device, Device { name: Some("水".to_owned()) })]);

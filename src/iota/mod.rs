@@ -8,6 +8,7 @@ pub mod copy;
 mod discover;
 mod error;
 mod mapping;
+mod pages;
 mod postgres;
 mod rows;
 pub mod sample;
@@ -193,7 +194,7 @@ impl Store {
 
     /// Looks a device of a thing up, and reads a selection of it from its beginning to its end.
     pub fn open(&self, thing: Uuid, selection: Selection) -> Opened {
-        let (out, rows) = Out::new();
+        let (out, rows) = Out::new(Out::AHEAD);
         let (found, device) = oneshot::channel();
         let store = self.clone();
         match &self.backend {
@@ -239,40 +240,10 @@ impl Store {
 
     /// Reads a selection from its start to its end.
     pub fn rows(&self, selection: Selection) -> Rows {
-        let (out, rows) = Out::new();
+        let (out, rows) = Out::new(Out::AHEAD);
         let store = self.clone();
         tokio::spawn(async move { store.read(selection, out).await });
         rows
-    }
-
-    /// Reads page after page until the selection ends, or nobody wants more.
-    async fn read(&self, mut selection: Selection, mut out: Out) {
-        let failed = loop {
-            let mapping = match self.mapping().await {
-                Ok(mapping) => mapping,
-                Err(error) => break error,
-            };
-            let query = select::page(&mapping, &selection, self.config.page_rows);
-            let place = tokio::select! {
-                place = self.pages.acquire() => place,
-                () = out.unwanted() => return,
-            };
-            let page = match &self.backend {
-                Backend::Postgres(pool) => postgres::page(pool, &mapping, query, self.timeouts(), &mut out).await,
-                Backend::Sqlite(pool) => sqlite::page(pool, &mapping, query, self.timeouts(), &mut out).await,
-            };
-            drop(place);
-            match page {
-                Ok(Page { rows, last: Some(last) }) if rows == u64::from(self.config.page_rows) => selection.after = Some(last),
-                Ok(_) => {
-                    out.flush().await;
-                    return;
-                }
-                Err(error) => break error,
-            }
-        };
-        // The rows that came before the failure are good.
-        out.fail(failed).await;
     }
 
     fn timeouts(&self) -> Timeouts {
@@ -303,7 +274,12 @@ struct Timeouts {
 }
 
 /// What a page brought.
+#[derive(Default)]
 struct Page {
     rows: u64,
+    /// Of documents.
+    bytes: u64,
     last: Option<Position>,
+    /// It was read to its end, and its connection can be used again.
+    is_whole: bool,
 }

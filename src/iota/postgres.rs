@@ -10,10 +10,11 @@ use sqlx::{
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions, PgRow},
 };
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Device, Mapping, Out, Page, StoreError, Timeouts, convoy::Convoy, copy::Decoder};
-use crate::config::Iota;
+use super::{Device, Mapping, Out, Page, Selection, StoreError, Timeouts, convoy::Convoy, copy::Decoder, select};
+use crate::{config::Iota, task::Position};
 
 /// A connection that was idle for longer may have died unnoticed, and is asked.
 const IDLE: Duration = Duration::from_millis(500);
@@ -111,22 +112,43 @@ pub async fn page(
     out: &mut Out,
 ) -> Result<Page, StoreError> {
     let mut connection = Busy(Some(pool.acquire().await?));
-    let mut copy = connection.copy(&query, Decoder::new(mapping.key, mapping.time, mapping.doc), timeouts).await?;
-    let mut page = Page { rows: 0, last: None };
-    let mut last = None;
-    while copy.more(out.unwanted()).await? {
-        while let Some(row) = copy.decoder.row()? {
-            page.rows += 1;
-            last = Some((row.time_us, row.key.clone()));
-            if !out.push(row).await {
-                return Ok(page);
-            }
-        }
+    let page = connection.page(mapping, &query, timeouts, out).await?;
+    if page.is_whole {
+        connection.done();
     }
-    copy.end()?;
-    connection.done();
-    page.last = last.map(|(time_us, key)| crate::task::Position { time_us, key: key.to_string() });
     Ok(page)
+}
+
+/// Asks for the last of the next `rows` rows, tells it, and reads up to it. Whatever is written to the store meanwhile, one
+/// page begins where the other ends.
+pub async fn page_to_its_edge(
+    pool: &PgPool,
+    mapping: &Mapping,
+    mut selection: Selection,
+    rows: u32,
+    timeouts: Timeouts,
+    tell: oneshot::Sender<Option<Position>>,
+    out: &mut Out,
+) -> Result<(), StoreError> {
+    let mut connection = Busy(Some(pool.acquire().await?));
+    let edge = connection.edge(mapping, &select::edge(mapping, &selection, rows), timeouts).await?;
+    // Who does not want it does not want the rows either.
+    let _ = tell.send(edge.clone());
+    loop {
+        // The limit is for PostgreSQL, which plans for all that is left where it is not told how little is wanted.
+        let query = select::page(mapping, &selection, rows, edge.as_ref());
+        let page = connection.page(mapping, &query, timeouts, out).await?;
+        if !page.is_whole {
+            return Ok(());
+        }
+        if page.rows < u64::from(rows) || page.last == edge {
+            break;
+        }
+        // Rows were written between.
+        selection.after = page.last;
+    }
+    connection.done();
+    Ok(())
 }
 
 /// A `COPY … TO STDOUT` that is being read.
@@ -183,6 +205,50 @@ impl Busy {
             Some(connection) => sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut **connection).await,
             None => Err(sqlx::Error::PoolClosed),
         }
+    }
+
+    /// Reads rows, and hands them on as they come.
+    async fn page(
+        &mut self,
+        mapping: &Mapping,
+        query: &SelectStatement,
+        timeouts: Timeouts,
+        out: &mut Out,
+    ) -> Result<Page, StoreError> {
+        let mut copy = self.copy(query, Decoder::new(mapping.key, mapping.time, mapping.doc), timeouts).await?;
+        let (mut page, mut last) = (Page::default(), None);
+        while copy.more(out.unwanted()).await? {
+            while let Some(row) = copy.decoder.row()? {
+                page.rows += 1;
+                page.bytes += row.doc.as_ref().map_or(0, Bytes::len) as u64;
+                last = Some((row.time_us, row.key.clone()));
+                if !out.push(row).await {
+                    return Ok(page);
+                }
+            }
+        }
+        copy.end()?;
+        page.is_whole = true;
+        page.last = last.map(|(time_us, key)| Position { time_us, key: key.to_string() });
+        Ok(page)
+    }
+
+    /// Where the one row stands that a query asks for.
+    async fn edge(
+        &mut self,
+        mapping: &Mapping,
+        query: &SelectStatement,
+        timeouts: Timeouts,
+    ) -> Result<Option<Position>, StoreError> {
+        let mut copy = self.copy(query, Decoder::new(mapping.key, mapping.time, mapping.doc), timeouts).await?;
+        let mut edge = None;
+        while copy.more(std::future::pending()).await? {
+            while let Some(row) = copy.decoder.row()? {
+                edge = Some(row.position());
+            }
+        }
+        copy.end()?;
+        Ok(edge)
     }
 
     /// The copy ended well: back to the pool.

@@ -17,12 +17,13 @@ pub(super) struct Out {
 impl Out {
     /// A batch is handed on when it has so many rows or bytes.
     const ROWS: usize = 512;
-    const BYTES: usize = 256 * 1_024;
+    pub(super) const BYTES: usize = 256 * 1_024;
+    /// Batches read ahead, while the one before is being published.
+    pub(super) const AHEAD: usize = 2;
 
-    pub(super) fn new() -> (Self, Rows) {
-        /// Batches read ahead, while the one before is being published.
-        const AHEAD: usize = 2;
-        let (batches, receiver) = mpsc::channel(AHEAD);
+    /// Holds so many batches that nobody has taken yet.
+    pub(super) fn new(ahead: usize) -> (Self, Rows) {
+        let (batches, receiver) = mpsc::channel(ahead);
         (Self { batches, batch: Vec::new(), bytes: 0 }, Rows { batches: receiver, begun: VecDeque::new() })
     }
 
@@ -41,6 +42,11 @@ impl Out {
         self.bytes = 0;
         let batch = std::mem::take(&mut self.batch);
         batch.is_empty() || self.batches.send(Ok(batch)).await.is_ok()
+    }
+
+    /// Hands on a batch of another. `false`: nobody wants more.
+    pub(super) async fn pass(&mut self, batch: Vec<Row>) -> bool {
+        self.flush().await && self.batches.send(Ok(batch)).await.is_ok()
     }
 
     /// Hands on what there is, and that no more can be had.

@@ -75,28 +75,49 @@ pub fn count(mapping: &Mapping, selection: &Selection) -> SelectStatement {
         .take()
 }
 
-/// The next `limit` rows: time, key and document, in the order of time and key.
-pub fn page(mapping: &Mapping, selection: &Selection, limit: u32) -> SelectStatement {
-    let (key, time) = (column(&mapping.raw.id), column(&mapping.raw.time));
+/// The next `limit` rows, none of them behind the row `until`: time, key and document, in the order of time and key.
+pub fn page(mapping: &Mapping, selection: &Selection, limit: u32, until: Option<&Position>) -> SelectStatement {
+    let end = until.map(|last| place(mapping).lte(position(mapping, last)));
+    rest(mapping, selection, columns(mapping)).and_where_option(end).limit(u64::from(limit)).take()
+}
+
+/// Time and key of the row that is the last of the next `rows` (at least 1), with no document; no row if there are fewer.
+pub fn edge(mapping: &Mapping, selection: &Selection, rows: u32) -> SelectStatement {
+    let mut edge = rest(mapping, selection, time_and_key(mapping));
+    edge.expr_as(Expr::cust("NULL"), Alias::new("d")).offset(u64::from(rows) - 1).limit(1);
+    edge
+}
+
+/// The rows of a selection that are left, in the order of time and key.
+fn rest(mapping: &Mapping, selection: &Selection, mut select: SelectStatement) -> SelectStatement {
     let start = match &selection.after {
         None => not_before(mapping, selection),
-        Some(position) => {
-            let after = [moment(mapping.time, position.time_us), key_value(mapping.key, position)];
-            Expr::tuple([time.clone(), key.clone()]).gt(Expr::tuple(after))
-        }
+        Some(after) => place(mapping).gt(position(mapping, after)),
     };
-    columns(mapping)
+    select
         .and_where(of_device(mapping, selection))
         .and_where(start)
         .and_where(not_after(mapping, selection))
-        .order_by_expr(time, Order::Asc)
-        .order_by_expr(key, Order::Asc)
-        .limit(u64::from(limit))
+        .order_by_expr(column(&mapping.raw.time), Order::Asc)
+        .order_by_expr(column(&mapping.raw.id), Order::Asc)
         .take()
+}
+
+/// Where a row stands, to be compared with a [`position`].
+fn place(mapping: &Mapping) -> Expr {
+    Expr::tuple([column(&mapping.raw.time), column(&mapping.raw.id)])
+}
+
+fn position(mapping: &Mapping, position: &Position) -> Expr {
+    Expr::tuple([moment(mapping.time, position.time_us), key_value(mapping.key, position)])
 }
 
 /// Time, key and document of rows.
 fn columns(mapping: &Mapping) -> SelectStatement {
+    time_and_key(mapping).expr_as(column(&mapping.raw.doc), Alias::new("d")).take()
+}
+
+fn time_and_key(mapping: &Mapping) -> SelectStatement {
     let key = column(&mapping.raw.id);
     let key_as = match mapping.key {
         KeyType::Integer => key.cast_as(Alias::new("bigint")),
@@ -106,7 +127,6 @@ fn columns(mapping: &Mapping) -> SelectStatement {
     Query::select()
         .expr_as(column(&mapping.raw.time), Alias::new("t"))
         .expr_as(key_as, Alias::new("k"))
-        .expr_as(column(&mapping.raw.doc), Alias::new("d"))
         .from(table(&mapping.raw.table))
         .take()
 }

@@ -36,7 +36,7 @@ pub async fn page(
 ) -> Result<Page, StoreError> {
     let query = sqlx::query(AssertSqlSafe(query.to_string(SqliteQueryBuilder))).persistent(false);
     let mut rows = query.fetch(pool);
-    let mut page = Page { rows: 0, last: None };
+    let mut page = Page::default();
     let mut timeout = timeouts.first;
     while let Some(row) = tokio::time::timeout(timeout, rows.try_next())
         .await
@@ -44,12 +44,14 @@ pub async fn page(
     {
         let row = read(&row, mapping.key)?;
         page.rows += 1;
+        page.bytes += row.doc.as_ref().map_or(0, Bytes::len) as u64;
         timeout = timeouts.next;
         page.last = Some(row.position());
         if !out.push(row).await {
-            break;
+            return Ok(page);
         }
     }
+    page.is_whole = true;
     Ok(page)
 }
 

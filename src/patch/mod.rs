@@ -119,13 +119,18 @@ impl Patcher {
         report: &impl Report,
         stop: &CancellationToken,
     ) -> Result<Outcome, ReportError> {
-        let mut ended = self.publish(patch, flight, report, stop, false).await;
-        if flight.settled().await == Err(KafkaError::BatchTooLarge) {
+        let mut careful = false;
+        let (ended, settled) = loop {
+            let ended = self.publish(patch, flight, report, stop, careful).await;
+            let settled = flight.settled().await;
+            if settled != Err(KafkaError::BatchTooLarge) || careful {
+                break (ended, settled);
+            }
             // Which of the batch's messages is too large shows when they are sent one by one.
             flight.restart();
-            ended = self.publish(patch, flight, report, stop, true).await;
-        }
-        match (ended, flight.settled().await) {
+            careful = true;
+        };
+        match (ended, settled) {
             (Err(Interrupted::Abandoned(error)), _) => Err(error),
             (_, Err(error)) => {
                 if matches!(error, KafkaError::NoTopic(_)) {

@@ -87,7 +87,8 @@ impl Pool {
                         outage: Arc::clone(&outage),
                         leave: leave.clone(),
                     };
-                    let worker = workers.spawn(job::run(self.clone(), lease, signals));
+                    // Boxed: it is large, and spawning moves it four times.
+                    let worker = workers.spawn(Box::pin(job::run(self.clone(), lease, signals)));
                     places.insert(worker.id(), place);
                 }
                 self.metrics.jobs_running.set(i64::try_from(places.len()).unwrap_or(i64::MAX));

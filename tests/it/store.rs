@@ -47,6 +47,26 @@ async fn rows_of_the_same_time_are_neither_lost_nor_doubled_at_a_pages_edge() {
 }
 
 #[tokio::test]
+async fn rows_that_are_written_meanwhile_shift_no_page() {
+    let test = TestStore::empty().await;
+    let device = Uuid::new_v4();
+    // A row every ten milliseconds; what is written meanwhile falls between them.
+    let before: Vec<_> = (0..1_000).map(|id| Reading { id, device, time_ms: 1_000_000 + id * 10, doc: None }).collect();
+    test.add(&before).await;
+    let store = open(&test, |overrides| {
+        overrides.set(&["iota", "page_rows"], 7);
+    });
+    let write = async {
+        for id in 0..200 {
+            test.add(&[Reading { id: 1_000 + id, device, time_ms: 1_000_005 + id * 50, doc: None }]).await;
+        }
+    };
+    let (read, ()) = tokio::join!(keys(&store, all_of(device)), write);
+    let kept: Vec<i64> = read.iter().map(|key| key.parse().unwrap()).filter(|id| *id < 1_000).collect();
+    assert_eq!(kept, (0..1_000).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn reading_goes_on_after_any_row() {
     let test = TestStore::empty().await;
     let (_, device) = test.add_rows(10).await;
