@@ -2,7 +2,7 @@
 ARG RUST_VERSION=1.95
 
 FROM rust:${RUST_VERSION}-slim-bookworm AS builder
-# librdkafka and OpenSSL are compiled from their sources, with the crates that bring them: that takes a C and C++ compiler,
+# librdkafka, jemalloc and OpenSSL are compiled from their sources, with the crates that bring them: that takes a C and C++ compiler,
 # make, and the whole of Perl (OpenSSL's Configure).
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ gcc make perl pkg-config zlib1g-dev \
@@ -13,6 +13,7 @@ ENV BUILD="cargo build --release --locked --features tls,rdkafka/ssl-vendored"
 
 # The dependencies, in a layer of their own: it is built anew only when they change. What was built of the empty
 # crate is removed, or cargo might take it for the real one, whose files can be older.
+COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
     && touch src/lib.rs \
