@@ -2,12 +2,14 @@
 //!
 //! The document is looked through as it streams by; no tree is built, and what is published are the stored bytes.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::IgnoredAny;
 use uuid::Uuid;
 
+pub use super::json::Kind;
+use super::json::{Json, NotJson};
 use crate::config::GuardMode;
 
 /// Why a row is held back.
@@ -51,15 +53,25 @@ impl Guard {
         match self.mode {
             GuardMode::Off => {}
             GuardMode::Json => {
-                serde_json::from_str::<IgnoredAny>(utf8(&doc)?).map_err(not_json)?;
+                let doc = utf8(&doc)?;
+                let mut json = Json::new(doc);
+                json.skip().and_then(|_| json.end()).map_err(|NotJson| not_json(doc))?;
             }
-            GuardMode::Et => self.et(serde_json::from_str(utf8(&doc)?).map_err(not_json)?)?,
+            GuardMode::Et => self.et(utf8(&doc)?)?,
         }
         Ok(doc)
     }
 
-    fn et(&self, reading: Value<'_>) -> Result<(), Fault> {
-        let Value::Object(reading) = reading else { return Err(Fault::NotAnObject(reading.kind())) };
+    fn et(&self, doc: &str) -> Result<(), Fault> {
+        let mut json = Json::new(doc);
+        let reading = match json.kind() {
+            Ok(Kind::Object) => Reading::of(&mut json).map(Ok),
+            Ok(_) => json.skip().map(Err),
+            Err(error) => Err(error),
+        };
+        // All of it is JSON, before anything else is said of it.
+        let reading = reading.and_then(|reading| json.end().map(|()| reading)).map_err(|NotJson| not_json(doc))?;
+        let reading = reading.map_err(Fault::NotAnObject)?;
         let Some(device) = reading.device_id else { return Err(Fault::Lacks("deviceId")) };
         if !self.is_own(&device) {
             return Err(Fault::OtherDevice(device.chars().take(64).collect()));
@@ -83,202 +95,65 @@ fn utf8(doc: &[u8]) -> Result<&str, Fault> {
     std::str::from_utf8(doc).map_err(|error| Fault::NotJson(error.to_string()))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "used as a function in map_err")]
-fn not_json(error: serde_json::Error) -> Fault {
-    Fault::NotJson(error.to_string())
-}
-
-/// What sort of thing a JSON value is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Null,
-    Truth,
-    Number,
-    Text,
-    List,
-    Object,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Null => "null",
-            Self::Truth => "a truth value",
-            Self::Number => "a number",
-            Self::Text => "a text",
-            Self::List => "a list",
-            Self::Object => "an object",
-        })
-    }
-}
-
-/// As much of a JSON value as a caller wants to keep of its objects.
-trait Fields<'de>: Default {
-    fn field<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error>;
-}
-
-/// A JSON value of any kind.
-enum Any<'de, F> {
-    Scalar(Kind, Option<Cow<'de, str>>),
-    Object(F),
-}
-
-type Value<'de> = Any<'de, Reading<'de>>;
-
-impl<F> Any<'_, F> {
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Scalar(kind, _) => *kind,
-            Self::Object(_) => Kind::Object,
-        }
-    }
+/// What is wrong with it, and where, in serde_json's words.
+fn not_json(doc: &str) -> Fault {
+    let wrong = serde_json::from_str::<IgnoredAny>(doc).err();
+    Fault::NotJson(wrong.map_or_else(|| "its grammar is wrong".to_owned(), |error| error.to_string()))
 }
 
 /// What ET needs of a reading. Where a name comes twice the last counts, as it does for ET.
 #[derive(Default)]
-struct Reading<'de> {
-    device_id: Option<Cow<'de, str>>,
+struct Reading<'d> {
+    device_id: Option<Cow<'d, str>>,
     has_time: bool,
     data: Option<Data>,
 }
 
+/// `data`, of which only `data.data` matters.
 struct Data {
     kind: Kind,
     list_in_data: bool,
 }
 
-impl<'de> Fields<'de> for Reading<'de> {
-    fn field<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        match name {
-            "deviceId" => {
-                self.device_id = match map.next_value::<Any<'de, Unread>>()? {
-                    Any::Scalar(Kind::Text, text) => text,
-                    Any::Scalar(Kind::Null, _) => None,
-                    // It has one, and it is no device's.
-                    other => Some(Cow::Owned(other.kind().to_string())),
-                };
+impl<'d> Reading<'d> {
+    fn of(json: &mut Json<'d>) -> Result<Self, NotJson> {
+        let mut reading = Self::default();
+        json.object(|name, json| {
+            match &*name.said() {
+                "deviceId" => {
+                    reading.device_id = match json.kind()? {
+                        Kind::Text => Some(json.text()?.said()),
+                        // It has one, and it is no device's.
+                        _ => Some(json.skip()?).filter(|kind| *kind != Kind::Null).map(|kind| Cow::Owned(kind.to_string())),
+                    };
+                }
+                "triggerTime" => reading.has_time = json.skip()? != Kind::Null,
+                "data" => reading.data = Some(Data::of(json)?),
+                _ => {
+                    json.skip()?;
+                }
             }
-            "triggerTime" => self.has_time = map.next_value::<Any<'de, Unread>>()?.kind() != Kind::Null,
-            "data" => {
-                self.data = Some(match map.next_value::<Any<'de, Inner>>()? {
-                    Any::Scalar(kind, _) => Data { kind, list_in_data: false },
-                    Any::Object(inner) => Data { kind: Kind::Object, list_in_data: inner.list },
-                });
-            }
-            _ => {
-                map.next_value::<IgnoredAny>()?;
-            }
+            Ok(())
+        })?;
+        Ok(reading)
+    }
+}
+
+impl Data {
+    fn of(json: &mut Json<'_>) -> Result<Self, NotJson> {
+        let mut data = Self { kind: json.kind()?, list_in_data: false };
+        if data.kind != Kind::Object {
+            json.skip()?;
+            return Ok(data);
         }
-        Ok(())
-    }
-}
-
-/// `data`, of which only `data.data` matters.
-#[derive(Default)]
-struct Inner {
-    list: bool,
-}
-
-impl<'de> Fields<'de> for Inner {
-    fn field<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
-        if name == "data" {
-            self.list = map.next_value::<Any<'de, Unread>>()?.kind() == Kind::List;
-        } else {
-            map.next_value::<IgnoredAny>()?;
-        }
-        Ok(())
-    }
-}
-
-/// An object of which nothing matters.
-#[derive(Default)]
-struct Unread;
-
-impl<'de> Fields<'de> for Unread {
-    fn field<A: MapAccess<'de>>(&mut self, _: &str, map: &mut A) -> Result<(), A::Error> {
-        map.next_value::<IgnoredAny>().map(|_| ())
-    }
-}
-
-impl<'de, F: Fields<'de>> Deserialize<'de> for Any<'de, F> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(AnyVisitor(std::marker::PhantomData))
-    }
-}
-
-struct AnyVisitor<F>(std::marker::PhantomData<F>);
-
-impl<'de, F: Fields<'de>> Visitor<'de> for AnyVisitor<F> {
-    type Value = Any<'de, F>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(Any::Scalar(Kind::Null, None))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-        Ok(Any::Scalar(Kind::Truth, None))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-        Ok(Any::Scalar(Kind::Number, None))
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-        Ok(Any::Scalar(Kind::Number, None))
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-        Ok(Any::Scalar(Kind::Number, None))
-    }
-
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Any::Scalar(Kind::Text, Some(Cow::Borrowed(text))))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Any::Scalar(Kind::Text, Some(Cow::Owned(text.to_owned()))))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Any::Scalar(Kind::List, None))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut fields = F::default();
-        while let Some(Name(name)) = map.next_key()? {
-            fields.field(&name, &mut map)?;
-        }
-        Ok(Any::Object(fields))
-    }
-}
-
-/// A field's name, borrowed where it has no escapes.
-struct Name<'de>(Cow<'de, str>);
-
-impl<'de> Deserialize<'de> for Name<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct NameVisitor;
-        impl<'de> Visitor<'de> for NameVisitor {
-            type Value = Name<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a field's name")
+        json.object(|name, json| {
+            let kind = json.skip()?;
+            if name.said() == "data" {
+                data.list_in_data = kind == Kind::List;
             }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Name<'de>, E> {
-                Ok(Name(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Name<'de>, E> {
-                Ok(Name(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(NameVisitor)
+            Ok(())
+        })?;
+        Ok(data)
     }
 }
 

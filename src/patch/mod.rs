@@ -4,6 +4,7 @@
 //! outage, and can go on later from what it has reported.
 
 pub mod guard;
+mod json;
 
 use std::sync::Arc;
 
