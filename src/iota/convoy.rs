@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{Device, Mapping, Out, Row, Selection, StoreError, select};
 
 /// Rows that a device may have to be read wholly together with others.
-const FIRST: u32 = 512;
+const FIRST: u32 = 256;
 /// Devices that go together, at the most.
 const MOST: usize = 32;
 
