@@ -20,7 +20,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use tokio::sync::{OnceCell, Semaphore, oneshot};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit, oneshot};
 use uuid::Uuid;
 
 pub use error::StoreError;
@@ -129,6 +129,9 @@ impl Store {
     /// # Errors
     /// The store is away, or its tables do not fit the configuration.
     pub async fn mapping(&self) -> Result<Arc<Mapping>, StoreError> {
+        if let Some(mapping) = self.mapping.get() {
+            return Ok(Arc::clone(mapping));
+        }
         let find = || async {
             let found = match &self.backend {
                 Backend::Postgres(pool) => discover::postgres(pool, &self.config).await,
@@ -136,9 +139,8 @@ impl Store {
             };
             found.map(Arc::new)
         };
-        self.in_time("reading the layout of its tables", self.config.timeout_seconds, self.mapping.get_or_try_init(find))
-            .await
-            .cloned()
+        let find = Box::pin(self.mapping.get_or_try_init(find));
+        self.in_time("reading the layout of its tables", self.config.timeout_seconds, find).await.cloned()
     }
 
     /// Whether it answers.
@@ -219,9 +221,14 @@ impl Store {
         tokio::task::yield_now().await;
         let Ok(place) = self.pages.acquire().await else { return };
         let members = self.waiting.take();
-        if members.is_empty() {
-            return;
+        if !members.is_empty() {
+            // Boxed: of many devices that are opened together one comes this far.
+            Box::pin(self.lead(pool, place, members)).await;
         }
+    }
+
+    /// Reads devices together, and sends on those that have more.
+    async fn lead(&self, pool: &sqlx::PgPool, place: SemaphorePermit<'_>, members: Vec<convoy::Member>) {
         let mut convoy = convoy::Convoy::new(members);
         let read = async {
             let mapping = self.mapping().await?;

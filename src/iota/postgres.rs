@@ -50,7 +50,7 @@ pub fn pool(config: &Iota) -> Result<PgPool, StoreError> {
 /// Asks for one row, on a connection that is closed when nobody waits for the answer any more: back in the pool it would
 /// be taken up by the rest of it.
 async fn one_row(pool: &PgPool, sql: String) -> Result<Option<PgRow>, sqlx::Error> {
-    let mut connection = Busy(Some(pool.acquire().await?));
+    let mut connection = Busy::of(pool).await?;
     let row = connection.fetch(sql).await?.pop();
     connection.done();
     Ok(row)
@@ -84,7 +84,7 @@ async fn devices(connection: &mut Busy, query: &SelectStatement) -> Result<Vec<(
 
 /// Looks several devices up and reads the first rows of each, in one go and on one connection.
 pub async fn convoy(pool: &PgPool, mapping: &Mapping, convoy: &mut Convoy, timeouts: Timeouts) -> Result<(), StoreError> {
-    let mut connection = Busy(Some(pool.acquire().await?));
+    let mut connection = Busy::of(pool).await?;
     let found = tokio::time::timeout(timeouts.next, devices(&mut connection, &convoy.devices(mapping))).await;
     convoy.found(&found.map_err(|_| StoreError::timeout("looking up devices", timeouts.next.as_secs()))??);
     let Some(query) = convoy.query(mapping) else {
@@ -111,7 +111,7 @@ pub async fn page(
     timeouts: Timeouts,
     out: &mut Out,
 ) -> Result<Page, StoreError> {
-    let mut connection = Busy(Some(pool.acquire().await?));
+    let mut connection = Busy::of(pool).await?;
     let page = connection.page(mapping, &query, timeouts, out).await?;
     if page.is_whole {
         connection.done();
@@ -130,7 +130,7 @@ pub async fn page_to_its_edge(
     tell: oneshot::Sender<Option<Position>>,
     out: &mut Out,
 ) -> Result<(), StoreError> {
-    let mut connection = Busy(Some(pool.acquire().await?));
+    let mut connection = Busy::of(pool).await?;
     let edge = connection.edge(mapping, &select::edge(mapping, &selection, rows), timeouts).await?;
     // Who does not want it does not want the rows either.
     let _ = tell.send(edge.clone());
@@ -191,6 +191,11 @@ impl Copy<'_> {
 struct Busy(Option<PoolConnection<Postgres>>);
 
 impl Busy {
+    async fn of(pool: &PgPool) -> Result<Self, sqlx::Error> {
+        // Boxed: its 4 KiB would be in every future that waits for it, and be moved with each of them.
+        Ok(Self(Some(Box::pin(pool.acquire()).await?)))
+    }
+
     async fn copy(&mut self, query: &SelectStatement, decoder: Decoder, timeouts: Timeouts) -> Result<Copy<'_>, StoreError> {
         let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", query.to_string(PostgresQueryBuilder));
         let Timeouts { first: timeout, next } = timeouts;
