@@ -22,6 +22,9 @@ use crate::{
     task::{HeldRow, Position, TaskId},
 };
 
+/// A device of so many rows has little: it is over before the producer would have waited for more to send together.
+const LITTLE: u64 = 1_000;
+
 /// What is to be done; how far it has got, its [`Flight`] tells.
 #[derive(Debug, Clone)]
 pub struct Patch {
@@ -173,10 +176,10 @@ impl Patcher {
         let mut opened = self.store.open(patch.thing, selection.clone());
         let device = opened.device().await?.ok_or(Interrupted::NoDevice)?;
         let mut rows = opened.rows;
-        let (pace, total) = match rows.begin().await {
+        let total = match rows.begin().await {
             // What was read is all there is: no need to ask.
-            Ok(Beginning { rows, is_all: true }) => (Pace::Little, rows),
-            Ok(Beginning { is_all: false, .. }) => (Pace::Much, self.store.count(&selection).await?),
+            Ok(Beginning { rows, is_all: true }) => rows,
+            Ok(Beginning { is_all: false, .. }) => self.store.count(&selection).await?,
             Err(error) if error.is_outage() => return Err(error.into()),
             Err(error) => {
                 // Counting may tell what is wrong more exactly.
@@ -185,7 +188,7 @@ impl Patcher {
             }
         };
         report.counted(device.name, total);
-        Ok((pace, rows))
+        Ok((if total <= LITTLE { Pace::Little } else { Pace::Much }, rows))
     }
 
     /// Sends rows until there are no more.
