@@ -12,7 +12,7 @@ use crate::task::Position;
 const SIDE_BY_SIDE: usize = 3;
 /// Rows of such a page, at the most.
 const ROWS: u64 = 4_000;
-/// Batches that such a page holds until its turn comes; one with more waits in its connection.
+/// Batches that such a page holds until its turn comes; what is more waits in its connection.
 const HELD: usize = 16;
 
 /// Where the next page begins.
@@ -109,18 +109,19 @@ impl Store {
     ) -> Result<Option<Position>, StoreError> {
         let mut free = vec![places.second, places.first];
         let mut edge = Edge::After(selection.after.clone());
-        let mut pages = VecDeque::<Rows>::new();
+        // Each keeps its place until all of it is handed on, so that no more than these wait in memory.
+        let mut pages = VecDeque::<(Rows, OwnedSemaphorePermit)>::new();
         loop {
             if let Edge::After(after) = &edge
                 && pages.len() < SIDE_BY_SIDE
                 && let Some(place) = free.pop().or_else(|| Arc::clone(&self.pages).try_acquire_owned().ok())
             {
                 let selection = Selection { after: after.clone(), ..selection.clone() };
-                let (page, answer) = self.read_ahead(Arc::clone(mapping), selection, rows, place);
-                pages.push_back(page);
+                let (page, answer) = self.read_ahead(Arc::clone(mapping), selection, rows);
+                pages.push_back((page, place));
                 edge = Edge::Asked(answer);
             }
-            let Some(page) = pages.front_mut() else {
+            let Some((page, _)) = pages.front_mut() else {
                 match edge {
                     Edge::After(last) => return Ok(last),
                     Edge::Asked(_) => edge.answer().await,
@@ -144,21 +145,13 @@ impl Store {
     }
 
     /// Reads a page into a store of its own, and tells before where it ends.
-    fn read_ahead(
-        &self,
-        mapping: Arc<Mapping>,
-        selection: Selection,
-        rows: u32,
-        place: OwnedSemaphorePermit,
-    ) -> (Rows, oneshot::Receiver<Option<Position>>) {
+    fn read_ahead(&self, mapping: Arc<Mapping>, selection: Selection, rows: u32) -> (Rows, oneshot::Receiver<Option<Position>>) {
         let (mut out, page) = Out::new(HELD);
         let (tell, answer) = oneshot::channel();
         let store = self.clone();
         tokio::spawn(async move {
             let Backend::Postgres(pool) = &store.backend else { return };
             let read = postgres::page_to_its_edge(pool, &mapping, selection, rows, store.timeouts(), tell, &mut out).await;
-            // What is left is in memory.
-            drop(place);
             match read {
                 Ok(()) => drop(out.flush().await),
                 Err(error) => out.fail(error).await,

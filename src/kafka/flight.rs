@@ -95,11 +95,17 @@ impl Flight {
     }
 
     /// Takes a row into account that is about to be sent; returns its number.
-    pub(super) fn take(&self) -> u64 {
+    ///
+    /// # Errors
+    /// A row before it has failed.
+    pub(super) fn take(&self) -> Result<u64, KafkaError> {
         let mut state = self.state();
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
         state.on_their_way += 1;
         state.taken += 1;
-        state.taken - 1
+        Ok(state.taken - 1)
     }
 
     /// Takes a row into account that is held back; waits while too many are not reported yet.
@@ -282,9 +288,9 @@ mod tests {
     #[tokio::test]
     async fn a_held_row_counts_once_those_before_it_are_acknowledged() {
         let flight = Flight::new(Progress::default());
-        assert_eq!(flight.take(), 0);
+        assert_eq!(flight.take(), Ok(0));
         flight.hold(held(1)).await.unwrap();
-        assert_eq!(flight.take(), 2);
+        assert_eq!(flight.take(), Ok(2));
         assert_eq!(seen(&flight), (None, 0, 0));
         settle(&flight, 0, Settled::Acknowledged);
         assert_eq!(seen(&flight), (Some(1), 1, 1));
@@ -296,7 +302,7 @@ mod tests {
     fn nothing_counts_after_a_failure() {
         let flight = Flight::new(Progress { cursor: Some(held(-5).position), published: 7, held: 0 });
         for _ in 0..3 {
-            flight.take();
+            flight.take().unwrap();
         }
         settle(&flight, 0, Settled::Acknowledged);
         settle(&flight, 1, Settled::Failed(KafkaError::BatchTooLarge));
@@ -308,8 +314,8 @@ mod tests {
     #[test]
     fn an_acknowledgement_out_of_order_moves_no_cursor() {
         let flight = Flight::new(Progress::default());
-        flight.take();
-        flight.take();
+        flight.take().unwrap();
+        flight.take().unwrap();
         settle(&flight, 1, Settled::Acknowledged);
         assert_eq!(seen(&flight), (None, 0, 0));
         assert!(flight.failure().is_some());
@@ -318,7 +324,7 @@ mod tests {
     #[tokio::test]
     async fn a_message_too_large_is_held_back_in_its_place() {
         let flight = Flight::new(Progress::default());
-        flight.take();
+        flight.take().unwrap();
         flight.hold(held(1)).await.unwrap();
         settle(&flight, 0, Settled::TooLarge(9));
         assert_eq!(seen(&flight), (Some(1), 0, 2));

@@ -139,13 +139,12 @@ impl Sender {
     /// Waits until there is room for a document of so many bytes.
     ///
     /// # Errors
-    /// A row before it can't be sent.
-    pub async fn room(&self, doc_bytes: usize, flight: &Flight) -> Result<Room, KafkaError> {
+    /// The service is stopping.
+    pub async fn room(&self, doc_bytes: usize) -> Result<Room, KafkaError> {
         let weight = (doc_bytes + OVERHEAD_BYTES).min(self.most);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let stopping = |_| KafkaError::Away("the service is stopping".to_owned());
-        let room = Arc::clone(&self.room).acquire_many_owned(weight).await.map_err(stopping)?;
-        flight.failure().map_or(Ok(Room(room)), Err)
+        Arc::clone(&self.room).acquire_many_owned(weight).await.map(Room).map_err(stopping)
     }
 
     /// Hands a row to the producer. What becomes of it, `flight` tells.
@@ -153,12 +152,13 @@ impl Sender {
     /// # Errors
     /// It, or a row before it, can't be sent.
     pub async fn send(&mut self, row: Outgoing, room: Room, flight: &Arc<Flight>) -> Result<(), KafkaError> {
+        let number = flight.take()?;
         let headers = self.records.headers(row.instant_us, &row.key);
         let doc: &[u8] = &row.doc;
         let receipt = Box::new(Receipt {
             flight: Arc::clone(flight),
             _room: room,
-            number: flight.take(),
+            number,
             time_us: row.time_us,
             key: row.key,
             // A message that does not fit in a batch has one of its own.

@@ -16,13 +16,13 @@ use crate::{
 pub struct Records {
     task: String,
     device: String,
-    /// Device, time and key of the last row; its memory is used again for the next.
+    /// The device with a slash behind it, then time and key of the last row; its memory is used again for the next.
     row: String,
 }
 
 impl Records {
     pub fn new(task: TaskId, device: Uuid) -> Self {
-        Self { task: task.to_string(), device: device.to_string(), row: String::new() }
+        Self { task: task.to_string(), device: device.to_string(), row: format!("{device}/") }
     }
 
     /// The message key.
@@ -32,9 +32,10 @@ impl Records {
 
     /// The headers of a row of this key, read at a moment (microseconds since 1970).
     pub fn headers(&mut self, instant_us: i64, key: &Key) -> OwnedHeaders {
-        self.row.clear();
+        self.row.truncate(self.device.len() + 1);
+        self.row.push_str(&line::time(instant_us));
         // Writing to a string can't fail.
-        let _ = write!(self.row, "{}/{}/{key}", self.device, line::time(instant_us));
+        let _ = write!(self.row, "/{key}");
         OwnedHeaders::new_with_capacity(2)
             .insert(Header { key: "data-patch-task", value: Some(&self.task) })
             .insert(Header { key: "data-patch-row", value: Some(&self.row) })

@@ -223,7 +223,7 @@ impl Patcher {
                 }
                 match guard.check(row.doc) {
                     Ok(doc) => {
-                        let room = sender.room(doc.len(), flight).await?;
+                        let room = sender.room(doc.len()).await?;
                         // After the wait, which may have been long.
                         report.may_send()?;
                         let instant_us = time.instant_us(row.time_us);

@@ -67,6 +67,12 @@ impl Outbox {
         sent
     }
 
+    /// Says that the connection is closed, and why.
+    async fn close(&self, code: CloseCode, reason: &'static str) {
+        let message = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
+        let _ = timeout(CLOSE_TIMEOUT, self.send([message])).await;
+    }
+
     /// Asks whether the client is there, unless it has left so much unread that the question would only wait behind it.
     pub async fn ping(&self) {
         if let Ok(mut sink) = self.sink.try_lock() {
@@ -83,24 +89,19 @@ pub async fn serve(socket: Socket, address: IpAddr, context: &Context) {
     let end = read(&mut stream, &mut session, &outbox, context).await;
     // Its watches end with it, its tasks go on.
     drop(session);
-    let closes = match end {
-        End::Gone => None,
-        End::Close(code, reason) => Some((code, reason)),
-        End::TooBig => Some((CloseCode::Size, "the message is over the limit (server.max_message_bytes)")),
-    };
-    if let Some((code, reason)) = closes {
-        let message = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
-        let _ = timeout(CLOSE_TIMEOUT, outbox.send([message])).await;
-    }
     match end {
         End::Gone => {
             let _ = timeout(CLOSE_TIMEOUT, async { outbox.sink.lock().await.close().await }).await;
         }
-        // The client answers a close; what it sent before is read, or it would see a reset in place of the code.
-        End::Close(..) => {
+        End::Close(code, reason) => {
+            outbox.close(code, reason).await;
+            // The client answers; what it sent before is read, or it would see a reset in place of the code.
             let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = stream.next().await {} }).await;
         }
-        End::TooBig => tokio::time::sleep(Duration::from_secs(1)).await,
+        End::TooBig => {
+            outbox.close(CloseCode::Size, "the message is over the limit (server.max_message_bytes)").await;
+            tokio::time::sleep(CLOSE_TIMEOUT).await;
+        }
     }
 }
 
