@@ -22,26 +22,34 @@ pub struct Claimed {
 }
 
 /// What a claim asks for.
-#[derive(Debug, Clone)]
-pub struct Claim {
-    pub owner: Arc<str>,
-    /// At most so many jobs.
-    pub limit: usize,
-    pub lease: Duration,
-    /// A job whose worker died more often in a row, with nothing published in between, is failed.
-    pub max_crashes: u32,
+struct Claim {
+    owner: Arc<str>,
+    limit: usize,
+    lease: Duration,
+    max_crashes: u32,
 }
 
 impl Queue {
     /// Leases jobs that are due: new ones, those whose backoff is over, and those whose worker has died. Tasks take turns.
     ///
+    /// `limit` tells how many at the most. It is asked at the end of the transaction: the places that come free by the jobs
+    /// that end in it are filled in it. A job whose worker died more than `max_crashes` times in a row, with nothing published
+    /// in between, is failed.
+    ///
     /// # Errors
     /// The file can't be written; nothing was leased.
-    pub async fn claim(&self, owner: &Arc<str>, limit: usize, lease: Duration, max_crashes: u32) -> Result<Claimed, QueueError> {
-        let claim = Claim { owner: Arc::clone(owner), limit, lease, max_crashes };
+    pub async fn claim(
+        &self,
+        owner: &Arc<str>,
+        limit: impl Fn() -> usize + Send + 'static,
+        lease: Duration,
+        max_crashes: u32,
+    ) -> Result<Claimed, QueueError> {
+        let owner = Arc::clone(owner);
         // From before the commit: the worker thinks its lease shorter than the queue does, never longer.
         let asked = Instant::now();
-        let (jobs, given_up) = self.inner.writer.write(move |tx| take(tx, &claim)).await?;
+        let claim = move |tx: &mut Tx<'_>| take(tx, &Claim { owner: Arc::clone(&owner), limit: limit(), lease, max_crashes });
+        let (jobs, given_up) = self.inner.writer.write_last(claim).await?;
         let leases = jobs.into_iter().map(|job| Lease::new(self.clone(), job, asked, lease)).collect();
         Ok(Claimed { leases, given_up })
     }

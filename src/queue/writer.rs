@@ -73,12 +73,15 @@ impl Tx<'_> {
 trait Change: Send {
     /// Makes it; once more, if what it did was undone.
     fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()>;
+    /// Whether it is made after all others of its transaction.
+    fn comes_last(&self) -> bool;
     /// Answers whoever asked for it, after the commit or instead of it.
     fn settle(self: Box<Self>, committed: Result<(), QueueError>);
 }
 
 struct Pending<W, T> {
     work: W,
+    comes_last: bool,
     value: Option<T>,
     answer: oneshot::Sender<Result<T, QueueError>>,
 }
@@ -91,6 +94,10 @@ where
     fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
         self.value = Some((self.work)(tx)?);
         Ok(())
+    }
+
+    fn comes_last(&self) -> bool {
+        self.comes_last
     }
 
     fn settle(self: Box<Self>, committed: Result<(), QueueError>) {
@@ -131,9 +138,26 @@ impl Writer {
         W: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
+        self.ask(work, false).await
+    }
+
+    /// As [`write`](Self::write), after all other changes of its transaction.
+    pub async fn write_last<T, W>(&self, work: W) -> Result<T, QueueError>
+    where
+        W: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.ask(work, true).await
+    }
+
+    async fn ask<T, W>(&self, work: W, comes_last: bool) -> Result<T, QueueError>
+    where
+        W: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
+        T: Send + 'static,
+    {
         let changes = self.changes().clone().ok_or(QueueError::Closed)?;
         let (answer, answered) = oneshot::channel();
-        let change = Box::new(Pending { work, value: None, answer });
+        let change = Box::new(Pending { work, comes_last, value: None, answer });
         changes.send(change).await.map_err(|_| QueueError::Closed)?;
         answered.await.map_err(|_| QueueError::Closed)?
     }
@@ -198,16 +222,22 @@ impl Pen {
         let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
         let mut tx = Tx { connection: &self.connection, now_ms: self.clock.now_ms(), told: Vec::new() };
         let mut made = 0;
-        while let Some(change) = group.get_mut(made) {
-            // Where going on makes no sense SQLite has ended the transaction itself.
-            change.apply(&mut tx).map_err(|error| Failure { error, of_a_change: !self.connection.is_autocommit() })?;
-            made += 1;
-            if made == group.len()
-                && made < most
+        loop {
+            while group.len() < most
                 && let Ok(next) = self.waiting.try_recv()
             {
                 group.push(next);
             }
+            let Some(left) = group.get_mut(made..) else { break };
+            if let Some(next) = left.iter().position(|change| !change.comes_last())
+                && let Some(before) = left.get_mut(..=next)
+            {
+                before.rotate_right(1);
+            }
+            let Some(change) = left.first_mut() else { break };
+            // Where going on makes no sense SQLite has ended the transaction itself.
+            change.apply(&mut tx).map_err(|error| Failure { error, of_a_change: !self.connection.is_autocommit() })?;
+            made += 1;
         }
         transaction.commit()?;
         for event in tx.told {
@@ -232,23 +262,51 @@ fn settle(group: Vec<Box<dyn Change>>, committed: Result<(), Failure>) {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_change_that_fails_takes_no_other_with_it() {
-        let folder = tempfile::tempdir().unwrap();
+    fn writer(folder: &tempfile::TempDir) -> Writer {
         let connection = Connection::open(folder.path().join("x.db")).unwrap();
         connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE x (n INTEGER PRIMARY KEY)").unwrap();
-        let writer = Writer::start(connection, Hub::default(), Clock::System).unwrap();
-        let insert = |n: i64| writer.write(move |tx| tx.connection.execute("INSERT INTO x VALUES (?)", [n]));
-        // Holds the writer until the others wait.
-        let (go, gate) = std::sync::mpsc::channel::<()>();
-        let first = writer.write(move |_| {
+        Writer::start(connection, Hub::default(), Clock::System).unwrap()
+    }
+
+    /// Keeps the writer from what waits until the other end is dropped.
+    fn hold(writer: &Writer) -> (impl Future<Output = Result<(), QueueError>>, std::sync::mpsc::Sender<()>) {
+        let (go, gate) = std::sync::mpsc::channel();
+        let held = writer.write(move |_| {
             let _ = gate.recv();
             Ok(())
         });
+        (held, go)
+    }
+
+    #[tokio::test]
+    async fn a_change_that_fails_takes_no_other_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = writer(&folder);
+        let insert = |n: i64| writer.write(move |tx| tx.connection.execute("INSERT INTO x VALUES (?)", [n]));
+        let (first, go) = hold(&writer);
         let others = async { tokio::join!(insert(1), insert(1), insert(2), async move { drop(go) }) };
         let (first, (one, again, two, ())) = tokio::join!(first, others);
         assert!(first.is_ok() && one.is_ok() && again.is_err() && two.is_ok(), "{first:?} {one:?} {again:?} {two:?}");
         writer.close().await;
         assert!(matches!(insert(3).await, Err(QueueError::Closed)));
+    }
+
+    #[tokio::test]
+    async fn what_comes_last_is_made_after_what_was_asked_for_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = writer(&folder);
+        let made = std::sync::Arc::new(Mutex::new(Vec::new()));
+        let note = |what: &'static str| {
+            let made = std::sync::Arc::clone(&made);
+            move |_: &mut Tx<'_>| {
+                made.lock().unwrap().push(what);
+                Ok(())
+            }
+        };
+        let (first, go) = hold(&writer);
+        let (last, one, two) = (writer.write_last(note("last")), writer.write(note("one")), writer.write(note("two")));
+        let (first, last, one, two, ()) = tokio::join!(first, last, one, two, async move { drop(go) });
+        assert!(first.is_ok() && last.is_ok() && one.is_ok() && two.is_ok());
+        assert_eq!(*made.lock().unwrap(), ["one", "two", "last"]);
     }
 }

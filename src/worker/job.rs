@@ -1,21 +1,17 @@
 //! Working on one lease: the job itself, the heartbeat beside it, and what is written at its end.
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::mpsc::UnboundedSender,
-    task::{Id, try_id},
-};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::Pool;
+use super::{
+    Pool,
+    room::{Place, Room},
+};
 use crate::{
     kafka::Flight,
     kill,
@@ -24,24 +20,22 @@ use crate::{
     task::{HeldRow, Line, Progress, line},
 };
 
-/// What a worker is told, and tells, beside its lease.
+/// What a worker is told beside its lease.
 #[derive(Clone)]
 pub struct Signals {
     /// Stop reading, wait for what is on its way, and hand the lease back.
     pub stop: CancellationToken,
     /// Wait no longer.
     pub abandon: CancellationToken,
-    /// Store or broker are away, as far as the last job knows that got on or did not.
-    pub outage: Arc<AtomicBool>,
-    /// The worker's place is free: its work is over, and its end needs only to be stored. So the claim of the next job goes
-    /// to the disk together with it.
-    pub leave: UnboundedSender<Id>,
 }
 
 /// Works on a lease until its job ends, is asked to stop, or is lost.
-pub async fn run(pool: Pool, lease: Lease, signals: Signals) {
+///
+/// Its place is free when its work is over, before its end is stored: the claim of the next job goes to the disk together
+/// with it.
+pub async fn run(pool: Pool, lease: Lease, signals: Signals, place: Place) {
     let span = tracing::info_span!("job", task = %lease.job.task.id, device = %lease.job.device, attempt = lease.job.attempt);
-    Worker::new(pool, lease, signals).run().instrument(span).await;
+    Worker::new(pool, lease, signals).run(place).instrument(span).await;
 }
 
 struct Worker {
@@ -80,7 +74,7 @@ impl Worker {
         Self { pool, lease, flight, signals }
     }
 
-    async fn run(self) {
+    async fn run(self, place: Place) {
         let job = &self.lease.job;
         let patch = Patch {
             task: job.task.id,
@@ -106,10 +100,10 @@ impl Worker {
             over.cancel();
             ended
         };
-        let (ended, ()) = tokio::join!(work, self.beat(&count, &mut said, &over, &lost));
+        let (ended, ()) = tokio::join!(work, self.beat(&count, &mut said, place.room(), &over, &lost));
         let before = job.progress.clone();
         match ended {
-            Ended::Job(outcome) => self.end(outcome, &count, &said).await,
+            Ended::Job(outcome) => self.end(outcome, &count, &said, place).await,
             Ended::Abandoned => {
                 let (progress, held) = self.flight.progress();
                 let lines = self.held_lines(&held);
@@ -127,7 +121,7 @@ impl Worker {
     }
 
     /// Stores the cursor, renews the lease and writes the log, again and again, until the work is over.
-    async fn beat(&self, count: &Count, said: &mut Said, over: &CancellationToken, lost: &CancellationToken) {
+    async fn beat(&self, count: &Count, said: &mut Said, room: &Room, over: &CancellationToken, lost: &CancellationToken) {
         let cursor_every = Duration::from_millis(self.pool.config.cursor_ms);
         let say_every = Duration::from_millis(self.pool.config.progress_ms);
         let stall = Duration::from_secs(self.pool.config.stall_seconds);
@@ -171,7 +165,7 @@ impl Worker {
                 Ok(()) => {
                     self.flight.confirm();
                     if self.lease.job.has_grown(&progress) {
-                        self.signals.outage.store(false, Ordering::Relaxed);
+                        room.set_outage(false);
                     }
                     stored = progress;
                     if says {
@@ -194,7 +188,7 @@ impl Worker {
     }
 
     /// Writes how it ended.
-    async fn end(&self, outcome: Outcome, count: &Count, said: &Said) {
+    async fn end(&self, outcome: Outcome, count: &Count, said: &Said, place: Place) {
         let job = &self.lease.job;
         let (progress, held) = self.flight.progress();
         let (counted, lines) = (count.news().take(), self.held_lines(&held));
@@ -203,13 +197,10 @@ impl Worker {
         let (published, grown) = (progress.published, job.has_grown(progress));
         match &outcome {
             Outcome::Stopped => {}
-            Outcome::Outage(_) => self.signals.outage.store(!grown, Ordering::Relaxed),
-            Outcome::Done | Outcome::Failed(_) => self.signals.outage.store(false, Ordering::Relaxed),
+            Outcome::Outage(_) => place.room().set_outage(!grown),
+            Outcome::Done | Outcome::Failed(_) => place.room().set_outage(false),
         }
-        if let Some(id) = try_id() {
-            // An error means that the pool has stopped.
-            let _ = self.signals.leave.send(id);
-        }
+        drop(place);
         let (name, written) = match outcome {
             Outcome::Done => {
                 lines.extend(self.last_lines(progress, count));

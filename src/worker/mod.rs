@@ -1,21 +1,15 @@
 //! The way in by lease: a pool that claims jobs, and works on several at a time.
 
 mod job;
+mod room;
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::{
-    sync::mpsc,
-    task::{Id, JoinError, JoinSet},
-    time::timeout,
-};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -26,13 +20,14 @@ use crate::{
     telemetry::Metrics,
 };
 use job::Signals;
+use room::Room;
 
 /// How often the queue is asked for work of which nobody told: backoffs that are over, leases that have expired, tasks
 /// that another process took in.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
-/// While most places are taken, one that has come free waits so long for others: small jobs end in swarms, and are claimed
-/// in one commit then.
+/// While less than an eighth of the places is free, they wait so long for others: small jobs end in swarms, and are claimed in
+/// one commit then.
 const GATHER: Duration = Duration::from_millis(1);
 
 /// What storing the last cursors may take when the time for rows in flight is over.
@@ -51,7 +46,7 @@ pub struct Pool {
 }
 
 /// A job that is worked on here.
-struct Place {
+struct Running {
     task: TaskId,
     since: Instant,
     /// Asks it to hand its lease back.
@@ -62,11 +57,10 @@ impl Pool {
     /// Works until `stop`; then hands all leases back, within `drain` at the most.
     pub async fn run(self, stop: CancellationToken, drain: Duration) {
         let owner = self.queue.owner();
-        let (mut places, mut workers) = (HashMap::<Id, Place>::new(), JoinSet::new());
+        let room = Arc::new(Room::new(self.config.concurrency));
+        let (mut running, mut workers) = (HashMap::<u64, Running>::new(), JoinSet::new());
         let (leave, mut left) = mpsc::unbounded_channel();
         let abandon = CancellationToken::new();
-        // After an outage one job at a time tries whether it is over: the others would only say the same.
-        let outage = Arc::new(AtomicBool::new(false));
         let mut looked = Instant::now().checked_sub(LOOK_EVERY).unwrap_or_else(Instant::now);
         'working: loop {
             if looked.elapsed() >= LOOK_EVERY {
@@ -75,47 +69,38 @@ impl Pool {
                     tracing::warn!(%error, "leases of dead services can't be ended; they expire");
                 }
             }
-            let allowed = if outage.load(Ordering::Relaxed) { 1 } else { self.config.concurrency };
-            let free = allowed.saturating_sub(places.len());
-            if free > 0 {
-                for lease in self.claim(&owner, free).await {
+            if room.free() > 0 {
+                for lease in self.claim(&owner, &room).await {
                     kill::point("claimed");
-                    let place = Place { task: lease.job.task.id, since: Instant::now(), stop: stop.child_token() };
-                    let signals = Signals {
-                        stop: place.stop.clone(),
-                        abandon: abandon.clone(),
-                        outage: Arc::clone(&outage),
-                        leave: leave.clone(),
-                    };
+                    let (task, stop) = (lease.job.task.id, stop.child_token());
+                    let signals = Signals { stop: stop.clone(), abandon: abandon.clone() };
+                    let place = room.take(&leave);
+                    running.insert(place.number, Running { task, since: Instant::now(), stop });
                     // Boxed: it is large, and spawning moves it four times.
-                    let worker = workers.spawn(Box::pin(job::run(self.clone(), lease, signals)));
-                    places.insert(worker.id(), place);
+                    workers.spawn(Box::pin(job::run(self.clone(), lease, signals, place)));
                 }
-                self.metrics.jobs_running.set(i64::try_from(places.len()).unwrap_or(i64::MAX));
+                self.metrics.jobs_running.set(i64::try_from(running.len()).unwrap_or(i64::MAX));
             } else {
-                self.make_way(&places).await;
+                self.make_way(&running).await;
             }
             // Until there may be something to claim, and a place for it.
             loop {
                 tokio::select! {
                     () = stop.cancelled() => break 'working,
-                    Some(worker) = left.recv() => {
-                        places.remove(&worker);
-                        if places.len() > allowed / 2 {
+                    Some(place) = left.recv() => {
+                        running.remove(&place);
+                        if room.free() < room.places() / 8 {
                             tokio::time::sleep(GATHER).await;
                         }
-                        // All that have come free meanwhile, so that they are filled in one claim.
-                        while let Ok(worker) = left.try_recv() {
-                            places.remove(&worker);
+                        while let Ok(place) = left.try_recv() {
+                            running.remove(&place);
                         }
                         break;
                     }
-                    Some(ended) = workers.join_next_with_id() => {
-                        if Self::ended(ended, &mut places) {
-                            break;
-                        }
-                    }
-                    () = self.queue.work_arrived(), if free > 0 => break,
+                    Some(ended) = workers.join_next() => if let Err(error) = ended {
+                        tracing::error!(%error, "a worker died; its job is taken over when its lease expires");
+                    },
+                    () = self.queue.work_arrived(), if room.free() > 0 => break,
                     () = tokio::time::sleep(ASK_EVERY) => break,
                 }
             }
@@ -134,8 +119,10 @@ impl Pool {
         self.metrics.jobs_running.set(0);
     }
 
-    async fn claim(&self, owner: &Arc<str>, free: usize) -> Vec<Lease> {
-        match self.queue.claim(owner, free, self.config.lease(), self.config.max_crashes).await {
+    /// As many jobs as there are places free by then.
+    async fn claim(&self, owner: &Arc<str>, room: &Arc<Room>) -> Vec<Lease> {
+        let room = Arc::clone(room);
+        match self.queue.claim(owner, move || room.free(), self.config.lease(), self.config.max_crashes).await {
             Ok(claimed) => claimed.leases,
             Err(error) => {
                 tracing::error!(%error, "no job can be claimed: the queue can't be written; asking again");
@@ -144,37 +131,27 @@ impl Pool {
         }
     }
 
-    /// A worker has ended; tells whether it had not left its place before.
-    fn ended(ended: Result<(Id, ()), JoinError>, places: &mut HashMap<Id, Place>) -> bool {
-        let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
-        if let Err(error) = ended {
-            tracing::error!(%error, "a worker died; its job is taken over when its lease expires");
-        }
-        places.remove(&id).is_some()
-    }
-
     /// When a task has no place here, and work to be done, and another has more than its share: that gives one up.
-    async fn make_way(&self, places: &HashMap<Id, Place>) {
+    async fn make_way(&self, running: &HashMap<u64, Running>) {
         let slice = Duration::from_secs(self.config.slice_seconds);
-        if places.values().any(|place| place.stop.is_cancelled()) || !places.values().any(|place| place.since.elapsed() >= slice)
-        {
+        if running.values().any(|job| job.stop.is_cancelled()) || !running.values().any(|job| job.since.elapsed() >= slice) {
             return;
         }
-        let Ok(due) = self.queue.tasks_due(places.len() as u64 + 1).await else { return };
-        if due.iter().all(|task| places.values().any(|place| place.task == *task)) {
+        let Ok(due) = self.queue.tasks_due(running.len() as u64 + 1).await else { return };
+        if due.iter().all(|task| running.values().any(|job| job.task == *task)) {
             return;
         }
         let mut shares = HashMap::<TaskId, usize>::new();
-        for place in places.values() {
-            *shares.entry(place.task).or_default() += 1;
+        for job in running.values() {
+            *shares.entry(job.task).or_default() += 1;
         }
-        let longest = places
+        let longest = running
             .values()
-            .filter(|place| place.since.elapsed() >= slice)
-            .max_by_key(|place| (shares.get(&place.task).copied(), place.since.elapsed()));
-        if let Some(place) = longest {
-            tracing::debug!(task = %place.task, "a job makes way for another task's");
-            place.stop.cancel();
+            .filter(|job| job.since.elapsed() >= slice)
+            .max_by_key(|job| (shares.get(&job.task).copied(), job.since.elapsed()));
+        if let Some(job) = longest {
+            tracing::debug!(task = %job.task, "a job makes way for another task's");
+            job.stop.cancel();
         }
     }
 }

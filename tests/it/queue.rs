@@ -49,7 +49,7 @@ impl Bench {
     }
 
     async fn claim(&self, limit: usize) -> Vec<Lease> {
-        self.queue.claim(&self.owner, limit, LEASE, 2).await.unwrap().leases
+        self.queue.claim(&self.owner, move || limit, LEASE, 2).await.unwrap().leases
     }
 
     async fn claim_one(&self) -> Lease {
@@ -172,7 +172,7 @@ async fn a_job_that_kills_its_worker_again_and_again_is_given_up() {
         bench.claim_one().await;
         bench.pass(LEASE);
     }
-    let claimed = bench.queue.claim(&bench.owner, 1, LEASE, 2).await.unwrap();
+    let claimed = bench.queue.claim(&bench.owner, || 1, LEASE, 2).await.unwrap();
     assert_eq!((claimed.leases.len(), claimed.given_up), (0, 1));
     assert_eq!(bench.state(task).await, TaskState::Failed);
     let log = bench.log(task).await;
@@ -219,7 +219,7 @@ async fn jobs_are_leased_once_however_many_ask() {
         tokio::spawn(async move {
             let mut ids = Vec::new();
             for _ in 0..40 {
-                let claimed = queue.claim(&owner.into(), 5, LEASE, 2).await.unwrap();
+                let claimed = queue.claim(&owner.into(), || 5, LEASE, 2).await.unwrap();
                 ids.extend(claimed.leases.iter().map(|lease| lease.job.id));
             }
             ids
@@ -346,7 +346,7 @@ async fn a_queue_of_the_first_version_keeps_its_tasks() {
     old.close().await.unwrap();
 
     let queue = open_queue(&folder, Clock::System).await;
-    let mut leases = queue.claim(&"one".into(), 9, LEASE, 2).await.unwrap().leases;
+    let mut leases = queue.claim(&"one".into(), || 9, LEASE, 2).await.unwrap().leases;
     let lease = leases.pop().expect("nothing to claim");
     let cursor = Some(Position { time_us: 77, key: "k".to_owned() });
     assert_eq!((lease.job.attempt, lease.job.total), (4, Some(9)));

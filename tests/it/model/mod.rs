@@ -63,7 +63,7 @@ impl Real {
 
     async fn claim(&mut self, limit: usize, service: usize, expected: &Answer) -> Answer {
         let lease = Duration::from_millis(LEASE_MS.unsigned_abs());
-        let claimed = self.queues[service].claim(&"model".into(), limit, lease, MAX_CRASHES).await.unwrap();
+        let claimed = self.queues[service].claim(&"model".into(), move || limit, lease, MAX_CRASHES).await.unwrap();
         let Answer::Leased(wanted, _) = expected else { panic!("{expected:?}") };
         let mut leased = Vec::new();
         for (place, lease) in claimed.leases.into_iter().enumerate() {

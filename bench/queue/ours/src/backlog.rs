@@ -20,7 +20,7 @@ pub async fn run(args: &Args, queue: Queue) {
         let (mut claims, mut finishes) = (Vec::with_capacity(CLAIMS), Vec::with_capacity(CLAIMS));
         for _ in 0..CLAIMS.min(args.jobs / 16) {
             let start = Instant::now();
-            let leases = queue.claim(&queue.owner(), limit, LEASE, MAX_CRASHES).await.expect("claiming").leases;
+            let leases = queue.claim(&queue.owner(), move || limit, LEASE, MAX_CRASHES).await.expect("claiming").leases;
             claims.push(start.elapsed());
             assert_eq!(leases.len(), limit, "the backlog has run dry");
             let start = Instant::now();

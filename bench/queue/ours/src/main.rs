@@ -7,7 +7,13 @@ mod backlog;
 #[path = "../../common.rs"]
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use common::{Args, Phases};
 use data_patch::{
@@ -66,26 +72,33 @@ fn task() -> NewTask {
     }
 }
 
-/// As `worker::Pool::run`: one claims for all the free places at once, each job ends in a task of its own, and its place is
-/// free when its work is over, before its end is stored.
+/// As `worker::Pool::run`: one claims for all the places that are free when the claim is made, each job ends in a task of its
+/// own, and its place is free when its work is over, before its end is stored.
 async fn work(queue: &Queue, jobs: usize, places: usize) {
     let owner: Arc<str> = queue.owner();
+    let taken = Arc::new(AtomicUsize::new(0));
     let (leave, mut left) = mpsc::unbounded_channel();
-    let (mut working, mut claimed, mut free) = (JoinSet::new(), 0, places);
+    let (mut working, mut claimed) = (JoinSet::new(), 0);
     while claimed < jobs {
+        let free = {
+            let taken = Arc::clone(&taken);
+            move || places - taken.load(Ordering::Relaxed)
+        };
         for lease in queue.claim(&owner, free, LEASE, MAX_CRASHES).await.expect("claiming").leases {
-            (claimed, free) = (claimed + 1, free - 1);
-            let leave = leave.clone();
+            claimed += 1;
+            taken.fetch_add(1, Ordering::Relaxed);
+            let (leave, taken) = (leave.clone(), Arc::clone(&taken));
             working.spawn(async move {
+                taken.fetch_sub(1, Ordering::Relaxed);
                 leave.send(()).expect("the pool works");
                 lease.succeed(Report::default()).await.expect("finishing");
             });
         }
-        left.recv().await.expect("a job was claimed");
-        free += 1;
-        while left.try_recv().is_ok() {
-            free += 1;
+        if claimed == jobs {
+            break;
         }
+        left.recv().await.expect("a job was claimed");
+        while left.try_recv().is_ok() {}
         while let Some(ended) = working.try_join_next() {
             ended.expect("no worker panics");
         }
