@@ -13,14 +13,14 @@ use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
-use support::{Client, Process, TOKEN, TestBroker, TestStore, is_end, real};
+use support::{Client, Process, TOKEN, TestBroker, TestStore, real};
 use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
 
 const WATCHERS: usize = 2_000;
 
-/// When each line was written, and when this watcher had it.
-type Seen = BTreeMap<u64, (DateTime<Utc>, DateTime<Utc>)>;
+/// A watcher's lines, and when it had them.
+type Had = Vec<(DateTime<Utc>, String)>;
 
 #[tokio::main]
 async fn main() {
@@ -60,14 +60,19 @@ async fn main() {
             })
         })
         .collect();
-    let (mut all_there, mut last) = (DateTime::<Utc>::MIN_UTC, Seen::new());
+    let (mut all_there, mut all_had) = (DateTime::<Utc>::MIN_UTC, Had::new());
     for watcher in attached {
-        let (there, seen) = watcher.await.unwrap();
+        let (there, had) = watcher.await.unwrap();
         all_there = all_there.max(there);
-        for (seq, (written, had)) in seen {
-            let latest = last.entry(seq).or_insert((written, had));
-            latest.1 = latest.1.max(had);
-        }
+        all_had.extend(had);
+    }
+    // When each line was written, and when the last watcher had it.
+    let mut last = BTreeMap::<u64, (DateTime<Utc>, DateTime<Utc>)>::new();
+    for (had, line) in all_had {
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let written = DateTime::parse_from_rfc3339(line["payload"]["time"].as_str().unwrap()).unwrap().to_utc();
+        let latest = last.entry(line["payload"]["seq"].as_u64().unwrap()).or_insert((written, had));
+        latest.1 = latest.1.max(had);
     }
     // Lines from before all were attached came from the table.
     let mut delays: Vec<Duration> = last
@@ -91,18 +96,17 @@ async fn main() {
     process.terminate().await;
 }
 
-/// Takes the log as it comes, and as little time for it as can be: these clients share the cores with the service.
-async fn watch(mut client: Client) -> Seen {
-    let mut seen = Seen::new();
+/// Takes the log as it comes, and does nothing else: these clients share the cores with the service.
+async fn watch(mut client: Client) -> Had {
+    let mut had = Had::new();
     while let Some(Ok(message)) = client.socket.next().await {
         let Message::Text(text) = message else { continue };
-        let had = Utc::now();
-        let line: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let written = DateTime::parse_from_rfc3339(line["payload"]["time"].as_str().unwrap()).unwrap();
-        seen.insert(line["payload"]["seq"].as_u64().unwrap(), (written.to_utc(), had));
-        if is_end(&line) {
+        // As `support::is_end`.
+        let is_last = text.contains("\"state\":");
+        had.push((Utc::now(), text.to_string()));
+        if is_last {
             break;
         }
     }
-    seen
+    had
 }

@@ -1,4 +1,4 @@
-//! JSON looked through in one pass: strict (RFC 8259), without a tree, and without recursion, so that nothing is too deep.
+//! JSON looked through in one pass: strict (RFC 8259), without a tree, and with so little recursion that nothing is too deep.
 //!
 //! `serde_json` took twice the time for it, which was a quarter of what this service does with a row; it stays the authority:
 //! it words what is wrong, and tests and fuzzing hold this against it.

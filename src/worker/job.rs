@@ -11,6 +11,7 @@ use tracing::Instrument;
 use super::{
     Pool,
     room::{Place, Room},
+    ticks::Ticks,
 };
 use crate::{
     kafka::Flight,
@@ -27,6 +28,8 @@ pub struct Signals {
     pub stop: CancellationToken,
     /// Wait no longer.
     pub abandon: CancellationToken,
+    /// When cursors are stored.
+    pub store: Ticks,
 }
 
 /// Works on a lease until its job ends, is asked to stop, or is lost.
@@ -122,7 +125,6 @@ impl Worker {
 
     /// Stores the cursor, renews the lease and writes the log, again and again, until the work is over.
     async fn beat(&self, count: &Count, said: &mut Said, room: &Room, over: &CancellationToken, lost: &CancellationToken) {
-        let cursor_every = Duration::from_millis(self.pool.config.cursor_ms);
         let say_every = Duration::from_millis(self.pool.config.progress_ms);
         let stall = Duration::from_secs(self.pool.config.stall_seconds);
         let (mut stored, mut written) = (self.lease.job.progress.clone(), Instant::now());
@@ -133,7 +135,7 @@ impl Worker {
                 biased;
                 () = over.cancelled() => return,
                 () = self.flight.crowded() => true,
-                () = tokio::time::sleep(cursor_every) => false,
+                () = tokio::time::sleep_until(self.signals.store.after(Instant::now()).into()) => false,
             };
             let (progress, held) = self.flight.progress();
             if progress != stored || !self.flight.is_waiting() {

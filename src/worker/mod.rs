@@ -2,6 +2,7 @@
 
 mod job;
 mod room;
+mod ticks;
 
 use std::{
     collections::HashMap,
@@ -21,6 +22,7 @@ use crate::{
 };
 use job::Signals;
 use room::Room;
+use ticks::Ticks;
 
 /// How often the queue is asked for work of which nobody told: backoffs that are over, leases that have expired, tasks
 /// that another process took in.
@@ -61,6 +63,7 @@ impl Pool {
         let (mut running, mut workers) = (HashMap::<u64, Running>::new(), JoinSet::new());
         let (leave, mut left) = mpsc::unbounded_channel();
         let abandon = CancellationToken::new();
+        let store = Ticks::new(Instant::now(), Duration::from_millis(self.config.cursor_ms));
         let mut looked = Instant::now().checked_sub(LOOK_EVERY).unwrap_or_else(Instant::now);
         'working: loop {
             if looked.elapsed() >= LOOK_EVERY {
@@ -73,7 +76,7 @@ impl Pool {
                 for lease in self.claim(&owner, &room).await {
                     kill::point("claimed");
                     let (task, stop) = (lease.job.task.id, stop.child_token());
-                    let signals = Signals { stop: stop.clone(), abandon: abandon.clone() };
+                    let signals = Signals { stop: stop.clone(), abandon: abandon.clone(), store };
                     let place = room.take(&leave);
                     running.insert(place.number, Running { task, since: Instant::now(), stop });
                     // Boxed: it is large, and spawning moves it four times.
