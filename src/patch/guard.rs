@@ -119,19 +119,18 @@ impl<'d> Reading<'d> {
     fn of(json: &mut Json<'d>) -> Result<Self, NotJson> {
         let mut reading = Self::default();
         json.object(|name, json| {
-            match &*name.said() {
-                "deviceId" => {
-                    reading.device_id = match json.kind()? {
-                        Kind::Text => Some(json.text()?.said()),
-                        // It has one, and it is no device's.
-                        _ => Some(json.skip()?).filter(|kind| *kind != Kind::Null).map(|kind| Cow::Owned(kind.to_string())),
-                    };
-                }
-                "triggerTime" => reading.has_time = json.skip()? != Kind::Null,
-                "data" => reading.data = Some(Data::of(json)?),
-                _ => {
-                    json.skip()?;
-                }
+            if name.says("deviceId") {
+                reading.device_id = match json.kind()? {
+                    Kind::Text => Some(json.text()?.said()),
+                    // It has one, and it is no device's.
+                    _ => Some(json.skip()?).filter(|kind| *kind != Kind::Null).map(|kind| Cow::Owned(kind.to_string())),
+                };
+            } else if name.says("triggerTime") {
+                reading.has_time = json.skip()? != Kind::Null;
+            } else if name.says("data") {
+                reading.data = Some(Data::of(json)?);
+            } else {
+                json.skip()?;
             }
             Ok(())
         })?;
@@ -148,7 +147,7 @@ impl Data {
         }
         json.object(|name, json| {
             let kind = json.skip()?;
-            if name.said() == "data" {
+            if name.says("data") {
                 data.list_in_data = kind == Kind::List;
             }
             Ok(())

@@ -44,12 +44,21 @@ pub struct Text<'d> {
 
 impl<'d> Text<'d> {
     /// What it says. Half a surrogate pair says nothing: such a text stands for itself.
+    #[inline]
     pub fn said(self) -> Cow<'d, str> {
-        if self.has_escapes {
-            let said = serde_json::from_str(&format!("\"{}\"", self.written)).ok();
-            return said.map_or(Cow::Borrowed(self.written), Cow::Owned);
-        }
-        Cow::Borrowed(self.written)
+        if self.has_escapes { self.unescaped() } else { Cow::Borrowed(self.written) }
+    }
+
+    /// Whether it says this.
+    #[inline]
+    pub fn says(self, what: &str) -> bool {
+        if self.has_escapes { self.unescaped() == what } else { self.written == what }
+    }
+
+    #[cold]
+    fn unescaped(self) -> Cow<'d, str> {
+        let said = serde_json::from_str(&format!("\"{}\"", self.written)).ok();
+        said.map_or(Cow::Borrowed(self.written), Cow::Owned)
     }
 }
 
