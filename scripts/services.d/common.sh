@@ -86,9 +86,10 @@ ask() {
     2>/dev/null || true; } | od -An -v -tx1 | tr -d ' \n'
 }
 
-# wait_ready PART PORT PID: until PART answers; fails when the process ends or 90 seconds are over.
+# wait_ready PART PORT PID: until PART answers; fails when the process ends or 5 minutes are over: after a crash Kafka
+# first looks through all that it holds.
 wait_ready() {
-  local deadline=$((SECONDS + 90))
+  local deadline=$((SECONDS + 300))
   until "${1}_answers" "$2"; do
     [[ -z $3 ]] || alive "$3" || return 1
     ((SECONDS < deadline)) || return 1

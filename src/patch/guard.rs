@@ -2,14 +2,12 @@
 //!
 //! The document is looked through as it streams by; no tree is built, and what is published are the stored bytes.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use uuid::Uuid;
 
 pub use super::json::Kind;
-use super::json::{Json, NotJson};
+use super::json::{Json, NotJson, Text};
 use crate::config::GuardMode;
 
 /// Why a row is held back.
@@ -54,8 +52,8 @@ impl Guard {
             GuardMode::Off => {}
             GuardMode::Json => {
                 let doc = utf8(&doc)?;
-                let mut json = Json::new(doc);
-                json.skip().and_then(|_| json.end()).map_err(|NotJson| not_json(doc))?;
+                let json = Json::new(doc);
+                json.skip(json.begin()).and_then(|end| json.end(end)).map_err(|NotJson| not_json(doc))?;
             }
             GuardMode::Et => self.et(utf8(&doc)?)?,
         }
@@ -63,18 +61,16 @@ impl Guard {
     }
 
     fn et(&self, doc: &str) -> Result<(), Fault> {
-        let mut json = Json::new(doc);
-        let reading = match json.kind() {
-            Ok(Kind::Object) => Reading::of(&mut json).map(Ok),
-            Ok(_) => json.skip().map(Err),
-            Err(error) => Err(error),
-        };
+        let json = Json::new(doc);
         // All of it is JSON, before anything else is said of it.
-        let reading = reading.and_then(|reading| json.end().map(|()| reading)).map_err(|NotJson| not_json(doc))?;
-        let reading = reading.map_err(Fault::NotAnObject)?;
-        let Some(device) = reading.device_id else { return Err(Fault::Lacks("deviceId")) };
-        if !self.is_own(&device) {
-            return Err(Fault::OtherDevice(device.chars().take(64).collect()));
+        let reading = Reading::of(json).map_err(|NotJson| not_json(doc))?.map_err(Fault::NotAnObject)?;
+        match reading.device_id {
+            None => return Err(Fault::Lacks("deviceId")),
+            Some(Err(kind)) => return Err(Fault::OtherDevice(kind.to_string())),
+            Some(Ok(device)) if !self.is_own(device) => {
+                return Err(Fault::OtherDevice(device.said().chars().take(64).collect()));
+            }
+            Some(Ok(_)) => {}
         }
         if !reading.has_time {
             return Err(Fault::Lacks("triggerTime"));
@@ -86,8 +82,8 @@ impl Guard {
         }
     }
 
-    fn is_own(&self, said: &str) -> bool {
-        said == self.device_text || Uuid::try_parse(said).is_ok_and(|said| said == self.device)
+    fn is_own(&self, device: Text<'_>) -> bool {
+        device.says(&self.device_text) || Uuid::try_parse(&device.said()).is_ok_and(|said| said == self.device)
     }
 }
 
@@ -104,7 +100,8 @@ fn not_json(doc: &str) -> Fault {
 /// What ET needs of a reading. Where a name comes twice the last counts, as it does for ET.
 #[derive(Default)]
 struct Reading<'d> {
-    device_id: Option<Cow<'d, str>>,
+    /// What it is, if it is no text: then it is no device's.
+    device_id: Option<Result<Text<'d>, Kind>>,
     has_time: bool,
     data: Option<Data>,
 }
@@ -116,43 +113,51 @@ struct Data {
 }
 
 impl<'d> Reading<'d> {
-    fn of(json: &mut Json<'d>) -> Result<Self, NotJson> {
+    /// What it is, if it is no object.
+    fn of(json: Json<'d>) -> Result<Result<Self, Kind>, NotJson> {
+        let begin = json.begin();
+        let kind = json.kind(begin)?;
+        if kind != Kind::Object {
+            json.end(json.skip(begin)?)?;
+            return Ok(Err(kind));
+        }
         let mut reading = Self::default();
-        json.object(|name, json| {
+        let end = json.object(begin, |name, at| {
             if name.says("deviceId") {
-                reading.device_id = match json.kind()? {
-                    Kind::Text => Some(json.text()?.said()),
-                    // It has one, and it is no device's.
-                    _ => Some(json.skip()?).filter(|kind| *kind != Kind::Null).map(|kind| Cow::Owned(kind.to_string())),
-                };
+                let kind = json.kind(at)?;
+                if kind == Kind::Text {
+                    let (device, end) = json.text(at)?;
+                    reading.device_id = Some(Ok(device));
+                    return Ok(end);
+                }
+                reading.device_id = (kind != Kind::Null).then_some(Err(kind));
             } else if name.says("triggerTime") {
-                reading.has_time = json.skip()? != Kind::Null;
+                reading.has_time = json.kind(at)? != Kind::Null;
             } else if name.says("data") {
-                reading.data = Some(Data::of(json)?);
-            } else {
-                json.skip()?;
+                let (data, end) = Data::of(json, at)?;
+                reading.data = Some(data);
+                return Ok(end);
             }
-            Ok(())
+            json.skip(at)
         })?;
-        Ok(reading)
+        json.end(end)?;
+        Ok(Ok(reading))
     }
 }
 
 impl Data {
-    fn of(json: &mut Json<'_>) -> Result<Self, NotJson> {
-        let mut data = Self { kind: json.kind()?, list_in_data: false };
+    fn of(json: Json<'_>, at: usize) -> Result<(Self, usize), NotJson> {
+        let mut data = Self { kind: json.kind(at)?, list_in_data: false };
         if data.kind != Kind::Object {
-            json.skip()?;
-            return Ok(data);
+            return Ok((data, json.skip(at)?));
         }
-        json.object(|name, json| {
-            let kind = json.skip()?;
+        let end = json.object(at, |name, at| {
             if name.says("data") {
-                data.list_in_data = kind == Kind::List;
+                data.list_in_data = json.kind(at)? == Kind::List;
             }
-            Ok(())
+            json.skip(at)
         })?;
-        Ok(data)
+        Ok((data, end))
     }
 }
 

@@ -6,6 +6,7 @@
 use std::{borrow::Cow, fmt};
 
 use serde::de::IgnoredAny;
+use wide::u8x16;
 
 /// It is not JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,27 +39,23 @@ impl fmt::Display for Kind {
 /// A JSON text as it is written, without its quotes.
 #[derive(Debug, Clone, Copy)]
 pub struct Text<'d> {
-    written: &'d str,
+    /// Of a document in UTF-8, cut at quotes: in UTF-8 too.
+    written: &'d [u8],
     has_escapes: bool,
 }
 
 impl<'d> Text<'d> {
     /// What it says. Half a surrogate pair says nothing: such a text stands for itself.
-    #[inline]
     pub fn said(self) -> Cow<'d, str> {
-        if self.has_escapes { self.unescaped() } else { Cow::Borrowed(self.written) }
+        let written = str::from_utf8(self.written).unwrap_or_default();
+        let unescaped = || serde_json::from_str(&format!("\"{written}\"")).ok();
+        self.has_escapes.then(unescaped).flatten().map_or(Cow::Borrowed(written), Cow::Owned)
     }
 
     /// Whether it says this.
     #[inline]
     pub fn says(self, what: &str) -> bool {
-        if self.has_escapes { self.unescaped() == what } else { self.written == what }
-    }
-
-    #[cold]
-    fn unescaped(self) -> Cow<'d, str> {
-        let said = serde_json::from_str(&format!("\"{}\"", self.written)).ok();
-        said.map_or(Cow::Borrowed(self.written), Cow::Owned)
+        if self.has_escapes { self.said() == what } else { self.written == what.as_bytes() }
     }
 }
 
@@ -66,21 +63,31 @@ impl<'d> Text<'d> {
 /// any number.
 const DEPTH: u8 = 64;
 
-/// A document, and how far it was looked through.
-#[derive(Debug)]
+/// A document. Each step takes the place where something begins and gives the one behind it: places stay in registers, where a
+/// cursor that is lent from call to call would be stored and loaded for each byte.
+#[derive(Debug, Clone, Copy)]
 pub struct Json<'d> {
-    text: &'d str,
-    at: usize,
+    doc: &'d [u8],
 }
 
 impl<'d> Json<'d> {
-    pub fn new(text: &'d str) -> Self {
-        Self { text, at: 0 }
+    pub fn new(doc: &'d str) -> Self {
+        Self { doc: doc.as_bytes() }
+    }
+
+    /// Where its value begins.
+    pub fn begin(self) -> usize {
+        self.space(0)
+    }
+
+    /// Nothing follows.
+    pub fn end(self, at: usize) -> Result<(), NotJson> {
+        if self.space(at) == self.doc.len() { Ok(()) } else { Err(NotJson) }
     }
 
     /// What sort of value begins here.
-    pub fn kind(&mut self) -> Result<Kind, NotJson> {
-        Ok(match self.token() {
+    pub fn kind(self, at: usize) -> Result<Kind, NotJson> {
+        Ok(match self.byte(at) {
             b'"' => Kind::Text,
             b'{' => Kind::Object,
             b'[' => Kind::List,
@@ -92,208 +99,211 @@ impl<'d> Json<'d> {
     }
 
     /// Looks through a value.
-    pub fn skip(&mut self) -> Result<Kind, NotJson> {
-        self.value(DEPTH)
+    #[inline]
+    pub fn skip(self, at: usize) -> Result<usize, NotJson> {
+        self.value(at, DEPTH)
     }
 
-    /// Looks through an object; `field` is told each name, and looks through its value.
+    /// Looks through an object; `field` is told each name and where its value begins, and looks through that.
     #[inline]
-    pub fn object(&mut self, mut field: impl FnMut(Text<'d>, &mut Self) -> Result<(), NotJson>) -> Result<(), NotJson> {
-        self.expect(b'{')?;
-        if self.token() == b'}' {
-            self.at += 1;
-            return Ok(());
+    pub fn object(self, at: usize, mut field: impl FnMut(Text<'d>, usize) -> Result<usize, NotJson>) -> Result<usize, NotJson> {
+        let mut at = self.first(at, b'{', b'}')?;
+        while let Next::Item(item) = at {
+            let (name, end) = self.text(item)?;
+            let end = field(name, self.colon(end)?)?;
+            at = match self.four(end) {
+                [b',', b' ', b'"', _] => Next::Item(end + 2),
+                [b',', b'"', ..] => Next::Item(end + 1),
+                _ => self.next(end, b'}')?,
+            };
         }
-        loop {
-            let name = self.text()?;
-            self.expect(b':')?;
-            field(name, self)?;
-            match self.token() {
-                b',' => self.at += 1,
-                b'}' => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                _ => return Err(NotJson),
-            }
-        }
+        Ok(at.place())
     }
 
     /// Looks through a text.
     #[expect(clippy::inline_always, reason = "a sixth of the time: most of a document are texts")]
     #[inline(always)]
-    pub fn text(&mut self) -> Result<Text<'d>, NotJson> {
-        self.expect(b'"')?;
-        let start = self.at;
+    pub fn text(self, at: usize) -> Result<(Text<'d>, usize), NotJson> {
+        let start = self.expect(at, b'"')?;
+        let mut at = start;
         let mut has_escapes = false;
         loop {
-            self.at += plain(self.text.as_bytes().get(self.at..).ok_or(NotJson)?);
-            match self.next() {
+            at = self.plain(at);
+            match self.byte(at) {
                 b'"' => break,
                 b'\\' => {
                     has_escapes = true;
-                    self.escape()?;
+                    at = self.escape(at)?;
                 }
                 _ => return Err(NotJson),
             }
         }
-        let written = self.text.get(start..self.at).ok_or(NotJson)?;
-        self.at += 1;
-        Ok(Text { written, has_escapes })
-    }
-
-    /// Nothing follows.
-    pub fn end(mut self) -> Result<(), NotJson> {
-        self.token();
-        if self.at == self.text.len() { Ok(()) } else { Err(NotJson) }
+        let written = self.doc.get(start..at).ok_or(NotJson)?;
+        Ok((Text { written, has_escapes }, at + 1))
     }
 
     /// Looks through a value that may hold others, `deeper` levels of them.
-    fn value(&mut self, deeper: u8) -> Result<Kind, NotJson> {
-        match self.token() {
-            b'"' => self.text().map(|_| Kind::Text),
-            b'-' | b'0'..=b'9' => self.number().map(|()| Kind::Number),
-            b'{' => {
-                let Some(deeper) = deeper.checked_sub(1) else { return self.deep().map(|()| Kind::Object) };
-                self.object(|_, json| json.value(deeper).map(|_| ())).map(|()| Kind::Object)
-            }
-            b'[' => {
-                let Some(deeper) = deeper.checked_sub(1) else { return self.deep().map(|()| Kind::List) };
-                self.list(deeper).map(|()| Kind::List)
-            }
-            b't' => self.word("true").map(|()| Kind::Truth),
-            b'f' => self.word("false").map(|()| Kind::Truth),
-            b'n' => self.word("null").map(|()| Kind::Null),
+    #[inline]
+    fn value(self, at: usize, deeper: u8) -> Result<usize, NotJson> {
+        if self.byte(at) == b'"' { self.text(at).map(|(_, end)| end) } else { self.no_text(at, deeper) }
+    }
+
+    fn no_text(self, at: usize, deeper: u8) -> Result<usize, NotJson> {
+        match self.byte(at) {
+            b'-' | b'0'..=b'9' => self.number(at),
+            b'{' | b'[' => match deeper.checked_sub(1) {
+                None => self.deep(at),
+                Some(deeper) if self.byte(at) == b'{' => self.object(at, |_, at| self.value(at, deeper)),
+                Some(deeper) => self.list(at, deeper),
+            },
+            b't' => self.word(at, "true"),
+            b'f' => self.word(at, "false"),
+            b'n' => self.word(at, "null"),
             _ => Err(NotJson),
         }
     }
 
-    fn list(&mut self, deeper: u8) -> Result<(), NotJson> {
-        self.expect(b'[')?;
-        if self.token() == b']' {
-            self.at += 1;
-            return Ok(());
+    fn list(self, at: usize, deeper: u8) -> Result<usize, NotJson> {
+        let mut at = self.first(at, b'[', b']')?;
+        while let Next::Item(item) = at {
+            at = self.next(self.value(item, deeper)?, b']')?;
         }
-        loop {
-            self.value(deeper)?;
-            match self.token() {
-                b',' => self.at += 1,
-                b']' => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                _ => return Err(NotJson),
-            }
-        }
+        Ok(at.place())
     }
 
     #[cold]
-    fn deep(&mut self) -> Result<(), NotJson> {
-        let rest = self.text.get(self.at..).ok_or(NotJson)?;
-        let mut values = serde_json::Deserializer::from_str(rest).into_iter::<IgnoredAny>();
+    fn deep(self, at: usize) -> Result<usize, NotJson> {
+        let rest = self.doc.get(at..).ok_or(NotJson)?;
+        let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<IgnoredAny>();
         values.next().and_then(Result::ok).ok_or(NotJson)?;
-        self.at += values.byte_offset();
-        Ok(())
+        Ok(at + values.byte_offset())
     }
 
-    /// The next byte, not taken yet; 0, which JSON has nowhere, if there is none.
-    fn next(&self) -> u8 {
-        self.text.as_bytes().get(self.at).copied().unwrap_or(0)
+    /// What is first in the container that begins here.
+    fn first(self, at: usize, open: u8, close: u8) -> Result<Next, NotJson> {
+        let at = self.space(self.expect(at, open)?);
+        Ok(if self.byte(at) == close { Next::End(at + 1) } else { Next::Item(at) })
     }
 
-    /// The next byte that is not space, not taken yet.
+    /// What follows an item.
+    fn next(self, at: usize, close: u8) -> Result<Next, NotJson> {
+        let at = self.space(at);
+        match self.byte(at) {
+            b',' => Ok(Next::Item(self.space(at + 1))),
+            byte if byte == close => Ok(Next::End(at + 1)),
+            _ => Err(NotJson),
+        }
+    }
+
+    /// The value behind a name. It is written in these two ways nearly always: by PostgreSQL, and without space.
     #[inline]
-    fn token(&mut self) -> u8 {
-        loop {
-            let byte = self.next();
-            if byte > b' ' || !matches!(byte, b' ' | b'\n' | b'\t' | b'\r') {
-                return byte;
+    fn colon(self, at: usize) -> Result<usize, NotJson> {
+        match self.four(at) {
+            [b':', b' ', b'!'..=255, _] => Ok(at + 2),
+            [b':', b'!'..=255, ..] => Ok(at + 1),
+            _ => Ok(self.space(self.expect(self.space(at), b':')?)),
+        }
+    }
+
+    fn number(self, mut at: usize) -> Result<usize, NotJson> {
+        if self.byte(at) == b'-' {
+            at += 1;
+        }
+        at = if self.byte(at) == b'0' { at + 1 } else { self.digits(at)? };
+        if self.byte(at) == b'.' {
+            at = self.digits(at + 1)?;
+        }
+        if matches!(self.byte(at), b'e' | b'E') {
+            at += 1;
+            if matches!(self.byte(at), b'+' | b'-') {
+                at += 1;
             }
-            self.at += 1;
+            at = self.digits(at)?;
         }
+        Ok(at)
     }
 
-    fn expect(&mut self, byte: u8) -> Result<(), NotJson> {
-        if self.token() != byte {
-            return Err(NotJson);
+    fn digits(self, start: usize) -> Result<usize, NotJson> {
+        let mut at = start;
+        while self.byte(at).is_ascii_digit() {
+            at += 1;
         }
-        self.at += 1;
-        Ok(())
+        if at == start { Err(NotJson) } else { Ok(at) }
     }
 
-    fn word(&mut self, word: &str) -> Result<(), NotJson> {
-        let is_there = self.text.get(self.at..).is_some_and(|rest| rest.starts_with(word));
-        self.at += word.len();
-        if is_there { Ok(()) } else { Err(NotJson) }
-    }
-
-    fn number(&mut self) -> Result<(), NotJson> {
-        if self.next() == b'-' {
-            self.at += 1;
-        }
-        if self.next() == b'0' {
-            self.at += 1;
-        } else {
-            self.digits()?;
-        }
-        if self.next() == b'.' {
-            self.at += 1;
-            self.digits()?;
-        }
-        if matches!(self.next(), b'e' | b'E') {
-            self.at += 1;
-            if matches!(self.next(), b'+' | b'-') {
-                self.at += 1;
-            }
-            self.digits()?;
-        }
-        Ok(())
-    }
-
-    fn digits(&mut self) -> Result<(), NotJson> {
-        let start = self.at;
-        while self.next().is_ascii_digit() {
-            self.at += 1;
-        }
-        if self.at == start { Err(NotJson) } else { Ok(()) }
+    fn word(self, at: usize, word: &str) -> Result<usize, NotJson> {
+        let is_there = self.doc.get(at..).is_some_and(|rest| rest.starts_with(word.as_bytes()));
+        if is_there { Ok(at + word.len()) } else { Err(NotJson) }
     }
 
     #[cold]
-    fn escape(&mut self) -> Result<(), NotJson> {
-        self.at += match *self.text.as_bytes().get(self.at..).unwrap_or_default() {
-            [_, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => 2,
-            [_, b'u', a, b, c, d, ..] if [a, b, c, d].iter().all(u8::is_ascii_hexdigit) => 6,
+    fn escape(self, at: usize) -> Result<usize, NotJson> {
+        Ok(match *self.doc.get(at..).unwrap_or_default() {
+            [_, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => at + 2,
+            [_, b'u', a, b, c, d, ..] if [a, b, c, d].iter().all(u8::is_ascii_hexdigit) => at + 6,
             _ => return Err(NotJson),
-        };
-        Ok(())
+        })
+    }
+
+    fn expect(self, at: usize, byte: u8) -> Result<usize, NotJson> {
+        if self.byte(at) == byte { Ok(at + 1) } else { Err(NotJson) }
+    }
+
+    /// The byte here; 0, which JSON has nowhere, if there is none.
+    #[inline]
+    fn byte(self, at: usize) -> u8 {
+        self.doc.get(at).copied().unwrap_or(0)
+    }
+
+    /// The next four bytes; zeros, if there are not so many.
+    #[inline]
+    fn four(self, at: usize) -> [u8; 4] {
+        self.doc.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default()
+    }
+
+    /// Where the next byte is that is not space.
+    #[inline]
+    fn space(self, mut at: usize) -> usize {
+        while matches!(self.byte(at), b' ' | b'\n' | b'\t' | b'\r') {
+            at += 1;
+        }
+        at
+    }
+
+    /// Where the next byte is that can't stand in a text for itself: quote, backslash or control character. Sixteen are looked
+    /// at together.
+    #[inline]
+    fn plain(self, mut at: usize) -> usize {
+        while let Some(chunk) = self.doc.get(at..).and_then(|rest| rest.first_chunk()) {
+            let chunk = u8x16::new(*chunk);
+            let is = |byte| chunk.simd_eq(u8x16::splat(byte));
+            let is_control = chunk.min(u8x16::splat(b' ' - 1)).simd_eq(chunk);
+            let special = (is(b'"') | is(b'\\') | is_control).to_bitmask();
+            if special != 0 {
+                return at + special.trailing_zeros() as usize;
+            }
+            at += 16;
+        }
+        while !matches!(self.byte(at), b'"' | b'\\' | ..b' ') {
+            at += 1;
+        }
+        at
     }
 }
 
-/// How many bytes there are before the first that can't stand in a text for itself: quote, backslash or control character.
-/// Eight are looked at together.
-#[inline]
-fn plain(bytes: &[u8]) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH: u64 = ONES << 7;
-    /// The high bit of each byte below `limit`, an ASCII one; above the first such byte, of some others too.
-    const fn below(word: u64, limit: u8) -> u64 {
-        word.wrapping_sub(ONES * limit as u64) & !word & HIGH
-    }
-    const fn is(word: u64, byte: u8) -> u64 {
-        below(word ^ (ONES * byte as u64), 1)
-    }
-    let (words, rest) = bytes.as_chunks::<8>();
-    let mut plain = 0;
-    for word in words {
-        let word = u64::from_le_bytes(*word);
-        let special = is(word, b'"') | is(word, b'\\') | below(word, b' ');
-        if special != 0 {
-            return plain + special.trailing_zeros() as usize / 8;
+/// What comes next in a container, and where.
+enum Next {
+    Item(usize),
+    /// Nothing: this is behind it.
+    End(usize),
+}
+
+impl Next {
+    fn place(self) -> usize {
+        match self {
+            Self::Item(at) | Self::End(at) => at,
         }
-        plain += 8;
     }
-    let is_special = |byte: &u8| matches!(byte, b'"' | b'\\' | ..b' ');
-    plain + rest.iter().position(is_special).unwrap_or(rest.len())
 }
 
 #[cfg(test)]
@@ -303,8 +313,8 @@ mod tests {
     use super::*;
 
     fn is_json(doc: &str) -> bool {
-        let mut json = Json::new(doc);
-        json.skip().is_ok() && json.end().is_ok()
+        let json = Json::new(doc);
+        json.skip(json.begin()).and_then(|end| json.end(end)).is_ok()
     }
 
     fn is_json_to_serde(doc: &str) -> bool {
@@ -360,16 +370,16 @@ mod tests {
     fn a_special_byte_is_found_wherever_it_stands() {
         for special in [b'"', b'\\', 0, 0x1f] {
             for place in 0..40 {
-                let mut bytes = [0x80_u8, 0xff, b'!', b' ', b'#', b'[', b']', 0x7f].repeat(5);
-                bytes[place] = special;
-                assert_eq!(plain(&bytes), place);
+                let mut doc = [0x80_u8, 0xff, b'!', b' ', b'#', b'[', b']', 0x7f].repeat(5);
+                doc[place] = special;
+                assert_eq!(Json { doc: &doc }.plain(0), place);
             }
         }
     }
 
     proptest! {
         #[test]
-        fn it_agrees_with_serde(doc in r#"([\[\]{}:,"\\ 01.eE+-]|"a"|:|true|null|\\u00e4|é){0,12}"#) {
+        fn it_agrees_with_serde(doc in r#"([\[\]{}:,"\\ 01.eE+-]|"a"|:|\{"a": ?1|, ?"b": ?|"sixteen bytes, and more"|true|null|\\u00e4|é){0,12}"#) {
             prop_assert_eq!(is_json(&doc), is_json_to_serde(&doc));
         }
     }
