@@ -65,8 +65,9 @@ impl Decoder {
             self.rest = rest;
             self.begun = true;
         }
-        let mut at = self.rest.clone();
-        let Some(fields) = take_i16(&mut at) else { return Ok(None) };
+        // Fields are looked at where they lie; of what is shared, only the document.
+        let mut at = self.rest.as_ref();
+        let Ok(fields) = at.try_get_i16() else { return Ok(None) };
         if fields == -1 {
             self.ended = true;
             return Ok(None);
@@ -79,8 +80,11 @@ impl Decoder {
         let Some(time) = field(&mut at)? else { return Ok(None) };
         let Some(key) = field(&mut at)? else { return Ok(None) };
         let Some(doc) = field(&mut at)? else { return Ok(None) };
-        let row = Row { time_us: self.time(time)?, key: self.key(key)?, doc: self.doc(doc)? };
-        (self.rest, self.number) = (at, number);
+        let doc = self.doc(doc)?.map(|doc| self.rest.slice_ref(doc));
+        let row = Row { time_us: self.time(time)?, key: self.key(key)?, doc };
+        let taken = self.rest.len() - at.len();
+        self.rest.advance(taken);
+        self.number = number;
         Ok(Some(row))
     }
 
@@ -89,7 +93,7 @@ impl Decoder {
         self.ended
     }
 
-    fn time(&self, field: Option<Bytes>) -> Result<i64, StoreError> {
+    fn time(&self, field: Option<&[u8]>) -> Result<i64, StoreError> {
         let stored = field.and_then(|mut field| field.try_get_i64().ok()).ok_or_else(|| odd("a time"))?;
         Ok(match self.time {
             TimeType::Instant | TimeType::Local(_) => stored.saturating_add(POSTGRES_EPOCH_US),
@@ -97,22 +101,24 @@ impl Decoder {
         })
     }
 
-    fn key(&self, field: Option<Bytes>) -> Result<Key, StoreError> {
+    fn key(&self, field: Option<&[u8]>) -> Result<Key, StoreError> {
         let field = field.ok_or_else(|| StoreError::Refused("a row has no key (iota.raw.id is NULL)".to_owned()))?;
         let key = match self.key {
-            KeyType::Integer => field.as_ref().try_into().ok().map(|bytes| Key::Integer(i64::from_be_bytes(bytes))),
-            KeyType::Uuid => Uuid::from_slice(&field).ok().map(Key::Uuid),
-            KeyType::Text => std::str::from_utf8(&field).ok().map(|text| Key::Text(text.into())),
+            KeyType::Integer => field.try_into().ok().map(|bytes| Key::Integer(i64::from_be_bytes(bytes))),
+            KeyType::Uuid => Uuid::from_slice(field).ok().map(Key::Uuid),
+            KeyType::Text => std::str::from_utf8(field).ok().map(|text| Key::Text(text.into())),
         };
         key.ok_or_else(|| odd("a row key"))
     }
 
-    fn doc(&self, field: Option<Bytes>) -> Result<Option<Bytes>, StoreError> {
-        let Some(mut doc) = field else { return Ok(None) };
-        if self.doc == DocType::Jsonb && doc.try_get_u8().ok() != Some(JSONB_VERSION) {
-            return Err(odd("a jsonb document"));
+    fn doc<'f>(&self, field: Option<&'f [u8]>) -> Result<Option<&'f [u8]>, StoreError> {
+        match (self.doc, field) {
+            (DocType::Jsonb, Some(field)) => match field {
+                [JSONB_VERSION, doc @ ..] => Ok(Some(doc)),
+                _ => Err(odd("a jsonb document")),
+            },
+            (_, field) => Ok(field),
         }
-        Ok(Some(doc))
     }
 }
 
@@ -132,7 +138,7 @@ fn header(bytes: &Bytes) -> Result<Option<Bytes>, StoreError> {
     }
     // The signature, and flags that concern nobody here.
     at.advance(SIGNATURE.len() + 4);
-    let Some(extension) = take_i32(&mut at) else { return Ok(None) };
+    let Ok(extension) = at.try_get_i32() else { return Ok(None) };
     let extension = usize::try_from(extension).map_err(|_| odd("the stream's beginning"))?;
     if at.len() < extension {
         return Ok(None);
@@ -141,26 +147,17 @@ fn header(bytes: &Bytes) -> Result<Option<Bytes>, StoreError> {
     Ok(Some(at))
 }
 
-fn take_i16(at: &mut Bytes) -> Option<i16> {
-    at.try_get_i16().ok()
-}
-
-fn take_i32(at: &mut Bytes) -> Option<i32> {
-    at.try_get_i32().ok()
-}
-
 /// A field, or that it is NULL; or nothing, if it is not there as a whole.
 #[expect(clippy::option_option, reason = "not there yet, and there as NULL, are two things")]
-fn field(at: &mut Bytes) -> Result<Option<Option<Bytes>>, StoreError> {
-    let Some(length) = take_i32(at) else { return Ok(None) };
+fn field<'f>(at: &mut &'f [u8]) -> Result<Option<Option<&'f [u8]>>, StoreError> {
+    let Ok(length) = at.try_get_i32() else { return Ok(None) };
     if length == -1 {
         return Ok(Some(None));
     }
     let length = usize::try_from(length).map_err(|_| odd("a field's length"))?;
-    if at.len() < length {
-        return Ok(None);
-    }
-    Ok(Some(Some(at.split_to(length))))
+    let Some((field, rest)) = at.split_at_checked(length) else { return Ok(None) };
+    *at = rest;
+    Ok(Some(Some(field)))
 }
 
 #[cfg(test)]

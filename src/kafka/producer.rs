@@ -59,9 +59,8 @@ pub(super) struct Deliveries {
 
 /// What a message carries to its acknowledgement.
 pub(super) struct Receipt {
-    flight: Arc<Flight>,
-    /// Given back when the row is settled.
-    _room: Room,
+    /// Given back when all that have it are settled.
+    room: Arc<Room>,
     number: u64,
     time_us: i64,
     key: Key,
@@ -84,7 +83,7 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
     type DeliveryOpaque = Box<Receipt>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, receipt: Box<Receipt>) {
-        let Receipt { flight, _room, number, time_us, key, alone } = *receipt;
+        let Receipt { room, number, time_us, key, alone } = *receipt;
         let how = match result {
             Ok(_) => Settled::Acknowledged,
             Err((error, message)) => {
@@ -102,14 +101,17 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
                 }
             }
         };
-        flight.settle(number, time_us, key, how);
+        room.flight.settle(number, time_us, key, how);
         kill::point("acknowledged");
     }
 }
 
-/// Room for one row among the bytes in flight.
+/// Room for rows of one flight among the bytes of all.
 #[derive(Debug)]
-pub struct Room(#[expect(dead_code, reason = "held until it is dropped")] OwnedSemaphorePermit);
+pub struct Room {
+    flight: Arc<Flight>,
+    _bytes: OwnedSemaphorePermit,
+}
 
 /// A row on its way out.
 #[derive(Debug)]
@@ -136,28 +138,29 @@ impl Sender {
         Self { producer, topic: topic.to_owned(), room, most, records }
     }
 
-    /// Waits until there is room for a document of so many bytes.
+    /// Waits until there is room for so many rows with documents of so many bytes together.
     ///
     /// # Errors
     /// The service is stopping.
-    pub async fn room(&self, doc_bytes: usize) -> Result<Room, KafkaError> {
-        let weight = (doc_bytes + OVERHEAD_BYTES).min(self.most);
+    pub async fn room(&self, flight: &Arc<Flight>, rows: usize, doc_bytes: usize) -> Result<Arc<Room>, KafkaError> {
+        let weight = (doc_bytes + rows * OVERHEAD_BYTES).min(self.most);
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let stopping = |_| KafkaError::Away("the service is stopping".to_owned());
-        Arc::clone(&self.room).acquire_many_owned(weight).await.map(Room).map_err(stopping)
+        let bytes = Arc::clone(&self.room).acquire_many_owned(weight).await.map_err(stopping)?;
+        Ok(Arc::new(Room { flight: Arc::clone(flight), _bytes: bytes }))
     }
 
-    /// Hands a row to the producer. What becomes of it, `flight` tells.
+    /// Hands a row to the producer. What becomes of it, the flight tells.
     ///
     /// # Errors
     /// It, or a row before it, can't be sent.
-    pub async fn send(&mut self, row: Outgoing, room: Room, flight: &Arc<Flight>) -> Result<(), KafkaError> {
+    pub async fn send(&mut self, row: Outgoing, room: &Arc<Room>) -> Result<(), KafkaError> {
+        let flight = &room.flight;
         let number = flight.take()?;
         let headers = self.records.headers(row.instant_us, &row.key);
         let doc: &[u8] = &row.doc;
         let receipt = Box::new(Receipt {
-            flight: Arc::clone(flight),
-            _room: room,
+            room: Arc::clone(room),
             number,
             time_us: row.time_us,
             key: row.key,

@@ -8,6 +8,7 @@ mod json;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -217,18 +218,19 @@ impl Patcher {
             };
             let Some(batch) = batch else { return Ok(()) };
             kill::point("read");
+            let doc_bytes = batch.iter().map(|row| row.doc.as_ref().map_or(0, Bytes::len)).sum();
+            let room = sender.room(flight, batch.len(), doc_bytes).await?;
             for row in batch {
                 if stop.is_cancelled() {
                     return Err(Interrupted::Stopped);
                 }
                 match guard.check(row.doc) {
                     Ok(doc) => {
-                        let room = sender.room(doc.len()).await?;
-                        // After the wait, which may have been long.
+                        // For each, since any wait may have been long.
                         report.may_send()?;
                         let instant_us = time.instant_us(row.time_us);
                         let outgoing = Outgoing { instant_us, time_us: row.time_us, key: row.key, doc };
-                        sender.send(outgoing, room, flight).await?;
+                        sender.send(outgoing, &room).await?;
                         kill::point("produced");
                     }
                     Err(fault) => {
