@@ -21,8 +21,9 @@ SHARES = (0.20, 0.45, 0.70)
 LATER = 0.6
 # … or a little after work has begun again, when nothing is at work then.
 IDLE = 0.2
-# Above this a kill repeats more than what goes out between two cursors (stored each second): more than a second's work.
-REPEATS_PER_KILL = 200_000
+# What may be in flight is about 12,900 of these rows (kafka.in_flight_bytes), and what goes out between two cursors (stored fifty times a
+# second) about 3,000. Above this, cursors were not stored for a while.
+REPEATS_PER_KILL = 20_000
 
 DEVICE = re.compile(r"device: ([0-9a-f-]{36})")
 GOES_ON = "its worker was gone"
@@ -153,7 +154,7 @@ async def run(settings: Settings) -> Report:
     explained = sum(one.repeats for one in ledger.kills)
     report.equal("each repeat follows a takeover that the log tells of", len(comparison.repeats) - explained, 0)
     worst = max((one.repeats for one in ledger.kills), default=0)
-    report.check(worst <= REPEATS_PER_KILL, "no kill repeats more than about a second's work", f"{worst:,} rows")
+    report.check(worst <= REPEATS_PER_KILL, "no kill repeats much more than what may be in flight", f"{worst:,} rows")
     many = max((len(one.takeovers) for one in ledger.kills), default=0)
     report.check(many <= DEVICES, "no job is taken over twice after a kill", f"{many} takeovers")
     if not settings.keep:

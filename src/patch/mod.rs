@@ -239,6 +239,8 @@ impl Patcher {
                     }
                 }
             }
+            // Where rows and room are always there, nothing above would let the heartbeat and other jobs have their turn.
+            tokio::task::yield_now().await;
         }
     }
 }

@@ -18,6 +18,7 @@ mod hostile;
 mod kafka;
 mod layers;
 mod model;
+mod patch;
 mod queue;
 mod reconnect;
 mod refusals;

@@ -6,7 +6,7 @@ mod client;
 mod process;
 mod store;
 
-pub use app::{TOKEN, TestApp, get, open_queue};
+pub use app::{TOKEN, TestApp, config, get, open_queue};
 pub use broker::{TestBroker, TestTopic};
 pub use client::{Client, is_end, message, seqs};
 pub use process::{Process, program};

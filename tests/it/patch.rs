@@ -1,0 +1,67 @@
+//! The work on one job, by itself.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use data_patch::{
+    iota::Store,
+    kafka::{Flight, Kafka},
+    patch::{Outcome, Patch, Patcher, Report, ReportError},
+    task::{Progress, TaskId},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{TestBroker, TestStore, config};
+
+/// Counts the rows that go out while nobody else gets a turn.
+#[derive(Default)]
+struct Turns {
+    rows: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Report for Turns {
+    fn counted(&self, _name: Option<String>, _total: u64) {}
+
+    fn may_send(&self) -> Result<(), ReportError> {
+        self.most.fetch_max(self.rows.fetch_add(1, Relaxed) + 1, Relaxed);
+        Ok(())
+    }
+}
+
+// The heartbeat stores the cursor beside the work, in the same task of the runtime: rows that go out while it waits go out again
+// after a crash.
+#[tokio::test]
+async fn no_more_than_a_batch_goes_out_while_others_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, broker) = (TestStore::empty().await, TestBroker::start().await);
+    let topic = broker.topic().await;
+    let (thing, device) = store.add_rows(5_000).await;
+    let config = config(&folder, &store, &broker, |_| {});
+    let patcher = Patcher {
+        store: Store::new(&config.iota).unwrap(),
+        kafka: Kafka::new(&config.kafka, broker.brokers()).unwrap(),
+        guard: config.guard.mode,
+    };
+    let (from, to) = ("2019-01-01T00:00:00Z".parse().unwrap(), "2020-01-01T00:00:00Z".parse().unwrap());
+    let patch = Patch { task: TaskId::new(), thing, device, topic: topic.name.clone(), from, to, total: None };
+
+    let (flight, turns, stop) = (Arc::new(Flight::new(Progress::default())), Turns::default(), CancellationToken::new());
+    let others = async {
+        loop {
+            turns.rows.store(0, Relaxed);
+            tokio::task::yield_now().await;
+        }
+    };
+    let outcome = tokio::select! {
+        biased;
+        () = others => unreachable!(),
+        outcome = patcher.run(&patch, &flight, &turns, &stop) => outcome.unwrap(),
+    };
+    assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+    assert_eq!(flight.progress().0.published, 5_000);
+    let most = turns.most.load(Relaxed);
+    assert!(most <= 512, "{most} rows without a turn of the others");
+}
