@@ -34,10 +34,10 @@ def jsonb(admin: str, name: str, devices: int, rows_each: int) -> Set:
     """Rows in the order of their arrival: a reading of each device, then the next, as a live store is written."""
     url = store.database(admin, name)
     result = Set(url, [device(number) for number in range(1, devices + 1)], devices * rows_each)
-    if is_done(admin, name):
+    if store.is_done(admin, name):
         return result
     say(f"making database {name}: {result.rows:,} rows ...")
-    begin(admin, name, store.TABLES)
+    store.begin(admin, name, store.TABLES)
     with psycopg.connect(url, autocommit=True) as fresh:
         fresh.execute(
             sql.SQL(
@@ -50,7 +50,7 @@ def jsonb(admin: str, name: str, devices: int, rows_each: int) -> Set:
                 rows=sql.SQL("{}::bigint").format(sql.Literal(rows_each)), devices=sql.Literal(devices), thing=sql.Literal(store.THING), begin=sql.Literal(store.BEGIN)
             )
         )
-    finish(admin, name)
+    store.finish(admin, name)
     return result
 
 
@@ -58,39 +58,19 @@ def json(admin: str, name: str, of: Set) -> Set:
     """The same rows, their documents as `json`."""
     url = store.database(admin, name)
     result = Set(url, of.devices, of.rows)
-    if is_done(admin, name):
+    if store.is_done(admin, name):
         return result
     say(f"making database {name}: the same rows as json ...")
-    begin(admin, name, store.TABLES.replace("doc jsonb", "doc json"))
+    store.begin(admin, name, store.TABLES.replace("doc jsonb", "doc json"))
     for table in ('"Device"', "raw_data"):
-        out = subprocess.Popen(["psql", "-X", "-d", of.url, "-c", f"COPY {table} TO STDOUT"], stdout=subprocess.PIPE)
+        # From the first page on: a scan that follows another's begins in the middle.
+        copy = f"SET synchronize_seqscans = off; COPY {table} TO STDOUT"
+        out = subprocess.Popen(["psql", "-X", "-q", "-d", of.url, "-c", copy], stdout=subprocess.PIPE)
         subprocess.run(["psql", "-X", "-q", "-d", url, "-c", f"COPY {table} FROM STDIN"], stdin=out.stdout, check=True)
         if out.wait() != 0:
             raise RuntimeError(f"{table} could not be copied")
-    finish(admin, name)
+    store.finish(admin, name)
     return result
-
-
-def is_done(admin: str, name: str) -> bool:
-    with psycopg.connect(admin, autocommit=True) as connection:
-        found = connection.execute("SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s", (name,)).fetchone()
-    return found is not None and found[0] == store.DONE
-
-
-def begin(admin: str, name: str, tables: str) -> None:
-    with psycopg.connect(admin, autocommit=True) as connection:
-        store.recreate(connection, name)
-    with psycopg.connect(store.database(admin, name), autocommit=True) as fresh:
-        fresh.execute(tables)
-
-
-def finish(admin: str, name: str) -> None:
-    with psycopg.connect(store.database(admin, name), autocommit=True) as fresh:
-        fresh.execute('CREATE INDEX raw_data_device_time ON raw_data ("deviceId", "triggerTime", id)')
-        fresh.execute("VACUUM ANALYZE")
-    # The mark comes last: a database that was left half made is made anew.
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(store.DONE)))
 
 
 def say(text: str) -> None:
