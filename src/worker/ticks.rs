@@ -16,8 +16,9 @@ impl Ticks {
 
     /// The first after `now`.
     pub fn after(&self, now: Instant) -> Instant {
-        let passed = now.saturating_duration_since(self.since).as_nanos() / self.every.as_nanos().max(1);
-        self.since + self.every.saturating_mul(u32::try_from(passed).unwrap_or(u32::MAX).saturating_add(1))
+        let every = self.every.as_nanos().max(1);
+        let left = every - now.saturating_duration_since(self.since).as_nanos() % every;
+        now + Duration::from_nanos(u64::try_from(left).unwrap_or(u64::MAX))
     }
 }
 
@@ -31,5 +32,13 @@ mod tests {
         let ticks = Ticks::new(since, Duration::from_millis(20));
         let at = |ms| since + Duration::from_millis(ms);
         assert_eq!([0, 1, 19, 20].map(|ms| ticks.after(at(ms))), [20, 20, 20, 40].map(at));
+    }
+
+    #[test]
+    fn the_next_is_ahead_after_years_too() {
+        let since = Instant::now();
+        let ticks = Ticks::new(since, Duration::from_millis(1));
+        let now = since + Duration::from_hours(24 * 365 * 10);
+        assert_eq!(ticks.after(now), now + Duration::from_millis(1));
     }
 }
