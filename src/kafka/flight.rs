@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
@@ -35,6 +36,8 @@ struct State {
     taken: u64,
     /// Rows handed to the producer that it has said nothing of yet.
     on_their_way: u64,
+    /// When something was heard of a row, or the first of those on their way was sent.
+    heard_at: Instant,
     /// The number of the row at the frontier.
     frontier: u64,
     /// Rows behind the frontier that were held back before they were sent.
@@ -74,6 +77,7 @@ impl Flight {
             state: Mutex::new(State {
                 taken: 0,
                 on_their_way: 0,
+                heard_at: Instant::now(),
                 frontier: 0,
                 waiting: VecDeque::new(),
                 last: progress.cursor.map(Last::At),
@@ -102,6 +106,9 @@ impl Flight {
         let mut state = self.state();
         if let Some(failure) = &state.failure {
             return Err(failure.clone());
+        }
+        if state.on_their_way == 0 {
+            state.heard_at = Instant::now();
         }
         state.on_their_way += 1;
         state.taken += 1;
@@ -143,6 +150,7 @@ impl Flight {
     pub(super) fn settle(&self, number: u64, time_us: i64, key: Key, how: Settled) {
         let mut state = self.state();
         state.on_their_way -= 1;
+        state.heard_at = Instant::now();
         let waiting = state.waiting.len();
         state.settle(number, time_us, key, how);
         if waiting != state.waiting.len() || state.failure.is_some() {
@@ -170,6 +178,23 @@ impl Flight {
     /// Whether rows are handed over that nothing is known of yet.
     pub fn is_waiting(&self) -> bool {
         self.state().on_their_way > 0
+    }
+
+    /// The counts alone, with no cursor.
+    pub fn counts(&self) -> Progress {
+        let state = self.state();
+        Progress { cursor: None, published: state.published, held: state.held }
+    }
+
+    /// Rows handed over that nothing is known of yet.
+    pub fn in_flight(&self) -> u64 {
+        self.state().on_their_way
+    }
+
+    /// How long rows have been in flight with none acknowledged; `None` while none is in flight.
+    pub fn silence(&self) -> Option<Duration> {
+        let state = self.state();
+        (state.on_their_way > 0).then(|| state.heard_at.elapsed())
     }
 
     /// Waits until the row that was taken last is the only one that nothing is known of.

@@ -48,9 +48,27 @@ pub enum Outcome {
     /// It was asked to stop, and everything sent is acknowledged.
     Stopped,
     /// Something is away; trying again later is right.
-    Outage(String),
+    Outage { part: Part, reason: String },
+    /// It was told to wait no longer. Of the rows that were sent, so many at the most may have been on the wire with no answer.
+    Abandoned { unanswered: u64 },
     /// Waiting does not help.
     Failed(String),
+}
+
+/// What can be away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    Store,
+    Topic,
+}
+
+/// What a job is told while it runs.
+#[derive(Debug, Clone)]
+pub struct Signals {
+    /// Stop reading, and wait for what is on its way.
+    pub stop: CancellationToken,
+    /// Wait no longer.
+    pub abandon: CancellationToken,
 }
 
 /// Where a job tells how far it has got.
@@ -98,8 +116,8 @@ impl From<ReportError> for Interrupted {
 }
 
 impl Outcome {
-    fn of(outage: bool, reason: String) -> Self {
-        if outage { Self::Outage(reason) } else { Self::Failed(reason) }
+    fn of(part: Part, outage: bool, reason: String) -> Self {
+        if outage { Self::Outage { part, reason } } else { Self::Failed(reason) }
     }
 }
 
@@ -118,6 +136,19 @@ impl Patcher {
     /// # Errors
     /// It was taken away.
     pub async fn run(
+        &self,
+        patch: &Patch,
+        flight: &Arc<Flight>,
+        report: &impl Report,
+        signals: &Signals,
+    ) -> Result<Outcome, ReportError> {
+        tokio::select! {
+            outcome = self.run_to_end(patch, flight, report, &signals.stop) => outcome,
+            () = signals.abandon.cancelled() => Ok(Outcome::Abandoned { unanswered: flight.in_flight() }),
+        }
+    }
+
+    async fn run_to_end(
         &self,
         patch: &Patch,
         flight: &Arc<Flight>,
@@ -141,10 +172,10 @@ impl Patcher {
                 if matches!(error, KafkaError::NoTopic(_)) {
                     self.kafka.forget(&patch.topic);
                 }
-                Ok(Outcome::of(error.is_outage(), error.to_string()))
+                Ok(Outcome::of(Part::Topic, error.is_outage(), error.to_string()))
             }
-            (Err(Interrupted::Store(error)), Ok(())) => Ok(Outcome::of(error.is_outage(), error.to_string())),
-            (Err(Interrupted::Kafka(error)), Ok(())) => Ok(Outcome::of(error.is_outage(), error.to_string())),
+            (Err(Interrupted::Store(error)), Ok(())) => Ok(Outcome::of(Part::Store, error.is_outage(), error.to_string())),
+            (Err(Interrupted::Kafka(error)), Ok(())) => Ok(Outcome::of(Part::Topic, error.is_outage(), error.to_string())),
             (Err(Interrupted::NoDevice), Ok(())) => {
                 Ok(Outcome::Failed(format!("there is no such device on thing {}", patch.thing)))
             }

@@ -40,6 +40,8 @@ pub struct Job {
     pub attempt: i64,
     /// Outages in a row with no row published in between.
     pub outages: u32,
+    /// It was in progress at several crashes: no other such job runs beside it.
+    pub is_suspect: bool,
     /// Rows counted, by this worker or one before it.
     pub total: Option<u64>,
     /// How far it has got.
@@ -84,6 +86,10 @@ pub(super) struct Write {
     pub held: Vec<HeldRow>,
     pub lines: Vec<Line>,
     pub reason: Option<String>,
+    /// Whether it stands still, where that has changed.
+    pub waiting: Option<bool>,
+    /// Rows on the wire to Kafka with no answer.
+    pub unanswered: Option<u64>,
 }
 
 /// A device whose rows were counted.
@@ -103,6 +109,8 @@ pub struct Report {
     pub held: Vec<HeldRow>,
     /// What the log is to say of it.
     pub lines: Vec<Line>,
+    /// Whether the job stands still, waiting for the store or Kafka, where that has changed: a crash is then not its fault.
+    pub waiting: Option<bool>,
 }
 
 impl Lease {
@@ -149,6 +157,16 @@ impl Lease {
         self.write(Write { change: Some((JobChange::Retry, Some(wait))), ..report.into() }).await
     }
 
+    /// Its task is cancelled, and nothing of it is sent any more. `unanswered` rows were on the wire to Kafka with no answer, and
+    /// may still arrive.
+    ///
+    /// # Errors
+    /// The lease is lost, or the queue is away.
+    pub async fn cancel(&self, report: Report, unanswered: u64) -> Result<(), LeaseError> {
+        let unanswered = Some(unanswered);
+        self.write(Write { change: Some((JobChange::Cancel, None)), unanswered, ..report.into() }).await
+    }
+
     /// Back to the queue, to be claimed at once.
     ///
     /// # Errors
@@ -173,14 +191,21 @@ impl Lease {
 }
 
 impl From<Report> for Write {
-    fn from(Report { counted, progress, held, lines }: Report) -> Self {
-        Self { counted, progress: Some(progress), held, lines, ..Self::default() }
+    fn from(Report { counted, progress, held, lines, waiting }: Report) -> Self {
+        Self { counted, progress: Some(progress), held, lines, waiting, ..Self::default() }
     }
 }
 
 /// Makes a write, if the attempt still has the lease; tells whether it had. The task ends with its last job.
 pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &Write, until_ms: i64) -> rusqlite::Result<bool> {
-    let (state, due_at) = match write.change {
+    let mut change = write.change;
+    if let Some((JobChange::Retry | JobChange::Release, _)) = change
+        && !tx.rows(&sql::cancel_requested(job.task.id), |_| Ok(()))?.is_empty()
+    {
+        // Cancelled before its worker heard of it.
+        change = Some((JobChange::Cancel, None));
+    }
+    let (state, due_at) = match change {
         None => (JobState::Running, Some(until_ms)),
         Some((change, wait)) => {
             let state = JobState::Running.after(change).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
@@ -192,12 +217,14 @@ pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &Write, until_ms: i64) ->
         name: write.counted.as_ref().and_then(|counted| counted.name.as_deref()),
         total: write.counted.as_ref().map(|counted| counted.total),
         progress: write.progress.as_ref(),
-        outages: match write.change {
+        outages: match change {
             Some((JobChange::Retry, _)) => Some(job.outages_with_one_more(grown)),
             None if !grown => None,
             _ => Some(0),
         },
         reason: write.reason.as_deref(),
+        waiting: write.waiting.or(change.is_some().then_some(false)),
+        unanswered: write.unanswered,
     };
     if tx.run(&sql::write_job(job.id, job.attempt, state, due_at, &changes))? == 0 {
         return Ok(false);
@@ -211,7 +238,7 @@ pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &Write, until_ms: i64) ->
         kill::point("heartbeat");
     }
     for row in &write.held {
-        tx.run(&sql::insert_held(job.task.id, job.device, row, tx.now_ms))?;
+        tx.run(&sql::insert_held(job.task.id, job.device, row, tx.wall_ms))?;
     }
     let mut ends = None;
     if state.is_final() {
@@ -234,10 +261,11 @@ pub(super) fn end_task(tx: &Tx<'_>, task: &TaskRow, lines: &mut Vec<Line>) -> ru
         0 => Vec::new(),
         _ => tx.rows(&sql::failures(task.id, line::Summary::FAILURES), sql::read_failure)?,
     };
-    let took = Duration::from_millis(u64::try_from(tx.now_ms - task.created_at_ms).unwrap_or(0));
+    let took = Duration::from_millis(u64::try_from(tx.wall_ms - task.created_at_ms).unwrap_or(0));
     kill::point("last-event");
-    lines.push(line::finished(&line::Summary { jobs: sums.jobs, published: sums.published, held: sums.held, took, failures }));
-    Ok(Some(TaskState::of(sums.jobs)))
+    let sql::Sums { jobs, published, held, unanswered, empty } = sums;
+    lines.push(line::finished(&line::Summary { jobs, published, held, unanswered, empty, took, failures }));
+    Ok(Some(TaskState::of(jobs)))
 }
 
 /// A length of time as the queue counts it.

@@ -4,6 +4,8 @@
 //! follows a task's log. All SQL is in `sql/`, all names in `schema.rs`, and one writer makes all changes.
 
 mod claim;
+mod clock;
+mod crash;
 mod file;
 mod lease;
 mod open;
@@ -14,14 +16,15 @@ mod submit;
 mod watch;
 mod writer;
 
-use std::sync::{Arc, atomic::AtomicI64};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-pub use claim::Claimed;
+pub use claim::{ClaimLimits, Claimed};
+pub use clock::Clock;
 pub use lease::{Counted, Job, Lease, LeaseError, Report};
 pub use open::OpenError;
 pub use submit::{Cancelled, Submitted};
@@ -47,24 +50,6 @@ impl QueueError {
     }
 }
 
-/// What the time is. Tests move it by hand.
-#[derive(Debug, Clone, Default)]
-pub enum Clock {
-    #[default]
-    System,
-    /// Milliseconds since 1970.
-    Manual(Arc<AtomicI64>),
-}
-
-impl Clock {
-    pub fn now_ms(&self) -> i64 {
-        match self {
-            Self::System => Utc::now().timestamp_millis(),
-            Self::Manual(now) => now.load(std::sync::atomic::Ordering::SeqCst),
-        }
-    }
-}
-
 /// A task as it is stored.
 #[derive(Debug, Clone)]
 pub struct TaskRow {
@@ -76,6 +61,8 @@ pub struct TaskRow {
     pub state: TaskState,
     pub last_seq: u64,
     pub created_at_ms: i64,
+    /// Somebody asked to cancel it; its running jobs are stopping.
+    pub cancel_requested: bool,
 }
 
 /// A handle; clones are the same queue.
@@ -88,9 +75,11 @@ struct Inner {
     writer: writer::Writer,
     readers: file::Readers,
     hub: Hub,
-    clock: Clock,
+    clock: clock::QueueClock,
     /// Told when something may have become claimable.
     work: Notify,
+    /// Told when a task was steered in this process.
+    steered: Notify,
     owner: owner::Owner,
     /// Ends the look-out for what other processes write.
     _listening: DropGuard,
@@ -139,6 +128,19 @@ impl Queue {
         self.inner.work.notified().await;
     }
 
+    /// Waits until a task is steered (cancelled) in this process. What other processes steer is found by asking.
+    pub async fn task_steered(&self) {
+        self.inner.steered.notified().await;
+    }
+
+    /// The tasks that somebody asked to cancel and whose running jobs have not all stopped yet.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub async fn tasks_being_cancelled(&self) -> Result<Vec<TaskId>, QueueError> {
+        self.inner.readers.rows(sql::tasks_being_cancelled(), sql::read_task_id).await
+    }
+
     /// Removes tasks that ended before `before_ms`, a few at a time so that nobody waits for it. Returns how many.
     ///
     /// # Errors
@@ -156,13 +158,25 @@ impl Queue {
         }
     }
 
-    /// Milliseconds since 1970, as the queue counts them.
+    /// Milliseconds since 1970 by the wall clock.
     pub fn now_ms(&self) -> i64 {
-        self.inner.clock.now_ms()
+        self.inner.clock.wall_ms()
     }
 
-    /// Finishes the changes that wait, and closes the file. What is asked later is refused.
+    /// Finishes the changes that wait, hands back the leases that workers of this service could not hand back themselves, and
+    /// closes the file. What is asked later is refused.
     pub async fn close(&self) {
+        let owner = self.owner();
+        match self.inner.writer.write(move |tx| tx.run(&sql::release_all(&owner, tx.now_ms))).await {
+            Ok(0) | Err(QueueError::Closed) => {}
+            Ok(jobs) => {
+                tracing::warn!(jobs, "jobs were handed back by the queue; they go on from their cursors at the next start");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "leases could not be handed back; the next service on this queue ends them");
+                self.inner.owner.leave_leases();
+            }
+        }
         self.inner.writer.close().await;
         self.inner.readers.close();
     }

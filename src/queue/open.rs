@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Clock, Inner, Queue,
+    clock::QueueClock,
     file::{self, Readers},
     listen,
     owner::Owner,
@@ -65,12 +66,22 @@ impl Queue {
         let hub = Hub::default();
         let cannot = |source| OpenError::Open { file: file.clone(), source };
         let connection = file::connect(&path).map_err(|error| cannot(error.into()))?;
+        let clock = QueueClock::open(&connection, clock).map_err(|error| cannot(error.into()))?;
         let writer = Writer::start(connection, hub.clone(), clock.clone()).map_err(|error| cannot(error.into()))?;
         let readers = Readers::new(path, config.readers);
         let stop = CancellationToken::new();
         tokio::spawn(listen(readers.clone(), hub.clone(), stop.clone()));
         Ok(Self {
-            inner: Arc::new(Inner { writer, readers, hub, clock, work: Notify::new(), owner, _listening: stop.drop_guard() }),
+            inner: Arc::new(Inner {
+                writer,
+                readers,
+                hub,
+                clock,
+                work: Notify::new(),
+                steered: Notify::new(),
+                owner,
+                _listening: stop.drop_guard(),
+            }),
         })
     }
 }

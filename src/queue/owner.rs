@@ -7,7 +7,10 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use uuid::Uuid;
@@ -19,6 +22,8 @@ pub struct Owner {
     path: PathBuf,
     /// The queue's file name and `-owner-`; names follow it.
     prefix: String,
+    /// Leases of it are left that nobody could end.
+    leaves_leases: AtomicBool,
     _lock: File,
 }
 
@@ -33,11 +38,16 @@ impl Owner {
         let lock = File::create(&fresh)?;
         lock.try_lock().map_err(io::Error::from)?;
         fs::rename(&fresh, &path)?;
-        Ok(Self { id: id.into(), path, prefix, _lock: lock })
+        Ok(Self { id: id.into(), path, prefix, leaves_leases: AtomicBool::new(false), _lock: lock })
     }
 
     pub fn id(&self) -> &Arc<str> {
         &self.id
+    }
+
+    /// The file stays when this ends, so that another service finds it dead at once and ends its leases.
+    pub fn leave_leases(&self) {
+        self.leaves_leases.store(true, Ordering::Relaxed);
     }
 
     /// The services that have ended without taking their file away.
@@ -63,7 +73,9 @@ impl Owner {
 impl Drop for Owner {
     fn drop(&mut self) {
         // What is left behind is found dead by the next service.
-        let _ = fs::remove_file(&self.path);
+        if !self.leaves_leases.load(Ordering::Relaxed) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub enum Task {
     LastSeq,
     CreatedAt,
     FinishedAt,
+    CancelRequestedAt,
 }
 
 #[derive(Clone, Copy, Iden)]
@@ -38,6 +39,9 @@ pub enum Job {
     CursorTime,
     CursorKey,
     Reason,
+    Suspected,
+    Waiting,
+    Unanswered,
 }
 
 #[derive(Clone, Copy, Iden)]

@@ -31,13 +31,15 @@ impl Queue {
         Ok(submitted)
     }
 
-    /// Ends all jobs of a task that have not ended, and so the task. Their workers find their leases lost, and stop; rows
-    /// that are on their way by then still arrive. `None`: there is no such task.
+    /// Ends the jobs of a task that wait, and asks its running jobs to stop. The task ends when the last of them has reported, so
+    /// its last line counts exactly what was published. `None`: there is no such task.
     ///
     /// # Errors
     /// The file can't be written; nothing was changed.
     pub async fn cancel(&self, task: TaskId) -> Result<Option<Cancelled>, QueueError> {
-        self.inner.writer.write(move |tx| cancel(tx, task)).await
+        let cancelled = self.inner.writer.write(move |tx| cancel(tx, task)).await?;
+        self.inner.steered.notify_one();
+        Ok(cancelled)
     }
 }
 
@@ -46,11 +48,15 @@ fn cancel(tx: &mut Tx<'_>, id: TaskId) -> rusqlite::Result<Option<Cancelled>> {
     if task.state.is_final() {
         return Ok(Some(Cancelled { task, ended_before: true }));
     }
-    tx.run(&sql::cancel_jobs(id))?;
+    if !task.cancel_requested {
+        tx.run(&sql::request_cancel(id, tx.wall_ms))?;
+    }
+    tx.run(&sql::cancel_waiting_jobs(id))?;
     let mut lines = Vec::new();
     let ends = lease::end_task(tx, &task, &mut lines)?;
-    let last_seq = tx.log(id, lines, ends)?;
-    Ok(Some(Cancelled { task: TaskRow { state: ends.unwrap_or(task.state), last_seq, ..task }, ended_before: false }))
+    let last_seq = if lines.is_empty() { task.last_seq } else { tx.log(id, lines, ends)? };
+    let task = TaskRow { state: ends.unwrap_or(task.state), last_seq, cancel_requested: true, ..task };
+    Ok(Some(Cancelled { task, ended_before: false }))
 }
 
 fn submit(tx: &mut Tx<'_>, task: &NewTask) -> rusqlite::Result<Submitted> {
@@ -60,7 +66,7 @@ fn submit(tx: &mut Tx<'_>, task: &NewTask) -> rusqlite::Result<Submitted> {
         return Ok(Submitted::Existing(row));
     }
     let id = TaskId::new();
-    tx.run(&sql::insert_task(id, task, tx.now_ms))?;
+    tx.run(&sql::insert_task(id, task, tx.wall_ms))?;
     for (ordinal, device) in task.devices.iter().enumerate() {
         tx.run(&sql::insert_job(id, ordinal, *device, tx.now_ms))?;
     }

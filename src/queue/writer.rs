@@ -8,7 +8,7 @@ use rusqlite::{Connection, Row, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{Clock, QueueError, file, sql};
+use super::{QueueError, clock::QueueClock, file, sql};
 use crate::{
     events::Hub,
     task::{Line, LogEvent, TaskId, TaskState},
@@ -22,7 +22,10 @@ const GROUP: usize = 256;
 /// An open transaction, and what is to be told once it is committed.
 pub(super) struct Tx<'a> {
     connection: &'a Connection,
+    /// Of the steady clock, for what waits and for leases.
     pub now_ms: i64,
+    /// Of the wall clock, for people.
+    pub wall_ms: i64,
     told: Vec<LogEvent>,
 }
 
@@ -51,7 +54,7 @@ impl Tx<'_> {
             .map(|(seq, line)| LogEvent {
                 task,
                 seq,
-                at_ms: self.now_ms,
+                at_ms: self.wall_ms,
                 ok: line.ok,
                 message: line.message,
                 ends: ends.filter(|_| seq == last_seq),
@@ -59,7 +62,7 @@ impl Tx<'_> {
             .collect();
         self.run(&match ends {
             None => sql::advance_log(task, last_seq),
-            Some(state) => sql::end_log(task, last_seq, state, self.now_ms),
+            Some(state) => sql::end_log(task, last_seq, state, self.wall_ms),
         })?;
         for event in &events {
             self.run(&sql::insert_event(event))?;
@@ -119,7 +122,7 @@ impl Writer {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn start(connection: Connection, hub: Hub, clock: Clock) -> std::io::Result<Self> {
+    pub fn start(connection: Connection, hub: Hub, clock: QueueClock) -> std::io::Result<Self> {
         let (changes, waiting) = mpsc::channel(WAITING);
         let ended = CancellationToken::new();
         let end = ended.clone().drop_guard();
@@ -191,7 +194,7 @@ impl From<rusqlite::Error> for Failure {
 struct Pen {
     connection: Connection,
     hub: Hub,
-    clock: Clock,
+    clock: QueueClock,
     waiting: mpsc::Receiver<Box<dyn Change>>,
 }
 
@@ -220,7 +223,8 @@ impl Pen {
     fn commit(&mut self, group: &mut Vec<Box<dyn Change>>, most: usize) -> Result<(), Failure> {
         // IMMEDIATE: a transaction that read first and wrote then could fail with a stale snapshot, which no waiting mends.
         let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
-        let mut tx = Tx { connection: &self.connection, now_ms: self.clock.now_ms(), told: Vec::new() };
+        let (now_ms, wall_ms) = (self.clock.steady_ms(), self.clock.wall_ms());
+        let mut tx = Tx { connection: &self.connection, now_ms, wall_ms, told: Vec::new() };
         let mut made = 0;
         loop {
             while group.len() < most
@@ -260,12 +264,17 @@ fn settle(group: Vec<Box<dyn Change>>, committed: Result<(), Failure>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::queue::Clock;
 
     fn writer(folder: &tempfile::TempDir) -> Writer {
         let connection = Connection::open(folder.path().join("x.db")).unwrap();
         connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE x (n INTEGER PRIMARY KEY)").unwrap();
-        Writer::start(connection, Hub::default(), Clock::System).unwrap()
+        let clock = Clock::Manual(Arc::default());
+        let clock = QueueClock::open(&connection, clock).unwrap();
+        Writer::start(connection, Hub::default(), clock).unwrap()
     }
 
     /// Keeps the writer from what waits until the other end is dropped.
@@ -295,9 +304,9 @@ mod tests {
     async fn what_comes_last_is_made_after_what_was_asked_for_later() {
         let folder = tempfile::tempdir().unwrap();
         let writer = writer(&folder);
-        let made = std::sync::Arc::new(Mutex::new(Vec::new()));
+        let made = Arc::new(Mutex::new(Vec::new()));
         let note = |what: &'static str| {
-            let made = std::sync::Arc::clone(&made);
+            let made = Arc::clone(&made);
             move |_: &mut Tx<'_>| {
                 made.lock().unwrap().push(what);
                 Ok(())

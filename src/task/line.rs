@@ -70,6 +70,28 @@ pub fn taken_over(device: Uuid, published: u64) -> Line {
     ok(format!("device: {device} goes on after {}: its worker was gone", plural(published, "row")))
 }
 
+/// The task was cancelled while the device was published.
+pub fn cancelled(device: Uuid, published: u64, unanswered: u64) -> Line {
+    let mut message = format!("device: {device} is cancelled after {}", plural(published, "row"));
+    if unanswered > 0 {
+        let _ = write!(message, "; up to {} on the wire to Kafka with no answer may still arrive", plural(unanswered, "row"));
+    }
+    ok(message)
+}
+
+/// The task was cancelled, and nobody could tell how far the device had got.
+pub fn cancelled_after_crash(device: Uuid, published: u64) -> Line {
+    ok(format!(
+        "device: {device} is cancelled; its worker was gone. {} are known to be published, and some after them may be",
+        plural(published, "row")
+    ))
+}
+
+/// A device whose entry in the queue cannot be read.
+pub fn unreadable_job(reason: &str) -> Line {
+    failure(format!("a device failed: {reason}"))
+}
+
 /// The device could not be published.
 pub fn failed(device: Uuid, name: Option<&str>, reason: &str) -> Line {
     let name = name.map(|name| format!(" - {name}")).unwrap_or_default();
@@ -82,6 +104,10 @@ pub struct Summary {
     pub jobs: JobCounts,
     pub published: u64,
     pub held: u64,
+    /// On the wire to Kafka with no answer when their jobs were cancelled, at the most.
+    pub unanswered: u64,
+    /// Devices that had no row in the range.
+    pub empty: u64,
     pub took: Duration,
     /// The first of the failed devices, with their reasons.
     pub failures: Vec<(String, String)>,
@@ -94,7 +120,7 @@ impl Summary {
 
 /// The last line.
 pub fn finished(summary: &Summary) -> Line {
-    let Summary { jobs, published, held, took, failures } = summary;
+    let Summary { jobs, published, held, unanswered, empty, took, failures } = summary;
     let devices = jobs.succeeded + jobs.failed + jobs.cancelled;
     let mut message = format!(
         "task finished: {} of {}, {} published, {held} held back, in {:.3} s",
@@ -103,8 +129,17 @@ pub fn finished(summary: &Summary) -> Line {
         plural(*published, "row"),
         took.as_secs_f64()
     );
+    if *empty > 0 {
+        let _ = write!(message, "; {} had no row in the range", plural(*empty, "device"));
+    }
+    if *held > 0 {
+        message.push_str("; rows held back are not in the topic, the lines above say why");
+    }
     if jobs.cancelled > 0 {
         let _ = write!(message, "; {} cancelled", plural(jobs.cancelled, "device"));
+    }
+    if *unanswered > 0 {
+        let _ = write!(message, "; up to {} on the wire to Kafka with no answer may still arrive", plural(*unanswered, "row"));
     }
     if jobs.failed == 0 {
         return ok(message);
@@ -115,7 +150,7 @@ pub fn finished(summary: &Summary) -> Line {
         let _ = write!(message, "{separator}{device}: {reason}");
     }
     if let Some(more) = jobs.failed.checked_sub(failures.len() as u64).filter(|more| *more > 0) {
-        let _ = write!(message, "; and {more} more");
+        let _ = write!(message, "; and {more} more, each with a line of its own above");
     }
     failure(message)
 }
@@ -166,7 +201,7 @@ mod tests {
         assert!(!line.ok);
         assert!(
             line.message.starts_with("task finished: 1 of 13 devices, 0 rows published")
-                && line.message.ends_with("; and 2 more"),
+                && line.message.ends_with("; and 2 more, each with a line of its own above"),
             "{}",
             line.message
         );

@@ -8,11 +8,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{
-    Pool,
-    room::{Place, Room},
-    ticks::Ticks,
-};
+use super::{Pool, heartbeat::Heartbeat, slots::SlotGuard, ticks::Ticks};
 use crate::{
     kafka::Flight,
     kill,
@@ -26,58 +22,51 @@ use crate::{
 pub struct Signals {
     /// Stop reading, wait for what is on its way, and hand the lease back.
     pub stop: CancellationToken,
+    /// The task is cancelled: as `stop`, and the job ends.
+    pub cancel: CancellationToken,
     /// Wait no longer.
     pub abandon: CancellationToken,
     /// When cursors are stored.
-    pub store: Ticks,
+    pub checkpoints: Ticks,
+    /// When the log says how far jobs have got.
+    pub progress_logs: Ticks,
 }
 
 /// Works on a lease until its job ends, is asked to stop, or is lost.
 ///
-/// Its place is free when its work is over, before its end is stored: the claim of the next job goes to the disk together
+/// Its slot is free when its work is over, before its end is stored: the claim of the next job goes to the disk together
 /// with it.
-pub async fn run(pool: Pool, lease: Lease, signals: Signals, place: Place) {
-    let span = tracing::info_span!("job", task = %lease.job.task.id, device = %lease.job.device, attempt = lease.job.attempt);
-    Worker::new(pool, lease, signals).run(place).instrument(span).await;
+pub async fn run(pool: Pool, lease: Lease, signals: Signals, slot: SlotGuard) {
+    // An error span, so that warnings and errors bear task and device at every log level.
+    let span = tracing::error_span!("job", task = %lease.job.task.id, device = %lease.job.device, attempt = lease.job.attempt);
+    Worker::new(pool, lease, signals).run(slot).instrument(span).await;
 }
 
-struct Worker {
-    pool: Pool,
-    lease: Lease,
-    flight: Arc<Flight>,
-    signals: Signals,
-}
-
-/// How the work on a lease ended.
-enum Ended {
-    Job(Outcome),
-    /// Rows may still be on their way, and a rerun must not be overtaken by them: the lease is kept, and ends with this
-    /// process.
-    Abandoned,
-    Lost(ReportError),
+pub(super) struct Worker {
+    pub pool: Pool,
+    pub lease: Lease,
+    pub flight: Arc<Flight>,
+    pub signals: Signals,
+    pub count: Count,
 }
 
 /// Before a write to the queue is tried again that could not be made.
-const AGAIN_AFTER: Duration = Duration::from_millis(250);
+pub(super) const WRITE_RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// So few rows more, and they wait to be stored until others come: small jobs are over before, and stored once.
-const LITTLE: u64 = 200;
-/// They wait no longer than this.
-const SOON: Duration = Duration::from_millis(250);
-
-/// What the log said last of rows published, and when.
-struct Said {
-    published: u64,
-    at: Instant,
+/// What the log said last of rows published, and when it may say more.
+pub(super) struct LastProgressLog {
+    pub published: u64,
+    pub next_at: Instant,
 }
 
 impl Worker {
     fn new(pool: Pool, lease: Lease, signals: Signals) -> Self {
         let flight = Arc::new(Flight::new(lease.job.progress.clone()));
-        Self { pool, lease, flight, signals }
+        let count = Count::new(lease.job.total);
+        Self { pool, lease, flight, signals, count }
     }
 
-    async fn run(self, place: Place) {
+    async fn run(self, slot: SlotGuard) {
         let job = &self.lease.job;
         let patch = Patch {
             task: job.task.id,
@@ -88,134 +77,77 @@ impl Worker {
             to: job.task.to,
             total: job.total,
         };
-        let count = Count::new(job.total);
-        let report = Reporter { lease: &self.lease, count: &count };
-        let mut said = Said { published: job.progress.published, at: Instant::now() };
-        let (over, lost) = (CancellationToken::new(), CancellationToken::new());
+        let signals = patch::Signals { stop: self.signals.stop.clone(), abandon: self.signals.abandon.clone() };
+        let report = Reporter { lease: &self.lease, count: &self.count };
+        let over = CancellationToken::new();
         let work = async {
-            let ended = tokio::select! {
-                outcome = self.pool.patcher.run(&patch, &self.flight, &report, &self.signals.stop) => {
-                    outcome.map_or_else(Ended::Lost, Ended::Job)
-                }
-                () = self.signals.abandon.cancelled() => Ended::Abandoned,
-                () = lost.cancelled() => Ended::Lost(ReportError("the lease is lost".to_owned())),
-            };
+            let outcome = self.pool.patcher.run(&patch, &self.flight, &report, &signals).await;
             over.cancel();
-            ended
+            outcome
         };
-        let (ended, ()) = tokio::join!(work, self.beat(&count, &mut said, place.room(), &over, &lost));
-        let before = job.progress.clone();
-        match ended {
-            Ended::Job(outcome) => self.end(outcome, &count, &said, place).await,
-            Ended::Abandoned => {
-                let (progress, held) = self.flight.progress();
-                let lines = self.held_lines(&held);
-                let counted = count.news().take();
-                self.settle("abandoned", self.lease.report(Report { counted, progress, held, lines }).await);
-            }
-            Ended::Lost(error) => {
-                tracing::warn!(%error, "the job is left; if another worker has it, what this one sent and did not store goes out again");
+        let mut heartbeat = Heartbeat::new(&self, &slot);
+        let (outcome, is_lost) = tokio::join!(work, heartbeat.run(&over));
+        let (logged, counted_rows) = heartbeat.end();
+        match outcome {
+            Ok(outcome) if !is_lost => self.end(outcome, &logged, slot).await,
+            outcome => {
+                let reason = outcome.err().map_or_else(|| "the lease is lost".to_owned(), |error| error.to_string());
+                tracing::warn!(
+                    reason,
+                    "the job is left; if another worker has it, what this one sent and did not store goes out again"
+                );
                 self.pool.metrics.job("lost");
             }
         }
-        let (progress, _) = self.flight.progress();
-        self.pool.metrics.rows_published.inc_by(progress.published - before.published);
-        self.pool.metrics.rows_held.inc_by(progress.held - before.held);
+        self.count_rows(&counted_rows);
     }
 
-    /// Stores the cursor, renews the lease and writes the log, again and again, until the work is over.
-    async fn beat(&self, count: &Count, said: &mut Said, room: &Room, over: &CancellationToken, lost: &CancellationToken) {
-        let say_every = Duration::from_millis(self.pool.config.progress_ms);
-        let stall = Duration::from_secs(self.pool.config.stall_seconds);
-        let (mut stored, mut written) = (self.lease.job.progress.clone(), Instant::now());
-        // When the cursor moved last, and when it was last told that it does not.
-        let (mut moved, mut told) = (Instant::now(), Instant::now());
-        loop {
-            let crowded = tokio::select! {
-                biased;
-                () = over.cancelled() => return,
-                () = self.flight.crowded() => true,
-                () = tokio::time::sleep_until(self.signals.store.after(Instant::now()).into()) => false,
-            };
-            let (progress, held) = self.flight.progress();
-            if progress != stored || !self.flight.is_waiting() {
-                (moved, told) = (Instant::now(), Instant::now());
-            }
-            let stalls = told.elapsed() >= stall;
-            let counted = count.news().take();
-            // Nothing new, or little and lately, and time left: the disk is spared.
-            let is_quiet = counted.is_none() && progress == stored && held.is_empty();
-            let is_little = !crowded && progress.rows() - stored.rows() < LITTLE && written.elapsed() < SOON;
-            if (is_quiet || is_little) && !stalls && self.lease.remaining() > self.pool.config.lease() / 2 {
-                self.flight.unreport(held);
-                *count.news() = counted;
-                continue;
-            }
-            written = Instant::now();
-            let published = progress.published;
-            let is_news = |rows: &u64| published > said.published && published < *rows && said.at.elapsed() >= say_every;
-            let news = count.total().filter(is_news).map(|rows| line::published(self.lease.job.device, published, rows));
-            let says = news.is_some();
-            let stalled = stalls.then(|| line::stalled(self.lease.job.device, published, moved.elapsed()));
-            if stalls {
-                told = Instant::now();
-                tracing::warn!(published, since = ?moved.elapsed(), "Kafka acknowledges nothing; the job goes on when it does");
-            }
-            let lines = self.held_lines(&held).into_iter().chain(news).chain(stalled).collect();
-            let report = Report { counted: counted.clone(), progress: progress.clone(), held: held.clone(), lines };
-            match self.lease.report(report).await {
-                Ok(()) => {
-                    self.flight.confirm();
-                    if self.lease.job.has_grown(&progress) {
-                        room.set_outage(false);
-                    }
-                    stored = progress;
-                    if says {
-                        *said = Said { published, at: Instant::now() };
-                    }
-                }
-                Err(error) => {
-                    self.flight.unreport(held);
-                    *count.news() = counted;
-                    if matches!(error, LeaseError::Lost) || self.lease.remaining().is_zero() {
-                        tracing::warn!(%error, "the heartbeat failed for good");
-                        lost.cancel();
-                        return;
-                    }
-                    tracing::warn!(%error, remaining = ?self.lease.remaining(), "the heartbeat failed; trying again while the lease lasts");
-                    tokio::time::sleep(AGAIN_AFTER).await;
-                }
-            }
-        }
+    /// Counts what was done since `before` for `/metrics`, and returns what is counted now.
+    pub fn count_rows(&self, before: &Progress) -> Progress {
+        let now = self.flight.counts();
+        self.pool.metrics.rows_published.inc_by(now.published.saturating_sub(before.published));
+        self.pool.metrics.rows_held.inc_by(now.held.saturating_sub(before.held));
+        now
     }
 
     /// Writes how it ended.
-    async fn end(&self, outcome: Outcome, count: &Count, said: &Said, place: Place) {
+    async fn end(&self, outcome: Outcome, logged: &LastProgressLog, slot: SlotGuard) {
         let job = &self.lease.job;
         let (progress, held) = self.flight.progress();
-        let (counted, lines) = (count.news().take(), self.held_lines(&held));
-        let mut report = Report { counted, progress, held, lines };
+        let (counted, lines) = (self.count.news().take(), self.held_lines(&held));
+        let mut report = Report { counted, progress, held, lines, waiting: None };
         let (progress, lines) = (&report.progress, &mut report.lines);
         let (published, grown) = (progress.published, job.has_grown(progress));
         match &outcome {
-            Outcome::Stopped => {}
-            Outcome::Outage(_) => place.room().set_outage(!grown),
-            Outcome::Done | Outcome::Failed(_) => place.room().set_outage(false),
+            Outcome::Outage { part, .. } if !grown => slot.open_breaker(*part),
+            Outcome::Stopped | Outcome::Abandoned { .. } => {}
+            Outcome::Outage { .. } | Outcome::Done | Outcome::Failed(_) => slot.close_breakers(),
         }
-        drop(place);
+        drop(slot);
+        let is_cancelled = self.signals.cancel.is_cancelled();
         let (name, written) = match outcome {
             Outcome::Done => {
-                lines.extend(self.last_lines(progress, count));
+                lines.extend(self.last_lines(progress));
                 ("succeeded", self.write(report, |report| self.lease.succeed(report)).await)
             }
+            Outcome::Stopped | Outcome::Outage { .. } if is_cancelled => self.cancel(report, 0).await,
+            Outcome::Abandoned { unanswered } if is_cancelled => self.cancel(report, unanswered).await,
             Outcome::Stopped => {
                 kill::point("releasing");
-                if let Some(rows) = count.total().filter(|_| published > said.published) {
+                if let Some(rows) = self.count.total().filter(|_| published > logged.published) {
                     lines.push(line::published(job.device, published, rows));
                 }
                 ("released", self.write(report, |report| self.lease.release(report)).await)
             }
-            Outcome::Outage(reason) => {
+            Outcome::Abandoned { unanswered } => {
+                tracing::warn!(
+                    published,
+                    unanswered,
+                    "the job stops with rows that Kafka has not answered; they go out again after the next start"
+                );
+                ("abandoned", self.write(report, |report| self.lease.release(report)).await)
+            }
+            Outcome::Outage { reason, .. } => {
                 let wait = self.backoff(job.outages_with_one_more(grown));
                 tracing::warn!(reason, published, ?wait, "the job waits for what is away");
                 lines.push(line::waiting(job.device, &reason, published, wait));
@@ -228,11 +160,6 @@ impl Worker {
                 ("failed", write.await)
             }
         };
-        self.settle(name, written);
-    }
-
-    /// Counts how it ended, or says that it could not be stored.
-    fn settle(&self, name: &'static str, written: Result<(), LeaseError>) {
         match written {
             Ok(()) => self.pool.metrics.job(name),
             Err(error) => {
@@ -242,14 +169,22 @@ impl Worker {
         }
     }
 
+    async fn cancel(&self, mut report: Report, unanswered: u64) -> (&'static str, Result<(), LeaseError>) {
+        let published = report.progress.published;
+        tracing::info!(published, unanswered, "the job ends, since its task is cancelled");
+        report.lines.push(line::cancelled(self.lease.job.device, published, unanswered));
+        ("cancelled", self.write(report, |report| self.lease.cancel(report, unanswered)).await)
+    }
+
     /// The contract's last line of a device, and why its number is another than was counted, where it is.
-    fn last_lines(&self, progress: &Progress, count: &Count) -> Vec<Line> {
+    fn last_lines(&self, progress: &Progress) -> Vec<Line> {
         let (device, read) = (self.lease.job.device, progress.published + progress.held);
-        let recounted = count.total().filter(|counted| *counted != read).map(|counted| line::recounted(device, counted, read));
+        let recounted = self.count.total().filter(|counted| *counted != read);
+        let recounted = recounted.map(|counted| line::recounted(device, counted, read));
         recounted.into_iter().chain([line::published(device, progress.published, read)]).collect()
     }
 
-    fn held_lines(&self, held: &[HeldRow]) -> Vec<Line> {
+    pub fn held_lines(&self, held: &[HeldRow]) -> Vec<Line> {
         if held.is_empty() {
             return Vec::new();
         }
@@ -264,9 +199,9 @@ impl Worker {
     {
         loop {
             match write(report.clone()).await {
-                Err(LeaseError::Queue(error)) if self.lease.remaining() > AGAIN_AFTER => {
+                Err(LeaseError::Queue(error)) if self.lease.remaining() > WRITE_RETRY_DELAY => {
                     tracing::warn!(%error, "the job's end can't be stored yet; trying again while the lease lasts");
-                    tokio::time::sleep(AGAIN_AFTER).await;
+                    tokio::time::sleep(WRITE_RETRY_DELAY).await;
                 }
                 written => return written,
             }
@@ -284,7 +219,7 @@ impl Worker {
 
 /// The number of rows that were counted, once it is known.
 #[derive(Default)]
-struct Count {
+pub(super) struct Count {
     total: OnceLock<u64>,
     /// Not told to the queue yet.
     news: Mutex<Option<Counted>>,
@@ -295,11 +230,11 @@ impl Count {
         Self { total: total.map(OnceLock::from).unwrap_or_default(), news: Mutex::default() }
     }
 
-    fn total(&self) -> Option<u64> {
+    pub fn total(&self) -> Option<u64> {
         self.total.get().copied()
     }
 
-    fn news(&self) -> MutexGuard<'_, Option<Counted>> {
+    pub fn news(&self) -> MutexGuard<'_, Option<Counted>> {
         // Nothing panics while it is locked.
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }

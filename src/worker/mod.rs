@@ -1,7 +1,8 @@
 //! The way in by lease: a pool that claims jobs, and works on several at a time.
 
+mod heartbeat;
 mod job;
-mod room;
+mod slots;
 mod ticks;
 
 use std::{
@@ -10,7 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{MissedTickBehavior, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,12 +26,15 @@ use crate::{
     telemetry::Metrics,
 };
 use job::Signals;
-use room::Room;
+use slots::{Freed, WorkerSlots};
 use ticks::Ticks;
 
 /// How often the queue is asked for work of which nobody told: backoffs that are over, leases that have expired, tasks
-/// that another process took in.
+/// that another process took in or cancelled.
 const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often the queue is asked whether another process cancelled a task that runs here.
+const STEERING_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// While less than an eighth of the places is free, they wait so long for others: small jobs end in swarms, and are claimed in
 /// one commit then.
@@ -53,17 +61,24 @@ struct Running {
     since: Instant,
     /// Asks it to hand its lease back.
     stop: CancellationToken,
+    /// With `stop`: its task is cancelled.
+    cancel: CancellationToken,
 }
 
 impl Pool {
     /// Works until `stop`; then hands all leases back, within `drain` at the most.
     pub async fn run(self, stop: CancellationToken, drain: Duration) {
         let owner = self.queue.owner();
-        let room = Arc::new(Room::new(self.config.concurrency));
+        let slots = Arc::new(WorkerSlots::new(self.config.concurrency));
         let (mut running, mut workers) = (HashMap::<u64, Running>::new(), JoinSet::new());
-        let (leave, mut left) = mpsc::unbounded_channel();
+        let (freed_tx, mut freed) = mpsc::unbounded_channel();
         let abandon = CancellationToken::new();
-        let store = Ticks::new(Instant::now(), Duration::from_millis(self.config.cursor_ms));
+        let begun = Instant::now();
+        let checkpoints = Ticks::new(begun, Duration::from_millis(self.config.cursor_ms));
+        // The lines of a task's devices then go to each of its watchers together.
+        let progress_logs = Ticks::new(begun, Duration::from_millis(self.config.progress_ms));
+        let mut steering_polls = tokio::time::interval(STEERING_POLL_INTERVAL);
+        steering_polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looked = Instant::now().checked_sub(LOOK_EVERY).unwrap_or_else(Instant::now);
         'working: loop {
             if looked.elapsed() >= LOOK_EVERY {
@@ -72,38 +87,47 @@ impl Pool {
                     tracing::warn!(%error, "leases of dead services can't be ended; they expire");
                 }
             }
-            if room.free() > 0 {
-                for lease in self.claim(&owner, &room).await {
+            if slots.free() > 0 {
+                for lease in self.claim(&owner, &slots).await {
                     kill::point("claimed");
-                    let (task, stop) = (lease.job.task.id, stop.child_token());
-                    let signals = Signals { stop: stop.clone(), abandon: abandon.clone(), store };
-                    let place = room.take(&leave);
-                    running.insert(place.number, Running { task, since: Instant::now(), stop });
+                    let (task, stop, cancel) = (lease.job.task.id, stop.child_token(), CancellationToken::new());
+                    let signals = Signals {
+                        stop: stop.clone(),
+                        cancel: cancel.clone(),
+                        abandon: abandon.child_token(),
+                        checkpoints,
+                        progress_logs,
+                    };
+                    let slot = slots.acquire(&lease.job.task.topic.as_str().into(), lease.job.is_suspect, &freed_tx);
+                    running.insert(slot.number, Running { task, since: Instant::now(), stop, cancel });
                     // Boxed: it is large, and spawning moves it four times.
-                    workers.spawn(Box::pin(job::run(self.clone(), lease, signals, place)));
+                    workers.spawn(Box::pin(job::run(self.clone(), lease, signals, slot)));
                 }
                 self.metrics.jobs_running.set(i64::try_from(running.len()).unwrap_or(i64::MAX));
             } else {
-                self.make_way(&running).await;
+                self.make_way(&running, &slots).await;
             }
             // Until there may be something to claim, and a place for it.
             loop {
                 tokio::select! {
                     () = stop.cancelled() => break 'working,
-                    Some(place) = left.recv() => {
-                        running.remove(&place);
-                        if room.free() < room.places() / 8 {
+                    () = self.queue.task_steered() => self.cancel_running(&running).await,
+                    _ = steering_polls.tick() => self.cancel_running(&running).await,
+                    Some(first) = freed.recv() => {
+                        if slots.free() < slots.limit() / 8 {
                             tokio::time::sleep(GATHER).await;
                         }
-                        while let Ok(place) = left.try_recv() {
-                            running.remove(&place);
+                        for freed in std::iter::once(first).chain(std::iter::from_fn(|| freed.try_recv().ok())) {
+                            if let Freed::Left(slot) = freed {
+                                running.remove(&slot);
+                            }
                         }
                         break;
                     }
                     Some(ended) = workers.join_next() => if let Err(error) = ended {
                         tracing::error!(%error, "a worker died; its job is taken over when its lease expires");
                     },
-                    () = self.queue.work_arrived(), if room.free() > 0 => break,
+                    () = self.queue.work_arrived(), if slots.free() > 0 => break,
                     () = tokio::time::sleep(ASK_EVERY) => break,
                 }
             }
@@ -112,7 +136,7 @@ impl Pool {
         if drained.is_err() {
             tracing::warn!(
                 jobs = workers.len(),
-                "rows in flight were not acknowledged in time; they go out again after the next start"
+                "rows in flight were not acknowledged in time; their jobs are handed back, and they go out again after the next start"
             );
             abandon.cancel();
             if timeout(LAST_WRITES, async { while workers.join_next().await.is_some() {} }).await.is_err() {
@@ -123,9 +147,9 @@ impl Pool {
     }
 
     /// As many jobs as there are places free by then.
-    async fn claim(&self, owner: &Arc<str>, room: &Arc<Room>) -> Vec<Lease> {
-        let room = Arc::clone(room);
-        match self.queue.claim(owner, move || room.free(), self.config.lease(), self.config.max_crashes).await {
+    async fn claim(&self, owner: &Arc<str>, slots: &Arc<WorkerSlots>) -> Vec<Lease> {
+        let slots = Arc::clone(slots);
+        match self.queue.claim(owner, move || slots.claim_limits(), self.config.lease(), self.config.max_crashes).await {
             Ok(claimed) => claimed.leases,
             Err(error) => {
                 tracing::error!(%error, "no job can be claimed: the queue can't be written; asking again");
@@ -134,13 +158,28 @@ impl Pool {
         }
     }
 
+    /// Tells the jobs of cancelled tasks to stop.
+    async fn cancel_running(&self, running: &HashMap<u64, Running>) {
+        if running.is_empty() {
+            return;
+        }
+        // A file that cannot be read now can be in a moment, and is asked again.
+        let cancelled = self.queue.tasks_being_cancelled().await.unwrap_or_default();
+        for job in running.values().filter(|job| cancelled.contains(&job.task)) {
+            job.cancel.cancel();
+            job.stop.cancel();
+        }
+    }
+
     /// When a task has no place here, and work to be done, and another has more than its share: that gives one up.
-    async fn make_way(&self, running: &HashMap<u64, Running>) {
+    async fn make_way(&self, running: &HashMap<u64, Running>, slots: &WorkerSlots) {
         let slice = Duration::from_secs(self.config.slice_seconds);
         if running.values().any(|job| job.stop.is_cancelled()) || !running.values().any(|job| job.since.elapsed() >= slice) {
             return;
         }
-        let Ok(due) = self.queue.tasks_due(running.len() as u64 + 1).await else { return };
+        let limits = slots.claim_limits();
+        let closed: Vec<&str> = limits.topics.iter().filter(|(_, left)| **left == 0).map(|(topic, _)| topic.as_str()).collect();
+        let Ok(due) = self.queue.tasks_due(running.len() as u64 + 1, &closed).await else { return };
         if due.iter().all(|task| running.values().any(|job| job.task == *task)) {
             return;
         }

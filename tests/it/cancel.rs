@@ -1,5 +1,6 @@
 //! Cancelling a task: it ends, says so, and no more of it is published.
 
+use data_patch::task::{TaskId, TaskState};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -22,7 +23,8 @@ async fn a_running_task_ends_and_its_watchers_hear_it() {
     let task = watcher.submit(&Client::request(thing, &[device], &app.topic.name)).await;
     let mut log = watcher.until(|line| message(line).starts_with("iota data published(")).await;
     let reply = cancel(&mut canceller, &task).await.remove(0);
-    assert_eq!((message(&reply), &reply["payload"]["state"]), ("task cancelled.", &json!("cancelled")), "{reply}");
+    // Its running job is still to report; the last line says when nothing more comes.
+    assert_eq!((message(&reply), &reply["payload"]["state"]), ("task cancelled.", &json!("running")), "{reply}");
     log.extend(watcher.log().await);
     assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
     let last = log.last().unwrap();
@@ -34,6 +36,62 @@ async fn a_running_task_ends_and_its_watchers_hear_it() {
     watcher.submit(&Client::request(thing, &[other], &app.topic.name)).await;
     assert_eq!(watcher.log().await.last().unwrap()["payload"]["state"], "succeeded");
     assert!(app.topic.read_device(device).await.len() < 50_000, "it went on to the end");
+    app.stop().await;
+}
+
+/// The rows that a task's last line counts as published.
+fn published(last: &Value) -> usize {
+    let (_, rest) = message(last).split_once("devices, ").expect("no sums");
+    rest.split_once(' ').unwrap().0.parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_last_line_nothing_arrives_and_its_counts_are_exact() {
+    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+        overrides
+            .set(&["iota", "page_rows"], 200)
+            .set(&["kafka", "in_flight_bytes"], 1 << 20)
+            .set(&["worker", "progress_ms"], 50);
+    })
+    .await;
+    let (thing, first) = app.store.add_rows(3_000).await;
+    let mut devices = vec![first];
+    for n in 0..30 {
+        devices.push(app.store.add_device_with_rows(thing, 3_000 + n * 2_000, 2_000).await);
+    }
+    let mut client = app.client().await;
+    let task = client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
+    client.until(|line| message(line).starts_with("iota data published(")).await;
+    // The answer comes between log lines.
+    client.send(&json!({"token": TOKEN, "taskId": task, "cancel": true})).await;
+    let log = client.until(is_end).await;
+    let last = log.last().unwrap();
+    assert_eq!(last["payload"]["state"], "cancelled", "{last}");
+    let at_once = app.topic.read().await.len();
+    assert_eq!(published(last), at_once, "{last}");
+    let topic = app.topic.clone();
+    app.stop().await;
+    assert_eq!(topic.read().await.len(), at_once, "more arrived after the last line");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_service_on_the_queue_stops_its_jobs_too() {
+    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+        overrides.set(&["iota", "page_rows"], 100).set(&["kafka", "in_flight_bytes"], 65_536).set(&["worker", "progress_ms"], 50);
+    })
+    .await;
+    let (thing, device) = app.store.add_rows(50_000).await;
+    let mut client = app.client().await;
+    let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
+    client.until(|line| message(line).starts_with("iota data published(")).await;
+    // As another service would: through its own handle on the file.
+    let other = app.queue().await;
+    let cancelled = other.cancel(TaskId(task.parse().unwrap())).await.unwrap().unwrap();
+    assert_eq!((cancelled.task.state, cancelled.ended_before), (TaskState::Running, false));
+    let log = client.log().await;
+    assert_eq!(log.last().unwrap()["payload"]["state"], "cancelled");
+    assert!(app.topic.read_device(device).await.len() < 50_000, "it went on to the end");
+    other.close().await;
     app.stop().await;
 }
 

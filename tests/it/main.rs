@@ -14,6 +14,7 @@ mod configuration;
 mod connections;
 mod contract;
 mod corpus;
+mod crashes;
 mod hostile;
 mod kafka;
 mod layers;

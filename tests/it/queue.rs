@@ -1,92 +1,22 @@
 //! The queue's promises, on its own interface and a clock that is moved by hand.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use chrono::TimeZone;
 use data_patch::{
     config::{self, Overrides},
-    queue::{Clock, Counted, Lease, LeaseError, OpenError, Queue, Report, Submitted},
-    task::{HeldRow, NewTask, Position, Progress, TaskId, TaskState},
+    queue::{Clock, LeaseError, OpenError, Queue, Report, Submitted},
+    task::{HeldRow, Position, Progress, TaskId, TaskState},
 };
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::support::open_queue;
+use crate::support::{
+    open_queue,
+    queue::{Bench, LEASE, counted, progress, task},
+};
 
-const LEASE: Duration = Duration::from_secs(10);
 const NEARLY_A_LEASE: Duration = Duration::from_millis(9_999);
-
-struct Bench {
-    queue: Queue,
-    now: Arc<AtomicI64>,
-    owner: Arc<str>,
-    folder: TempDir,
-}
-
-impl Bench {
-    async fn new() -> Self {
-        let (folder, now) = (tempfile::tempdir().unwrap(), Arc::new(AtomicI64::new(1_000_000)));
-        let queue = open_queue(&folder, Clock::Manual(Arc::clone(&now))).await;
-        Self { queue, now, owner: "one".into(), folder }
-    }
-
-    fn pass(&self, time: Duration) {
-        self.now.fetch_add(time.as_millis() as i64, Ordering::SeqCst);
-    }
-
-    async fn submit(&self, devices: usize) -> TaskId {
-        match self.queue.submit(task(devices, None)).await.unwrap() {
-            Submitted::Created(id) => id,
-            Submitted::Existing(row) => panic!("{row:?}"),
-        }
-    }
-
-    async fn claim(&self, limit: usize) -> Vec<Lease> {
-        self.queue.claim(&self.owner, move || limit, LEASE, 2).await.unwrap().leases
-    }
-
-    async fn claim_one(&self) -> Lease {
-        self.claim(1).await.pop().expect("nothing to claim")
-    }
-
-    async fn log(&self, task: TaskId) -> Vec<String> {
-        let events = self.queue.events_after(task, 0, 10_000).await.unwrap();
-        assert!(events.iter().zip(1..).all(|(event, seq)| event.seq == seq), "{events:?}");
-        events.into_iter().map(|event| event.message).collect()
-    }
-
-    async fn state(&self, task: TaskId) -> TaskState {
-        self.queue.task(task).await.unwrap().unwrap().state
-    }
-}
-
-fn task(devices: usize, request_id: Option<&str>) -> NewTask {
-    let time = chrono::Utc.with_ymd_and_hms(2019, 1, 11, 0, 0, 0).unwrap();
-    NewTask {
-        thing: Uuid::new_v4(),
-        devices: (0..devices).map(|_| Uuid::new_v4()).collect(),
-        topic: "t".to_owned(),
-        from: time,
-        to: time,
-        request_id: request_id.map(str::to_owned),
-    }
-}
-
-fn progress(rows: u64) -> Report {
-    let cursor = Position { time_us: rows.cast_signed(), key: rows.to_string() };
-    Report { progress: Progress { cursor: Some(cursor), published: rows, held: 0 }, ..Report::default() }
-}
-
-fn counted(name: Option<&str>, total: u64) -> Report {
-    Report { counted: Some(Counted { name: name.map(str::to_owned), total }), ..Report::default() }
-}
 
 #[tokio::test]
 async fn a_task_goes_its_way() {
@@ -162,32 +92,6 @@ async fn a_job_that_waits_after_an_outage_comes_back_when_it_is_time() {
     assert_eq!(lease.job.outages, 2);
     lease.retry(progress(1), Duration::ZERO).await.unwrap();
     assert_eq!(bench.claim_one().await.job.outages, 1, "rows were published in between");
-}
-
-#[tokio::test]
-async fn a_job_that_kills_its_worker_again_and_again_is_given_up() {
-    let bench = Bench::new().await;
-    let task = bench.submit(1).await;
-    for _ in 0..3 {
-        bench.claim_one().await;
-        bench.pass(LEASE);
-    }
-    let claimed = bench.queue.claim(&bench.owner, || 1, LEASE, 2).await.unwrap();
-    assert_eq!((claimed.leases.len(), claimed.given_up), (0, 1));
-    assert_eq!(bench.state(task).await, TaskState::Failed);
-    let log = bench.log(task).await;
-    assert!(log.iter().any(|line| line.contains("its worker died 3 times in a row")), "{log:?}");
-}
-
-#[tokio::test]
-async fn crashes_with_progress_in_between_do_not_count() {
-    let bench = Bench::new().await;
-    bench.submit(1).await;
-    for rows in 1..10 {
-        bench.claim_one().await.report(progress(rows)).await.unwrap();
-        bench.pass(LEASE);
-    }
-    assert_eq!(bench.claim_one().await.job.progress.published, 9);
 }
 
 #[tokio::test]

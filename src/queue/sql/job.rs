@@ -1,7 +1,7 @@
 //! Jobs: put in the queue, claimed, and changed by whoever has the lease.
 
 use rusqlite::Row;
-use sea_query::{Expr, ExprTrait, Order, Query};
+use sea_query::{Expr, ExprTrait, Order, Query, SelectStatement};
 use uuid::Uuid;
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
     uuid,
 };
 use crate::{
-    queue::schema::Job,
+    queue::{crash::InProgress, schema::Job},
     task::{JobState, Position, Progress, TaskId},
 };
 
@@ -22,74 +22,167 @@ pub fn insert_job(task: TaskId, ordinal: usize, device: Uuid, now_ms: i64) -> St
     Statement::new(&TEXT, [task.into(), (ordinal as u64).into(), device.into(), JobState::Queued.into(), now_ms.into()])
 }
 
+/// Which jobs of a task are looked at for a claim. A job suspected of two crashes or more is a suspect
+/// (`crash::ISOLATE_AFTER`); the number stands in the statements, since SQLite takes a partial index for no parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suspects {
+    Included,
+    Excluded,
+    Only,
+}
+
 /// Jobs of a task that may be leased, at most `limit`, the one due longest first.
-pub fn due_jobs(task: TaskId, now_ms: i64, limit: u64) -> Statement<'static> {
+pub fn due_jobs(task: TaskId, now_ms: i64, limit: u64, suspects: Suspects) -> Statement<'static> {
+    static ALL: Text = Text::new(|| text_of(&select_due(None)));
+    static WITHOUT: Text = Text::new(|| text_of(&select_due(Some("\"suspected\" <= 1"))));
+    static ONLY: Text = Text::new(|| text_of(&select_due(Some("\"suspected\" > 1"))));
+    let text = match suspects {
+        Suspects::Included => &ALL,
+        Suspects::Excluded => &WITHOUT,
+        Suspects::Only => &ONLY,
+    };
+    Statement::new(text, [task.into(), now_ms.into(), limit.into()])
+}
+
+fn select_due(condition: Option<&'static str>) -> SelectStatement {
+    Query::select()
+        .columns([
+            Job::Id,
+            Job::Ordinal,
+            Job::DeviceId,
+            Job::DeviceName,
+            Job::State,
+            Job::Owner,
+            Job::Attempt,
+            Job::Outages,
+            Job::Crashes,
+            Job::Suspected,
+            Job::Total,
+            Job::Published,
+            Job::Held,
+            Job::CursorTime,
+            Job::CursorKey,
+        ])
+        .from(Job::Table)
+        .and_where(is(Job::TaskId))
+        .and_where(Expr::col(Job::DueAt).lte(given()))
+        .and_where_option(condition.map(Expr::cust))
+        .order_by(Job::DueAt, Order::Asc)
+        .order_by(Job::Ordinal, Order::Asc)
+        .limit(0)
+        .take()
+}
+
+/// A row, if any job that has not ended is a suspect.
+pub fn any_suspect() -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
         text_of(
             Query::select()
-                .columns([
-                    Job::Id,
-                    Job::Ordinal,
-                    Job::DeviceId,
-                    Job::DeviceName,
-                    Job::State,
-                    Job::Attempt,
-                    Job::Outages,
-                    Job::Crashes,
-                    Job::Total,
-                    Job::Published,
-                    Job::Held,
-                    Job::CursorTime,
-                    Job::CursorKey,
-                ])
+                .expr(Expr::cust("1"))
                 .from(Job::Table)
-                .and_where(is(Job::TaskId))
-                .and_where(Expr::col(Job::DueAt).lte(given()))
-                .order_by(Job::DueAt, Order::Asc)
-                .order_by(Job::Ordinal, Order::Asc)
-                .limit(0),
+                .and_where(Expr::cust("\"suspected\" > 1 AND \"due_at\" IS NOT NULL"))
+                .limit(1),
         )
     });
-    Statement::new(&TEXT, [task.into(), now_ms.into(), limit.into()])
+    Statement::new(&TEXT, [1_i64.into()])
 }
 
 /// Leases a job.
 pub fn lease<'a>(job: &DueRow, owner: &'a str, until_ms: i64) -> Statement<'a> {
     static TEXT: Text = Text::new(|| {
-        let columns = [Job::State, Job::Attempt, Job::Owner, Job::DueAt, Job::Crashes];
+        let columns = [Job::State, Job::Attempt, Job::Owner, Job::DueAt];
         text_of(Query::update().table(Job::Table).values(columns.map(set)).and_where(is(Job::Id)))
     });
     let state = JobState::Running;
-    Statement::new(&TEXT, [state.into(), job.attempt.into(), owner.into(), until_ms.into(), job.crashes.into(), job.id.into()])
+    Statement::new(&TEXT, [state.into(), job.attempt.into(), owner.into(), until_ms.into(), job.id.into()])
 }
 
-/// Ends the leases of a service that is dead.
-pub fn end_leases(owner: &str, now_ms: i64) -> Statement<'_> {
+/// The jobs that were in progress on an instance, and whose lease ends by `until_ms`.
+pub fn in_progress(owner: &str, until_ms: i64) -> Statement<'_> {
+    static TEXT: Text = Text::new(|| {
+        text_of(
+            Query::select()
+                .columns([Job::Id, Job::Crashes, Job::Suspected, Job::Waiting])
+                .from(Job::Table)
+                .and_where(is(Job::Owner))
+                .and_where(is(Job::State))
+                .and_where(Expr::col(Job::DueAt).lte(given())),
+        )
+    });
+    Statement::new(&TEXT, [owner.into(), JobState::Running.into(), until_ms.into()])
+}
+
+pub fn read_in_progress(row: &Row<'_>) -> Result<InProgress> {
+    Ok(InProgress {
+        id: row.get("id")?,
+        crashes: row.get("crashes")?,
+        suspected: row.get("suspected")?,
+        waiting: row.get::<_, i64>("waiting")? != 0,
+    })
+}
+
+/// Ends the lease of a job whose instance died, and notes what that says about the job. It has no owner from then on, so that
+/// the crash counts once.
+pub fn end_lease_after_crash(job: &InProgress, now_ms: i64) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        let columns = [Job::Crashes, Job::Suspected, Job::Waiting, Job::Owner, Job::DueAt];
+        text_of(Query::update().table(Job::Table).values(columns.map(set)).and_where(is(Job::Id)))
+    });
+    let values = [job.crashes.into(), job.suspected.into(), 0_i64.into(), None::<&str>.into(), now_ms.into(), job.id.into()];
+    Statement::new(&TEXT, values)
+}
+
+/// Hands back what an instance still has leased. No worker of it may write any more.
+pub fn release_all(owner: &str, now_ms: i64) -> Statement<'_> {
     static TEXT: Text = Text::new(|| {
         text_of(
             Query::update()
                 .table(Job::Table)
-                .values([set(Job::DueAt)])
+                .values([set(Job::State), set(Job::DueAt)])
                 .and_where(is(Job::Owner))
-                .and_where(is(Job::State))
-                .and_where(Expr::col(Job::DueAt).gt(given())),
+                .and_where(is(Job::State)),
         )
     });
-    Statement::new(&TEXT, [now_ms.into(), owner.into(), JobState::Running.into(), now_ms.into()])
+    Statement::new(&TEXT, [JobState::Queued.into(), now_ms.into(), owner.into(), JobState::Running.into()])
 }
 
-/// Ends the jobs of a task that have not ended.
-pub fn cancel_jobs(task: TaskId) -> Statement<'static> {
+/// Ends the jobs of a task that wait; those that run end when they have stopped.
+pub fn cancel_waiting_jobs(task: TaskId) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
         text_of(
             Query::update()
                 .table(Job::Table)
                 .values([set(Job::State), set(Job::DueAt)])
                 .and_where(is(Job::TaskId))
+                .and_where(is(Job::State))
                 .and_where(Expr::col(Job::DueAt).is_not_null()),
         )
     });
-    Statement::new(&TEXT, [JobState::Cancelled.into(), None::<i64>.into(), task.into()])
+    Statement::new(&TEXT, [JobState::Cancelled.into(), None::<i64>.into(), task.into(), JobState::Queued.into()])
+}
+
+/// Ends a job whatever its state is, with or without a reason.
+pub fn end_job(id: i64, state: JobState, reason: Option<&str>) -> Statement<'_> {
+    static TEXT: Text = Text::new(|| {
+        let columns = [Job::State, Job::DueAt, Job::Reason];
+        text_of(Query::update().table(Job::Table).values(columns.map(set)).and_where(is(Job::Id)))
+    });
+    Statement::new(&TEXT, [state.into(), None::<i64>.into(), reason.into(), id.into()])
+}
+
+/// Ends all jobs of a task whose entry cannot be read, by the text of its id.
+pub fn fail_jobs_of_unreadable_task(task: String, reason: &str) -> Statement<'_> {
+    static TEXT: Text = Text::new(|| {
+        let columns = [Job::State, Job::DueAt, Job::Reason];
+        text_of(
+            Query::update()
+                .table(Job::Table)
+                .values(columns.map(set))
+                .and_where(is(Job::TaskId))
+                .and_where(Expr::col(Job::DueAt).is_not_null()),
+        )
+    });
+    Statement::new(&TEXT, [JobState::Failed.into(), None::<i64>.into(), reason.into(), task.into()])
 }
 
 /// A job as it is once it is leased.
@@ -99,13 +192,23 @@ pub struct DueRow {
     pub device: Uuid,
     pub device_name: Option<String>,
     pub attempt: i64,
+    /// It was leased, and its worker is gone.
+    pub lost: bool,
+    /// Whose lease was lost, if that was not looked into yet.
+    pub lost_owner: Option<String>,
     pub outages: u32,
     pub crashes: u32,
+    pub suspected: u32,
     pub total: Option<u64>,
     pub progress: Progress,
 }
 
-pub fn read_due(row: &Row<'_>) -> Result<DueRow> {
+/// A job that is due, or the id of one whose entry cannot be read and why.
+pub fn read_due_or_id(row: &Row<'_>) -> Result<std::result::Result<DueRow, (i64, rusqlite::Error)>> {
+    read_due(row).map_or_else(|error| Ok(Err((row.get("id")?, error))), |job| Ok(Ok(job)))
+}
+
+fn read_due(row: &Row<'_>) -> Result<DueRow> {
     let time: Option<i64> = row.get("cursor_time")?;
     let key: Option<String> = row.get("cursor_key")?;
     // One that is running has lost its worker.
@@ -116,8 +219,11 @@ pub fn read_due(row: &Row<'_>) -> Result<DueRow> {
         device: uuid(row, "device_id")?,
         device_name: row.get("device_name")?,
         attempt: row.get::<_, i64>("attempt")? + 1,
+        lost,
+        lost_owner: row.get::<_, Option<String>>("owner")?.filter(|_| lost),
         outages: row.get("outages")?,
-        crashes: row.get::<_, u32>("crashes")? + u32::from(lost),
+        crashes: row.get("crashes")?,
+        suspected: row.get("suspected")?,
         total: row.get("total")?,
         progress: Progress {
             cursor: time.zip(key).map(|(time_us, key)| Position { time_us, key }),
@@ -136,6 +242,10 @@ pub struct JobWrite<'a> {
     /// Outages in a row. Who knows of them lives, so crashes in a row are over.
     pub outages: Option<u32>,
     pub reason: Option<&'a str>,
+    /// Whether it stands still, waiting for the store or Kafka.
+    pub waiting: Option<bool>,
+    /// Rows on the wire with no answer.
+    pub unanswered: Option<u64>,
 }
 
 /// Changes a job, if `attempt` still holds the lease.
@@ -151,6 +261,9 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
             Job::Held,
             Job::Outages,
             Job::Crashes,
+            Job::Suspected,
+            Job::Waiting,
+            Job::Unanswered,
             Job::Reason,
         ];
         text_of(
@@ -175,6 +288,9 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
         write.progress.map(|progress| progress.held).into(),
         write.outages.into(),
         write.outages.map(|_| 0_i64).into(),
+        write.outages.map(|_| 0_i64).into(),
+        write.waiting.map(i64::from).into(),
+        write.unanswered.into(),
         write.reason.into(),
         id.into(),
         attempt.into(),

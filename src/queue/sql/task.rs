@@ -59,6 +59,7 @@ fn select_task() -> SelectStatement {
             Task::State,
             Task::LastSeq,
             Task::CreatedAt,
+            Task::CancelRequestedAt,
         ])
         .from(Task::Table)
         .take()
@@ -84,7 +85,13 @@ pub fn read_task(row: &Row<'_>) -> Result<TaskRow> {
         state: state(row, "state")?,
         last_seq: row.get("last_seq")?,
         created_at_ms: row.get("created_at")?,
+        cancel_requested: row.get::<_, Option<i64>>("cancel_requested_at")?.is_some(),
     })
+}
+
+/// A task, or the id of one whose entry cannot be read and why.
+pub fn read_task_or_id(row: &Row<'_>) -> Result<std::result::Result<TaskRow, (String, rusqlite::Error)>> {
+    read_task(row).map_or_else(|error| Ok(Err((row.get("id")?, error))), |task| Ok(Ok(task)))
 }
 
 /// The lengths of the logs of some tasks.
@@ -105,24 +112,76 @@ pub fn set_task_served(id: TaskId, turn: i64) -> Statement<'static> {
     Statement::new(&TEXT, [TaskState::Running.into(), turn.into(), id.into()])
 }
 
-/// The tasks that have something to claim, the one served longest ago first.
-pub fn tasks_due(now_ms: i64, limit: u64) -> Statement<'static> {
+/// The tasks that have something to claim, the one served longest ago first, but for those of some topics.
+pub fn tasks_due(now_ms: i64, limit: u64, without_topics: &[&str]) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| text_of(&select_tasks_due(0)));
+    if without_topics.is_empty() {
+        return Statement::new(&TEXT, [now_ms.into(), limit.into()]);
+    }
+    // Only while a topic is away.
+    let text = text_of(&select_tasks_due(without_topics.len()));
+    let topics = without_topics.iter().map(|topic| Value::from((*topic).to_owned()));
+    let values = std::iter::once(now_ms.into()).chain(topics).chain([limit.into()]).collect();
+    Statement { text: Cow::Owned(text), values }
+}
+
+fn select_tasks_due(without_topics: usize) -> SelectStatement {
+    let due = Query::select()
+        .expr(Expr::cust("1"))
+        .from(Job::Table)
+        .and_where(Expr::col((Job::Table, Job::TaskId)).equals((Task::Table, Task::Id)))
+        .and_where(Expr::col((Job::Table, Job::DueAt)).lte(given()))
+        .take();
+    let mut select = select_task();
+    select.and_where(Expr::col((Task::Table, Task::FinishedAt)).is_null()).and_where(Expr::exists(due));
+    if without_topics > 0 {
+        select.and_where(Expr::col((Task::Table, Task::Topic)).is_not_in((0..without_topics).map(|_| given())));
+    }
+    select.order_by((Task::Table, Task::Turn), Order::Asc).limit(0).take()
+}
+
+/// Notes that somebody asked to cancel a task.
+pub fn request_cancel(task: TaskId, wall_ms: i64) -> Statement<'static> {
+    static TEXT: Text =
+        Text::new(|| text_of(Query::update().table(Task::Table).values([set(Task::CancelRequestedAt)]).and_where(is(Task::Id))));
+    Statement::new(&TEXT, [wall_ms.into(), task.into()])
+}
+
+/// A row, if somebody asked to cancel a task.
+pub fn cancel_requested(task: TaskId) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        let due = Query::select()
-            .expr(Expr::cust("1"))
-            .from(Job::Table)
-            .and_where(Expr::col((Job::Table, Job::TaskId)).equals((Task::Table, Task::Id)))
-            .and_where(Expr::col((Job::Table, Job::DueAt)).lte(given()))
-            .take();
         text_of(
-            select_task()
-                .and_where(Expr::col((Task::Table, Task::FinishedAt)).is_null())
-                .and_where(Expr::exists(due))
-                .order_by((Task::Table, Task::Turn), Order::Asc)
-                .limit(0),
+            Query::select()
+                .expr(Expr::cust("1"))
+                .from(Task::Table)
+                .and_where(is(Task::Id))
+                .and_where(Expr::col(Task::CancelRequestedAt).is_not_null()),
         )
     });
-    Statement::new(&TEXT, [now_ms.into(), limit.into()])
+    Statement::new(&TEXT, [task.into()])
+}
+
+/// The tasks that somebody asked to cancel and that have not ended.
+pub fn tasks_being_cancelled() -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        text_of(
+            Query::select()
+                .column(Task::Id)
+                .from(Task::Table)
+                .and_where(Expr::col(Task::CancelRequestedAt).is_not_null())
+                .and_where(Expr::col(Task::FinishedAt).is_null()),
+        )
+    });
+    Statement::new(&TEXT, [])
+}
+
+/// Ends a task whose entry cannot be read, by the text of its id.
+pub fn fail_unreadable_task(id: String, wall_ms: i64) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        let columns = [Task::State, Task::FinishedAt];
+        text_of(Query::update().table(Task::Table).values(columns.map(set)).and_where(is(Task::Id)))
+    });
+    Statement::new(&TEXT, [TaskState::Failed.into(), wall_ms.into(), id.into()])
 }
 
 pub fn read_task_id(row: &Row<'_>) -> Result<TaskId> {
@@ -170,6 +229,8 @@ pub fn sums(task: TaskId) -> Statement<'static> {
             let one = CaseStatement::new().case(is(Job::State), Expr::cust("1"));
             (Expr::expr(one).count(), column)
         };
+        let no_rows = is(Job::State).and(Expr::cust("\"published\" + \"held\" = 0"));
+        let empty = CaseStatement::new().case(no_rows, Expr::cust("1"));
         let mut select = Query::select();
         for (count, column) in ["succeeded", "failed", "cancelled"].map(jobs_in) {
             select.expr_as(count, column);
@@ -178,12 +239,14 @@ pub fn sums(task: TaskId) -> Statement<'static> {
             select
                 .expr_as(Expr::col(Job::Published).sum(), "published")
                 .expr_as(Expr::col(Job::Held).sum(), "held")
+                .expr_as(Expr::col(Job::Unanswered).sum(), "unanswered")
+                .expr_as(Expr::expr(empty).count(), "empty")
                 .from(Job::Table)
                 .and_where(is(Job::TaskId)),
         )
     });
     let [succeeded, failed, cancelled] = [JobState::Succeeded, JobState::Failed, JobState::Cancelled].map(Value::from);
-    Statement::new(&TEXT, [succeeded, failed, cancelled, task.into()])
+    Statement::new(&TEXT, [succeeded, failed, cancelled, JobState::Succeeded.into(), task.into()])
 }
 
 /// What became of a task's jobs.
@@ -192,6 +255,10 @@ pub struct Sums {
     /// Rows.
     pub published: u64,
     pub held: u64,
+    /// On the wire with no answer when their jobs were cancelled.
+    pub unanswered: u64,
+    /// Devices that succeeded with no row at all.
+    pub empty: u64,
 }
 
 pub fn read_sums(row: &Row<'_>) -> Result<Sums> {
@@ -203,7 +270,13 @@ pub fn read_sums(row: &Row<'_>) -> Result<Sums> {
     };
     // A task without jobs has no sums.
     let rows = |column: &str| row.get::<_, Option<u64>>(column).map(Option::unwrap_or_default);
-    Ok(Sums { jobs, published: rows("published")?, held: rows("held")? })
+    Ok(Sums {
+        jobs,
+        published: rows("published")?,
+        held: rows("held")?,
+        unanswered: rows("unanswered")?,
+        empty: row.get("empty")?,
+    })
 }
 
 pub fn failures(task: TaskId, limit: u64) -> Statement<'static> {

@@ -105,6 +105,7 @@ impl Real {
             Write::Fail => lease.fail(report(0), "because".to_owned()).await,
             Write::Retry(ms) => lease.retry(report(0), Duration::from_millis(ms.unsigned_abs())).await,
             Write::Release => lease.release(report(0)).await,
+            Write::Cancel => lease.cancel(report(0), 0).await,
         };
         match written {
             Ok(()) => Answer::Written,

@@ -24,6 +24,9 @@ pub struct ModelJob {
     pub due_ms: i64,
     pub outages: u32,
     pub crashes: u32,
+    pub suspected: u32,
+    /// It was leased, and no crash was counted for that lease.
+    pub has_owner: bool,
     pub total: Option<u64>,
     pub published: u64,
 }
@@ -34,6 +37,7 @@ pub struct ModelTask {
     pub state: TaskState,
     pub turn: i64,
     pub lines: u64,
+    pub is_cancelling: bool,
 }
 
 /// What a lease must say when it is handed out.
@@ -103,6 +107,7 @@ pub enum Write {
     Fail,
     Retry(i64),
     Release,
+    Cancel,
 }
 
 impl Model {
@@ -112,6 +117,45 @@ impl Model {
             (0..self.jobs.len()).filter(|job| self.jobs[*job].task == task && is_due(&self.jobs[*job])).collect();
         due.sort_by_key(|job| self.jobs[*job].due_ms);
         due
+    }
+
+    fn is_suspect(&self, job: usize) -> bool {
+        self.jobs[job].suspected >= 2
+    }
+
+    /// Up to `limit` jobs of a task that may run now; suspects only so many as are left.
+    fn may_run(&self, task: usize, limit: usize, suspects_left: Option<usize>) -> Vec<usize> {
+        let mut due = self.due(task);
+        if let Some(left) = suspects_left {
+            let (mut suspects, mut others): (Vec<_>, Vec<_>) = due.into_iter().partition(|job| self.is_suspect(*job));
+            suspects.truncate(limit.min(left));
+            others.truncate(limit - suspects.len());
+            due = suspects;
+            due.extend(others);
+        }
+        due.truncate(limit);
+        due
+    }
+
+    fn any_suspect(&self) -> bool {
+        let open = |job: &ModelJob| matches!(job.state, State::Queued | State::Running);
+        (0..self.jobs.len()).any(|job| self.is_suspect(job) && open(&self.jobs[job]))
+    }
+
+    /// All leases of the one owner that have expired count as one crash.
+    fn count_crash(&mut self) {
+        let now_ms = self.now_ms;
+        let lost = |job: &ModelJob| job.state == State::Running && job.has_owner && job.due_ms <= now_ms;
+        let count = self.jobs.iter().filter(|job| lost(job)).count();
+        let suspects = self.jobs.iter().filter(|job| lost(job) && job.suspected >= 2).count();
+        for job in self.jobs.iter_mut().filter(|job| lost(job)) {
+            if count == 1 || (suspects == 1 && job.suspected >= 2) {
+                (job.crashes, job.suspected) = (job.crashes + 1, job.suspected.max(2));
+            } else {
+                job.suspected += 1;
+            }
+            (job.has_owner, job.due_ms) = (false, now_ms);
+        }
     }
 
     fn claim(&mut self, limit: usize) {
@@ -124,40 +168,53 @@ impl Model {
             (self.tasks[*task].turn, self.tasks[*task].state) = (turn, TaskState::Running);
         }
         let (mut leased, mut given_up) = (Vec::new(), 0);
+        let mut suspects_left = self.any_suspect().then_some(1_usize);
         while leased.len() < limit && !tasks.is_empty() {
-            let mut left = limit - leased.len();
-            let mut rounds = Vec::new();
+            let (mut left, mut with_more) = (limit - leased.len(), Vec::new());
             for (index, task) in tasks.iter().enumerate() {
                 let share = left.div_ceil(tasks.len() - index);
                 left -= share;
-                let mut jobs = self.due(*task);
-                jobs.truncate(share);
+                let mut jobs = self.may_run(*task, share, suspects_left);
+                if jobs.iter().any(|job| self.jobs[*job].state == State::Running && self.jobs[*job].has_owner) {
+                    self.count_crash();
+                    suspects_left = suspects_left.or_else(|| self.any_suspect().then_some(1));
+                    jobs = self.may_run(*task, share, suspects_left);
+                }
+                let suspects = jobs.iter().filter(|job| self.is_suspect(**job)).count();
+                suspects_left = suspects_left.map(|left| left - suspects.min(left));
                 jobs.sort_unstable();
-                rounds.push((*task, share, jobs));
-            }
-            rounds.retain(|(_, share, _)| *share > 0);
-            tasks = rounds.iter().filter(|(_, share, jobs)| jobs.len() == *share).map(|(task, ..)| *task).collect();
-            for job in rounds.into_iter().flat_map(|(_, _, jobs)| jobs) {
-                match self.lease(job) {
-                    Some(lease) => leased.push(lease),
-                    None => given_up += 1,
+                if share > 0 && jobs.len() == share {
+                    with_more.push(*task);
+                }
+                for job in jobs {
+                    match self.lease(job) {
+                        Some(lease) => leased.push(lease),
+                        None => given_up += usize::from(self.jobs[job].state == State::Failed),
+                    }
                 }
             }
+            tasks = with_more;
         }
         self.leases.extend(leased.iter().cloned());
         self.answer = Answer::Leased(leased, given_up);
     }
 
-    /// `None`: it is given up.
+    /// `None`: it ends instead.
     fn lease(&mut self, index: usize) -> Option<ModelLease> {
         let job = &mut self.jobs[index];
-        job.crashes += u32::from(job.state == State::Running);
+        let is_lost = job.state == State::Running;
         (job.state, job.attempt, job.due_ms) = (State::Running, job.attempt + 1, self.now_ms + LEASE_MS);
-        let crashes = job.crashes;
-        // It says that it goes on, or that it is given up.
-        self.tasks[job.task].lines += u64::from(crashes > 0);
-        if crashes > MAX_CRASHES {
-            self.end(index, State::Failed);
+        job.has_owner = true;
+        let (task, crashes) = (job.task, job.crashes);
+        let ends = if self.tasks[task].is_cancelling {
+            Some(State::Cancelled)
+        } else {
+            (crashes >= MAX_CRASHES).then_some(State::Failed)
+        };
+        // It says that it goes on, or why it ends.
+        self.tasks[task].lines += u64::from(is_lost || ends.is_some());
+        if let Some(state) = ends {
+            self.end(index, state);
             return None;
         }
         let ModelJob { attempt, outages, total, published, .. } = self.jobs[index];
@@ -191,6 +248,11 @@ impl Model {
             return;
         }
         self.answer = Answer::Written;
+        if self.tasks[job.task].is_cancelling && matches!(write, Write::Retry(_) | Write::Release) {
+            job.published = lease.published;
+            self.end(lease.job, State::Cancelled);
+            return;
+        }
         let grown = matches!(write, Write::Report(rows) if *rows > 0);
         match write {
             Write::Counted(total) => {
@@ -200,19 +262,20 @@ impl Model {
             Write::Report(rows) => {
                 (job.published, job.due_ms) = (lease.published + rows, self.now_ms + LEASE_MS);
                 if grown {
-                    (job.outages, job.crashes) = (0, 0);
+                    (job.outages, job.crashes, job.suspected) = (0, 0, 0);
                 }
             }
             Write::Retry(wait_ms) => {
                 (job.state, job.due_ms, job.published) = (State::Queued, self.now_ms + wait_ms, lease.published);
-                (job.outages, job.crashes) = (lease.outages + 1, 0);
+                (job.outages, job.crashes, job.suspected) = (lease.outages + 1, 0, 0);
             }
             Write::Release => {
                 (job.state, job.due_ms, job.published) = (State::Queued, self.now_ms, lease.published);
-                (job.outages, job.crashes) = (0, 0);
+                (job.outages, job.crashes, job.suspected) = (0, 0, 0);
             }
             Write::Succeed => self.end(lease.job, State::Succeeded),
             Write::Fail => self.end(lease.job, State::Failed),
+            Write::Cancel => self.end(lease.job, State::Cancelled),
         }
     }
 
@@ -222,10 +285,11 @@ impl Model {
             return;
         }
         for job in self.jobs.iter_mut().filter(|job| job.task == task) {
-            if matches!(job.state, State::Queued | State::Running) {
+            if job.state == State::Queued {
                 job.state = State::Cancelled;
             }
         }
+        self.tasks[task].is_cancelling = true;
         self.end_task(task);
         self.answer = Answer::Cancelled;
     }
@@ -247,6 +311,7 @@ impl ReferenceStateMachine for Model {
             1 => Just(Write::Fail),
             2 => (0_i64..2 * LEASE_MS).prop_map(Write::Retry),
             1 => Just(Write::Release),
+            1 => Just(Write::Cancel),
         ];
         prop_oneof![
             3 => (1_usize..5, prop::option::of(0_u8..3)).prop_map(|(devices, request)| Step::Submit { devices, request }),
@@ -268,7 +333,13 @@ impl ReferenceStateMachine for Model {
                     return model;
                 }
                 let (task, due_ms) = (model.tasks.len(), model.now_ms);
-                model.tasks.push(ModelTask { request: *request, state: TaskState::Queued, turn: 0, lines: 0 });
+                model.tasks.push(ModelTask {
+                    request: *request,
+                    state: TaskState::Queued,
+                    turn: 0,
+                    lines: 0,
+                    is_cancelling: false,
+                });
                 model.jobs.extend((0..*devices).map(|_| ModelJob {
                     task,
                     state: State::Queued,
@@ -276,6 +347,8 @@ impl ReferenceStateMachine for Model {
                     due_ms,
                     outages: 0,
                     crashes: 0,
+                    suspected: 0,
+                    has_owner: false,
                     total: None,
                     published: 0,
                 }));

@@ -4,6 +4,7 @@ mod app;
 mod broker;
 mod client;
 mod process;
+pub mod queue;
 mod store;
 
 pub use app::{TOKEN, TestApp, config, get, open_queue};

@@ -142,13 +142,19 @@ impl TestStore {
 
     /// A thing with one device and so many rows, a second apart from 2019-01-11T13:03:00Z on.
     pub async fn add_rows(&self, rows: i64) -> (Uuid, Uuid) {
-        let (thing, device) = (Uuid::new_v4(), Uuid::new_v4());
+        let thing = Uuid::new_v4();
+        (thing, self.add_device_with_rows(thing, 0, rows).await)
+    }
+
+    /// One more device of a thing, as [`add_rows`](Self::add_rows); its row keys follow `last_id`.
+    pub async fn add_device_with_rows(&self, thing: Uuid, last_id: i64, rows: i64) -> Uuid {
+        let device = Uuid::new_v4();
         self.add_device(thing, device, "应变计").await;
         let rows: Vec<Reading> = (0..rows)
-            .map(|n| Reading { id: n + 1, device, time_ms: 1_547_211_780_000 + n * 1_000, doc: Some(doc(device, n)) })
+            .map(|n| Reading { id: last_id + n + 1, device, time_ms: 1_547_211_780_000 + n * 1_000, doc: Some(doc(device, n)) })
             .collect();
         self.add(&rows).await;
-        (thing, device)
+        device
     }
 
     /// The documents of a device as the store has them, in the order of time and key.

@@ -1,0 +1,170 @@
+//! What happens beside the work on a lease: the cursor is stored, the lease renewed, the log written, again and again.
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    job::{LastProgressLog, WRITE_RETRY_DELAY, Worker},
+    slots::SlotGuard,
+};
+use crate::{
+    queue::{LeaseError, Report},
+    task::{HeldRow, Line, Progress, line},
+};
+
+/// So few rows more, and they wait to be stored until others come: small jobs are over before, and stored once.
+const MIN_CHECKPOINT_ROWS: u64 = 200;
+/// They wait no longer than this.
+const MAX_CHECKPOINT_DELAY: Duration = Duration::from_millis(250);
+/// A job with nothing acknowledged, and nothing read, for so long stands still: it is not to blame for a crash.
+const STANDS_STILL_AFTER: Duration = Duration::from_secs(2);
+/// A job whose rows in flight are not acknowledged for so long leaves its slot to another meanwhile.
+const PARK_AFTER: Duration = Duration::from_secs(2);
+/// A cancelled job whose rows in flight are not acknowledged for so long drops those that were not sent yet.
+const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
+
+pub(super) struct Heartbeat<'w> {
+    worker: &'w Worker,
+    slot: &'w SlotGuard,
+    /// What the queue has.
+    stored: Progress,
+    stored_at: Instant,
+    stored_waiting: bool,
+    /// What `/metrics` has counted.
+    counted: Progress,
+    logged: LastProgressLog,
+    /// When rows were done with last.
+    moved_at: Instant,
+    /// When that was logged last, or when there was nothing to say of it.
+    stall_logged_at: Instant,
+}
+
+/// What is to be written now.
+struct Write {
+    report: Report,
+    held: Vec<HeldRow>,
+    says_progress: bool,
+}
+
+impl<'w> Heartbeat<'w> {
+    pub fn new(worker: &'w Worker, slot: &'w SlotGuard) -> Self {
+        let (now, progress) = (Instant::now(), worker.lease.job.progress.clone());
+        // Not before half of a period, so that a small job that runs across a tick has no line more for it.
+        let half = Duration::from_millis(worker.pool.config.progress_ms) / 2;
+        let next_at = worker.signals.progress_logs.after(now + half);
+        let logged = LastProgressLog { published: progress.published, next_at };
+        let (stored, counted) = (progress.clone(), progress);
+        let stored_waiting = false;
+        Self { worker, slot, stored, stored_at: now, stored_waiting, counted, logged, moved_at: now, stall_logged_at: now }
+    }
+
+    /// What the log said last, and what `/metrics` has counted.
+    pub fn end(self) -> (LastProgressLog, Progress) {
+        (self.logged, self.counted)
+    }
+
+    /// Beats until the work is over; tells whether the lease was lost.
+    pub async fn run(&mut self, over: &CancellationToken) -> bool {
+        let Worker { flight, lease, signals, .. } = self.worker;
+        loop {
+            let flush_requested = tokio::select! {
+                biased;
+                () = over.cancelled() => return false,
+                () = flight.crowded() => true,
+                () = tokio::time::sleep_until(signals.checkpoints.after(Instant::now()).into()) => false,
+            };
+            self.counted = self.worker.count_rows(&self.counted);
+            self.watch_silence();
+            let Some(write) = self.next_write(flush_requested) else { continue };
+            match lease.report(write.report.clone()).await {
+                Ok(()) => self.written(write),
+                Err(error) => {
+                    self.put_back(write);
+                    if matches!(error, LeaseError::Lost) || lease.remaining().is_zero() {
+                        tracing::warn!(%error, "the heartbeat failed for good");
+                        // What was not sent yet is not to be sent any more.
+                        signals.abandon.cancel();
+                        over.cancelled().await;
+                        return true;
+                    }
+                    tracing::warn!(%error, remaining = ?lease.remaining(), "the heartbeat failed; trying again while the lease lasts");
+                    tokio::time::sleep(WRITE_RETRY_DELAY).await;
+                }
+            }
+        }
+    }
+
+    /// While Kafka does not answer, another job may have the slot, and a cancelled job does not wait for ever.
+    fn watch_silence(&self) {
+        let silence = self.worker.flight.silence().unwrap_or_default();
+        self.slot.set_parked(silence >= PARK_AFTER);
+        let signals = &self.worker.signals;
+        if silence >= CANCEL_PATIENCE && signals.cancel.is_cancelled() && !signals.abandon.is_cancelled() {
+            tracing::info!(?silence, "the task is cancelled and Kafka does not answer: rows that were not sent yet are dropped");
+            signals.abandon.cancel();
+        }
+    }
+
+    /// What is to be written, or nothing where that can wait.
+    fn next_write(&mut self, flush_requested: bool) -> Option<Write> {
+        let Worker { flight, lease, pool, signals, count, .. } = self.worker;
+        let (progress, held) = flight.progress();
+        let now = Instant::now();
+        if progress != self.stored {
+            self.moved_at = now;
+        }
+        if progress != self.stored || !flight.is_waiting() {
+            self.stall_logged_at = now;
+        }
+        let is_stalled = self.stall_logged_at.elapsed() >= Duration::from_secs(pool.config.stall_seconds);
+        let stands_still = self.moved_at.elapsed() >= STANDS_STILL_AFTER;
+        let counted = count.news().take();
+        let published = progress.published;
+        // The next time comes whether there are news now or not: what comes in between waits for the others.
+        let is_time = now >= self.logged.next_at;
+        if is_time {
+            self.logged.next_at = signals.progress_logs.after(now);
+        }
+        let is_news = |rows: &u64| is_time && published > self.logged.published && published < *rows;
+        let news = count.total().filter(is_news).map(|rows| line::published(lease.job.device, published, rows));
+        // Nothing new, or little and lately, and time left: the disk is spared.
+        let is_quiet = counted.is_none() && progress == self.stored && held.is_empty();
+        let rows = progress.rows() - self.stored.rows();
+        let is_little = !flush_requested && rows < MIN_CHECKPOINT_ROWS && self.stored_at.elapsed() < MAX_CHECKPOINT_DELAY;
+        let is_urgent = is_stalled || news.is_some() || (stands_still && !self.stored_waiting);
+        if (is_quiet || is_little) && !is_urgent && lease.remaining() > pool.config.lease() / 2 {
+            flight.unreport(held);
+            *count.news() = counted;
+            return None;
+        }
+        self.stored_at = now;
+        let stalled = is_stalled.then(|| line::stalled(lease.job.device, published, self.moved_at.elapsed()));
+        if is_stalled {
+            self.stall_logged_at = now;
+            tracing::warn!(published, since = ?self.moved_at.elapsed(), "Kafka acknowledges nothing; the job goes on when it does");
+        }
+        let says_progress = news.is_some();
+        let lines: Vec<Line> = self.worker.held_lines(&held).into_iter().chain(news).chain(stalled).collect();
+        let waiting = (stands_still != self.stored_waiting).then_some(stands_still);
+        Some(Write { report: Report { counted, progress, held: held.clone(), lines, waiting }, held, says_progress })
+    }
+
+    fn written(&mut self, write: Write) {
+        let Write { report, says_progress, .. } = write;
+        self.worker.flight.confirm();
+        if self.worker.lease.job.has_grown(&report.progress) {
+            self.slot.close_breakers();
+        }
+        if says_progress {
+            self.logged.published = report.progress.published;
+        }
+        self.stored_waiting = report.waiting.unwrap_or(self.stored_waiting);
+        self.stored = report.progress;
+    }
+
+    fn put_back(&self, write: Write) {
+        self.worker.flight.unreport(write.held);
+        *self.worker.count.news() = write.report.counted;
+    }
+}
