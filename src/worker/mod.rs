@@ -108,6 +108,7 @@ impl Pool {
                 self.make_way(&running, &slots).await;
             }
             // Until there may be something to claim, and a place for it.
+            let ask_at = Instant::now() + ASK_EVERY;
             loop {
                 tokio::select! {
                     () = stop.cancelled() => break 'working,
@@ -128,7 +129,7 @@ impl Pool {
                         tracing::error!(%error, "a worker died; its job is taken over when its lease expires");
                     },
                     () = self.queue.work_arrived(), if slots.free() > 0 => break,
-                    () = tokio::time::sleep(ASK_EVERY) => break,
+                    () = tokio::time::sleep_until(ask_at.into()) => break,
                 }
             }
         }

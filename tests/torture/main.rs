@@ -11,6 +11,7 @@ mod account;
 mod support;
 mod table;
 
+mod clock;
 mod disk;
 mod hostile;
 mod kill;

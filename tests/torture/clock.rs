@@ -1,0 +1,151 @@
+//! Somebody sets the machine's clock while work waits, while it runs, and between a stop and a start.
+
+use std::{
+    fs::File,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    account::{Account, File as QueueFile},
+    support::{Client, Process, TestBroker, TestStore, TestTopic, message, seqs},
+    table::Found,
+};
+
+const HOUR_MS: i64 = 3_600_000;
+/// Far longer than any wait that is asked for here (`worker.retry_max_seconds` is 1), and far shorter than the steps.
+const SOON: Duration = Duration::from_secs(30);
+
+/// A wall clock that can be set.
+struct Clock {
+    shim: PathBuf,
+    shift: PathBuf,
+}
+
+impl Clock {
+    fn new(folder: &Path) -> Self {
+        let (source, shim) = (Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torture/clock/shim.c"), folder.join("shim.so"));
+        let compiled = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).args([&shim, &source]).status();
+        assert!(compiled.expect("a C compiler is needed").success());
+        let clock = Self { shim, shift: folder.join("shift") };
+        clock.set(0);
+        clock
+    }
+
+    /// Sets it to so many milliseconds after the right time.
+    fn set(&self, shift_ms: i64) {
+        let file = File::options().create(true).write(true).truncate(false).open(&self.shift).unwrap();
+        file.write_all_at(&shift_ms.to_ne_bytes(), 0).unwrap();
+    }
+
+    fn variables(&self) -> [(&str, &str); 2] {
+        [("LD_PRELOAD", self.shim.to_str().unwrap()), ("CLOCK_SHIFT_FILE", self.shift.to_str().unwrap())]
+    }
+}
+
+struct Site {
+    folder: tempfile::TempDir,
+    store: TestStore,
+    topic: TestTopic,
+    clock: Clock,
+}
+
+impl Site {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Clock::new(folder.path());
+        Self { store: TestStore::empty().await, topic: TestBroker::start().await.topic().await, folder, clock }
+    }
+
+    async fn serve(&self, more: &[(&str, &str)]) -> Process {
+        let always = [("DATA_PATCH_WORKER_LEASE_SECONDS", "4"), ("DATA_PATCH_WORKER_RETRY_MAX_SECONDS", "1")];
+        let variables: Vec<_> = self.clock.variables().into_iter().chain(always).chain(more.iter().copied()).collect();
+        Process::serve(&self.folder, &self.store, &self.topic, &variables).await
+    }
+}
+
+fn waits(line: &Value) -> bool {
+    message(line).contains("waits, nothing is lost")
+}
+
+/// Where nobody listens.
+fn no_broker() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+/// The time until `client` is told again that the job waits: it was tried once more.
+async fn until_tried_again(client: &mut Client) -> Duration {
+    let begun = Instant::now();
+    client.until(waits).await;
+    begun.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn set_back_by_an_hour_while_a_job_waits() {
+    let site = Site::new().await;
+    let (thing, device) = site.store.add_rows(3).await;
+    let away = no_broker();
+    let process = site.serve(&[("DATA_PATCH_KAFKA_BROKERS", &away), ("DATA_PATCH_KAFKA_LOOKUP_TIMEOUT_SECONDS", "1")]).await;
+    let mut client = Client::connect(&process.url).await;
+    let task = client.submit(&Client::request(thing, &[device], &site.topic.name)).await;
+    client.until(waits).await;
+    let mut longest = Duration::ZERO;
+    for shift_ms in [-HOUR_MS, HOUR_MS, -24 * HOUR_MS, 0] {
+        site.clock.set(shift_ms);
+        for _ in 0..2 {
+            longest = longest.max(until_tried_again(&mut client).await);
+        }
+    }
+    assert!(longest < SOON, "{longest:?}");
+    // Stopped while the clock is ahead, started while it is right.
+    site.clock.set(HOUR_MS);
+    client.until(waits).await;
+    process.terminate().await;
+    site.clock.set(0);
+    let begun = Instant::now();
+    let process = site.serve(&[]).await;
+    let mut client = Client::connect(&process.url).await;
+    client.attach(&task, 0).await;
+    let log = client.log().await;
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    assert!(message(log.last().unwrap()).contains("3 rows published"), "{log:#?}");
+    process.terminate().await;
+    let account = Account::of(&site.store, &site.topic, &task, &[device]).await;
+    let note = format!("the longest wait {:.1} s, with waits of 1 s", longest.as_secs_f64());
+    let found =
+        Found::of("clock set by an hour or a day, to and fro, while jobs wait, and between stop and start", 5, account, note);
+    found.write();
+    assert_eq!((found.lost, found.repeated), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn set_ahead_and_back_while_a_job_runs() {
+    let site = Site::new().await;
+    let (thing, device) = site.store.add_rows(60_000).await;
+    let slow = [("DATA_PATCH_IOTA_PAGE_ROWS", "500"), ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "65536")];
+    // Two services on the queue: one would take over what it believes expired.
+    let (process, other) = (site.serve(&slow).await, site.serve(&slow).await);
+    let mut client = Client::connect(&process.url).await;
+    let task = client.submit(&Client::request(thing, &[device], &site.topic.name)).await;
+    let mut log = Vec::new();
+    for shift_ms in [HOUR_MS, 0, -HOUR_MS, 24 * HOUR_MS] {
+        log.extend(client.until(|line| message(line).starts_with("iota data published(")).await);
+        site.clock.set(shift_ms);
+    }
+    log.extend(client.log().await);
+    assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
+    assert!(!log.iter().any(|line| message(line).contains("its worker was gone")), "a lease was taken away: {log:#?}");
+    for process in [process, other] {
+        process.terminate().await;
+    }
+    QueueFile::open(site.folder.path()).await.is_at_rest().await;
+    let account = Account::of(&site.store, &site.topic, &task, &[device]).await;
+    let found = Found::of("clock set by an hour or a day while a job runs, beside a second service", 4, account, String::new());
+    found.write();
+    assert_eq!((found.lost, found.repeated), (0, 0));
+}
