@@ -127,7 +127,12 @@ async fn set_back_by_an_hour_while_a_job_waits() {
 async fn set_ahead_and_back_while_a_job_runs() {
     let site = Site::new().await;
     let (thing, device) = site.store.add_rows(60_000).await;
-    let slow = [("DATA_PATCH_IOTA_PAGE_ROWS", "500"), ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "65536")];
+    let slow = [
+        ("DATA_PATCH_IOTA_PAGE_ROWS", "500"),
+        ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "65536"),
+        // Seldom enough that a lease that looks expired is claimed by the other before it is renewed.
+        ("DATA_PATCH_WORKER_CURSOR_MS", "1300"),
+    ];
     // Two services on the queue: one would take over what it believes expired.
     let (process, other) = (site.serve(&slow).await, site.serve(&slow).await);
     let mut client = Client::connect(&process.url).await;
