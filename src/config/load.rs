@@ -138,13 +138,15 @@ fn check(config: &Config) -> Result<(), ConfigError> {
 }
 
 /// librdkafka's properties that the promises rest on, or that have an option of their own.
-const FIXED_PROPERTIES: [&str; 15] = [
+const FIXED_PROPERTIES: [&str; 17] = [
     "delivery.report.only.error",
     "queue.buffering.max.messages",
     "queue.buffering.max.kbytes",
     "acks",
     "request.required.acks",
     "enable.idempotence",
+    "enable.gapless.guarantee",
+    "batch.size",
     "partitioner",
     "bootstrap.servers",
     "metadata.broker.list",

@@ -115,6 +115,8 @@ pub struct Kafka {
     pub topics: Vec<String>,
     pub in_flight_bytes: usize,
     pub lookup_timeout_seconds: u64,
+    pub timestamp: Timestamp,
+    pub allow_compacted: bool,
     pub properties: Properties,
 }
 
@@ -123,6 +125,16 @@ impl Kafka {
     pub fn is_embedded(&self) -> bool {
         self.brokers == "embedded"
     }
+}
+
+/// What the timestamp of a message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Timestamp {
+    /// The time at which it is sent.
+    Now,
+    /// The time of the reading.
+    Reading,
 }
 
 /// librdkafka's properties as the operator set them; values are never shown, since some are passwords.

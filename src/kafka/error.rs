@@ -8,6 +8,9 @@ pub enum KafkaError {
     /// The brokers are away or busy; they will come back.
     #[error("Kafka is away: {0}")]
     Away(String),
+    /// One partition has acknowledged nothing for a while.
+    #[error("Kafka is away: partition {partition} of topic {topic} has acknowledged nothing for {seconds} s")]
+    Stalled { topic: String, partition: i32, seconds: u64 },
     #[error(
         "topic {0} does not exist on the brokers (and is not made by us). Create it, or name the topic that ET consumes, and submit again"
     )]
@@ -16,18 +19,51 @@ pub enum KafkaError {
         "Kafka refuses topic {topic}: {reason}. Give the service's user the rights to write and describe it, and submit again"
     )]
     Forbidden { topic: String, reason: String },
-    /// A batch of several messages was too large for the topic, and nobody knows which.
-    #[error("a batch was too large for the topic")]
-    BatchTooLarge,
+    #[error(
+        "topic {0} is compacted (cleanup.policy): Kafka would keep only the last reading of each device. \
+         Set its cleanup.policy to delete, or kafka.allow_compacted = true, and submit again"
+    )]
+    Compacted(String),
+    /// A record was refused as invalid. Ours have a key, headers and a document, as every topic takes them; what brokers
+    /// refuse is the timestamp.
+    #[error("Kafka refuses records of topic {0} as invalid")]
+    InvalidRecord(String),
+    /// A timestamp is outside what the topic accepts: the text says which clock or setting to look at.
+    #[error("{0}")]
+    Timestamp(String),
+    /// A batch of several messages, of at most so many bytes, was too large for the topic, and nobody knows which.
+    #[error("a batch of {bytes} bytes was too large for the topic")]
+    BatchTooLarge { bytes: usize },
+    /// The producer has met an error after which it sends nothing, or was given up. A new one goes on.
+    #[error("the producer was replaced")]
+    ProducerReplaced,
     /// Something that waiting does not help.
     #[error("Kafka refuses: {0}")]
     Refused(String),
+    /// It is not known whether waiting helps.
+    #[error("Kafka: {0}")]
+    Unknown(String),
 }
 
 impl KafkaError {
     /// Whether trying again later is right.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Away(_) | Self::BatchTooLarge)
+        match self {
+            Self::Away(_)
+            | Self::Stalled { .. }
+            // Nothing is wrong with the rows; a clock, or a setting of the topic, can be put right.
+            | Self::InvalidRecord(_)
+            | Self::Timestamp(_)
+            | Self::BatchTooLarge { .. }
+            | Self::ProducerReplaced
+            | Self::Unknown(_) => true,
+            Self::NoTopic(_) | Self::Forbidden { .. } | Self::Compacted(_) | Self::Refused(_) => false,
+        }
+    }
+
+    /// Whether the rows go on at once from the last one that is safe, in the same attempt.
+    pub fn is_restart(&self) -> bool {
+        matches!(self, Self::BatchTooLarge { .. } | Self::ProducerReplaced)
     }
 
     /// What a code says about a topic, or about a message sent to it.
@@ -37,10 +73,117 @@ impl KafkaError {
             Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed | Code::InvalidTopic | Code::PolicyViolation => {
                 Self::Forbidden { topic: topic.to_owned(), reason: code.to_string() }
             }
-            Code::InvalidRecord | Code::UnsupportedForMessageFormat => Self::Refused(code.to_string()),
-            _ => Self::Away(format!("{code} ({code:?})")),
+            Code::InvalidTimestamp | Code::InvalidRecord | Code::InvalidDifferentRecord => Self::InvalidRecord(topic.to_owned()),
+            code if ends_the_producer(code) => Self::ProducerReplaced,
+            code => Self::of(code),
         }
     }
+
+    /// What a code says that is about no topic. A code that stands in no list is unknown.
+    fn of(code: Code) -> Self {
+        let text = format!("{code} ({code:?})");
+        if is_unavailable(code) {
+            Self::Away(text)
+        } else if is_refusal(code) {
+            Self::Refused(text)
+        } else {
+            Self::Unknown(text)
+        }
+    }
+}
+
+/// After these a producer sends nothing any more, or what it had was dropped.
+pub(super) fn ends_the_producer(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Fatal
+            | Code::GaplessGuarantee
+            | Code::Inconsistent
+            | Code::PurgeQueue
+            | Code::PurgeInflight
+            | Code::OutOfOrderSequenceNumber
+            | Code::DuplicateSequenceNumber
+            | Code::UnknownProducerId
+            | Code::InvalidProducerEpoch
+            | Code::InvalidProducerIdMapping
+            | Code::ProducerFenced
+            | Code::Fenced
+    )
+}
+
+/// Brokers, the network or a leader are away, change, or are busy.
+fn is_unavailable(code: Code) -> bool {
+    matches!(
+        code,
+        Code::BrokerTransportFailure
+            | Code::AllBrokersDown
+            | Code::Resolve
+            | Code::BrokerDestroy
+            | Code::DestroyBroker
+            | Code::UnknownBroker
+            | Code::NodeUpdate
+            | Code::RebootstrapRequired
+            | Code::OperationTimedOut
+            | Code::MessageTimedOut
+            | Code::TimedOutQueue
+            | Code::RequestTimedOut
+            | Code::NetworkException
+            | Code::QueueFull
+            | Code::WaitCache
+            | Code::WaitingForCoordinator
+            | Code::InProgress
+            | Code::PreviousInProgress
+            | Code::Retry
+            | Code::Interrupted
+            | Code::ISRInsufficient
+            | Code::NotEnoughReplicas
+            | Code::NotEnoughReplicasAfterAppend
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::PreferredLeaderNotAvailable
+            | Code::EligibleLeadersNotAvailable
+            | Code::BrokerNotAvailable
+            | Code::ReplicaNotAvailable
+            | Code::ReassignmentInProgress
+            | Code::ListenerNotFound
+            | Code::NotController
+            | Code::StaleControllerEpoch
+            | Code::StaleBrokerEpoch
+            | Code::FencedLeaderEpoch
+            | Code::UnknownLeaderEpoch
+            | Code::OffsetNotAvailable
+            | Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::NotCoordinator
+            | Code::KafkaStorageError
+            | Code::LogDirNotFound
+            | Code::ThrottlingQuotaExceeded
+            // The topic was made anew, and not every broker knows it yet.
+            | Code::UnknownTopicId
+    )
+}
+
+/// The same request would be refused again. Authentication is not among them: brokers refuse good credentials for a moment
+/// while they load them, and while a password is rotated.
+fn is_refusal(code: Code) -> bool {
+    matches!(
+        code,
+        Code::InvalidArgument
+            | Code::InvalidConfig
+            | Code::InvalidRequest
+            | Code::InvalidRequiredAcks
+            | Code::InvalidPartitions
+            | Code::NotImplemented
+            | Code::NotConfigured
+            | Code::UnsupportedFeature
+            | Code::UnsupportedVersion
+            | Code::UnsupportedForMessageFormat
+            | Code::UnsupportedCompressionType
+            | Code::UnsupportedSASLMechanism
+            | Code::SecurityDisabled
+            | Code::GroupAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
+    )
 }
 
 impl From<native::KafkaError> for KafkaError {
@@ -57,7 +200,47 @@ impl From<native::KafkaError> for KafkaError {
                 Self::Refused(format!("kafka.properties.{name}: {reason}{hint}"))
             }
             native::KafkaError::ClientCreation(reason) => Self::Refused(format!("kafka.properties: {reason}")),
-            error => Self::Away(error.to_string()),
+            error => match error.rdkafka_error_code().map(Self::of) {
+                Some(Self::Away(_)) => Self::Away(error.to_string()),
+                Some(Self::Refused(_)) => Self::Refused(error.to_string()),
+                _ => Self::Unknown(error.to_string()),
+            },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_not_taken_for_an_outage_of_the_brokers() {
+        let of = |code| KafkaError::of_topic(code, "t");
+        assert!(matches!(of(Code::NotEnoughReplicas), KafkaError::Away(_)));
+        assert!(matches!(of(Code::UnsupportedVersion), KafkaError::Refused(_)));
+        assert!(matches!(of(Code::TopicAuthorizationFailed), KafkaError::Forbidden { .. }));
+        assert!(matches!(of(Code::UnknownTopic), KafkaError::NoTopic(_)));
+        assert!(matches!(of(Code::InvalidTimestamp), KafkaError::InvalidRecord(_)));
+        assert!(matches!(of(Code::PurgeQueue), KafkaError::ProducerReplaced));
+        for code in [Code::Unknown, Code::SaslAuthenticationFailed, Code::InvalidMessage, Code::CriticalSystemResource] {
+            let KafkaError::Unknown(text) = of(code) else { panic!("{code:?}: {:?}", of(code)) };
+            assert!(text.contains(&format!("{code:?}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_look_up_is_classified_like_a_message() {
+        let of = |code| KafkaError::from(native::KafkaError::MetadataFetch(code));
+        assert!(matches!(of(Code::AllBrokersDown), KafkaError::Away(_)));
+        assert!(matches!(of(Code::UnsupportedVersion), KafkaError::Refused(_)));
+        assert!(matches!(of(Code::Unknown), KafkaError::Unknown(_)));
+    }
+
+    #[test]
+    fn only_some_are_outages() {
+        assert!(KafkaError::Unknown(String::new()).is_outage());
+        assert!(KafkaError::InvalidRecord(String::new()).is_outage());
+        assert!(!KafkaError::Compacted(String::new()).is_outage());
+        assert!(!KafkaError::Refused(String::new()).is_outage());
     }
 }

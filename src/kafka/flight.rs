@@ -2,13 +2,13 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
 
-use super::KafkaError;
+use super::{KafkaError, producer::Producer};
 use crate::{
     iota::Key,
     task::{HeldRow, Position, Progress},
@@ -16,6 +16,9 @@ use crate::{
 
 /// Rows held back and not reported yet, at the most; then reading waits.
 const UNREPORTED: usize = 2_000;
+
+/// How long the answers may take for rows that were dropped before they were sent.
+const DROPPED_WITHIN: Duration = Duration::from_millis(500);
 
 /// The account of one job's rows. The frontier is the first row that is neither acknowledged nor held back; cursor and
 /// counts are about the rows before it, so they never claim too much.
@@ -36,8 +39,6 @@ struct State {
     taken: u64,
     /// Rows handed to the producer that it has said nothing of yet.
     on_their_way: u64,
-    /// When something was heard of a row, or the first of those on their way was sent.
-    heard_at: Instant,
     /// The number of the row at the frontier.
     frontier: u64,
     /// Rows behind the frontier that were held back before they were sent.
@@ -51,6 +52,14 @@ struct State {
     /// As many more are being reported just now.
     in_report: usize,
     failure: Option<KafkaError>,
+    /// The first row that failed: those before it may still be acknowledged, and count.
+    failed: u64,
+    /// Rows that were dropped from the producer's queue: number and size.
+    dropped: Vec<(u64, usize)>,
+    /// The producers that rows were handed to.
+    producers: Vec<Weak<Producer>>,
+    /// Since when rows are on their way with none answered.
+    silent_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -67,6 +76,8 @@ pub enum Settled {
     Acknowledged,
     /// The broker refused the message for its size, alone in its batch.
     TooLarge(usize),
+    /// It was dropped from the producer's queue; so many bytes. It may have been sent before, without an answer.
+    Dropped(usize),
     Failed(KafkaError),
 }
 
@@ -77,7 +88,6 @@ impl Flight {
             state: Mutex::new(State {
                 taken: 0,
                 on_their_way: 0,
-                heard_at: Instant::now(),
                 frontier: 0,
                 waiting: VecDeque::new(),
                 last: progress.cursor.map(Last::At),
@@ -86,6 +96,10 @@ impl Flight {
                 unreported: Vec::new(),
                 in_report: 0,
                 failure: None,
+                failed: u64::MAX,
+                dropped: Vec::new(),
+                producers: Vec::new(),
+                silent_since: None,
             }),
             landed: Notify::new(),
             crowded: Notify::new(),
@@ -108,7 +122,7 @@ impl Flight {
             return Err(failure.clone());
         }
         if state.on_their_way == 0 {
-            state.heard_at = Instant::now();
+            state.silent_since = Some(Instant::now());
         }
         state.on_their_way += 1;
         state.taken += 1;
@@ -150,13 +164,13 @@ impl Flight {
     pub(super) fn settle(&self, number: u64, time_us: i64, key: Key, how: Settled) {
         let mut state = self.state();
         state.on_their_way -= 1;
-        state.heard_at = Instant::now();
+        state.silent_since = None;
         let waiting = state.waiting.len();
         state.settle(number, time_us, key, how);
         if waiting != state.waiting.len() || state.failure.is_some() {
             self.moved.notify_one();
         }
-        if state.on_their_way <= 1 {
+        if state.on_their_way == 0 {
             self.landed.notify_one();
         }
     }
@@ -171,7 +185,7 @@ impl Flight {
     /// # Errors
     /// A row has failed; those before it are good.
     pub async fn settled(&self) -> Result<(), KafkaError> {
-        self.at_most_on_their_way(0).await;
+        self.landed().await;
         self.failure().map_or(Ok(()), Err)
     }
 
@@ -186,24 +200,52 @@ impl Flight {
         Progress { cursor: None, published: state.published, held: state.held }
     }
 
-    /// Rows handed over that nothing is known of yet.
-    pub fn in_flight(&self) -> u64 {
-        self.state().on_their_way
-    }
-
-    /// How long rows have been in flight with none acknowledged; `None` while none is in flight.
+    /// How long rows have been on their way with none of them answered. It is measured from one call to the next, so it must
+    /// be asked for regularly, and says too little by at most the time between two calls.
     pub fn silence(&self) -> Option<Duration> {
-        let state = self.state();
-        (state.on_their_way > 0).then(|| state.heard_at.elapsed())
+        let mut state = self.state();
+        if state.on_their_way == 0 {
+            return None;
+        }
+        Some(state.silent_since.get_or_insert_with(Instant::now).elapsed())
     }
 
-    /// Waits until the row that was taken last is the only one that nothing is known of.
-    pub(super) async fn settled_but_one(&self) {
-        self.at_most_on_their_way(1).await;
+    /// Rows are about to be handed to this producer.
+    pub(super) fn goes_through(&self, producer: &Arc<Producer>) {
+        let mut state = self.state();
+        let producer = Arc::downgrade(producer);
+        if !state.producers.iter().any(|known| known.ptr_eq(&producer)) {
+            state.producers.retain(|known| known.strong_count() > 0);
+            state.producers.push(producer);
+        }
     }
 
-    async fn at_most_on_their_way(&self, rows: u64) {
-        while self.state().on_their_way > rows {
+    /// Gives up the rows on their way: those that were not sent are dropped, and no row is taken any more. Returns how many
+    /// rows may have been sent without an answer, at the most; they may still arrive.
+    ///
+    /// The rows of other jobs that wait in the same producers are dropped with them; these jobs send them again through a
+    /// new producer.
+    pub async fn abandon(&self) -> u64 {
+        let (producers, unsent) = {
+            let mut state = self.state();
+            state.fail(u64::MAX, KafkaError::ProducerReplaced);
+            (std::mem::take(&mut state.producers), state.on_their_way == 0)
+        };
+        if unsent {
+            return 0;
+        }
+        let producers: Vec<Arc<Producer>> = producers.iter().filter_map(Weak::upgrade).collect();
+        let sendable = producers.iter().map(|producer| producer.sendable_bytes()).sum();
+        for producer in producers {
+            producer.retire();
+        }
+        // Those that are on the wire just now are not answered while the broker is away.
+        let _ = tokio::time::timeout(DROPPED_WITHIN, self.landed()).await;
+        self.state().unanswered(sendable)
+    }
+
+    async fn landed(&self) {
+        while self.state().on_their_way > 0 {
             // A permit of an earlier change only makes the loop look once more.
             self.landed.notified().await;
         }
@@ -213,6 +255,8 @@ impl Flight {
     pub fn restart(&self) {
         let mut state = self.state();
         state.failure = None;
+        state.failed = u64::MAX;
+        state.dropped.clear();
         state.waiting.clear();
         state.taken = state.frontier;
     }
@@ -220,6 +264,12 @@ impl Flight {
     /// The last row before the frontier.
     pub fn cursor(&self) -> Option<Position> {
         self.state().cursor()
+    }
+
+    /// Rows before the frontier.
+    pub fn rows(&self) -> u64 {
+        let state = self.state();
+        state.published + state.held
     }
 
     /// Cursor and counts at this moment, and the rows held back that are to be reported with them: then
@@ -248,17 +298,25 @@ impl Flight {
 }
 
 impl State {
+    fn fail(&mut self, number: u64, error: KafkaError) {
+        self.failed = self.failed.min(number);
+        self.failure.get_or_insert(error);
+    }
+
     fn settle(&mut self, number: u64, time_us: i64, key: Key, how: Settled) {
-        if self.failure.is_some() {
-            // The frontier stays where the first failure was, and the rows after it go out again.
-            return;
-        }
         match how {
-            Settled::Failed(error) => self.failure = Some(error),
+            Settled::Failed(error) => self.fail(number, error),
+            Settled::Dropped(bytes) => {
+                self.dropped.push((number, bytes));
+                self.fail(number, KafkaError::ProducerReplaced);
+            }
+            // The frontier stays before the first row that failed, and the rows from there on go out again. Rows are dropped
+            // from the queue while those before them are still on the wire.
+            _ if self.failure.is_some() && (number != self.frontier || number > self.failed) => {}
             // An idempotent producer acknowledges a partition's messages in their order. Were it ever otherwise, a
             // cursor set here would claim rows that are not in the topic.
             _ if number != self.frontier => {
-                self.failure = Some(KafkaError::Away(format!("row {number} was settled before row {}", self.frontier)));
+                self.fail(number, KafkaError::Away(format!("row {number} was settled before row {}", self.frontier)));
             }
             Settled::Acknowledged => {
                 self.published += 1;
@@ -285,6 +343,19 @@ impl State {
         }
     }
 
+    /// Rows that may have been sent without an answer: all that are on their way, and of those that were dropped the first
+    /// ones, which may have waited to be sent again. No more than `sendable` bytes are ever sent without an answer.
+    fn unanswered(&mut self, sendable: usize) -> u64 {
+        self.dropped.sort_unstable();
+        let mut bytes = 0;
+        let sent = self.dropped.iter().take_while(|(_, size)| {
+            let fits = bytes < sendable;
+            bytes += size;
+            fits
+        });
+        self.on_their_way + sent.count() as u64
+    }
+
     fn cursor(&self) -> Option<Position> {
         self.last.as_ref().map(|last| match last {
             Last::At(position) => position.clone(),
@@ -294,64 +365,5 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn held(number: i64) -> HeldRow {
-        HeldRow { position: Position { time_us: number, key: number.to_string() }, reason: String::new() }
-    }
-
-    fn settle(flight: &Flight, number: u64, how: Settled) {
-        flight.settle(number, number.cast_signed(), Key::Integer(number.cast_signed()), how);
-    }
-
-    fn seen(flight: &Flight) -> (Option<i64>, u64, u64) {
-        let (progress, _) = flight.progress();
-        (progress.cursor.map(|cursor| cursor.time_us), progress.published, progress.held)
-    }
-
-    #[tokio::test]
-    async fn a_held_row_counts_once_those_before_it_are_acknowledged() {
-        let flight = Flight::new(Progress::default());
-        assert_eq!(flight.take(), Ok(0));
-        flight.hold(held(1)).await.unwrap();
-        assert_eq!(flight.take(), Ok(2));
-        assert_eq!(seen(&flight), (None, 0, 0));
-        settle(&flight, 0, Settled::Acknowledged);
-        assert_eq!(seen(&flight), (Some(1), 1, 1));
-        settle(&flight, 2, Settled::Acknowledged);
-        assert_eq!(seen(&flight), (Some(2), 2, 1));
-    }
-
-    #[test]
-    fn nothing_counts_after_a_failure() {
-        let flight = Flight::new(Progress { cursor: Some(held(-5).position), published: 7, held: 0 });
-        for _ in 0..3 {
-            flight.take().unwrap();
-        }
-        settle(&flight, 0, Settled::Acknowledged);
-        settle(&flight, 1, Settled::Failed(KafkaError::BatchTooLarge));
-        settle(&flight, 2, Settled::Acknowledged);
-        assert_eq!(seen(&flight), (Some(0), 8, 0));
-        assert_eq!(flight.failure(), Some(KafkaError::BatchTooLarge));
-    }
-
-    #[test]
-    fn an_acknowledgement_out_of_order_moves_no_cursor() {
-        let flight = Flight::new(Progress::default());
-        flight.take().unwrap();
-        flight.take().unwrap();
-        settle(&flight, 1, Settled::Acknowledged);
-        assert_eq!(seen(&flight), (None, 0, 0));
-        assert!(flight.failure().is_some());
-    }
-
-    #[tokio::test]
-    async fn a_message_too_large_is_held_back_in_its_place() {
-        let flight = Flight::new(Progress::default());
-        flight.take().unwrap();
-        flight.hold(held(1)).await.unwrap();
-        settle(&flight, 0, Settled::TooLarge(9));
-        assert_eq!(seen(&flight), (Some(1), 0, 2));
-    }
-}
+#[path = "flight_tests.rs"]
+mod tests;

@@ -2,30 +2,38 @@
 //!
 //! [`Kafka::sender`] gives a job its [`Sender`]; what became of the rows is told by its [`Flight`].
 
+mod batch_size;
 mod embedded;
 mod error;
 mod flight;
+mod in_flight;
+mod partition;
 mod producer;
 mod record;
+mod sender;
 mod topics;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use rdkafka::ClientConfig;
-use tokio::sync::Semaphore;
 
 pub use embedded::EmbeddedBroker;
 pub use error::KafkaError;
 pub use flight::{Flight, Settled};
-pub use producer::{Outgoing, Sender};
 pub use record::Records;
+pub use sender::{Outgoing, Room, Sender};
 
-use crate::config;
-use producer::Producer;
+use crate::config::{self, Timestamp};
+use batch_size::BatchSizes;
+use in_flight::InFlight;
+use producer::{Batching, Kind, Producer, Reaper};
 use topics::Topics;
 
 /// How a job's rows are put into batches.
@@ -35,12 +43,10 @@ pub enum Pace {
     Little,
     /// There are many: batches may fill.
     Much,
-    /// One message a batch, one at a time: what is refused for its size is that message.
-    Careful,
 }
 
-/// What Kafka's brokers take in one batch unless they are told otherwise is a little above it.
-const BATCH_BYTES: usize = 1_000_000;
+/// librdkafka takes no number below 1; where batches have no size at all, every row goes alone.
+const LEAST_BATCH_BYTES: usize = 1_024;
 
 /// A handle; clones share the producers.
 #[derive(Clone)]
@@ -53,9 +59,12 @@ struct Inner {
     /// Host and port of the brokers, the embedded one's too.
     brokers: String,
     topics: Topics,
-    /// Nearly always there are two.
-    producers: Mutex<HashMap<Batches, Arc<Producer>>>,
-    room: Arc<Semaphore>,
+    batch_sizes: BatchSizes,
+    /// Up to three for each topic in use. One topic's refusals, and a cancel in it, touch no other topic's rows.
+    producers: Mutex<HashMap<Batching, Arc<Producer>>>,
+    reaper: Reaper,
+    in_flight: Arc<InFlight>,
+    sent_alone: Arc<AtomicU64>,
 }
 
 impl Kafka {
@@ -64,21 +73,36 @@ impl Kafka {
     /// # Errors
     /// A property that librdkafka does not know, or can't use in this build.
     pub fn new(config: &config::Kafka, brokers: &str) -> Result<Self, KafkaError> {
+        Self::build(config, brokers, !config.is_embedded())
+    }
+
+    /// As on brokers where this user may not see the topics' settings (DescribeConfigs); for tests.
+    #[doc(hidden)]
+    pub fn without_topic_settings(config: &config::Kafka, brokers: &str) -> Result<Self, KafkaError> {
+        Self::build(config, brokers, false)
+    }
+
+    fn build(config: &config::Kafka, brokers: &str, tells_settings: bool) -> Result<Self, KafkaError> {
         let kafka = Self {
             inner: Arc::new(Inner {
                 topics: Topics::new(
-                    &client_config(config, brokers, Pace::Little),
+                    &client_config(config, brokers, Kind::Alone),
                     Duration::from_secs(config.lookup_timeout_seconds),
-                    !config.is_embedded(),
+                    tells_settings,
+                    config.allow_compacted,
                 )?,
+                batch_sizes: BatchSizes::default(),
                 config: config.clone(),
                 brokers: brokers.to_owned(),
                 producers: Mutex::default(),
-                room: Arc::new(Semaphore::new(config.in_flight_bytes)),
+                reaper: Reaper::new(),
+                in_flight: InFlight::new(config.in_flight_bytes),
+                sent_alone: Arc::default(),
             }),
         };
-        // One that nearly every topic uses; a wrong property is told at the start, not by the first job.
-        kafka.producer(Batches { bytes: BATCH_BYTES, pace: Pace::Little })?;
+        // One that is likely used; a wrong property is told at the start, not by the first job.
+        let topic = config.default_topic.as_str().into();
+        kafka.producer(&topic, Kind::Bulk { bytes: kafka.inner.batch_sizes.of(&topic, None).batch_bytes, pace: Pace::Little })?;
         Ok(kafka)
     }
 
@@ -90,12 +114,12 @@ impl Kafka {
     /// Looks a topic up, without making it.
     ///
     /// # Errors
-    /// There is none, or this user may not use it, or the brokers are away.
+    /// There is none, or this user may not use it, or it is compacted, or the brokers are away.
     pub async fn look_up(&self, topic: &str) -> Result<(), KafkaError> {
         self.inner.topics.look_up(topic).await.map(|_| ())
     }
 
-    /// Asks anew when the topic is looked up next: it has turned out to be gone.
+    /// Asks anew when the topic is looked up next: it has turned out to be gone, or to be other than it was.
     pub fn forget(&self, topic: &str) {
         self.inner.topics.forget(topic);
     }
@@ -114,60 +138,101 @@ impl Kafka {
     /// # Errors
     /// As [`look_up`](Self::look_up).
     pub async fn sender(&self, topic: &str, records: Records, pace: Pace) -> Result<Sender, KafkaError> {
-        let limit = self.inner.topics.look_up(topic).await?.max_message_bytes;
-        let bytes = limit.map_or(BATCH_BYTES, |limit| limit.min(BATCH_BYTES));
-        let producer = self.producer(Batches { bytes, pace })?;
-        Ok(Sender::new(producer, topic, records, Arc::clone(&self.inner.room), self.inner.config.in_flight_bytes))
+        let found = self.inner.topics.look_up(topic).await?;
+        let sizes = self.inner.batch_sizes.of(topic, found.settings.max_message_bytes);
+        let topic: Arc<str> = topic.into();
+        let producer = self.producer(&topic, Kind::Bulk { bytes: sizes.batch_bytes, pace })?;
+        let partition = partition::partition(records.key().as_bytes(), found.partitions);
+        Ok(Sender {
+            kafka: self.clone(),
+            opening: producer.opening(partition),
+            lane: self.inner.in_flight.lane(&topic, partition),
+            producer,
+            alone: None,
+            topic,
+            sizes,
+            turn: None,
+            in_flight: Arc::clone(&self.inner.in_flight),
+            sent_alone: Arc::clone(&self.inner.sent_alone),
+            timestamp: self.inner.config.timestamp,
+            records,
+        })
+    }
+
+    /// A batch was refused for its size: asks the topic for its limit again, and makes batches smaller where it does not tell.
+    ///
+    /// # Errors
+    /// As [`look_up`](Self::look_up).
+    pub async fn batch_refused(&self, topic: &str, bytes: usize) -> Result<(), KafkaError> {
+        self.forget(topic);
+        let told = self.inner.topics.look_up(topic).await?.settings.max_message_bytes;
+        self.inner.batch_sizes.refused(topic, bytes, told);
+        Ok(())
+    }
+
+    /// Says of an error what only the topic's settings tell.
+    pub async fn explain(&self, error: KafkaError) -> KafkaError {
+        let KafkaError::InvalidRecord(topic) = &error else { return error };
+        let settings = self.inner.topics.look_up(topic).await.map(|found| found.settings).unwrap_or_default();
+        let limit = |name: &str, ms: Option<u64>| match ms {
+            Some(ms) => format!("{name} is {} s", ms / 1_000),
+            None => format!("{name} is not known here"),
+        };
+        let after = limit("message.timestamp.after.max.ms", settings.timestamp_after_ms);
+        let now = chrono::Utc::now().format("%Y-%m-%dT%H:%M:%SZ");
+        KafkaError::Timestamp(match self.inner.config.timestamp {
+            Timestamp::Now => format!(
+                "Kafka refuses the timestamps of topic {topic}. They are this machine's time, which is {now}: its clock, or the \
+                 broker's, is likely wrong by more than the topic allows ({after}). Set it right"
+            ),
+            Timestamp::Reading => format!(
+                "Kafka refuses the timestamps of topic {topic}. They are the readings' own (kafka.timestamp = \"reading\"), and one \
+                 is further from the broker's clock than the topic allows ({after}, {}; this machine's time is {now}). Change these \
+                 settings of the topic, or set kafka.timestamp = \"now\"",
+                limit("message.timestamp.before.max.ms", settings.timestamp_before_ms)
+            ),
+        })
     }
 
     /// Bytes handed to the producers and not acknowledged yet.
     pub fn in_flight_bytes(&self) -> usize {
-        self.inner.config.in_flight_bytes.saturating_sub(self.inner.room.available_permits())
+        self.inner.in_flight.bytes()
     }
 
-    fn producers(&self) -> std::sync::MutexGuard<'_, HashMap<Batches, Arc<Producer>>> {
-        self.inner.producers.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Rows that were sent alone, since they are too large to go with others.
+    pub fn rows_sent_alone(&self) -> u64 {
+        self.inner.sent_alone.load(Ordering::Relaxed)
     }
 
     /// The producer of these batches; a new one where the last has met an error that it can't go on after.
-    fn producer(&self, batches: Batches) -> Result<Arc<Producer>, KafkaError> {
-        let mut producers = self.producers();
-        if let Some(producer) = producers.get(&batches) {
-            if !producer.is_broken() {
+    fn producer(&self, topic: &Arc<str>, kind: Kind) -> Result<Arc<Producer>, KafkaError> {
+        let batching = Batching { topic: Arc::clone(topic), kind };
+        let mut producers = self.inner.producers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(producer) = producers.get(&batching) {
+            if !producer.is_retired() {
                 return Ok(Arc::clone(producer));
             }
             let forbidden = producer.forbidden();
-            if let Some(broken) = producers.remove(&batches) {
-                // It ends its threads when the last job lets go of it, which takes a moment.
-                std::thread::spawn(move || drop(broken));
-            }
+            producers.remove(&batching);
             if let Some(reason) = forbidden {
                 return Err(KafkaError::Refused(reason));
             }
         }
-        let mut config = client_config(&self.inner.config, &self.inner.brokers, batches.pace);
-        config.set("batch.size", batches.bytes.to_string());
-        if batches.pace == Pace::Careful {
-            config.set("batch.num.messages", "1");
+        // Those of topics that nobody writes to any more, and of other sizes.
+        for (_, idle) in producers.extract_if(|_, producer| Arc::strong_count(producer) == 1 && producer.is_idle()) {
+            self.inner.reaper.take(idle);
         }
-        let producer = Arc::new(Producer::new(&config, batches)?);
-        producers.insert(batches, Arc::clone(&producer));
+        let config = client_config(&self.inner.config, &self.inner.brokers, kind);
+        let producer = Producer::new(&config, batching.clone(), &self.inner.reaper)?;
+        producers.insert(batching, Arc::clone(&producer));
         Ok(producer)
     }
 }
 
-/// What a producer puts into one batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Batches {
-    /// Bytes at the most, unless a single message is larger.
-    bytes: usize,
-    pace: Pace,
-}
-
 /// Our choice of librdkafka's properties, the operator's above it, and above both what the promises rest on.
-fn client_config(config: &config::Kafka, brokers: &str, pace: Pace) -> ClientConfig {
+fn client_config(config: &config::Kafka, brokers: &str, kind: Kind) -> ClientConfig {
     // Full batches cost Kafka and us less; few rows are not to wait for others.
-    let linger_ms = if pace == Pace::Much { "50" } else { "1" };
+    let linger_ms = if matches!(kind, Kind::Bulk { pace: Pace::Much, .. }) { "50" } else { "1" };
     let mut client = ClientConfig::new();
     client
         .set("client.id", "data-patch")
@@ -199,5 +264,14 @@ fn client_config(config: &config::Kafka, brokers: &str, pace: Pace) -> ClientCon
         // Whether a message is too large is for the broker to say, up to what no broker even reads (its
         // `socket.request.max.bytes`): such a one would look like an outage, and never end.
         .set("message.max.bytes", "100000000");
+    match kind {
+        // A batch that is refused ends the producer, and nothing behind it is accepted. Otherwise librdkafka would go on with
+        // the rows behind it, and those of the refused batch would come after them.
+        Kind::Bulk { bytes, .. } => {
+            client.set("enable.gapless.guarantee", "true").set("batch.size", bytes.max(LEAST_BATCH_BYTES).to_string())
+        }
+        // A row that goes alone has no row of its device behind it.
+        Kind::Alone => client.set("batch.num.messages", "1"),
+    };
     client
 }

@@ -1,39 +1,79 @@
-//! Sending: one idempotent producer for all jobs, a limit of bytes in flight, and an account for each job.
+//! librdkafka's producers: one for each topic and kind of batch, replaced when one can't go on.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use rdkafka::{
     ClientConfig, ClientContext, Message,
-    config::FromClientConfigAndContext as _,
+    config::{FromClientConfigAndContext as _, RDKafkaLogLevel},
     error::KafkaError as NativeError,
     message::DeliveryResult,
-    producer::{BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, ThreadedProducer},
+    producer::{NoCustomPartitioner, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer},
     types::RDKafkaErrorCode as Code,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Batches, Flight, KafkaError, Pace, Records, Settled};
+use super::{KafkaError, Pace, Settled, error::ends_the_producer, sender::Room};
 use crate::{iota::Key, kill};
 
-/// What a message weighs beside key and document, about: headers, bookkeeping here and in librdkafka.
-const OVERHEAD_BYTES: usize = 512;
+/// Batches that librdkafka has on the wire at the most, for each partition, without an answer.
+const MAX_IN_FLIGHT: usize = 5;
+
+/// A broker remembers a producer's sequence numbers in a partition for longer than this after its last row there
+/// (`producer.id.expiration.ms`, a day by default).
+const OPEN_FOR: Duration = Duration::from_mins(10);
+
+/// How often what can't be sent any more is dropped from a retired producer.
+const DROP_EVERY: Duration = Duration::from_millis(50);
+
+/// A producer that nobody has used for so long may be ended.
+pub(super) const IDLE: Duration = Duration::from_mins(2);
+
+/// What a producer is for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Batching {
+    pub topic: Arc<str>,
+    pub kind: Kind,
+}
+
+/// What a producer puts into one batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Kind {
+    /// Many rows, of so many bytes at the most, unless a single row is larger.
+    Bulk { bytes: usize, pace: Pace },
+    /// One row: what is refused for its size is that row.
+    Alone,
+}
 
 /// librdkafka's producer, with a thread of its own that takes the acknowledgements.
 pub(super) struct Producer {
     pub native: ThreadedProducer<Deliveries, NoCustomPartitioner>,
-    broken: Arc<AtomicBool>,
-    batches: Batches,
+    pub batching: Batching,
+    state: Arc<State>,
+    openings: Mutex<HashMap<i32, Arc<Opening>>>,
+    used: Mutex<Instant>,
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Producer").field("batching", &self.batching).finish_non_exhaustive()
+    }
 }
 
 impl Producer {
-    pub fn new(config: &ClientConfig, batches: Batches) -> Result<Self, KafkaError> {
-        let broken = Arc::new(AtomicBool::new(false));
-        let native = ThreadedProducer::from_config_and_context(config, Deliveries { broken: Arc::clone(&broken) })?;
-        Ok(Self { native, broken, batches })
+    pub fn new(config: &ClientConfig, batching: Batching, reaper: &Reaper) -> Result<Arc<Self>, KafkaError> {
+        let state = Arc::new(State { is_retired: AtomicBool::new(false), me: OnceLock::new(), reaper: reaper.clone() });
+        let native = ThreadedProducer::from_config_and_context(config, Deliveries { state: Arc::clone(&state) })?;
+        let (openings, used) = (Mutex::default(), Mutex::new(Instant::now()));
+        let producer = Arc::new(Self { native, batching, state: Arc::clone(&state), openings, used });
+        let _ = state.me.set(Arc::downgrade(&producer));
+        Ok(producer)
     }
 
     /// Why it is broken, where that is a right that is missing: no new one would get on.
@@ -46,35 +86,170 @@ impl Producer {
         .then(|| format!("{reason}. Give the service's user the right to write idempotently (IdempotentWrite) and to the topic"))
     }
 
-    /// It has met an error after which it sends nothing any more.
-    pub fn is_broken(&self) -> bool {
-        self.broken.load(Ordering::Relaxed)
+    /// It takes no new jobs: it has met an error, or was given up.
+    pub fn is_retired(&self) -> bool {
+        self.state.is_retired.load(Ordering::Relaxed)
+    }
+
+    /// Gives it up: rows that are not on the wire are dropped, and their jobs send them again through another. Rows on the
+    /// wire are waited for, so that whoever sends them again knows what became of them.
+    pub fn retire(&self) {
+        self.state.retire();
+    }
+
+    /// Bytes that may have been sent to a partition without an answer, at the most.
+    pub fn sendable_bytes(&self) -> usize {
+        match self.batching.kind {
+            Kind::Bulk { bytes, .. } => bytes.saturating_mul(MAX_IN_FLIGHT),
+            Kind::Alone => 1,
+        }
+    }
+
+    /// The size of its batches, for what is to be said of one that was refused.
+    pub fn batch_bytes(&self) -> usize {
+        match self.batching.kind {
+            Kind::Bulk { bytes, .. } => bytes,
+            Kind::Alone => 0,
+        }
+    }
+
+    /// The beginning of its work in a partition.
+    pub fn opening(&self, partition: i32) -> Arc<Opening> {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        let mut openings = self.openings.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(openings.entry(partition).or_default())
+    }
+
+    /// Whether nobody has begun to use it for a while.
+    pub fn is_idle(&self) -> bool {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= IDLE
+    }
+}
+
+/// The beginning of a producer's work in a partition.
+///
+/// A broker that knows nothing of a producer accepts any first sequence number from it. Were the producer's first batch
+/// refused while others are behind it on the wire, the second one would be accepted, and rows be out of order. So the first
+/// row goes alone, and the others wait for its acknowledgement.
+#[derive(Debug, Default)]
+pub(super) struct Opening {
+    /// Held by the job whose row opens the partition.
+    pub turn: Arc<tokio::sync::Mutex<()>>,
+    /// When a row was last known to be acknowledged, in milliseconds after `since`; 0: never.
+    acknowledged_ms: AtomicU64,
+    since: OnceLock<Instant>,
+}
+
+impl Opening {
+    pub fn is_open(&self) -> bool {
+        let acknowledged_ms = self.acknowledged_ms.load(Ordering::Relaxed);
+        acknowledged_ms > 0 && self.now_ms() < acknowledged_ms + OPEN_FOR.as_millis() as u64
+    }
+
+    pub fn acknowledged(&self) {
+        self.acknowledged_ms.store(self.now_ms(), Ordering::Relaxed);
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.since.get_or_init(Instant::now).elapsed().as_millis() as u64 + 1
+    }
+}
+
+/// What is shared with librdkafka's callbacks.
+struct State {
+    is_retired: AtomicBool,
+    me: OnceLock<Weak<Producer>>,
+    reaper: Reaper,
+}
+
+impl State {
+    fn retire(&self) {
+        if !self.is_retired.swap(true, Ordering::Relaxed)
+            && let Some(producer) = self.me.get().and_then(Weak::upgrade)
+        {
+            self.reaper.take(producer);
+        }
+    }
+}
+
+/// Ends producers that are not wanted any more, on a thread of its own: it takes a while, and must not happen on the thread
+/// of the producer's own callbacks.
+#[derive(Clone)]
+pub(super) struct Reaper {
+    retired: mpsc::Sender<Arc<Producer>>,
+}
+
+impl Reaper {
+    pub fn new() -> Self {
+        let (retired, incoming) = mpsc::channel();
+        std::thread::spawn(move || reap(&incoming));
+        Self { retired }
+    }
+
+    pub fn take(&self, producer: Arc<Producer>) {
+        // The thread lives as long as anybody can send.
+        let _ = self.retired.send(producer);
+    }
+}
+
+fn reap(incoming: &mpsc::Receiver<Arc<Producer>>) {
+    let mut retired: Vec<Arc<Producer>> = Vec::new();
+    loop {
+        let next = if retired.is_empty() {
+            incoming.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
+        } else {
+            incoming.recv_timeout(DROP_EVERY)
+        };
+        match next {
+            Ok(producer) => retired.push(producer),
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        }
+        for producer in &retired {
+            // Again and again: a batch that comes back from the wire unacknowledged is put into the queue once more. What is
+            // on the wire is left there, for its answer.
+            producer.native.purge(PurgeConfig::default().queue());
+        }
+        retired.retain(|producer| producer.native.in_flight_count() > 0 || Arc::strong_count(producer) > 1);
     }
 }
 
 /// Takes what librdkafka says of each message.
 pub(super) struct Deliveries {
-    broken: Arc<AtomicBool>,
+    state: Arc<State>,
 }
 
 /// What a message carries to its acknowledgement.
 pub(super) struct Receipt {
     /// Given back when all that have it are settled.
-    room: Arc<Room>,
-    number: u64,
-    time_us: i64,
-    key: Key,
-    /// A refusal for size is about this message and no other.
-    alone: bool,
+    pub room: Arc<Room>,
+    pub number: u64,
+    pub time_us: i64,
+    pub key: Key,
+    /// The largest batch that it may be in; 0: it has one of its own, and a refusal for size is about it and no other.
+    pub batch_bytes: usize,
 }
 
 impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            // Said of each property that librdkafka calls experimental, at each producer's start; and of an error after which the
+            // producer is replaced, which is told below.
+            _ if facility == "CONFWARN" || facility == "FATAL" => tracing::debug!(facility, message, "librdkafka"),
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                tracing::error!(facility, message, "librdkafka");
+            }
+            RDKafkaLogLevel::Warning => tracing::warn!(facility, message, "librdkafka"),
+            _ => tracing::debug!(facility, message, "librdkafka"),
+        }
+    }
+
     fn error(&self, error: NativeError, reason: &str) {
         // Said for each broker and each try; jobs say it once, with what it means for them.
         tracing::debug!(%error, reason, "librdkafka");
         if error.rdkafka_error_code() == Some(Code::Fatal) {
-            tracing::warn!(reason, "the producer can't go on; jobs go on with a new one, from their cursors");
-            self.broken.store(true, Ordering::Relaxed);
+            tracing::info!(reason, "a producer can't go on; its jobs go on with a new one, from their cursors");
+            self.state.retire();
         }
     }
 }
@@ -83,110 +258,27 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
     type DeliveryOpaque = Box<Receipt>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, receipt: Box<Receipt>) {
-        let Receipt { room, number, time_us, key, alone } = *receipt;
+        let Receipt { room, number, time_us, key, batch_bytes } = *receipt;
         let how = match result {
             Ok(_) => Settled::Acknowledged,
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
-                if matches!(
-                    code,
-                    Code::Fatal | Code::OutOfOrderSequenceNumber | Code::UnknownProducerId | Code::InvalidProducerEpoch
-                ) {
-                    self.broken.store(true, Ordering::Relaxed);
+                if ends_the_producer(code) {
+                    self.state.retire();
                 }
                 match code {
-                    Code::MessageSizeTooLarge if alone => Settled::TooLarge(message.payload_len()),
-                    Code::MessageSizeTooLarge => Settled::Failed(KafkaError::BatchTooLarge),
+                    Code::MessageSizeTooLarge | Code::MessageBatchTooLarge if batch_bytes == 0 => {
+                        Settled::TooLarge(message.payload_len())
+                    }
+                    Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => {
+                        Settled::Failed(KafkaError::BatchTooLarge { bytes: batch_bytes })
+                    }
+                    Code::PurgeQueue | Code::PurgeInflight => Settled::Dropped(message.payload_len()),
                     _ => Settled::Failed(KafkaError::of_topic(code, message.topic())),
                 }
             }
         };
-        room.flight.settle(number, time_us, key, how);
+        room.settle(number, time_us, key, how);
         kill::point("acknowledged");
-    }
-}
-
-/// Room for rows of one flight among the bytes of all.
-#[derive(Debug)]
-pub struct Room {
-    flight: Arc<Flight>,
-    _bytes: OwnedSemaphorePermit,
-}
-
-/// A row on its way out.
-#[derive(Debug)]
-pub struct Outgoing {
-    /// When the reading was made, in microseconds since 1970.
-    pub instant_us: i64,
-    /// Where the row stands in its store.
-    pub time_us: i64,
-    pub key: Key,
-    pub doc: Bytes,
-}
-
-/// One job's way into its topic.
-pub struct Sender {
-    producer: Arc<Producer>,
-    topic: String,
-    room: Arc<Semaphore>,
-    most: usize,
-    records: Records,
-}
-
-impl Sender {
-    pub(super) fn new(producer: Arc<Producer>, topic: &str, records: Records, room: Arc<Semaphore>, most: usize) -> Self {
-        Self { producer, topic: topic.to_owned(), room, most, records }
-    }
-
-    /// Waits until there is room for so many rows with documents of so many bytes together.
-    ///
-    /// # Errors
-    /// The service is stopping.
-    pub async fn room(&self, flight: &Arc<Flight>, rows: usize, doc_bytes: usize) -> Result<Arc<Room>, KafkaError> {
-        let weight = (doc_bytes + rows * OVERHEAD_BYTES).min(self.most);
-        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
-        let stopping = |_| KafkaError::Away("the service is stopping".to_owned());
-        let bytes = Arc::clone(&self.room).acquire_many_owned(weight).await.map_err(stopping)?;
-        Ok(Arc::new(Room { flight: Arc::clone(flight), _bytes: bytes }))
-    }
-
-    /// Hands a row to the producer. What becomes of it, the flight tells.
-    ///
-    /// # Errors
-    /// It, or a row before it, can't be sent.
-    pub async fn send(&mut self, row: Outgoing, room: &Arc<Room>) -> Result<(), KafkaError> {
-        let flight = &room.flight;
-        let number = flight.take()?;
-        let headers = self.records.headers(row.instant_us, &row.key);
-        let doc: &[u8] = &row.doc;
-        let receipt = Box::new(Receipt {
-            room: Arc::clone(room),
-            number,
-            time_us: row.time_us,
-            key: row.key,
-            // A message that does not fit in a batch has one of its own.
-            alone: self.producer.batches.pace == Pace::Careful || doc.len() > self.producer.batches.bytes,
-        });
-        let record = BaseRecord::with_opaque_to(&self.topic, receipt).key(self.records.key()).payload(doc).headers(headers);
-        if let Err((error, record)) = self.producer.native.send(record) {
-            let Receipt { number, time_us, key, .. } = *record.delivery_opaque;
-            let how = match error.rdkafka_error_code().unwrap_or(Code::Fail) {
-                // Told when those before it are acknowledged; until then its place is not known to be its own.
-                Code::MessageSizeTooLarge => {
-                    flight.settled_but_one().await;
-                    Settled::TooLarge(doc.len())
-                }
-                code => {
-                    self.producer.broken.fetch_or(code == Code::Fatal, Ordering::Relaxed);
-                    Settled::Failed(KafkaError::of_topic(code, &self.topic))
-                }
-            };
-            flight.settle(number, time_us, key, how);
-            return flight.failure().map_or(Ok(()), Err);
-        }
-        if self.producer.batches.pace == Pace::Careful {
-            flight.settled().await?;
-        }
-        Ok(())
     }
 }

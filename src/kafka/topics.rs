@@ -35,30 +35,55 @@ const MISSING_FRESH: Duration = Duration::from_secs(5);
 /// How long it is believed that a broker answers, or that none does.
 const PING_FRESH: Duration = Duration::from_secs(1);
 
+/// How long the number of a topic's partitions is remembered after the topic was asked for last.
+const REMEMBERED: Duration = Duration::from_hours(24);
+
 /// What is known of a topic.
 #[derive(Debug, Clone, Copy)]
 pub struct Topic {
-    /// The largest batch that it takes, where we may know.
-    pub max_message_bytes: Option<usize>,
+    pub partitions: i32,
+    pub settings: Settings,
     asked: Instant,
+    /// It must be asked for again, however lately it was.
+    is_forgotten: bool,
+}
+
+/// Settings of a topic, where this user may see them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Settings {
+    /// The largest batch that it takes.
+    pub max_message_bytes: Option<usize>,
+    /// It keeps only the last message of each key, sooner or later.
+    is_compacted: bool,
+    /// How far ahead of the broker's clock a timestamp may be, in milliseconds.
+    pub timestamp_after_ms: Option<u64>,
+    /// How far behind the broker's clock a timestamp may be, in milliseconds.
+    pub timestamp_before_ms: Option<u64>,
 }
 
 pub struct Topics {
     client: Arc<AdminClient<DefaultClientContext>>,
     timeout: Duration,
     /// librdkafka's mock cluster does not know the question, and librdkafka would wait for a broker that does.
-    tells_limits: bool,
+    tells_settings: bool,
+    allow_compacted: bool,
     known: Mutex<HashMap<String, Topic>>,
     missing: Mutex<HashMap<String, Instant>>,
     last_ping: tokio::sync::Mutex<Option<(Instant, Result<(), KafkaError>)>>,
 }
 
 impl Topics {
-    pub fn new(config: &ClientConfig, timeout: Duration, tells_limits: bool) -> Result<Self, KafkaError> {
+    pub fn new(
+        config: &ClientConfig,
+        timeout: Duration,
+        tells_settings: bool,
+        allow_compacted: bool,
+    ) -> Result<Self, KafkaError> {
         Ok(Self {
             client: Arc::new(config.create()?),
             timeout,
-            tells_limits,
+            tells_settings,
+            allow_compacted,
             known: Mutex::default(),
             missing: Mutex::default(),
             last_ping: tokio::sync::Mutex::default(),
@@ -67,7 +92,7 @@ impl Topics {
 
     /// What is known of a topic, asked for where it is not known or long ago.
     pub async fn look_up(&self, name: &str) -> Result<Topic, KafkaError> {
-        if let Some(topic) = self.known().get(name).filter(|topic| topic.asked.elapsed() < FRESH) {
+        if let Some(topic) = self.known().get(name).filter(|topic| topic.asked.elapsed() < FRESH && !topic.is_forgotten) {
             return Ok(*topic);
         }
         let missing_since = self.missing().get(name).copied();
@@ -85,8 +110,17 @@ impl Topics {
         match &answer {
             Ok(topic) => {
                 let mut known = self.known();
-                known.retain(|_, topic| topic.asked.elapsed() < FRESH);
-                known.insert(name.to_owned(), *topic);
+                known.retain(|_, topic| topic.asked.elapsed() < REMEMBERED);
+                let before = known.insert(name.to_owned(), *topic).map(|topic| topic.partitions);
+                if before.is_some_and(|before| before != topic.partitions) {
+                    tracing::warn!(
+                        topic = name,
+                        before,
+                        now = topic.partitions,
+                        "the topic's partitions have changed: most devices' rows go to other partitions from now on, and a consumer \
+                         may read them before earlier rows of the same device"
+                    );
+                }
             }
             Err(KafkaError::NoTopic(_)) => {
                 let mut missing = self.missing();
@@ -100,7 +134,9 @@ impl Topics {
 
     /// Forgets a topic that has turned out to be gone.
     pub fn forget(&self, name: &str) {
-        self.known().remove(name);
+        if let Some(topic) = self.known().get_mut(name) {
+            topic.is_forgotten = true;
+        }
     }
 
     /// Whether a broker answers. However many ask, the brokers are asked once in a while.
@@ -120,30 +156,42 @@ impl Topics {
 
     async fn ask(&self, name: &str) -> Result<Topic, KafkaError> {
         let (client, timeout, topic) = (Arc::clone(&self.client), self.timeout, name.to_owned());
-        let code = in_background(move || {
+        let (code, partitions) = in_background(move || {
             let metadata = client.inner().fetch_metadata(Some(&topic), timeout)?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
-            Ok::<_, KafkaError>(match found {
-                Some(found) => found.error().map(Code::from).or(found.partitions().is_empty().then_some(Code::UnknownTopic)),
-                None => Some(Code::UnknownTopic),
-            })
+            let partitions = found.map_or(0, |found| found.partitions().len());
+            let code = found.map_or(Some(Code::UnknownTopic), |found| found.error().map(Code::from));
+            Ok::<_, KafkaError>((code.or((partitions == 0).then_some(Code::UnknownTopic)), partitions))
         })
         .await??;
-        match code {
-            Some(code) => Err(KafkaError::of_topic(code, name)),
-            None => Ok(Topic { max_message_bytes: self.max_message_bytes(name).await, asked: Instant::now() }),
+        if let Some(code) = code {
+            return Err(KafkaError::of_topic(code, name));
         }
+        let settings = self.settings(name).await.unwrap_or_default();
+        if settings.is_compacted && !self.allow_compacted {
+            return Err(KafkaError::Compacted(name.to_owned()));
+        }
+        let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+        Ok(Topic { partitions, settings, asked: Instant::now(), is_forgotten: false })
     }
 
-    /// The topic's `max.message.bytes`; unknown where this user may not see it, and on the embedded broker.
-    async fn max_message_bytes(&self, name: &str) -> Option<usize> {
-        if !self.tells_limits {
+    /// The topic's settings; unknown where this user may not see them, and on the embedded broker.
+    async fn settings(&self, name: &str) -> Option<Settings> {
+        if !self.tells_settings {
             return None;
         }
         let options = AdminOptions::new().request_timeout(Some(self.timeout));
         let answer = self.client.describe_configs(&[ResourceSpecifier::Topic(name)], &options).await.ok()?;
         let resource = answer.into_iter().next()?.ok()?;
-        resource.entry_map().get("max.message.bytes")?.value.as_ref()?.parse().ok()
+        let entries = resource.entry_map();
+        let text = |name: &str| entries.get(name)?.value.as_deref();
+        let number = |name: &str| text(name)?.parse().ok();
+        Some(Settings {
+            max_message_bytes: text("max.message.bytes").and_then(|bytes| bytes.parse().ok()),
+            is_compacted: text("cleanup.policy").is_some_and(|policy| policy.split(',').any(|part| part.trim() == "compact")),
+            timestamp_after_ms: number("message.timestamp.after.max.ms"),
+            timestamp_before_ms: number("message.timestamp.before.max.ms"),
+        })
     }
 
     fn missing(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {

@@ -6,7 +6,10 @@
 pub mod guard;
 mod json;
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -17,7 +20,7 @@ pub use guard::Guard;
 
 use crate::{
     config::GuardMode,
-    iota::{Beginning, Rows, Selection, Store, StoreError},
+    iota::{Beginning, Row, Rows, Selection, Store, StoreError, TimeType},
     kafka::{Flight, Kafka, KafkaError, Outgoing, Pace, Records, Sender},
     kill,
     task::{HeldRow, Position, TaskId},
@@ -25,6 +28,31 @@ use crate::{
 
 /// A device of so many rows has little: it is over before the producer would have waited for more to send together.
 const LITTLE: u64 = 1_000;
+
+/// So many restarts in a row with no row acknowledged or held back in between, and the job waits as in an outage. Halving a
+/// batch down to single rows takes seven.
+const MAX_RESTARTS: u32 = 20;
+
+/// Before each restart in a row, as much longer.
+const RESTART_AFTER: Duration = Duration::from_millis(20);
+
+/// How the work on a job is ended from outside.
+#[derive(Debug, Clone, Default)]
+pub struct Signals {
+    /// Stop reading, and wait for what is on its way.
+    pub stop: CancellationToken,
+    /// Wait no longer: drop what was not sent.
+    pub abandon: CancellationToken,
+}
+
+/// What a job depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// The store that it reads.
+    Store,
+    /// The topic that it writes to.
+    Topic,
+}
 
 /// What is to be done; how far it has got, its [`Flight`] tells.
 #[derive(Debug, Clone)]
@@ -47,28 +75,15 @@ pub enum Outcome {
     Done,
     /// It was asked to stop, and everything sent is acknowledged.
     Stopped,
+    /// It was asked to wait no longer. What was not sent is dropped; nothing more is sent.
+    Abandoned {
+        /// Rows that may have been sent without an answer, at the most. They alone may still arrive.
+        unanswered: u64,
+    },
     /// Something is away; trying again later is right.
     Outage { part: Part, reason: String },
-    /// It was told to wait no longer. Of the rows that were sent, so many at the most may have been on the wire with no answer.
-    Abandoned { unanswered: u64 },
     /// Waiting does not help.
     Failed(String),
-}
-
-/// What can be away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Part {
-    Store,
-    Topic,
-}
-
-/// What a job is told while it runs.
-#[derive(Debug, Clone)]
-pub struct Signals {
-    /// Stop reading, and wait for what is on its way.
-    pub stop: CancellationToken,
-    /// Wait no longer.
-    pub abandon: CancellationToken,
 }
 
 /// Where a job tells how far it has got.
@@ -130,8 +145,8 @@ pub struct Patcher {
 }
 
 impl Patcher {
-    /// Works on a job until it is done, is asked to stop, or can't go on; then nothing of it is on its way any more. The
-    /// account of its rows is in `flight` all the time, so that its cursor can be stored while it goes on.
+    /// Works on a job until it is done, is asked to stop, or can't go on; then nothing of it is on its way any more, unless it
+    /// was abandoned. The account of its rows is in `flight` all the time, so that its cursor can be stored while it goes on.
     ///
     /// # Errors
     /// It was taken away.
@@ -143,62 +158,90 @@ impl Patcher {
         signals: &Signals,
     ) -> Result<Outcome, ReportError> {
         tokio::select! {
-            outcome = self.run_to_end(patch, flight, report, &signals.stop) => outcome,
-            () = signals.abandon.cancelled() => Ok(Outcome::Abandoned { unanswered: flight.in_flight() }),
+            biased;
+            outcome = self.work(patch, flight, report, &signals.stop) => outcome,
+            () = signals.abandon.cancelled() => Ok(match flight.is_waiting() {
+                true => Outcome::Abandoned { unanswered: flight.abandon().await },
+                false => Outcome::Stopped,
+            }),
         }
     }
 
-    async fn run_to_end(
+    /// Publishes, and goes on from the last safe row where the rows must go another way: through a new producer, or in
+    /// smaller batches.
+    async fn work(
         &self,
         patch: &Patch,
         flight: &Arc<Flight>,
         report: &impl Report,
         stop: &CancellationToken,
     ) -> Result<Outcome, ReportError> {
-        let mut careful = false;
-        let (ended, settled) = loop {
-            let ended = self.publish(patch, flight, report, stop, careful).await;
+        let (mut restarts, mut reached) = (0, 0);
+        let pace = OnceLock::new();
+        loop {
+            let ended = self.publish(patch, flight, report, &pace, stop).await;
             let settled = flight.settled().await;
-            if settled != Err(KafkaError::BatchTooLarge) || careful {
-                break (ended, settled);
-            }
-            // Which of the batch's messages is too large shows when they are sent one by one.
-            flight.restart();
-            careful = true;
-        };
-        match (ended, settled) {
-            (Err(Interrupted::Abandoned(error)), _) => Err(error),
-            (_, Err(error)) => {
-                if matches!(error, KafkaError::NoTopic(_)) {
-                    self.kafka.forget(&patch.topic);
+            match (ended, settled) {
+                (Err(Interrupted::Abandoned(error)), _) => return Err(error),
+                (Err(Interrupted::Stopped), Err(error)) if error.is_restart() => {
+                    flight.restart();
+                    return Ok(Outcome::Stopped);
                 }
-                Ok(Outcome::of(Part::Topic, error.is_outage(), error.to_string()))
+                (_, Err(error)) if error.is_restart() && restarts < MAX_RESTARTS => {
+                    let rows = flight.rows();
+                    restarts = if rows > reached { 1 } else { restarts + 1 };
+                    reached = rows;
+                    flight.restart();
+                    if let KafkaError::BatchTooLarge { bytes } = error
+                        && let Err(error) = self.kafka.batch_refused(&patch.topic, bytes).await
+                    {
+                        return Ok(self.outcome_of(error).await);
+                    }
+                    tokio::time::sleep(RESTART_AFTER * (restarts - 1)).await;
+                }
+                (_, Err(error)) => {
+                    if matches!(error, KafkaError::NoTopic(_)) {
+                        self.kafka.forget(&patch.topic);
+                    }
+                    return Ok(self.outcome_of(error).await);
+                }
+                (Err(Interrupted::Store(error)), Ok(())) => {
+                    return Ok(Outcome::of(Part::Store, error.is_outage(), error.to_string()));
+                }
+                (Err(Interrupted::Kafka(error)), Ok(())) => return Ok(self.outcome_of(error).await),
+                (Err(Interrupted::NoDevice), Ok(())) => {
+                    return Ok(Outcome::Failed(format!("there is no such device on thing {}", patch.thing)));
+                }
+                (Err(Interrupted::Stopped), Ok(())) => return Ok(Outcome::Stopped),
+                (Ok(()), Ok(())) => return Ok(Outcome::Done),
             }
-            (Err(Interrupted::Store(error)), Ok(())) => Ok(Outcome::of(Part::Store, error.is_outage(), error.to_string())),
-            (Err(Interrupted::Kafka(error)), Ok(())) => Ok(Outcome::of(Part::Topic, error.is_outage(), error.to_string())),
-            (Err(Interrupted::NoDevice), Ok(())) => {
-                Ok(Outcome::Failed(format!("there is no such device on thing {}", patch.thing)))
-            }
-            (Err(Interrupted::Stopped), Ok(())) => Ok(Outcome::Stopped),
-            (Ok(()), Ok(())) => Ok(Outcome::Done),
         }
     }
 
+    async fn outcome_of(&self, error: KafkaError) -> Outcome {
+        let error = self.kafka.explain(error).await;
+        Outcome::of(Part::Topic, error.is_outage(), error.to_string())
+    }
+
     /// Looks up topic and device, begins to read, and counts the rows where they are not counted yet.
+    /// `known` is the pace of an earlier try.
     async fn prepare(
         &self,
         patch: &Patch,
         flight: &Flight,
         report: &impl Report,
-        careful: bool,
+        known: &OnceLock<Pace>,
     ) -> Result<(Sender, Rows), Interrupted> {
         self.kafka.look_up(&patch.topic).await?;
         let selection = Selection { device: patch.device, from: patch.from, to: patch.to, after: flight.cursor() };
-        let (pace, rows) = if patch.total.is_some() || selection.after.is_some() || careful {
-            (if careful { Pace::Careful } else { Pace::Much }, self.store.rows(selection))
+        let (pace, rows) = if let Some(pace) = known.get() {
+            (*pace, self.store.rows(selection))
+        } else if patch.total.is_some() || selection.after.is_some() {
+            (Pace::Much, self.store.rows(selection))
         } else {
             self.begin(patch, selection, report).await?
         };
+        let pace = *known.get_or_init(|| pace);
         let sender = self.kafka.sender(&patch.topic, Records::new(patch.task, patch.device), pace).await?;
         Ok((sender, rows))
     }
@@ -223,55 +266,66 @@ impl Patcher {
         Ok((if total <= LITTLE { Pace::Little } else { Pace::Much }, rows))
     }
 
-    /// Sends rows until there are no more.
+    /// Sends rows until there are no more, or it is asked to stop.
     async fn publish(
         &self,
         patch: &Patch,
         flight: &Arc<Flight>,
         report: &impl Report,
+        pace: &OnceLock<Pace>,
         stop: &CancellationToken,
-        careful: bool,
     ) -> Result<(), Interrupted> {
-        // Nothing is on its way yet, so a stop need not wait for the answers.
-        let prepared = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Err(Interrupted::Stopped),
-            prepared = self.prepare(patch, flight, report, careful) => prepared?,
-        };
-        let (mut sender, mut rows) = prepared;
-        let guard = Guard::new(self.guard, patch.device);
-        let time = self.store.mapping().await?.time;
-        loop {
-            let batch = tokio::select! {
-                biased;
-                () = stop.cancelled() => return Err(Interrupted::Stopped),
-                batch = rows.next() => batch?,
-            };
-            let Some(batch) = batch else { return Ok(()) };
-            kill::point("read");
-            let doc_bytes = batch.iter().map(|row| row.doc.as_ref().map_or(0, Bytes::len)).sum();
-            let room = sender.room(flight, batch.len(), doc_bytes).await?;
-            for row in batch {
-                if stop.is_cancelled() {
-                    return Err(Interrupted::Stopped);
-                }
-                match guard.check(row.doc) {
-                    Ok(doc) => {
-                        // For each, since any wait may have been long.
-                        report.may_send()?;
-                        let instant_us = time.instant_us(row.time_us);
-                        let outgoing = Outgoing { instant_us, time_us: row.time_us, key: row.key, doc };
-                        sender.send(outgoing, &room).await?;
-                        kill::point("produced");
-                    }
-                    Err(fault) => {
-                        let position = Position { time_us: row.time_us, key: row.key.to_string() };
-                        flight.hold(HeldRow { position, reason: fault.to_string() }).await?;
-                    }
-                }
+        let sending = async {
+            let (mut sender, mut rows) = self.prepare(patch, flight, report, pace).await?;
+            let guard = Guard::new(self.guard, patch.device);
+            let time = self.store.mapping().await?.time;
+            while let Some(batch) = rows.next().await? {
+                kill::point("read");
+                send(batch, &mut sender, flight, &guard, time, report, stop).await?;
+                // Where rows and room are always there, nothing above would let the heartbeat and other jobs have their turn.
+                tokio::task::yield_now().await;
             }
-            // Where rows and room are always there, nothing above would let the heartbeat and other jobs have their turn.
-            tokio::task::yield_now().await;
+            Ok(())
+        };
+        // Each wait may be given up: a row was handed to the producer by then, or was not touched.
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(Interrupted::Stopped),
+            sent = sending => sent,
         }
     }
+}
+
+/// Sends a batch of rows, without those that the guard holds back.
+async fn send(
+    batch: Vec<Row>,
+    sender: &mut Sender,
+    flight: &Arc<Flight>,
+    guard: &Guard,
+    time: TimeType,
+    report: &impl Report,
+    stop: &CancellationToken,
+) -> Result<(), Interrupted> {
+    let doc_bytes = batch.iter().map(|row| row.doc.as_ref().map_or(0, Bytes::len)).sum();
+    let room = sender.room(flight, batch.len(), doc_bytes).await?;
+    for row in batch {
+        if stop.is_cancelled() {
+            return Err(Interrupted::Stopped);
+        }
+        match guard.check(row.doc) {
+            Ok(doc) => {
+                // For each, since any wait may have been long.
+                report.may_send()?;
+                let instant_us = time.instant_us(row.time_us);
+                let outgoing = Outgoing { instant_us, time_us: row.time_us, key: row.key, doc };
+                sender.send(outgoing, &room).await?;
+                kill::point("produced");
+            }
+            Err(fault) => {
+                let position = Position { time_us: row.time_us, key: row.key.to_string() };
+                flight.hold(HeldRow { position, reason: fault.to_string() }).await?;
+            }
+        }
+    }
+    Ok(())
 }

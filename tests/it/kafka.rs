@@ -1,5 +1,9 @@
 //! The broker: unknown topics, refused messages, outages.
 
+mod limits;
+mod stalled;
+mod topics;
+
 use serde_json::json;
 
 use crate::support::{Client, Reading, TestApp, TestBroker, TestStore, message};

@@ -11,7 +11,6 @@ use data_patch::{
     patch::{Outcome, Patch, Patcher, Report, ReportError, Signals},
     task::{Progress, TaskId},
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::support::{TestBroker, TestStore, config};
 
@@ -48,8 +47,7 @@ async fn no_more_than_a_batch_goes_out_while_others_wait() {
     let (from, to) = ("2019-01-01T00:00:00Z".parse().unwrap(), "2020-01-01T00:00:00Z".parse().unwrap());
     let patch = Patch { task: TaskId::new(), thing, device, topic: topic.name.clone(), from, to, total: None };
 
-    let (flight, turns) = (Arc::new(Flight::new(Progress::default())), Turns::default());
-    let signals = Signals { stop: CancellationToken::new(), abandon: CancellationToken::new() };
+    let (flight, turns, stop) = (Arc::new(Flight::new(Progress::default())), Turns::default(), Signals::default());
     let others = async {
         loop {
             turns.rows.store(0, Relaxed);
@@ -59,7 +57,7 @@ async fn no_more_than_a_batch_goes_out_while_others_wait() {
     let outcome = tokio::select! {
         biased;
         () = others => unreachable!(),
-        outcome = patcher.run(&patch, &flight, &turns, &signals) => outcome.unwrap(),
+        outcome = patcher.run(&patch, &flight, &turns, &stop) => outcome.unwrap(),
     };
     assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
     assert_eq!(flight.progress().0.published, 5_000);

@@ -31,6 +31,7 @@ pub struct Found {
     pub value: String,
     pub task: String,
     pub row: String,
+    pub timestamp_ms: i64,
 }
 
 #[derive(Clone)]
@@ -147,6 +148,7 @@ impl TestTopic {
                     value: String::from_utf8(message.payload().unwrap_or_default().to_vec()).unwrap(),
                     task: header("data-patch-task"),
                     row: header("data-patch-row"),
+                    timestamp_ms: message.timestamp().to_millis().unwrap(),
                 });
             }
         }
