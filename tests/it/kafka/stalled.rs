@@ -141,7 +141,6 @@ async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
     dead_job.has_rows_on_their_way().await;
 
     site.job(healthy).is_done().await;
-    site.holds(healthy).await;
     assert!(dead_job.flight.is_waiting());
 
     // One that has nothing on its way does not wait with it.
@@ -152,7 +151,9 @@ async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
     eventually("silence", async || dead_job.flight.silence() > Some(Duration::from_secs(2))).await;
     site.has_leader(true).await;
     dead_job.is_done().await;
-    site.holds(dead[0]).await;
+    for device in [healthy, dead[0]] {
+        site.holds(device).await;
+    }
     assert_eq!(site.patcher.kafka.in_flight_bytes(), 0);
 }
 
@@ -177,8 +178,8 @@ async fn rows_that_wait_for_a_leader_are_dropped_when_their_job_is_abandoned() {
 
     // The other job on the same producer goes on, with no outage.
     other.is_done().await;
-    site.holds(healthy).await;
     site.has_leader(true).await;
+    site.holds(healthy).await;
     // One that comes after them in their partition arrives, and they do not.
     let last = site.device(true, 200_001, 5).await;
     site.job(last).is_done().await;
