@@ -60,7 +60,7 @@ pub async fn run(
     });
     let pool = Pool {
         queue: queue.clone(),
-        patcher: Patcher { store, kafka: kafka.clone(), guard: config.guard.mode },
+        patcher: Patcher { store, kafka: kafka.clone(), guard: config.guard },
         config: config.worker.clone(),
         metrics,
     };

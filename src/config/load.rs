@@ -82,7 +82,7 @@ fn syntax(origin: &str, text: &str, error: &toml::de::Error) -> ConfigError {
 
 /// Limits of single values, and what must fit together.
 fn check(config: &Config) -> Result<(), ConfigError> {
-    let Config { server, queue, worker, iota, kafka, .. } = config;
+    let Config { server, queue, worker, iota, kafka, guard, .. } = config;
     let day = 86_400;
     within("server.max_message_bytes", server.max_message_bytes as u64, 1_024, 1 << 30)?;
     within("server.max_connections", server.max_connections as u64, 1, 1_000_000)?;
@@ -107,6 +107,7 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     within("iota.query_timeout_seconds", iota.query_timeout_seconds, 1, day)?;
     within("kafka.in_flight_bytes", kafka.in_flight_bytes as u64, 65_536, 1 << 31)?;
     within("kafka.lookup_timeout_seconds", kafka.lookup_timeout_seconds, 1, 600)?;
+    within("guard.max_quarantined", guard.max_quarantined, 1, 100_000_000)?;
     if worker.cursor_ms * 3 > worker.lease_seconds * 1_000 {
         return Err(wrong(
             "worker.cursor_ms",

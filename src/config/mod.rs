@@ -174,10 +174,11 @@ impl fmt::Display for PropertyValue {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Guard {
     pub mode: GuardMode,
+    pub max_quarantined: u64,
 }
 
 /// What the guard holds back.

@@ -194,6 +194,12 @@ impl Flight {
         self.state().on_their_way > 0
     }
 
+    /// Rows held back so far, those behind rows that are still on their way too.
+    pub fn held(&self) -> u64 {
+        let state = self.state();
+        state.held + state.waiting.len() as u64
+    }
+
     /// The counts alone, with no cursor.
     pub fn counts(&self) -> Progress {
         let state = self.state();

@@ -19,7 +19,7 @@ use uuid::Uuid;
 pub use guard::Guard;
 
 use crate::{
-    config::GuardMode,
+    config,
     iota::{Beginning, Row, Rows, Selection, Store, StoreError, TimeType},
     kafka::{Flight, Kafka, KafkaError, Outgoing, Pace, Records, Sender},
     kill,
@@ -110,6 +110,10 @@ enum Interrupted {
     Store(StoreError),
     Kafka(KafkaError),
     Abandoned(ReportError),
+    /// More rows were held back than one device may have.
+    TooManyInvalid {
+        held: u64,
+    },
 }
 
 impl From<StoreError> for Interrupted {
@@ -141,7 +145,7 @@ impl Outcome {
 pub struct Patcher {
     pub store: Store,
     pub kafka: Kafka,
-    pub guard: GuardMode,
+    pub guard: config::Guard,
 }
 
 impl Patcher {
@@ -209,6 +213,7 @@ impl Patcher {
                     return Ok(Outcome::of(Part::Store, error.is_outage(), error.to_string()));
                 }
                 (Err(Interrupted::Kafka(error)), Ok(())) => return Ok(self.outcome_of(error).await),
+                (Err(Interrupted::TooManyInvalid { held }), Ok(())) => return Ok(Outcome::Failed(self.too_many_invalid(held))),
                 (Err(Interrupted::NoDevice), Ok(())) => {
                     return Ok(Outcome::Failed(format!("there is no such device on thing {}", patch.thing)));
                 }
@@ -221,6 +226,14 @@ impl Patcher {
     async fn outcome_of(&self, error: KafkaError) -> Outcome {
         let error = self.kafka.explain(error).await;
         Outcome::of(Part::Topic, error.is_outage(), error.to_string())
+    }
+
+    fn too_many_invalid(&self, held: u64) -> String {
+        format!(
+            "{held} of its rows were held back, more than guard.max_quarantined = {}. So many rows are seldom wrong: the rule is likely \
+             wrong for them (guard.mode). The lines above and the quarantine say why; set the rule right, and submit the device again",
+            self.guard.max_quarantined
+        )
     }
 
     /// Looks up topic and device, begins to read, and counts the rows where they are not counted yet.
@@ -277,11 +290,15 @@ impl Patcher {
     ) -> Result<(), Interrupted> {
         let sending = async {
             let (mut sender, mut rows) = self.prepare(patch, flight, report, pace).await?;
-            let guard = Guard::new(self.guard, patch.device);
+            let guard = Guard::new(self.guard.mode, patch.device);
             let time = self.store.mapping().await?.time;
             while let Some(batch) = rows.next().await? {
                 kill::point("read");
                 send(batch, &mut sender, flight, &guard, time, report, stop).await?;
+                let held = flight.held();
+                if held > self.guard.max_quarantined {
+                    return Err(Interrupted::TooManyInvalid { held });
+                }
                 // Where rows and room are always there, nothing above would let the heartbeat and other jobs have their turn.
                 tokio::task::yield_now().await;
             }

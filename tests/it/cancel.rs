@@ -1,10 +1,15 @@
 //! Cancelling a task: it ends, says so, and no more of it is published.
 
-use data_patch::task::{TaskId, TaskState};
+use std::sync::Arc;
+
+use data_patch::{
+    kafka::EmbeddedBroker,
+    task::{TaskId, TaskState},
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Client, TOKEN, TestApp, TestStore, is_end, message, seqs};
+use crate::support::{Client, TOKEN, TestApp, TestBroker, TestStore, is_end, message, seqs};
 
 async fn cancel(client: &mut Client, task: &str) -> Vec<Value> {
     client.send(&json!({"token": TOKEN, "taskId": task, "cancel": true})).await;
@@ -41,7 +46,7 @@ async fn a_running_task_ends_and_its_watchers_hear_it() {
 
 /// The rows that a task's last line counts as published.
 fn published(last: &Value) -> usize {
-    let (_, rest) = message(last).split_once("devices, ").expect("no sums");
+    let (_, rest) = message(last).split_once("device").and_then(|(_, rest)| rest.split_once(", ")).expect("no sums");
     rest.split_once(' ').unwrap().0.parse().unwrap()
 }
 
@@ -92,6 +97,42 @@ async fn another_service_on_the_queue_stops_its_jobs_too() {
     assert_eq!(log.last().unwrap()["payload"]["state"], "cancelled");
     assert!(app.topic.read_device(device).await.len() < 50_000, "it went on to the end");
     other.close().await;
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_kafka_does_not_answer_a_cancel_ends_and_what_was_not_sent_never_arrives() {
+    // Only the broker in the process can lose the leaders of its partitions.
+    let broker = Arc::new(EmbeddedBroker::start().await.unwrap());
+    let topic = TestBroker::Embedded(Arc::clone(&broker)).topic().await;
+    let app = TestApp::start_on(Arc::new(tempfile::tempdir().unwrap()), TestStore::empty().await, topic, |_| {}).await;
+    let (thing, device) = app.store.add_rows(3_000).await;
+    let leaders = async |are_there| {
+        for partition in 0..3 {
+            broker.set_leader(&app.topic.name, partition, are_there).await.unwrap();
+        }
+    };
+    let mut client = app.client().await;
+    // The topic is known, and then it is away.
+    let known = app.store.add_device_with_rows(thing, 10_000, 3).await;
+    client.submit(&Client::request(thing, &[known], &app.topic.name)).await;
+    client.log().await;
+    leaders(false).await;
+    let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
+    client.until(|line| message(line).contains("has 3000 rows to publish")).await;
+    client.send(&json!({"token": TOKEN, "taskId": task, "cancel": true})).await;
+    let log = client.until(is_end).await;
+    let last = log.last().unwrap();
+    assert_eq!(last["payload"]["state"], "cancelled", "{last}");
+    assert_eq!(published(last), 0, "{last}");
+    assert!(!log.iter().any(|line| line["res"] == "error"), "nobody did anything wrong: {log:#?}");
+    leaders(true).await;
+    // Rows that come after them in their partition arrive, and they do not.
+    let after = client.submit(&Client::request(thing, &[known], &app.topic.name)).await;
+    assert_eq!(client.log().await.last().unwrap()["payload"]["state"], "succeeded");
+    let found = app.topic.read().await;
+    assert_eq!(found.iter().filter(|found| found.task == after).count(), 3);
+    assert_eq!(found.iter().filter(|found| found.task == task).count(), 0, "none was on the wire");
     app.stop().await;
 }
 

@@ -20,6 +20,7 @@ mod kafka;
 mod layers;
 mod model;
 mod patch;
+mod quarantine;
 mod queue;
 mod reconnect;
 mod refusals;

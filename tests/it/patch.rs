@@ -42,7 +42,7 @@ async fn no_more_than_a_batch_goes_out_while_others_wait() {
     let patcher = Patcher {
         store: Store::new(&config.iota).unwrap(),
         kafka: Kafka::new(&config.kafka, broker.brokers()).unwrap(),
-        guard: config.guard.mode,
+        guard: config.guard,
     };
     let (from, to) = ("2019-01-01T00:00:00Z".parse().unwrap(), "2020-01-01T00:00:00Z".parse().unwrap());
     let patch = Patch { task: TaskId::new(), thing, device, topic: topic.name.clone(), from, to, total: None };

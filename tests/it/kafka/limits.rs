@@ -86,7 +86,7 @@ async fn patcher(store: &TestStore, topic: &TestTopic, limit: Limit) -> (Patcher
     .unwrap();
     // Known as it is before it shrinks.
     kafka.look_up(&topic.name).await.unwrap();
-    let patcher = Patcher { store: Store::new(&config.iota).unwrap(), kafka, guard: config.guard.mode };
+    let patcher = Patcher { store: Store::new(&config.iota).unwrap(), kafka, guard: config.guard };
     (patcher, folder)
 }
 

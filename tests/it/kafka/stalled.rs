@@ -49,7 +49,7 @@ impl Site {
         let patcher = Patcher {
             store: Store::new(&config.iota).unwrap(),
             kafka: Kafka::without_topic_settings(&config.kafka, broker.brokers()).unwrap(),
-            guard: config.guard.mode,
+            guard: config.guard,
         };
         Self { _folder: folder, store, broker, topic, patcher, thing: Uuid::new_v4() }
     }
