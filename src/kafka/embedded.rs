@@ -6,6 +6,11 @@ use rdkafka::mocking::MockCluster;
 
 use super::KafkaError;
 
+/// The broker that is up.
+const ALIVE: i32 = 1;
+/// The one that is down, if there is one.
+const DEAD: i32 = 2;
+
 /// A broker that lives as long as this.
 pub struct EmbeddedBroker {
     brokers: String,
@@ -21,8 +26,8 @@ struct Order {
 enum What {
     /// A topic of so many partitions.
     Create(i32),
-    /// The partition has this broker as its leader, or none.
-    Lead(i32, Option<i32>),
+    /// The partition has this broker as its leader.
+    Lead(i32, i32),
 }
 
 impl EmbeddedBroker {
@@ -31,11 +36,29 @@ impl EmbeddedBroker {
     /// # Errors
     /// librdkafka can't start it.
     pub async fn start() -> Result<Self, KafkaError> {
+        Self::start_brokers(1).await
+    }
+
+    /// The same, with a second broker that is down, and that [`set_leader`](Self::set_leader) can make a partition's leader;
+    /// for tests.
+    ///
+    /// # Errors
+    /// librdkafka can't start it.
+    #[doc(hidden)]
+    pub async fn start_beside_a_dead_one() -> Result<Self, KafkaError> {
+        Self::start_brokers(2).await
+    }
+
+    async fn start_brokers(count: i32) -> Result<Self, KafkaError> {
         let (started, starting) = tokio::sync::oneshot::channel();
         let (orders, incoming) = mpsc::channel::<Order>();
         // The cluster may not leave the thread that made it.
         std::thread::spawn(move || {
-            let cluster = match MockCluster::new(1) {
+            let cluster = MockCluster::new(count).and_then(|cluster| {
+                (2..=count).try_for_each(|broker| cluster.broker_down(broker))?;
+                Ok(cluster)
+            });
+            let cluster = match cluster {
                 Ok(cluster) => cluster,
                 Err(error) => {
                     let _ = started.send(Err(KafkaError::from(error)));
@@ -45,8 +68,10 @@ impl EmbeddedBroker {
             let _ = started.send(Ok(cluster.bootstrap_servers()));
             for Order { topic, what, done } in incoming {
                 let carried_out = match what {
-                    What::Create(partitions) => cluster.create_topic(&topic, partitions, 1),
-                    What::Lead(partition, leader) => cluster.partition_leader(&topic, partition, leader),
+                    What::Create(partitions) => cluster.create_topic(&topic, partitions, 1).and_then(|()| {
+                        (0..partitions).try_for_each(|partition| cluster.partition_leader(&topic, partition, Some(ALIVE)))
+                    }),
+                    What::Lead(partition, broker) => cluster.partition_leader(&topic, partition, Some(broker)),
                 };
                 let _ = done.send(carried_out.map_err(KafkaError::from));
             }
@@ -68,13 +93,14 @@ impl EmbeddedBroker {
         self.order(topic, What::Create(partitions)).await
     }
 
-    /// Takes a partition's leader away, so that nothing can be written to it, or gives it back; for tests.
+    /// Makes the broker that is down a partition's leader, so that nothing can be written to it, or the one that is up; for
+    /// tests. (A partition without any leader makes librdkafka's mock cluster crash when a batch comes at that moment.)
     ///
     /// # Errors
     /// librdkafka can't do it.
     #[doc(hidden)]
-    pub async fn set_leader(&self, topic: &str, partition: i32, has_leader: bool) -> Result<(), KafkaError> {
-        self.order(topic, What::Lead(partition, has_leader.then_some(1))).await
+    pub async fn set_leader(&self, topic: &str, partition: i32, is_alive: bool) -> Result<(), KafkaError> {
+        self.order(topic, What::Lead(partition, if is_alive { ALIVE } else { DEAD })).await
     }
 
     async fn order(&self, topic: &str, what: What) -> Result<(), KafkaError> {

@@ -1,4 +1,4 @@
-//! One partition that has no leader: it keeps nobody else waiting, and what waits for it can be given up.
+//! One partition whose leader is down: it keeps nobody else waiting, and what waits for it can be given up.
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,7 +41,7 @@ struct Site {
 impl Site {
     async fn new(in_flight_bytes: i64) -> Self {
         let (folder, store) = (tempfile::tempdir().unwrap(), TestStore::empty().await);
-        let broker = Arc::new(EmbeddedBroker::start().await.unwrap());
+        let broker = Arc::new(EmbeddedBroker::start_beside_a_dead_one().await.unwrap());
         let topic = TestBroker::Embedded(Arc::clone(&broker)).topic().await;
         let config = config(&folder, &store, &topic.broker, |overrides| {
             overrides.set(&["kafka", "in_flight_bytes"], in_flight_bytes);
