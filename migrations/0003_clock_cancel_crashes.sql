@@ -23,4 +23,4 @@ ALTER TABLE job ADD COLUMN unanswered INTEGER NOT NULL DEFAULT 0;
 
 -- Both are nearly always empty, and asked for often.
 CREATE INDEX task_cancelling ON task (id) WHERE cancel_requested_at IS NOT NULL AND finished_at IS NULL;
-CREATE INDEX job_suspect ON job (task_id, due_at) WHERE suspected > 1 AND due_at IS NOT NULL;
+CREATE INDEX job_suspect ON job (task_id, due_at, ordinal) WHERE suspected > 1 AND due_at IS NOT NULL;

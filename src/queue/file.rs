@@ -32,6 +32,15 @@ pub fn connect(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Drops the planner's statistics, which versions up to 0.1 took when a queue was closed: those of a small queue make SQLite
+/// read whole tables of a large one.
+pub fn drop_statistics(connection: &Connection) {
+    // Not worth refusing the start: the statements whose plans would change name their indexes.
+    if let Err(error) = connection.execute_batch("DROP TABLE IF EXISTS sqlite_stat1; DROP TABLE IF EXISTS sqlite_stat4") {
+        tracing::warn!(%error, "the queue's old planner statistics can't be dropped; trying again at the next start");
+    }
+}
+
 /// Runs a statement that returns no rows; returns how many it has changed.
 pub fn run(connection: &Connection, statement: &Statement<'_>) -> rusqlite::Result<usize> {
     connection.prepare_cached(&statement.text)?.execute(params_from_iter(&statement.values))

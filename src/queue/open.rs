@@ -66,6 +66,7 @@ impl Queue {
         let hub = Hub::default();
         let cannot = |source| OpenError::Open { file: file.clone(), source };
         let connection = file::connect(&path).map_err(|error| cannot(error.into()))?;
+        file::drop_statistics(&connection);
         let clock = QueueClock::open(&connection, clock).map_err(|error| cannot(error.into()))?;
         let writer = Writer::start(connection, hub.clone(), clock.clone()).map_err(|error| cannot(error.into()))?;
         let readers = Readers::new(path, config.readers);

@@ -65,3 +65,16 @@ pub enum Quarantine {
     Reason,
     HeldAt,
 }
+
+/// Indexes that statements name. Those of a primary key or a `UNIQUE` are named by SQLite.
+pub mod index {
+    /// `task (id)`
+    pub const TASK_ID: &str = "sqlite_autoindex_task_1";
+    pub const TASK_REQUEST: &str = "task_request";
+    pub const TASK_FINISHED: &str = "task_finished";
+    pub const TASK_CANCELLING: &str = "task_cancelling";
+    /// `job (task_id, ordinal)`
+    pub const JOB_TASK: &str = "sqlite_autoindex_job_1";
+    pub const JOB_DUE: &str = "job_due";
+    pub const JOB_SUSPECT: &str = "job_suspect";
+}

@@ -215,8 +215,6 @@ impl Pen {
                 settle(group, committed);
             }
         }
-        // For the planner; a queue that can't be written now is none the worse without.
-        let _ = self.connection.execute_batch("PRAGMA analysis_limit = 400; PRAGMA optimize");
     }
 
     /// One transaction with all changes of a group, and of those that arrive meanwhile up to `most` in all; or with none.

@@ -1,16 +1,19 @@
 //! Jobs: put in the queue, claimed, and changed by whoever has the lease.
 
 use rusqlite::Row;
-use sea_query::{Expr, ExprTrait, Order, Query, SelectStatement};
+use sea_query::{Expr, ExprTrait, Order, Query};
 use uuid::Uuid;
 
 use super::{
     Result, Statement, state,
-    statement::{Text, given, is, set, set_some, text_of},
+    statement::{Text, by_index, given, is, set, set_some, text_of},
     uuid,
 };
 use crate::{
-    queue::{crash::InProgress, schema::Job},
+    queue::{
+        crash::InProgress,
+        schema::{Job, index},
+    },
     task::{JobState, Position, Progress, TaskId},
 };
 
@@ -33,9 +36,9 @@ pub enum Suspects {
 
 /// Jobs of a task that may be leased, at most `limit`, the one due longest first.
 pub fn due_jobs(task: TaskId, now_ms: i64, limit: u64, suspects: Suspects) -> Statement<'static> {
-    static ALL: Text = Text::new(|| text_of(&select_due(None)));
-    static WITHOUT: Text = Text::new(|| text_of(&select_due(Some("\"suspected\" <= 1"))));
-    static ONLY: Text = Text::new(|| text_of(&select_due(Some("\"suspected\" > 1"))));
+    static ALL: Text = Text::new(|| select_due(None, index::JOB_DUE));
+    static WITHOUT: Text = Text::new(|| select_due(Some("\"suspected\" <= 1"), index::JOB_DUE));
+    static ONLY: Text = Text::new(|| select_due(Some("\"suspected\" > 1"), index::JOB_SUSPECT));
     let text = match suspects {
         Suspects::Included => &ALL,
         Suspects::Excluded => &WITHOUT,
@@ -44,8 +47,8 @@ pub fn due_jobs(task: TaskId, now_ms: i64, limit: u64, suspects: Suspects) -> St
     Statement::new(text, [task.into(), now_ms.into(), limit.into()])
 }
 
-fn select_due(condition: Option<&'static str>) -> SelectStatement {
-    Query::select()
+fn select_due(condition: Option<&'static str>, index: &str) -> String {
+    let select = Query::select()
         .columns([
             Job::Id,
             Job::Ordinal,
@@ -70,19 +73,21 @@ fn select_due(condition: Option<&'static str>) -> SelectStatement {
         .order_by(Job::DueAt, Order::Asc)
         .order_by(Job::Ordinal, Order::Asc)
         .limit(0)
-        .take()
+        .take();
+    by_index(&text_of(&select), r#"FROM "job""#, index)
 }
 
 /// A row, if any job that has not ended is a suspect.
 pub fn any_suspect() -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        text_of(
+        let text = text_of(
             Query::select()
                 .expr(Expr::cust("1"))
                 .from(Job::Table)
                 .and_where(Expr::cust("\"suspected\" > 1 AND \"due_at\" IS NOT NULL"))
                 .limit(1),
-        )
+        );
+        by_index(&text, r#"FROM "job""#, index::JOB_SUSPECT)
     });
     Statement::new(&TEXT, [1_i64.into()])
 }
@@ -100,14 +105,15 @@ pub fn lease<'a>(job: &DueRow, owner: &'a str, until_ms: i64) -> Statement<'a> {
 /// The jobs that were in progress on an instance, and whose lease ends by `until_ms`.
 pub fn in_progress(owner: &str, until_ms: i64) -> Statement<'_> {
     static TEXT: Text = Text::new(|| {
-        text_of(
+        let text = text_of(
             Query::select()
                 .columns([Job::Id, Job::Crashes, Job::Suspected, Job::Waiting])
                 .from(Job::Table)
                 .and_where(is(Job::Owner))
                 .and_where(is(Job::State))
                 .and_where(Expr::col(Job::DueAt).lte(given())),
-        )
+        );
+        by_index(&text, r#"FROM "job""#, index::JOB_DUE)
     });
     Statement::new(&TEXT, [owner.into(), JobState::Running.into(), until_ms.into()])
 }
@@ -135,13 +141,15 @@ pub fn end_lease_after_crash(job: &InProgress, now_ms: i64) -> Statement<'static
 /// Hands back what an instance still has leased. No worker of it may write any more.
 pub fn release_all(owner: &str, now_ms: i64) -> Statement<'_> {
     static TEXT: Text = Text::new(|| {
-        text_of(
+        let text = text_of(
             Query::update()
                 .table(Job::Table)
                 .values([set(Job::State), set(Job::DueAt)])
                 .and_where(is(Job::Owner))
-                .and_where(is(Job::State)),
-        )
+                .and_where(is(Job::State))
+                .and_where(Expr::col(Job::DueAt).is_not_null()),
+        );
+        by_index(&text, r#"UPDATE "job""#, index::JOB_DUE)
     });
     Statement::new(&TEXT, [JobState::Queued.into(), now_ms.into(), owner.into(), JobState::Running.into()])
 }
@@ -149,14 +157,15 @@ pub fn release_all(owner: &str, now_ms: i64) -> Statement<'_> {
 /// Ends the jobs of a task that wait; those that run end when they have stopped.
 pub fn cancel_waiting_jobs(task: TaskId) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        text_of(
+        let text = text_of(
             Query::update()
                 .table(Job::Table)
                 .values([set(Job::State), set(Job::DueAt)])
                 .and_where(is(Job::TaskId))
                 .and_where(is(Job::State))
                 .and_where(Expr::col(Job::DueAt).is_not_null()),
-        )
+        );
+        by_index(&text, r#"UPDATE "job""#, index::JOB_DUE)
     });
     Statement::new(&TEXT, [JobState::Cancelled.into(), None::<i64>.into(), task.into(), JobState::Queued.into()])
 }
@@ -174,13 +183,14 @@ pub fn end_job(id: i64, state: JobState, reason: Option<&str>) -> Statement<'_> 
 pub fn fail_jobs_of_unreadable_task(task: String, reason: &str) -> Statement<'_> {
     static TEXT: Text = Text::new(|| {
         let columns = [Job::State, Job::DueAt, Job::Reason];
-        text_of(
+        let text = text_of(
             Query::update()
                 .table(Job::Table)
                 .values(columns.map(set))
                 .and_where(is(Job::TaskId))
                 .and_where(Expr::col(Job::DueAt).is_not_null()),
-        )
+        );
+        by_index(&text, r#"UPDATE "job""#, index::JOB_DUE)
     });
     Statement::new(&TEXT, [JobState::Failed.into(), None::<i64>.into(), reason.into(), task.into()])
 }

@@ -2,6 +2,8 @@
 
 mod job;
 mod log;
+#[cfg(test)]
+mod plans;
 mod statement;
 mod task;
 

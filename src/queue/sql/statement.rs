@@ -32,6 +32,14 @@ pub fn text_of(statement: &impl QueryStatementWriter) -> String {
     statement.build(SqliteQueryBuilder).0
 }
 
+/// Names the index that the table after `at` is read by: `INDEXED BY`, which the builder does not write.
+///
+/// Only for statements whose plan would follow the planner's statistics, and they may be wrong: taken of one task they say
+/// that reading the whole table is cheap. `plans.rs` tells which these are.
+pub fn by_index(text: &str, at: &str, index: &str) -> String {
+    text.replacen(at, &format!("{at} INDEXED BY \"{index}\""), 1)
+}
+
 /// Stands for a value that is given with each use.
 pub fn given() -> Expr {
     Expr::val(0)

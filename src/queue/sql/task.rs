@@ -7,13 +7,13 @@ use sea_query::{CaseStatement, Expr, ExprTrait, Func, Order, Query, SelectStatem
 
 use super::{
     Result, Statement, moment, state,
-    statement::{Text, Value, given, is, set, text_of},
+    statement::{Text, Value, by_index, given, is, set, text_of},
     uuid,
 };
 use crate::{
     queue::{
         TaskRow,
-        schema::{Job, Task},
+        schema::{Job, Task, index},
     },
     task::{JobCounts, JobState, NewTask, TaskId, TaskState},
 };
@@ -71,7 +71,9 @@ pub fn task(id: TaskId) -> Statement<'static> {
 }
 
 pub fn task_of_request(request_id: &str) -> Statement<'_> {
-    static TEXT: Text = Text::new(|| text_of(select_task().and_where(is(Task::RequestId))));
+    static TEXT: Text = Text::new(|| {
+        by_index(&text_of(select_task().and_where(is(Task::RequestId))), r#"FROM "task""#, index::TASK_REQUEST)
+    });
     Statement::new(&TEXT, [request_id.into()])
 }
 
@@ -98,6 +100,7 @@ pub fn read_task_or_id(row: &Row<'_>) -> Result<std::result::Result<TaskRow, (St
 pub fn last_seqs(tasks: &[TaskId]) -> Statement<'static> {
     let some = Expr::col(Task::Id).is_in(tasks.iter().map(|_| given()));
     let text = text_of(Query::select().columns([Task::Id, Task::LastSeq]).from(Task::Table).and_where(some));
+    let text = by_index(&text, r#"FROM "task""#, index::TASK_ID);
     Statement { text: Cow::Owned(text), values: tasks.iter().map(|task| Value::from(*task)).collect() }
 }
 
@@ -164,13 +167,14 @@ pub fn cancel_requested(task: TaskId) -> Statement<'static> {
 /// The tasks that somebody asked to cancel and that have not ended.
 pub fn tasks_being_cancelled() -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        text_of(
+        let text = text_of(
             Query::select()
                 .column(Task::Id)
                 .from(Task::Table)
                 .and_where(Expr::col(Task::CancelRequestedAt).is_not_null())
                 .and_where(Expr::col(Task::FinishedAt).is_null()),
-        )
+        );
+        by_index(&text, r#"FROM "task""#, index::TASK_CANCELLING)
     });
     Statement::new(&TEXT, [])
 }
@@ -235,7 +239,7 @@ pub fn sums(task: TaskId) -> Statement<'static> {
         for (count, column) in ["succeeded", "failed", "cancelled"].map(jobs_in) {
             select.expr_as(count, column);
         }
-        text_of(
+        let text = text_of(
             select
                 .expr_as(Expr::col(Job::Published).sum(), "published")
                 .expr_as(Expr::col(Job::Held).sum(), "held")
@@ -243,7 +247,8 @@ pub fn sums(task: TaskId) -> Statement<'static> {
                 .expr_as(Expr::expr(empty).count(), "empty")
                 .from(Job::Table)
                 .and_where(is(Job::TaskId)),
-        )
+        );
+        by_index(&text, r#"FROM "job""#, index::JOB_TASK)
     });
     let [succeeded, failed, cancelled] = [JobState::Succeeded, JobState::Failed, JobState::Cancelled].map(Value::from);
     Statement::new(&TEXT, [succeeded, failed, cancelled, JobState::Succeeded.into(), task.into()])
@@ -303,7 +308,9 @@ pub fn prune(before_ms: i64, limit: u64) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
         let old =
             Query::select().column(Task::Id).from(Task::Table).and_where(Expr::col(Task::FinishedAt).lt(given())).limit(0).take();
-        text_of(Query::delete().from_table(Task::Table).and_where(Expr::col(Task::Id).in_subquery(old)))
+        let text = text_of(Query::delete().from_table(Task::Table).and_where(Expr::col(Task::Id).in_subquery(old)));
+        let text = by_index(&text, r#"SELECT "id" FROM "task""#, index::TASK_FINISHED);
+        by_index(&text, r#"DELETE FROM "task""#, index::TASK_ID)
     });
     Statement::new(&TEXT, [before_ms.into(), limit.into()])
 }

@@ -1,0 +1,178 @@
+//! How SQLite finds the rows of each statement: the same whatever statistics a file has, and by an index.
+
+use std::{collections::BTreeMap, path::Path};
+
+use rusqlite::Connection;
+
+use super::*;
+use crate::{
+    config::{self, Overrides},
+    queue::{Clock, Queue, crash::InProgress, file},
+    task::{HeldRow, JobState, LogEvent, NewTask, Position, Progress, TaskId, TaskState},
+};
+
+/// Statements that read every entry of an index, and why they may.
+const WHOLE_INDEX: [(&str, &str); 6] = [
+    ("in_progress", "the jobs that have not ended, once for each service that has died"),
+    ("release_all", "the jobs that have not ended, once when a service ends"),
+    ("any_suspect", "the jobs that are suspected of crashes: nearly always none"),
+    ("tasks_being_cancelled", "the tasks whose jobs are stopping: nearly always none"),
+    ("open_jobs", "it counts the jobs that have not ended; asked for figures, on a connection that reads"),
+    ("tasks_due", "the tasks with work left, in the order of their turn, until enough are found"),
+];
+
+/// Every statement of the queue, by the name of its function.
+fn statements() -> Vec<(&'static str, String)> {
+    let (id, device) = (TaskId::new(), Uuid::new_v4());
+    let time = DateTime::UNIX_EPOCH;
+    let new =
+        NewTask { thing: device, devices: vec![device], topic: "t".to_owned(), from: time, to: time, request_id: Some("r".to_owned()) };
+    let due = DueRow {
+        id: 1,
+        ordinal: 0,
+        device,
+        device_name: None,
+        attempt: 1,
+        lost: false,
+        lost_owner: None,
+        outages: 0,
+        crashes: 0,
+        suspected: 0,
+        total: None,
+        progress: Progress::default(),
+    };
+    let event = LogEvent { task: id, seq: 1, at_ms: 0, ok: true, message: String::new(), ends: None };
+    let held = HeldRow { position: Position { time_us: 0, key: String::new() }, reason: String::new() };
+    let running = JobState::Running;
+    let blamed = InProgress { id: 1, crashes: 0, suspected: 0, waiting: false };
+    [
+        ("insert_task", insert_task(id, &new, 0)),
+        ("task", task(id)),
+        ("task_of_request", task_of_request("r")),
+        ("last_seqs", last_seqs(&[id, id])),
+        ("set_task_served", set_task_served(id, 1)),
+        ("tasks_due", tasks_due(0, 1, &[])),
+        ("tasks_due", tasks_due(0, 1, &["t"])),
+        ("request_cancel", request_cancel(id, 0)),
+        ("cancel_requested", cancel_requested(id)),
+        ("tasks_being_cancelled", tasks_being_cancelled()),
+        ("fail_unreadable_task", fail_unreadable_task("t".to_owned(), 0)),
+        ("last_turn", last_turn()),
+        ("work_left", work_left(id)),
+        ("sums", sums(id)),
+        ("failures", failures(id, 1)),
+        ("prune", prune(0, 1)),
+        ("open_jobs", open_jobs()),
+        ("insert_job", insert_job(id, 0, device, 0)),
+        ("due_jobs", due_jobs(id, 0, 1, Suspects::Included)),
+        ("due_jobs", due_jobs(id, 0, 1, Suspects::Excluded)),
+        ("due_jobs", due_jobs(id, 0, 1, Suspects::Only)),
+        ("any_suspect", any_suspect()),
+        ("lease", lease(&due, "o", 0)),
+        ("in_progress", in_progress("o", 0)),
+        ("end_lease_after_crash", end_lease_after_crash(&blamed, 0)),
+        ("release_all", release_all("o", 0)),
+        ("cancel_waiting_jobs", cancel_waiting_jobs(id)),
+        ("end_job", end_job(1, running, None)),
+        ("fail_jobs_of_unreadable_task", fail_jobs_of_unreadable_task("t".to_owned(), "")),
+        ("write_job", write_job(1, 1, running, None, &JobWrite::default())),
+        ("last_seq", last_seq(id)),
+        ("advance_log", advance_log(id, 1)),
+        ("end_log", end_log(id, 1, TaskState::Failed, 0)),
+        ("insert_event", insert_event(&event)),
+        ("events_after", events_after(id, 0, 1)),
+        ("insert_held", insert_held(id, device, &held, 0)),
+        ("held_rows", held_rows(id)),
+    ]
+    .map(|(name, statement)| (name, statement.text.into_owned()))
+    .into()
+}
+
+#[test]
+fn every_statement_is_looked_at() {
+    let sources = [include_str!("job.rs"), include_str!("log.rs"), include_str!("task.rs")];
+    let known: Vec<_> = statements().into_iter().map(|(name, _)| name).collect();
+    for function in sources.iter().flat_map(|source| source.split("pub fn ").skip(1)) {
+        let (signature, _) = function.split_once('{').unwrap();
+        let name = signature.split(['(', '<']).next().unwrap();
+        assert_eq!(signature.contains("-> Statement<"), known.contains(&name), "statements() in plans.rs does not fit: {name}");
+    }
+}
+
+/// A queue file with so many tasks of so many devices; one task in ten is open.
+async fn queue_of(folder: &Path, tasks: u32, devices: u32) -> Connection {
+    let path = folder.join("queue.db");
+    let mut overrides = Overrides::default();
+    overrides.set(&["queue", "url"], format!("sqlite://{}", path.display()));
+    let config = config::load(None, std::iter::empty(), overrides).unwrap();
+    Queue::open(&config.queue, Clock::System).await.unwrap().close().await;
+    let connection = file::connect(&path).unwrap();
+    let fill = format!(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {tasks})
+         INSERT INTO task (id, thing_id, topic, range_from, range_to, state, turn, created_at, finished_at, request_id)
+         SELECT 'task-' || i, '', 't', '', '', iif(i > {open}, 'succeeded', 'queued'), i, 0, iif(i > {open}, i, NULL), i FROM n;
+         WITH RECURSIVE d (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM d WHERE i < {devices})
+         INSERT INTO job (task_id, ordinal, device_id, state, due_at)
+         SELECT id, i, i, state, iif(state = 'queued', 0, NULL) FROM task, d;
+         INSERT INTO event (task_id, seq, at, ok, message) SELECT task_id, ordinal, 0, 1, '' FROM job;
+         INSERT INTO quarantine SELECT task_id, device_id, 0, '', '', 0 FROM job;",
+        open = tasks / 10,
+    );
+    if tasks > 0 {
+        connection.execute_batch(&fill).unwrap();
+    }
+    connection
+}
+
+#[tokio::test]
+async fn a_queue_takes_no_statistics_and_drops_those_of_others() {
+    let folder = tempfile::tempdir().unwrap();
+    queue_of(folder.path(), 1, 1).await.execute_batch("ANALYZE").unwrap();
+    // Opened and closed once more.
+    let connection = queue_of(folder.path(), 0, 0).await;
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema WHERE name LIKE 'sqlite_stat%'", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(tables, 0);
+}
+
+fn plans(connection: &Connection) -> BTreeMap<&'static str, Vec<String>> {
+    let plan = |text: String| {
+        let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {text}")).unwrap();
+        let values = rusqlite::params_from_iter(vec![rusqlite::types::Null; explain.parameter_count()]);
+        explain.query_map(values, |row| row.get("detail")).unwrap().collect::<Result<Vec<_>>>().unwrap()
+    };
+    statements().into_iter().map(|(name, text)| (name, plan(text))).collect()
+}
+
+#[tokio::test]
+async fn plans_do_not_depend_on_when_statistics_were_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let without = plans(&queue_of(folder.path(), 0, 0).await);
+    for (tasks, devices) in [(1, 1), (1, 20_000), (50_000, 1)] {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = queue_of(folder.path(), tasks, devices).await;
+        // By another program, while connections are open and after.
+        let other = Connection::open(folder.path().join("queue.db")).unwrap();
+        other.execute_batch("ANALYZE").unwrap();
+        let taken: i64 = other.query_row("SELECT count(*) FROM sqlite_stat1", [], |row| row.get(0)).unwrap();
+        assert!(taken > 0, "no statistics were taken");
+        for connection in [writer, file::connect(&folder.path().join("queue.db")).unwrap()] {
+            for (name, plan) in plans(&connection) {
+                assert_eq!(plan, without[name], "{name}, statistics of {tasks} tasks of {devices} devices");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_statement_reads_a_whole_table() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, plan) in plans(&queue_of(folder.path(), 0, 0).await) {
+        let whole: Vec<_> = plan.iter().filter(|step| step.contains("SCAN") || step.contains("TEMP B-TREE")).collect();
+        match WHOLE_INDEX.iter().find(|(statement, _)| *statement == name) {
+            Some(_) => assert!(whole.iter().all(|step| step.contains("INDEX")), "{name}: {plan:?}"),
+            None => assert!(whole.is_empty(), "{name}: {plan:?}"),
+        }
+    }
+}
