@@ -43,6 +43,7 @@ bench: ## the pipeline against psql | kcat and a Python script, the queue agains
 	cargo build --locked --release
 	bench/pipeline/run all
 	bench/queue/run
+	bench/queue/run --growth
 
 bench-hot: ## what is done with each row and message, in nanoseconds
 	cargo bench --locked --bench hot

@@ -33,6 +33,7 @@ pub use watch::Watch;
 use crate::{
     events::Hub,
     task::{HeldRow, LogEvent, TaskId, TaskState},
+    telemetry::QueueMetrics,
 };
 
 /// Why the queue did not do what it was asked. Trying again is right.
@@ -73,6 +74,7 @@ pub struct Queue {
 
 struct Inner {
     writer: writer::Writer,
+    metrics: QueueMetrics,
     readers: file::Readers,
     hub: Hub,
     clock: clock::QueueClock,
@@ -150,12 +152,22 @@ impl Queue {
         const AT_ONCE: u64 = 4;
         let mut removed = 0;
         loop {
-            let some = self.inner.writer.write(move |tx| tx.run(&sql::prune(before_ms, AT_ONCE))).await? as u64;
+            let some = self.inner.writer.write_large(move |tx| tx.run(&sql::prune(before_ms, AT_ONCE))).await? as u64;
             removed += some;
             if some < AT_ONCE {
                 return Ok(removed);
             }
         }
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> &QueueMetrics {
+        &self.inner.metrics
+    }
+
+    /// Waits until the thread that writes has died. Nothing can be stored any more, and the process should end.
+    pub async fn writer_died(&self) {
+        self.inner.writer.died().await;
     }
 
     /// Milliseconds since 1970 by the wall clock.

@@ -17,7 +17,7 @@ use super::{
     owner::Owner,
     writer::Writer,
 };
-use crate::{config, db, events::Hub};
+use crate::{config, db, events::Hub, telemetry::QueueMetrics};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -63,18 +63,20 @@ impl Queue {
         one.close().await;
 
         let owner = Owner::register(&path).map_err(|source| OpenError::Directory { file: config.url.to_string(), source })?;
-        let hub = Hub::default();
+        let (hub, metrics) = (Hub::default(), QueueMetrics::default());
         let cannot = |source| OpenError::Open { file: file.clone(), source };
         let connection = file::connect(&path).map_err(|error| cannot(error.into()))?;
         file::drop_statistics(&connection);
         let clock = QueueClock::open(&connection, clock).map_err(|error| cannot(error.into()))?;
-        let writer = Writer::start(connection, hub.clone(), clock.clone()).map_err(|error| cannot(error.into()))?;
+        let writer =
+            Writer::start(connection, hub.clone(), clock.clone(), metrics.clone()).map_err(|error| cannot(error.into()))?;
         let readers = Readers::new(path, config.readers);
         let stop = CancellationToken::new();
         tokio::spawn(listen(readers.clone(), hub.clone(), stop.clone()));
         Ok(Self {
             inner: Arc::new(Inner {
                 writer,
+                metrics,
                 readers,
                 hub,
                 clock,

@@ -26,7 +26,12 @@ impl Queue {
     /// # Errors
     /// The file can't be written; nothing was stored.
     pub async fn submit(&self, task: NewTask) -> Result<Submitted, QueueError> {
-        let submitted = self.inner.writer.write(move |tx| submit(tx, &task)).await?;
+        /// Devices from which a task is a large change.
+        const LARGE: usize = 100;
+        let is_large = task.devices.len() >= LARGE;
+        let submit = move |tx: &mut Tx<'_>| submit(tx, &task);
+        let submitted =
+            if is_large { self.inner.writer.write_large(submit).await? } else { self.inner.writer.write(submit).await? };
         self.inner.work.notify_one();
         Ok(submitted)
     }

@@ -8,7 +8,7 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 
 use crate::config::{Log, LogFormat};
 
-pub use metrics::{Counted, Metrics};
+pub use metrics::{Counted, Metrics, QueueMetrics};
 
 /// Starts logging to standard error.
 ///

@@ -25,8 +25,14 @@ const WHOLE_INDEX: [(&str, &str); 6] = [
 fn statements() -> Vec<(&'static str, String)> {
     let (id, device) = (TaskId::new(), Uuid::new_v4());
     let time = DateTime::UNIX_EPOCH;
-    let new =
-        NewTask { thing: device, devices: vec![device], topic: "t".to_owned(), from: time, to: time, request_id: Some("r".to_owned()) };
+    let new = NewTask {
+        thing: device,
+        devices: vec![device],
+        topic: "t".to_owned(),
+        from: time,
+        to: time,
+        request_id: Some("r".to_owned()),
+    };
     let due = DueRow {
         id: 1,
         ordinal: 0,
@@ -130,9 +136,8 @@ async fn a_queue_takes_no_statistics_and_drops_those_of_others() {
     queue_of(folder.path(), 1, 1).await.execute_batch("ANALYZE").unwrap();
     // Opened and closed once more.
     let connection = queue_of(folder.path(), 0, 0).await;
-    let tables: i64 = connection
-        .query_row("SELECT count(*) FROM sqlite_schema WHERE name LIKE 'sqlite_stat%'", [], |row| row.get(0))
-        .unwrap();
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema WHERE name LIKE 'sqlite_stat%'", [], |row| row.get(0)).unwrap();
     assert_eq!(tables, 0);
 }
 

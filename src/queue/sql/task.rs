@@ -71,9 +71,8 @@ pub fn task(id: TaskId) -> Statement<'static> {
 }
 
 pub fn task_of_request(request_id: &str) -> Statement<'_> {
-    static TEXT: Text = Text::new(|| {
-        by_index(&text_of(select_task().and_where(is(Task::RequestId))), r#"FROM "task""#, index::TASK_REQUEST)
-    });
+    static TEXT: Text =
+        Text::new(|| by_index(&text_of(select_task().and_where(is(Task::RequestId))), r#"FROM "task""#, index::TASK_REQUEST));
     Statement::new(&TEXT, [request_id.into()])
 }
 

@@ -6,6 +6,7 @@
 mod backlog;
 #[path = "../../common.rs"]
 mod common;
+mod growth;
 
 use std::{
     sync::{
@@ -34,6 +35,10 @@ async fn main() {
     let queue = open(&args).await;
     if args.has("--backlog-one-task") || args.has("--backlog-many-tasks") {
         backlog::run(&args, queue).await;
+        return;
+    }
+    if args.has("--growth") {
+        growth::run(&args, queue, async |args| open(args).await).await;
         return;
     }
     let mut phases = Phases::begin();

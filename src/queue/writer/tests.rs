@@ -1,0 +1,127 @@
+//! What the writer makes of changes that wait for it.
+
+use std::sync::Arc;
+
+use super::{
+    thread::{GROUP, ROWS},
+    *,
+};
+use crate::queue::Clock;
+
+fn writer(folder: &tempfile::TempDir) -> Writer {
+    let connection = Connection::open(folder.path().join("x.db")).unwrap();
+    connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE x (n INTEGER PRIMARY KEY)").unwrap();
+    let clock = QueueClock::open(&connection, Clock::Manual(Arc::default())).unwrap();
+    Writer::start(connection, Hub::default(), clock, QueueMetrics::default()).unwrap()
+}
+
+/// Keeps the writer from what waits until the other end is dropped.
+fn hold(writer: &Writer) -> (impl Future<Output = Result<(), QueueError>>, std::sync::mpsc::Sender<()>) {
+    let (go, gate) = std::sync::mpsc::channel();
+    let held = writer.write(move |_| {
+        let _ = gate.recv();
+        Ok(())
+    });
+    (held, go)
+}
+
+#[tokio::test]
+async fn a_change_that_fails_takes_no_other_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = writer(&folder);
+    let insert = |n: i64| writer.write(move |tx| tx.connection.execute("INSERT INTO x VALUES (?)", [n]));
+    let (first, go) = hold(&writer);
+    let others = async { tokio::join!(insert(1), insert(1), insert(2), async move { drop(go) }) };
+    let (first, (one, again, two, ())) = tokio::join!(first, others);
+    assert!(first.is_ok() && one.is_ok() && again.is_err() && two.is_ok(), "{first:?} {one:?} {again:?} {two:?}");
+    writer.close().await;
+    assert!(matches!(insert(3).await, Err(QueueError::Closed)));
+}
+
+#[tokio::test]
+async fn what_comes_last_is_made_after_what_was_asked_for_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let writer = writer(&folder);
+    let made = Arc::new(Mutex::new(Vec::new()));
+    let note = |what: &'static str| {
+        let made = Arc::clone(&made);
+        move |_: &mut Tx<'_>| {
+            made.lock().unwrap().push(what);
+            Ok(())
+        }
+    };
+    let (first, go) = hold(&writer);
+    let (last, one, two) = (writer.write_last(note("last")), writer.write(note("one")), writer.write(note("two")));
+    let (first, last, one, two, ()) = tokio::join!(first, last, one, two, async move { drop(go) });
+    assert!(first.is_ok() && last.is_ok() && one.is_ok() && two.is_ok());
+    assert_eq!(*made.lock().unwrap(), ["one", "two", "last"]);
+}
+
+/// A second connection, to see what is committed.
+fn committed(folder: &tempfile::TempDir) -> i64 {
+    let reader = Connection::open(folder.path().join("x.db")).unwrap();
+    reader.query_row("SELECT count(*) FROM x", [], |row| row.get(0)).unwrap()
+}
+
+const INSERT: &str =
+    "WITH RECURSIVE i (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < ?) INSERT INTO x SELECT NULL FROM i";
+
+/// Inserts so many rows, and notes its name and the rows of its transaction before it.
+fn insert(
+    folder: &Arc<tempfile::TempDir>,
+    notes: &Notes,
+    name: &'static str,
+    rows: i64,
+) -> impl FnMut(&mut Tx<'_>) -> rusqlite::Result<usize> + Send + use<> {
+    let (folder, notes) = (Arc::clone(folder), Arc::clone(notes));
+    move |tx| {
+        let all: i64 = tx.connection.query_row("SELECT count(*) FROM x", [], |row| row.get(0))?;
+        notes.lock().unwrap().push((name, all - committed(&folder)));
+        tx.connection.execute(INSERT, [rows])
+    }
+}
+
+type Notes = Arc<Mutex<Vec<(&'static str, i64)>>>;
+
+#[tokio::test]
+async fn a_transaction_is_bounded_in_rows() {
+    let (folder, notes) = (Arc::new(tempfile::tempdir().unwrap()), Notes::default());
+    let writer = writer(&folder);
+    let (first, go) = hold(&writer);
+    let small = futures_util::future::join_all((0..100).map(|_| writer.write(insert(&folder, &notes, "small", 100))));
+    let large = futures_util::future::join_all((0..20).map(|_| writer.write_large(insert(&folder, &notes, "large", 900))));
+    let (first, small, large, ()) = tokio::join!(first, small, large, async move { drop(go) });
+    assert!(first.is_ok() && small.iter().chain(&large).all(Result::is_ok));
+    assert_eq!(committed(&folder), 100 * 100 + 20 * 900);
+    let most = notes.lock().unwrap().iter().map(|(_, before)| *before).max().unwrap();
+    assert!(most < ROWS.cast_signed() && most >= 900, "{most} rows were in a transaction when a change joined it");
+}
+
+#[tokio::test]
+async fn a_small_change_waits_for_one_large_one_at_the_most() {
+    let (folder, notes) = (Arc::new(tempfile::tempdir().unwrap()), Notes::default());
+    let writer = writer(&folder);
+    let (first, go) = hold(&writer);
+    let large = futures_util::future::join_all((0..64).map(|_| writer.write_large(insert(&folder, &notes, "large", 5_000))));
+    let small = writer.write(insert(&folder, &notes, "small", 1));
+    let claim = writer.write_last(insert(&folder, &notes, "claim", 1));
+    let (first, large, small, claim, ()) = tokio::join!(first, large, small, claim, async move { drop(go) });
+    assert!(first.is_ok() && small.is_ok() && claim.is_ok() && large.iter().all(Result::is_ok));
+    let notes = notes.lock().unwrap();
+    let place = |name| notes.iter().position(|(other, _)| *other == name).unwrap();
+    assert!(place("small") <= 1 && place("claim") <= 2, "{notes:?}");
+}
+
+#[tokio::test]
+async fn a_large_change_gets_its_turn_while_small_ones_wait() {
+    let (folder, notes) = (Arc::new(tempfile::tempdir().unwrap()), Notes::default());
+    let writer = writer(&folder);
+    let (first, go) = hold(&writer);
+    let large = writer.write_large(insert(&folder, &notes, "large", 1));
+    // More than go into one transaction.
+    let small = futures_util::future::join_all((0..4 * GROUP).map(|_| writer.write(insert(&folder, &notes, "small", 1))));
+    let (first, large, small, ()) = tokio::join!(first, large, small, async move { drop(go) });
+    assert!(first.is_ok() && large.is_ok() && small.iter().all(Result::is_ok));
+    let place = notes.lock().unwrap().iter().position(|(name, _)| *name == "large").unwrap();
+    assert!(place <= GROUP, "it was made after {place} small ones");
+}

@@ -1,0 +1,179 @@
+//! The writer's thread: which of the changes that wait go into one transaction.
+
+use std::{collections::VecDeque, time::Instant};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::mpsc;
+
+use super::{Change, Order, Tx, WAITING};
+use crate::{
+    events::Hub,
+    kill,
+    queue::{QueueError, clock::QueueClock},
+    telemetry::QueueMetrics,
+};
+
+/// Changes in one transaction at the most, so that the first is not kept from its answer for long.
+pub(super) const GROUP: usize = 256;
+/// Rows after which a transaction takes no further change. One change may have more, since it is made whole or not at all.
+pub(super) const ROWS: u64 = 2_000;
+
+/// Why a transaction was not made.
+struct Failure {
+    error: rusqlite::Error,
+    /// It is one change that can't be made; else the disk is full or broken, or another service does not end its own.
+    of_a_change: bool,
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self { error, of_a_change: false }
+    }
+}
+
+/// The changes that wait.
+struct Waiting {
+    arriving: mpsc::Receiver<Box<dyn Change>>,
+    small: VecDeque<Box<dyn Change>>,
+    large: VecDeque<Box<dyn Change>>,
+}
+
+/// Which changes a transaction takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Small,
+    Large,
+}
+
+impl Waiting {
+    /// Blocks until there is a change to be made; `false`: there will be none any more.
+    fn wait(&mut self) -> bool {
+        self.take_in();
+        if self.small.is_empty() && self.large.is_empty() {
+            let Some(change) = self.arriving.blocking_recv() else { return false };
+            self.sort(change);
+            self.take_in();
+        }
+        true
+    }
+
+    /// Takes what has arrived, unless as many wait already as may.
+    fn take_in(&mut self) {
+        while self.small.len() < WAITING
+            && let Ok(change) = self.arriving.try_recv()
+        {
+            self.sort(change);
+        }
+    }
+
+    fn sort(&mut self, change: Box<dyn Change>) {
+        match change.order() {
+            Order::Small | Order::Last => self.small.push_back(change),
+            Order::Large => self.large.push_back(change),
+        }
+    }
+
+    /// The next change for a transaction that has `made` so many, which changed so many rows.
+    fn next(&mut self, lane: Lane, made: usize, rows: u64) -> Option<Box<dyn Change>> {
+        self.take_in();
+        let is_full = made >= GROUP || rows >= ROWS;
+        match lane {
+            Lane::Large if is_full => None,
+            Lane::Large => self.large.pop_front(),
+            Lane::Small => {
+                let first = |order| self.small.iter().position(|change| change.order() == order);
+                // What comes last is made in a full transaction too: else it would wait as long as small changes keep coming.
+                let next = if is_full { None } else { first(Order::Small) };
+                let next = next.or_else(|| first(Order::Last))?;
+                self.small.remove(next)
+            }
+        }
+    }
+}
+
+/// The changes that wait, and the connection that they are made on.
+pub(super) struct Pen {
+    connection: Connection,
+    hub: Hub,
+    clock: QueueClock,
+    metrics: QueueMetrics,
+    waiting: Waiting,
+}
+
+impl Pen {
+    pub fn new(
+        connection: Connection,
+        hub: Hub,
+        clock: QueueClock,
+        metrics: QueueMetrics,
+        arriving: mpsc::Receiver<Box<dyn Change>>,
+    ) -> Self {
+        let waiting = Waiting { arriving, small: VecDeque::new(), large: VecDeque::new() };
+        Self { connection, hub, clock, metrics, waiting }
+    }
+
+    /// Writes until nobody can ask for more.
+    pub fn write(&mut self) {
+        let mut last = Lane::Large;
+        while self.waiting.wait() {
+            // In turn, so that a change of either kind waits for one transaction of the other at the most.
+            let lane = match last {
+                Lane::Small if !self.waiting.large.is_empty() => Lane::Large,
+                Lane::Large if self.waiting.small.is_empty() => Lane::Large,
+                _ => Lane::Small,
+            };
+            last = lane;
+            let mut group: Vec<_> = self.waiting.next(lane, 0, 0).into_iter().collect();
+            let committed = self.commit(&mut group, Some(lane));
+            if group.len() > 1 && committed.as_ref().is_err_and(|failure| failure.of_a_change) {
+                // Each by itself, so that the others do not fail with it. No savepoints: they copy each page that is changed.
+                for change in group {
+                    let mut alone = vec![change];
+                    let committed = self.commit(&mut alone, None);
+                    settle(alone, committed);
+                }
+            } else {
+                settle(group, committed);
+            }
+        }
+    }
+
+    /// One transaction with the changes of a group, and those of a lane that wait or arrive meanwhile: they join the group.
+    fn commit(&mut self, group: &mut Vec<Box<dyn Change>>, lane: Option<Lane>) -> Result<(), Failure> {
+        // IMMEDIATE: a transaction that read first and wrote then could fail with a stale snapshot, which no waiting mends.
+        let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
+        let (now_ms, wall_ms) = (self.clock.steady_ms(), self.clock.wall_ms());
+        let mut tx = Tx { connection: &self.connection, now_ms, wall_ms, told: Vec::new() };
+        let (rows_before, mut made) = (self.connection.total_changes(), 0);
+        loop {
+            if made == group.len() {
+                let rows = self.connection.total_changes() - rows_before;
+                let Some(change) = lane.and_then(|lane| self.waiting.next(lane, made, rows)) else { break };
+                group.push(change);
+            }
+            let Some(change) = group.get_mut(made) else { break };
+            // Where going on makes no sense SQLite has ended the transaction itself.
+            change.apply(&mut tx).map_err(|error| Failure { error, of_a_change: !self.connection.is_autocommit() })?;
+            made += 1;
+        }
+        kill::point("commit");
+        let committing = Instant::now();
+        transaction.commit()?;
+        self.metrics.commit_seconds.observe(committing.elapsed().as_secs_f64());
+        for event in tx.told {
+            if let Some(state) = event.ends {
+                tracing::info!(task = %event.task, state = state.as_str(), "{}", event.message);
+            }
+            self.hub.logged(event);
+        }
+        Ok(())
+    }
+}
+
+/// Answers all changes of a group.
+fn settle(group: Vec<Box<dyn Change>>, committed: Result<(), Failure>) {
+    let committed = committed.map_err(|failure| QueueError::away(failure.error));
+    for change in group {
+        change.settle(committed.clone());
+    }
+}
