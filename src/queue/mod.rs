@@ -143,18 +143,24 @@ impl Queue {
         self.inner.readers.rows(sql::tasks_being_cancelled(), sql::read_task_id).await
     }
 
-    /// Removes tasks that ended before `before_ms`, a few at a time so that nobody waits for it. Returns how many.
+    /// Removes tasks that ended before `before_ms`, a few at a time so that nobody waits for long. Returns how many.
     ///
     /// # Errors
     /// The file can't be written.
     pub async fn prune(&self, before_ms: i64) -> Result<u64, QueueError> {
-        /// Each may have thousands of jobs and lines.
-        const AT_ONCE: u64 = 4;
         let mut removed = 0;
         loop {
-            let some = self.inner.writer.write_large(move |tx| tx.run(&sql::prune(before_ms, AT_ONCE))).await? as u64;
-            removed += some;
-            if some < AT_ONCE {
+            // A task may have thousands of jobs and lines, or one.
+            let some = move |tx: &mut writer::Tx<'_>| {
+                let mut tasks = 0;
+                while !tx.is_full() && tx.run(&sql::prune(before_ms, 1))? > 0 {
+                    tasks += 1;
+                }
+                Ok((tasks, tx.is_full()))
+            };
+            let (tasks, is_full) = self.inner.writer.write_large(some).await?;
+            removed += tasks;
+            if !is_full {
                 return Ok(removed);
             }
         }

@@ -24,6 +24,9 @@ const WAITING: usize = 1_024;
 /// Large changes that may wait for the writer: each can hold ten thousand devices in memory.
 const LARGE_WAITING: usize = 16;
 
+/// Rows after which a transaction takes no further change. One change may have more, since it is made whole or not at all.
+const ROWS: u64 = 2_000;
+
 /// An open transaction, and what is to be told once it is committed.
 pub(super) struct Tx<'a> {
     connection: &'a Connection,
@@ -32,9 +35,26 @@ pub(super) struct Tx<'a> {
     /// Of the wall clock, for people.
     pub wall_ms: i64,
     told: Vec<LogEvent>,
+    /// What the connection had changed before this transaction.
+    changes_before: u64,
 }
 
-impl Tx<'_> {
+impl<'a> Tx<'a> {
+    fn new(connection: &'a Connection, clock: &QueueClock) -> Self {
+        let (now_ms, wall_ms) = (clock.steady_ms(), clock.wall_ms());
+        Self { connection, now_ms, wall_ms, told: Vec::new(), changes_before: connection.total_changes() }
+    }
+
+    /// Whether it has so many rows that no further change should join it.
+    pub fn is_full(&self) -> bool {
+        self.changed() >= ROWS
+    }
+
+    /// Rows that it has inserted, updated or deleted, those of cascades included.
+    fn changed(&self) -> u64 {
+        self.connection.total_changes() - self.changes_before
+    }
+
     /// Runs a statement that returns no rows; returns how many it has changed.
     pub fn run(&self, statement: &sql::Statement<'_>) -> rusqlite::Result<usize> {
         file::run(self.connection, statement)
@@ -206,7 +226,7 @@ impl Writer {
     pub async fn died(&self) {
         self.ended.cancelled().await;
         if self.changes().is_none() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

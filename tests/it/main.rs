@@ -17,6 +17,7 @@ mod corpus;
 mod crashes;
 mod hostile;
 mod kafka;
+mod large;
 mod layers;
 mod model;
 mod patch;

@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{
-    thread::{GROUP, ROWS},
-    *,
-};
+use super::{thread::GROUP, *};
 use crate::queue::Clock;
 
 fn writer(folder: &tempfile::TempDir) -> Writer {

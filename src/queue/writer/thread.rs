@@ -15,8 +15,6 @@ use crate::{
 
 /// Changes in one transaction at the most, so that the first is not kept from its answer for long.
 pub(super) const GROUP: usize = 256;
-/// Rows after which a transaction takes no further change. One change may have more, since it is made whole or not at all.
-pub(super) const ROWS: u64 = 2_000;
 
 /// Why a transaction was not made.
 struct Failure {
@@ -73,10 +71,9 @@ impl Waiting {
         }
     }
 
-    /// The next change for a transaction that has `made` so many, which changed so many rows.
-    fn next(&mut self, lane: Lane, made: usize, rows: u64) -> Option<Box<dyn Change>> {
+    /// The next change for a transaction.
+    fn next(&mut self, lane: Lane, is_full: bool) -> Option<Box<dyn Change>> {
         self.take_in();
-        let is_full = made >= GROUP || rows >= ROWS;
         match lane {
             Lane::Large if is_full => None,
             Lane::Large => self.large.pop_front(),
@@ -123,7 +120,7 @@ impl Pen {
                 _ => Lane::Small,
             };
             last = lane;
-            let mut group: Vec<_> = self.waiting.next(lane, 0, 0).into_iter().collect();
+            let mut group: Vec<_> = self.waiting.next(lane, false).into_iter().collect();
             let committed = self.commit(&mut group, Some(lane));
             if group.len() > 1 && committed.as_ref().is_err_and(|failure| failure.of_a_change) {
                 // Each by itself, so that the others do not fail with it. No savepoints: they copy each page that is changed.
@@ -142,13 +139,12 @@ impl Pen {
     fn commit(&mut self, group: &mut Vec<Box<dyn Change>>, lane: Option<Lane>) -> Result<(), Failure> {
         // IMMEDIATE: a transaction that read first and wrote then could fail with a stale snapshot, which no waiting mends.
         let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
-        let (now_ms, wall_ms) = (self.clock.steady_ms(), self.clock.wall_ms());
-        let mut tx = Tx { connection: &self.connection, now_ms, wall_ms, told: Vec::new() };
-        let (rows_before, mut made) = (self.connection.total_changes(), 0);
+        let mut tx = Tx::new(&self.connection, &self.clock);
+        let mut made = 0;
         loop {
             if made == group.len() {
-                let rows = self.connection.total_changes() - rows_before;
-                let Some(change) = lane.and_then(|lane| self.waiting.next(lane, made, rows)) else { break };
+                let is_full = made >= GROUP || tx.is_full();
+                let Some(change) = lane.and_then(|lane| self.waiting.next(lane, is_full)) else { break };
                 group.push(change);
             }
             let Some(change) = group.get_mut(made) else { break };

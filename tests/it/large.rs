@@ -1,0 +1,49 @@
+//! Large tasks beside small changes of the queue.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use chrono::TimeZone;
+use data_patch::{
+    queue::{Clock, Report, Submitted},
+    task::NewTask,
+};
+use futures_util::future::join_all;
+use uuid::Uuid;
+
+use crate::support::open_queue;
+
+fn task(devices: usize) -> NewTask {
+    let time = chrono::Utc.with_ymd_and_hms(2019, 1, 11, 0, 0, 0).unwrap();
+    NewTask {
+        thing: Uuid::new_v4(),
+        devices: (0..devices).map(|_| Uuid::new_v4()).collect(),
+        topic: "t".to_owned(),
+        from: time,
+        to: time,
+        request_id: None,
+    }
+}
+
+#[tokio::test]
+async fn a_heartbeat_does_not_wait_for_all_large_submits() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = open_queue(&folder, Clock::System).await;
+    queue.submit(task(1)).await.unwrap();
+    let lease = queue.claim(&queue.owner(), || 1, Duration::from_secs(60), 5).await.unwrap().leases.pop().unwrap();
+    let stored = AtomicUsize::new(0);
+    let submits = join_all((0..32).map(|_| async {
+        let submitted = queue.submit(task(2_000)).await;
+        stored.fetch_add(1, Ordering::SeqCst);
+        submitted
+    }));
+    let heartbeat = async {
+        lease.report(Report::default()).await.unwrap();
+        stored.load(Ordering::SeqCst)
+    };
+    let (submitted, before) = tokio::join!(submits, heartbeat);
+    assert!(submitted.iter().all(|submitted| matches!(submitted, Ok(Submitted::Created(_)))));
+    assert!(before <= 2, "{before} large submits were stored before a heartbeat that came just after them");
+}
