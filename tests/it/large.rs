@@ -34,8 +34,10 @@ async fn a_heartbeat_does_not_wait_for_all_large_submits() {
     queue.submit(task(1)).await.unwrap();
     let lease = queue.claim(&queue.owner(), || 1, Duration::from_secs(60), 5).await.unwrap().leases.pop().unwrap();
     let stored = AtomicUsize::new(0);
-    let submits = join_all((0..32).map(|_| async {
-        let submitted = queue.submit(task(2_000)).await;
+    // Made before: what follows is asked for within a moment.
+    let tasks: Vec<_> = (0..32).map(|_| task(5_000)).collect();
+    let submits = join_all(tasks.into_iter().map(|task| async {
+        let submitted = queue.submit(task).await;
         stored.fetch_add(1, Ordering::SeqCst);
         submitted
     }));
