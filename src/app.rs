@@ -14,7 +14,7 @@ use crate::{
     patch::Patcher,
     protocol::{Rules, Token},
     queue::{Clock, Queue},
-    server::{self, Context, Guesses},
+    server::{self, Context, Guesses, Readiness},
     telemetry::Metrics,
     worker::Pool,
 };
@@ -55,6 +55,7 @@ pub async fn run(
         config: config.server.clone(),
         metrics: metrics.clone(),
         guesses: Guesses::default(),
+        readiness: Readiness::default(),
         closing: CancellationToken::new(),
         disconnect: CancellationToken::new(),
     });
@@ -81,6 +82,10 @@ pub async fn run(
         // Neither ends before it is asked to, unless it dies; a service that takes tasks and does nothing is worse than none.
         died = &mut working => anyhow::bail!("the worker pool died: {died:?}"),
         died = &mut serving => anyhow::bail!("the server died: {died:?}"),
+        () = queue.writer_died() => anyhow::bail!(
+            "the thread that writes the queue has died (its panic is above): nothing can be stored any more. What was accepted is \
+             safe; start the service again and it goes on, and report the panic"
+        ),
     }
     tracing::info!("stopping: no new work is taken in; rows in flight are waited for, cursors stored, leases handed back");
     context.closing.cancel();

@@ -1,6 +1,8 @@
-//! Points at which a test kills the process, as a crash would. Without the feature `kill-points` nothing is left of them.
+//! Points at which a test kills the process, as a crash would, or a thread of it, as a panic would. Without the feature
+//! `kill-points` nothing is left of them.
 
 /// Ends the process with SIGKILL if `KILL_AT` names this point: `name`, or `name:3` for the third time that it is passed.
+/// `PANIC_AT` ends the thread with a panic instead.
 #[cfg(feature = "kill-points")]
 pub fn point(name: &str) {
     use std::sync::{
@@ -12,19 +14,22 @@ pub fn point(name: &str) {
         name: String,
         passes: AtomicU64,
     }
-    static AT: OnceLock<Option<At>> = OnceLock::new();
+    static KILL_AT: OnceLock<Option<At>> = OnceLock::new();
+    static PANIC_AT: OnceLock<Option<At>> = OnceLock::new();
 
-    let at = AT.get_or_init(|| {
-        let text = std::env::var("KILL_AT").ok()?;
-        let (name, passes) = text.split_once(':').unwrap_or((&text, "1"));
-        Some(At { name: name.to_owned(), passes: AtomicU64::new(passes.parse().ok()?) })
-    });
-    if let Some(at) = at
-        && at.name == name
-        && at.passes.fetch_sub(1, Ordering::Relaxed) == 1
-    {
+    fn reached(at: &OnceLock<Option<At>>, variable: &str, name: &str) -> bool {
+        let at = at.get_or_init(|| {
+            let text = std::env::var(variable).ok()?;
+            let (name, passes) = text.split_once(':').unwrap_or((&text, "1"));
+            Some(At { name: name.to_owned(), passes: AtomicU64::new(passes.parse().ok()?) })
+        });
+        at.as_ref().is_some_and(|at| at.name == name && at.passes.fetch_sub(1, Ordering::Relaxed) == 1)
+    }
+
+    if reached(&KILL_AT, "KILL_AT", name) {
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
+    assert!(!reached(&PANIC_AT, "PANIC_AT", name), "PANIC_AT={name}");
 }
 
 #[cfg(not(feature = "kill-points"))]

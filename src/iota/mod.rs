@@ -143,11 +143,13 @@ impl Store {
         self.in_time("reading the layout of its tables", self.config.timeout_seconds, find).await.cloned()
     }
 
-    /// Whether it answers.
+    /// Whether it answers. Waits like a page for a connection, so that the last one stays free for other questions.
     ///
     /// # Errors
     /// It does not.
     pub async fn ping(&self) -> Result<(), StoreError> {
+        // The semaphore is never closed.
+        let _place = self.pages.acquire().await;
         let ask = async {
             match &self.backend {
                 Backend::Postgres(pool) => postgres::ping(pool).await,

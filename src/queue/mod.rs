@@ -10,6 +10,7 @@ mod file;
 mod lease;
 mod open;
 mod owner;
+mod probe;
 mod schema;
 mod sql;
 mod submit;
@@ -27,6 +28,7 @@ pub use claim::{ClaimLimits, Claimed};
 pub use clock::Clock;
 pub use lease::{Counted, Job, Lease, LeaseError, Report};
 pub use open::OpenError;
+pub use probe::ProbeError;
 pub use submit::{Cancelled, Submitted};
 pub use watch::Watch;
 
@@ -83,6 +85,7 @@ struct Inner {
     /// Told when a task was steered in this process.
     steered: Notify,
     owner: owner::Owner,
+    file: probe::Identity,
     /// Ends the look-out for what other processes write.
     _listening: DropGuard,
 }

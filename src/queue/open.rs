@@ -15,6 +15,7 @@ use super::{
     file::{self, Readers},
     listen,
     owner::Owner,
+    probe::Identity,
     writer::Writer,
 };
 use crate::{config, db, events::Hub, telemetry::QueueMetrics};
@@ -68,6 +69,7 @@ impl Queue {
         let connection = file::connect(&path).map_err(|error| cannot(error.into()))?;
         file::drop_statistics(&connection);
         let clock = QueueClock::open(&connection, clock).map_err(|error| cannot(error.into()))?;
+        let file = Identity::of(&path).map_err(|error| cannot(error.into()))?;
         let writer =
             Writer::start(connection, hub.clone(), clock.clone(), metrics.clone()).map_err(|error| cannot(error.into()))?;
         let readers = Readers::new(path, config.readers);
@@ -83,6 +85,7 @@ impl Queue {
                 work: Notify::new(),
                 steered: Notify::new(),
                 owner,
+                file,
                 _listening: stop.drop_guard(),
             }),
         })

@@ -1,14 +1,25 @@
 //! What operators ask: is it ready, and how is it doing?
 
-use std::{fmt::Display, time::Duration};
+use std::{
+    fmt::Display,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
+use tokio::{sync::watch, time::timeout};
 use warp::{Reply, http::StatusCode, reply::Response};
 
 use super::Context;
 
-/// Longer than a part takes to answer that is well.
+/// How long what was found counts as the present state, however many ask.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long a request waits for checks that are under way; then it is answered from what was found before.
+const WAIT: Duration = Duration::from_millis(800);
+/// How long a check may take before the part counts as not answering.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same for the store: its check may have to wait for a connection that reads.
+const STORE_PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Serialize)]
 struct Parts {
@@ -17,26 +28,85 @@ struct Parts {
     kafka: String,
 }
 
-/// 200 when queue, store and broker answer, else 503; the body says which does not, and why.
-pub async fn ready(context: &Context) -> Response {
-    let (queue, store, kafka) =
-        tokio::join!(part(context.queue.open_jobs()), part(context.store.ping()), part(context.kafka.ping()));
-    let well = [&queue, &store, &kafka].iter().all(|part| *part == "ok");
-    let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    warp::reply::with_status(warp::reply::json(&Parts { queue, store, kafka }), status).into_response()
+/// What is known of the parts that the service needs. They are checked in the background, at most once a second, and only
+/// while somebody asks.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    queue: Part,
+    store: Part,
+    kafka: Part,
 }
 
-async fn part<T, E: Display>(ask: impl Future<Output = Result<T, E>>) -> String {
-    match tokio::time::timeout(PATIENCE, ask).await {
-        Ok(Ok(_)) => "ok".to_owned(),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+/// 200 when the queue can be written, and store and broker answer; else 503. The body says which does not, and why.
+pub async fn ready(context: &Context) -> Response {
+    let Readiness { queue, store, kafka } = &context.readiness;
+    let (asked_queue, asked_store, asked_kafka) = (context.queue.clone(), context.store.clone(), context.kafka.clone());
+    queue.check(async move { asked_queue.probe().await });
+    store.check(async move { asked_store.ping().await });
+    kafka.check(async move { asked_kafka.ping().await });
+    let _ = timeout(WAIT, async { tokio::join!(queue.checked(), store.checked(), kafka.checked()) }).await;
+    let parts = Parts { queue: queue.tell(PATIENCE), store: store.tell(STORE_PATIENCE), kafka: kafka.tell(PATIENCE) };
+    let well = [&parts.queue, &parts.store, &parts.kafka].iter().all(|part| *part == "ok");
+    let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    warp::reply::with_status(warp::reply::json(&parts), status).into_response()
+}
+
+/// What is known of one part.
+#[derive(Debug, Default)]
+struct Part {
+    known: Arc<watch::Sender<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// What the last check found, and when it ended.
+    last: Option<(Instant, Result<(), String>)>,
+    /// When the check began that is under way.
+    checking: Option<Instant>,
+}
+
+impl Part {
+    /// Begins a check, unless one is under way or has just ended.
+    fn check<E: Display>(&self, check: impl Future<Output = Result<(), E>> + Send + 'static) {
+        let begins = self.known.send_if_modified(|known| {
+            let is_known = known.last.as_ref().is_some_and(|(at, _)| at.elapsed() < FRESH);
+            let begins = known.checking.is_none() && !is_known;
+            if begins {
+                known.checking = Some(Instant::now());
+            }
+            begins
+        });
+        if begins {
+            let known = Arc::clone(&self.known);
+            tokio::spawn(async move {
+                let found = check.await.map_err(|error| error.to_string());
+                known.send_modify(|known| *known = Known { last: Some((Instant::now(), found)), checking: None });
+            });
+        }
+    }
+
+    /// Waits until no check is under way.
+    async fn checked(&self) {
+        // The sender is in here, so there is one.
+        let _ = self.known.subscribe().wait_for(|known| known.checking.is_none()).await;
+    }
+
+    /// "ok", or what is wrong and since when that is known.
+    fn tell(&self, patience: Duration) -> String {
+        let known = self.known.borrow();
+        match (&known.last, known.checking.map(|since| since.elapsed())) {
+            (_, Some(took)) if took >= patience => format!("no answer for {} s", took.as_secs()),
+            (None, _) => "checking; nothing is known yet, ask again".to_owned(),
+            (Some((_, Ok(()))), _) => "ok".to_owned(),
+            (Some((at, Err(error))), _) if at.elapsed() >= 2 * FRESH => format!("{error} ({} s ago)", at.elapsed().as_secs()),
+            (Some((_, Err(error))), _) => error.clone(),
+        }
     }
 }
 
 /// Prometheus' text format.
 pub async fn metrics(context: &Context) -> Response {
-    let open_jobs = tokio::time::timeout(PATIENCE, context.queue.open_jobs()).await.ok().and_then(Result::ok);
+    let open_jobs = timeout(PATIENCE, context.queue.open_jobs()).await.ok().and_then(Result::ok);
     let text = context.metrics.render(open_jobs, context.kafka.in_flight_bytes() as u64);
     warp::reply::with_header(text, "content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8").into_response()
 }

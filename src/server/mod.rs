@@ -31,6 +31,7 @@ use crate::{
 };
 
 pub use guesses::Guesses;
+pub use health::Readiness;
 use upgrade::Upgrade;
 
 /// What connections work with.
@@ -43,6 +44,7 @@ pub struct Context {
     pub metrics: Metrics,
     /// Wrong tokens, by address.
     pub guesses: Guesses,
+    pub readiness: Readiness,
     /// The service is stopping: no new work is taken in.
     pub closing: CancellationToken,
     /// Connections are to be closed.

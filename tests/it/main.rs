@@ -23,6 +23,7 @@ mod model;
 mod patch;
 mod quarantine;
 mod queue;
+mod ready;
 mod reconnect;
 mod refusals;
 mod restart;

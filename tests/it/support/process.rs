@@ -70,6 +70,11 @@ impl Process {
         std::os::unix::process::ExitStatusExt::signal(&status)
     }
 
+    /// Waits until it ends by itself; returns its exit code.
+    pub async fn exit_code(mut self) -> Option<i32> {
+        tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it lives").unwrap().code()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id().expect("it has ended")
     }
