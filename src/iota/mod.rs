@@ -9,6 +9,8 @@ mod discover;
 mod error;
 mod mapping;
 mod pages;
+#[cfg(test)]
+mod ping_tests;
 mod postgres;
 mod rows;
 pub mod sample;
