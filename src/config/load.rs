@@ -103,6 +103,8 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     within("worker.retry_max_seconds", worker.retry_max_seconds, 1, day)?;
     within("iota.connections", u64::from(iota.connections), 2, 256)?;
     within("iota.page_rows", u64::from(iota.page_rows), 1, 10_000_000)?;
+    within("iota.read_ahead_bytes", iota.read_ahead_bytes as u64, 1 << 20, 1 << 31)?;
+    within("iota.max_blocking_seconds", iota.max_blocking_seconds, 1, 3_600)?;
     within("iota.timeout_seconds", iota.timeout_seconds, 1, 3_600)?;
     within("iota.query_timeout_seconds", iota.query_timeout_seconds, 1, day)?;
     within("kafka.in_flight_bytes", kafka.in_flight_bytes as u64, 65_536, 1 << 31)?;

@@ -77,6 +77,8 @@ pub struct Iota {
     pub url: SecretUrl,
     pub connections: u32,
     pub page_rows: u32,
+    pub read_ahead_bytes: usize,
+    pub max_blocking_seconds: u64,
     pub timeout_seconds: u64,
     pub query_timeout_seconds: u64,
     #[serde(deserialize_with = "time_zone")]

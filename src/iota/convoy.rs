@@ -9,10 +9,12 @@ use sea_query::SelectStatement;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Device, Mapping, Out, Row, Selection, StoreError, select};
+use super::{Device, Mapping, Out, Row, Selection, StoreError, budget::Share, pages, select};
 
 /// Rows that a device may have to be read wholly together with others.
 const FIRST: u32 = 256;
+/// Bytes of a device that are not worth being counted, or dropped and read again.
+const LITTLE: usize = 16 * 1_024;
 /// Devices that go together, at the most.
 const MOST: usize = 32;
 
@@ -42,14 +44,29 @@ impl Member {
         }
     }
 
-    /// No more of it comes here. What is to be read on, if anything.
-    async fn part(&mut self) -> Option<(Selection, Out)> {
-        let mut out = self.out.take()?;
-        if !out.flush().await || self.rows < FIRST {
-            return None;
+    /// No more of it comes here, since it has no more, or `first` rows have come. What is to be done about it yet, if
+    /// anything; and the memory that its rows did not need.
+    fn part(&mut self, first: u32) -> (Option<Parted>, Share) {
+        let Some(mut out) = self.out.take() else { return (None, Share::none()) };
+        let share = out.take_share();
+        let is_read = self.rows < first;
+        if is_read {
+            out.end(Ok(()));
+            if out.waiting_bytes() <= LITTLE {
+                out.uncount();
+                return (None, share);
+            }
         }
-        Some((self.selection.clone(), out))
+        (Some(Parted { selection: self.selection.clone(), out, is_read }), share)
     }
+}
+
+/// A device that goes on by itself.
+pub struct Parted {
+    pub selection: Selection,
+    pub out: Out,
+    /// All of it was read, and waits to be taken.
+    pub is_read: bool,
 }
 
 /// Devices that wait for a connection.
@@ -59,6 +76,10 @@ pub struct Waiting(Arc<Mutex<Vec<Member>>>);
 impl Waiting {
     pub fn push(&self, member: Member) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(member);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// Those that can go with the one that has waited longest.
@@ -82,12 +103,33 @@ pub struct Convoy {
     /// The one whose rows are coming.
     current: usize,
     /// What is to be read on by itself.
-    parted: Vec<(Selection, Out)>,
+    parted: Vec<Parted>,
+    /// Memory for rows that are still to come.
+    share: Share,
+    /// Rows of each, at the most.
+    first: u32,
+    rows: u64,
+    bytes: u64,
 }
 
 impl Convoy {
-    pub fn new(members: Vec<Member>) -> Self {
-        Self { members, current: 0, parted: Vec::new() }
+    /// Devices whose rows have so many bytes, as far as is known.
+    pub fn new(members: Vec<Member>, share: Share, mean: Option<u64>) -> Self {
+        let all = pages::rows_that_fit(mean);
+        let first = mean.map_or(FIRST, |_| all / u32::try_from(members.len().max(1)).unwrap_or(u32::MAX)).clamp(1, FIRST);
+        Self { members, current: 0, parted: Vec::new(), share, first, rows: 0, bytes: 0 }
+    }
+
+    /// Says how rows are read.
+    pub fn set_mapping(&self, mapping: &Arc<Mapping>) {
+        for out in self.members.iter().filter_map(|member| member.out.as_ref()) {
+            out.set_mapping(mapping);
+        }
+    }
+
+    /// Bytes of a row, if there was one.
+    pub fn mean(&self) -> Option<u64> {
+        self.bytes.checked_div(self.rows)
     }
 
     pub fn devices(&self, mapping: &Mapping) -> SelectStatement {
@@ -111,40 +153,52 @@ impl Convoy {
     /// The first rows of each that is left.
     pub fn query(&self, mapping: &Mapping) -> Option<SelectStatement> {
         let selections: Vec<&Selection> = self.members.iter().map(|member| &member.selection).collect();
-        select::beginnings(mapping, &selections, FIRST)
+        select::beginnings(mapping, &selections, self.first)
     }
 
     /// Hands a row on.
-    pub async fn take(&mut self, number: i32, row: Row) {
+    pub fn take(&mut self, number: i32, row: Row) {
         let Ok(number) = usize::try_from(number) else { return };
         if number != self.current {
-            if let Some(before) = self.members.get_mut(self.current) {
-                self.parted.extend(before.part().await);
-            }
+            self.part_current();
             self.current = number;
         }
+        self.rows += 1;
+        self.bytes += row.bytes() as u64;
         let Some(member) = self.members.get_mut(number) else { return };
         let Some(out) = &mut member.out else { return };
+        if member.rows == 0 {
+            out.set_share(std::mem::replace(&mut self.share, Share::none()));
+        }
         member.rows += 1;
         member.selection.after = Some(row.position());
-        if !out.push(row).await {
+        if !out.push(row) {
+            self.share = out.take_share();
             member.out = None;
         }
     }
 
-    /// What is to be read on by itself: devices with more rows, and after a failure all whose end was not seen.
-    pub async fn end(mut self, result: Result<(), StoreError>) -> Vec<(Selection, Out)> {
+    fn part_current(&mut self) {
+        if let Some(member) = self.members.get_mut(self.current).filter(|member| member.rows > 0 && member.out.is_some()) {
+            let (parted, share) = member.part(self.first);
+            self.parted.extend(parted);
+            self.share = share;
+        }
+    }
+
+    /// What is to be done yet about each: devices with more rows, and all whose end was not seen, after a failure or when
+    /// there was no memory for all (`Ok(false)`).
+    pub fn end(mut self, result: Result<bool, StoreError>) -> Vec<Parted> {
         for member in &mut self.members {
             match &result {
-                Ok(()) => self.parted.extend(member.part().await),
+                Ok(true) => self.parted.extend(member.part(self.first).0),
                 // It was not even looked up: its job ends with this.
                 Err(error) if member.device.is_some() => member.tell(Err(error.clone())),
                 // Rows that came are good; the rest comes, or fails, on its own account.
-                Err(_) => {
-                    if let Some(mut out) = member.out.take()
-                        && out.flush().await
-                    {
-                        self.parted.push((member.selection.clone(), out));
+                Ok(false) | Err(_) => {
+                    if let Some(mut out) = member.out.take() {
+                        drop(out.take_share());
+                        self.parted.push(Parted { selection: member.selection.clone(), out, is_read: false });
                     }
                 }
             }
@@ -165,9 +219,9 @@ mod tests {
             let (found, hears) = oneshot::channel();
             told.push(hears);
             let selection = Selection { device, from: DateTime::UNIX_EPOCH, to: DateTime::UNIX_EPOCH, after: None };
-            Member { thing, selection, device: Some(found), out: Some(Out::new(Out::AHEAD).0), rows: 0 }
+            Member { thing, selection, device: Some(found), out: Some(Out::new(None).0), rows: 0 }
         });
-        let mut convoy = Convoy::new(members.into());
+        let mut convoy = Convoy::new(members.into(), Share::none(), None);
         convoy.found(&[(device, Device { name: Some("水".to_owned()) })]);
         let mut found = Vec::new();
         for hears in told {

@@ -2,14 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use sqlx::{PgPool, Row as _, SqlitePool};
+use sqlx::{Row as _, SqlitePool};
 
-use super::{DocType, IdType, KeyType, Mapping, StoreError, TimeType};
+use super::{
+    DocType, IdType, KeyType, Mapping, StoreError, TimeType,
+    postgres::Server,
+    select::{layout_check, literal, quoted},
+};
 use crate::config::{Iota, RawTable};
 
 /// What a column is.
 struct Column {
     r#type: String,
+    /// The type's number in PostgreSQL.
+    oid: u32,
     nullable: bool,
 }
 
@@ -20,11 +26,16 @@ struct Table {
     /// Columns of each unique index, and the first column of any index.
     unique: Vec<BTreeSet<String>>,
     leading: BTreeSet<String>,
+    /// Its full name in PostgreSQL, quoted.
+    relation: Option<String>,
+    /// Tables that inherit from it, but for partitions: its indexes are not theirs.
+    heirs: Vec<String>,
+    is_partitioned: bool,
 }
 
-pub async fn postgres(pool: &PgPool, config: &Iota) -> Result<Mapping, StoreError> {
-    let device = postgres_table(pool, &config.device.table).await?;
-    let raw = postgres_table(pool, &config.raw.table).await?;
+pub async fn postgres(server: &Server, config: &Iota) -> Result<Mapping, StoreError> {
+    let device = postgres_table(server, &config.device.table).await?;
+    let raw = postgres_table(server, &config.raw.table).await?;
     fit(config, &device, &raw)
 }
 
@@ -43,6 +54,11 @@ fn fit(config: &Iota, device: &Table, raw: &Table) -> Result<Mapping, StoreError
     let time = raw.column(&config.raw.time, "iota.raw.time")?;
     let doc = raw.column(&config.raw.doc, "iota.raw.doc")?;
     let mut advice = Vec::new();
+    let used = [&config.raw.time, &config.raw.id, &config.raw.doc, &config.raw.device];
+    let check = raw.relation.as_ref().map(|relation| {
+        let columns: Vec<_> = used.iter().filter_map(|name| Some((name.as_str(), raw.columns.get(*name)?.oid))).collect();
+        layout_check(relation, &columns, raw.is_partitioned || !raw.heirs.is_empty())
+    });
     require_unique_key(raw, &config.raw, config.trust_row_key, &mut advice)?;
     if !raw.leading.contains(&config.raw.device) {
         advice.push(format!(
@@ -60,6 +76,8 @@ fn fit(config: &Iota, device: &Table, raw: &Table) -> Result<Mapping, StoreError
         key_nullable: key.nullable,
         device: config.device.clone(),
         raw: config.raw.clone(),
+        has_index: raw.leading.contains(&config.raw.device),
+        check,
         advice,
     })
 }
@@ -67,8 +85,24 @@ fn fit(config: &Iota, device: &Table, raw: &Table) -> Result<Mapping, StoreError
 /// Two rows with the same device, time and key could not be told apart at a page's edge, and one would be lost.
 fn require_unique_key(raw: &Table, names: &RawTable, trusted: bool, advice: &mut Vec<String>) -> Result<(), StoreError> {
     let within: BTreeSet<_> = [&names.id, &names.device, &names.time].into_iter().cloned().collect();
-    if raw.unique.iter().any(|columns| columns.contains(&names.id) && columns.is_subset(&within)) {
+    let is_unique = raw.unique.iter().any(|columns| columns.contains(&names.id) && columns.is_subset(&within));
+    if is_unique && raw.heirs.is_empty() {
         return Ok(());
+    }
+    if !raw.heirs.is_empty() {
+        let heirs = raw.heirs.join(", ");
+        if trusted {
+            advice.push(format!(
+                "the unique indexes of {} do not hold together with its children by INHERITS ({heirs}); iota.trust_row_key says that {:?} is unique in all of them",
+                raw.name, names.id
+            ));
+            return Ok(());
+        }
+        return Err(StoreError::Mapping(format!(
+            "{} has children by INHERITS ({heirs}), and no unique index of a parent holds for its children: two rows with the same time and {:?} could not be told apart, and one could be lost. \
+             Make them declarative partitions (ATTACH PARTITION), or set iota.trust_row_key = true if you know that {:?} is unique in all of them",
+            raw.name, names.id, names.id
+        )));
     }
     if trusted {
         advice.push(format!("no unique index makes {:?} of {} unique; iota.trust_row_key says that it is", names.id, raw.name));
@@ -96,35 +130,49 @@ fn no_table(name: &str) -> StoreError {
     ))
 }
 
-async fn postgres_table(pool: &PgPool, name: &str) -> Result<Table, StoreError> {
-    let quoted = name.splitn(2, '.').map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect::<Vec<_>>().join(".");
-    let columns = sqlx::query(
-        "SELECT attname::text AS name, format_type(atttypid, NULL) AS type, NOT attnotnull AS nullable
-         FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped",
-    )
-    .bind(&quoted)
-    .fetch_all(pool)
-    .await?;
+async fn postgres_table(server: &Server, name: &str) -> Result<Table, StoreError> {
+    let path = literal(&name.splitn(2, '.').map(quoted).collect::<Vec<_>>().join("."));
+    let columns = format!(
+        "SELECT attname::text AS name, format_type(atttypid, NULL) AS type, atttypid::int8 AS oid, NOT attnotnull AS nullable
+         FROM pg_catalog.pg_attribute WHERE attrelid = to_regclass({path}) AND attnum > 0 AND NOT attisdropped"
+    );
+    let columns = server.fetch(&columns).await?;
     if columns.is_empty() {
         return Err(no_table(name));
     }
-    let mut table = Table { name: name.to_owned(), columns: BTreeMap::new(), unique: Vec::new(), leading: BTreeSet::new() };
+    let mut table = Table::new(name);
     for row in &columns {
-        let column = Column { r#type: row.try_get("type")?, nullable: row.try_get("nullable")? };
+        let oid = u32::try_from(row.try_get::<i64, _>("oid")?).unwrap_or_default();
+        let column = Column { r#type: row.try_get("type")?, oid, nullable: row.try_get("nullable")? };
         table.columns.insert(row.try_get("name")?, column);
     }
-    let indexes = sqlx::query(
+    // One row for each heir, or one with none.
+    let relation = format!(
+        "SELECT format('%I.%I', nspname, relname) AS relation, inhrelid::regclass::text AS heir,
+                relkind = 'p' OR inhrelid IS NOT NULL AND (SELECT relnamespace::regnamespace::text FROM pg_catalog.pg_class AS child
+                                                           WHERE child.oid = inhrelid) = '_timescaledb_internal' AS is_partitioned
+         FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+         LEFT JOIN pg_catalog.pg_inherits ON inhparent = pg_class.oid AND relkind <> 'p'
+         WHERE pg_class.oid = to_regclass({path}) ORDER BY 2"
+    );
+    for row in &server.fetch(&relation).await? {
+        table.relation = Some(row.try_get("relation")?);
+        // TimescaleDB's chunks inherit, and its unique indexes hold for all of them together.
+        if row.try_get("is_partitioned")? {
+            table.is_partitioned = true;
+        } else {
+            table.heirs.extend(row.try_get::<Option<String>, _>("heir")?);
+        }
+    }
+    let indexes = format!(
         "SELECT indisunique AND indpred IS NULL AND indexprs IS NULL AS is_unique,
                 (SELECT array_agg(attname::text ORDER BY place)
                  FROM unnest(indkey::int2[]) WITH ORDINALITY AS k (number, place)
                  JOIN pg_catalog.pg_attribute ON attrelid = indrelid AND attnum = k.number
                  WHERE place <= indnkeyatts) AS columns
-         FROM pg_catalog.pg_index WHERE indrelid = to_regclass($1) AND indisvalid",
-    )
-    .bind(&quoted)
-    .fetch_all(pool)
-    .await?;
-    for row in &indexes {
+         FROM pg_catalog.pg_index WHERE indrelid = to_regclass({path}) AND indisvalid"
+    );
+    for row in &server.fetch(&indexes).await? {
         let columns: Vec<String> = row.try_get::<Option<_>, _>("columns")?.unwrap_or_default();
         table.index(columns, row.try_get("is_unique")?);
     }
@@ -139,7 +187,7 @@ async fn sqlite_table(pool: &SqlitePool, name: &str) -> Result<Table, StoreError
     if columns.is_empty() {
         return Err(no_table(name));
     }
-    let mut table = Table { name: name.to_owned(), columns: BTreeMap::new(), unique: Vec::new(), leading: BTreeSet::new() };
+    let mut table = Table::new(name);
     let mut primary = Vec::new();
     for row in &columns {
         let name: String = row.try_get("name")?;
@@ -158,7 +206,7 @@ async fn sqlite_table(pool: &SqlitePool, name: &str) -> Result<Table, StoreError
         };
         // Only a primary key that is the row's own number can't be NULL; others can, in SQLite.
         let nullable = row.try_get::<i64, _>("not_null")? == 0 && !(in_primary && r#type == "INTEGER");
-        table.columns.insert(name, Column { r#type, nullable });
+        table.columns.insert(name, Column { r#type, oid: 0, nullable });
     }
     table.index(primary, true);
     let indexes = sqlx::query("SELECT name, \"unique\" AS is_unique, partial FROM pragma_index_list($1)")
@@ -179,6 +227,18 @@ async fn sqlite_table(pool: &SqlitePool, name: &str) -> Result<Table, StoreError
 }
 
 impl Table {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            columns: BTreeMap::new(),
+            unique: Vec::new(),
+            leading: BTreeSet::new(),
+            relation: None,
+            heirs: Vec::new(),
+            is_partitioned: false,
+        }
+    }
+
     fn index(&mut self, columns: Vec<String>, unique: bool) {
         if let Some(first) = columns.first() {
             self.leading.insert(first.clone());

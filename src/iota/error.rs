@@ -11,9 +11,18 @@ pub enum StoreError {
     /// The store answers, and says no; waiting does not help.
     #[error("the IoTA store refuses: {0}")]
     Refused(String),
+    /// Nobody knows whether waiting helps: try again, but not for ever.
+    #[error("the IoTA store gave an error that is not known: {0}")]
+    Unknown(String),
     /// Tables or columns are not what the configuration says.
     #[error("the IoTA store does not fit the configuration: {0}")]
     Mapping(String),
+    /// Columns are of other types than when the reading began. Whoever begins anew reads them right.
+    #[error("the tables of the IoTA store were changed meanwhile: {0}")]
+    Changed(String),
+    /// A statement was ended since others waited for its locks.
+    #[error("the reading gave way to others who waited for a lock on the IoTA store's tables")]
+    GaveWay,
     /// Rows that can't be told apart from others.
     #[error(
         "{rows} rows of device {device} in the range have no row key; they could be lost at a page's edge. Give them one, or name another column in iota.raw.id"
@@ -22,9 +31,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether trying again later is right.
+    /// Whether trying again later is right. For [`Unknown`](Self::Unknown) it is, a few times.
     pub fn is_outage(&self) -> bool {
-        matches!(self, Self::Away(_))
+        match self {
+            Self::Away(_) | Self::Unknown(_) | Self::Changed(_) | Self::GaveWay => true,
+            Self::Refused(_) | Self::Mapping(_) | Self::NoKey { .. } => false,
+        }
     }
 
     pub(super) fn timeout(doing: &str, seconds: u64) -> Self {
@@ -32,32 +44,114 @@ impl StoreError {
     }
 }
 
+/// A message that starts so comes from the check which is part of each query (`select::layout_check`).
+pub(super) const CHANGED: &str = "data-patch: layout";
+
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
+        use sqlx::Error;
         let text = error.to_string();
-        let sqlx::Error::Database(database) = &error else {
-            return match error {
-                sqlx::Error::Configuration(_) | sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => Self::Refused(text),
-                sqlx::Error::PoolTimedOut => Self::Away(
-                    "no connection within iota.timeout_seconds: it does not answer, or its connections are all taken".to_owned(),
-                ),
-                _ => Self::Away(text),
-            };
-        };
-        let code = database.code().unwrap_or_default();
-        if database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
-            // SQLSTATE classes: 42 names or rights, 22 data, 0A not supported, 3F schema. A password (28) can be set right.
-            let refused = ["42", "22", "0A", "3F"].iter().any(|class| code.starts_with(class));
-            return if refused {
-                Self::Refused(format!("{text} (SQLSTATE {code})"))
-            } else {
-                Self::Away(format!("{text} (SQLSTATE {code})"))
-            };
+        match &error {
+            Error::Database(database) => {
+                let code = database.code().unwrap_or_default();
+                if database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
+                    if code == "22P02" && database.message().contains(CHANGED) {
+                        return Self::Changed("a table was rewritten, or a column is of another type".to_owned());
+                    }
+                    return of_postgres(&code, format!("{text} (SQLSTATE {code})"));
+                }
+                of_sqlite(&code, text)
+            }
+            // The network, and a pool that has none of its connections free.
+            Error::Io(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => Self::Away(text),
+            // A certificate can be wrong for good, or a server in the middle of its start.
+            Error::Tls(_) | Error::Protocol(_) => Self::Unknown(text),
+            Error::Configuration(_)
+            | Error::ConfigFile(_)
+            | Error::InvalidArgument(_)
+            | Error::RowNotFound
+            | Error::TypeNotFound { .. }
+            | Error::ColumnIndexOutOfBounds { .. }
+            | Error::ColumnNotFound(_)
+            | Error::ColumnDecode { .. }
+            | Error::Encode(_)
+            | Error::Decode(_)
+            | Error::AnyDriverError(_)
+            | Error::Migrate(_)
+            | Error::InvalidSavePointStatement
+            | Error::BeginFailed => Self::Refused(text),
+            _ => Self::Unknown(text),
         }
-        // SQLite: 1 is an error in the statement (a table or column is missing), 11 and 26 a damaged file, 20 a wrong type.
-        match code.parse::<u32>().map(|code| code & 0xff) {
-            Ok(1 | 11 | 20 | 26) => Self::Refused(text),
-            _ => Self::Away(text),
+    }
+}
+
+/// By the class of the SQLSTATE (PostgreSQL's documentation, appendix A).
+fn of_postgres(code: &str, text: String) -> StoreError {
+    match code {
+        // Too large a statement or row, which stay so; a setting that a pooler or server does not have.
+        "54000" | "54001" | "54011" | "54023" => StoreError::Refused(text),
+        // A damaged table or index (XX001, XX002) does not mend itself.
+        "XX001" | "XX002" => StoreError::Refused(text),
+        // A password can be set right, and the database of a standby be created a moment later: 28, 3D. An idle or
+        // running session ended by the server, a lock not had in time, a deadlock, a standby's conflict: 25P03, 40, 55, 57.
+        // Resources, the system itself: 53, 58. The connection: 08.
+        "25P03" => StoreError::Away(text),
+        _ => match code.get(..2).unwrap_or_default() {
+            "08" | "28" | "3D" | "40" | "53" | "55" | "57" | "58" => StoreError::Away(text),
+            // Not supported, data, rights and names, schemas, and what a reader can't be guilty of by chance.
+            "0A" | "0L" | "0P" | "21" | "22" | "23" | "2F" | "34" | "38" | "39" | "3F" | "42" | "44" | "P0" => {
+                StoreError::Refused(text)
+            }
+            _ => StoreError::Unknown(text),
+        },
+    }
+}
+
+/// By SQLite's primary result code.
+fn of_sqlite(code: &str, text: String) -> StoreError {
+    match code.parse::<u32>().map(|code| code & 0xff) {
+        // A missing table or column, a damaged file, a wrong type, a file that is no database; too large; rights; a misuse.
+        Ok(1 | 3 | 11 | 18 | 20 | 21 | 23 | 25 | 26) => StoreError::Refused(text),
+        // Busy, locked, no memory, interrupted, the disk, full, can't be opened, the protocol of its locks, its schema was
+        // just changed, no support for large files on this system.
+        Ok(5..=7 | 9 | 10 | 13..=15 | 17) => StoreError::Away(text),
+        _ => StoreError::Unknown(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_neither_away_nor_refused() {
+        for (code, outage, unknown) in [
+            ("57P03", true, false),
+            ("53300", true, false),
+            ("42P01", false, false),
+            ("22P02", false, false),
+            ("XX001", false, false),
+            ("XX000", true, true),
+            ("F0000", true, true),
+            ("99999", true, true),
+            ("", true, true),
+        ] {
+            let error = of_postgres(code, String::new());
+            assert_eq!((error.is_outage(), matches!(error, StoreError::Unknown(_))), (outage, unknown), "{code}");
         }
+        for (code, outage, unknown) in
+            [("5", true, false), ("14", true, false), ("266", true, false), ("1", false, false), ("267", false, false), ("99", true, true)]
+        {
+            let error = of_sqlite(code, String::new());
+            assert_eq!((error.is_outage(), matches!(error, StoreError::Unknown(_))), (outage, unknown), "{code}");
+        }
+    }
+
+    #[test]
+    fn errors_of_the_driver_are_told_apart() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        assert!(matches!(StoreError::from(sqlx::Error::Io(refused)), StoreError::Away(_)));
+        assert!(matches!(StoreError::from(sqlx::Error::Protocol("?".to_owned())), StoreError::Unknown(_)));
+        assert!(matches!(StoreError::from(sqlx::Error::ColumnNotFound("name".to_owned())), StoreError::Refused(_)));
     }
 }

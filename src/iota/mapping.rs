@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
-use super::StoreError;
+use super::{StoreError, local};
 use crate::config::{DeviceTable, RawTable};
 
 /// Names and types of what is read.
@@ -22,8 +22,70 @@ pub struct Mapping {
     pub doc: DocType,
     /// Whether there may be rows with no key.
     pub key_nullable: bool,
+    /// An index begins with the device.
+    pub has_index: bool,
+    /// In PostgreSQL: a condition that raises an error when columns are of other types than these.
+    pub(super) check: Option<String>,
     /// What works, and could be better.
     pub advice: Vec<String>,
+}
+
+/// A range of times as the store counts them, in microseconds; both ends are included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRange {
+    /// `None`: something else says where it begins.
+    pub from: Option<i64>,
+    pub to: i64,
+    /// Times in between that are not in the range, both ends included: local times before and after a clock was set back.
+    pub holes: Vec<(i64, i64)>,
+}
+
+impl Mapping {
+    /// Whether rows that are read by the one are what they are by the other, and in the same order.
+    pub(super) fn reads_like(&self, other: &Self) -> bool {
+        self.types() == other.types()
+    }
+
+    fn types(&self) -> (IdType, IdType, IdType, KeyType, TimeType, DocType) {
+        (self.device_id, self.thing_id, self.raw_device, self.key, self.time, self.doc)
+    }
+
+    /// What a position depends on, as a short text: `timestamptz/bigint`.
+    pub fn layout(&self) -> String {
+        match self.time {
+            TimeType::Local(zone) => format!("{}({zone})/{}", self.time.sql(), self.key.sql()),
+            TimeType::Instant | TimeType::EpochMillis => format!("{}/{}", self.time.sql(), self.key.sql()),
+        }
+    }
+
+    pub(super) fn changed_to(&self, now: &Self) -> StoreError {
+        let mut changes = Vec::new();
+        for (column, before, after) in [
+            (&self.raw.time, format!("{:?}", self.time), format!("{:?}", now.time)),
+            (&self.raw.id, format!("{:?}", self.key), format!("{:?}", now.key)),
+            (&self.raw.doc, format!("{:?}", self.doc), format!("{:?}", now.doc)),
+            (&self.raw.device, format!("{:?}", self.raw_device), format!("{:?}", now.raw_device)),
+        ] {
+            if before != after {
+                changes.push(format!("column {column} of {} was {before} and is {after}", self.raw.table));
+            }
+        }
+        StoreError::Changed(changes.join(", "))
+    }
+
+    /// What the store can't tell about the times of this range, if anything.
+    pub fn doubt(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Option<String> {
+        let TimeType::Local(zone) = self.time else { return None };
+        let twice = local::twice(zone, from, to);
+        let [first, others @ ..] = twice.as_slice() else { return None };
+        let more = if others.is_empty() { String::new() } else { format!(", and {} times more", others.len()) };
+        Some(format!(
+            "times from {} to {} exist twice in {zone} ({} keeps no zone{more}): rows are read when either may be meant, and each is taken for the earlier",
+            first.0.format("%Y-%m-%d %H:%M:%S"),
+            first.1.format("%H:%M:%S"),
+            self.raw.time
+        ))
+    }
 }
 
 /// How device and thing ids are stored.
@@ -75,6 +137,15 @@ impl IdType {
 }
 
 impl KeyType {
+    /// Its name in PostgreSQL.
+    pub(super) fn sql(self) -> &'static str {
+        match self {
+            Self::Integer => "bigint",
+            Self::Uuid => "uuid",
+            Self::Text => "text",
+        }
+    }
+
     pub(super) fn of(column: &str, r#type: &str) -> Result<Self, StoreError> {
         match r#type {
             "smallint" | "integer" | "bigint" | "INTEGER" => Ok(Self::Integer),
@@ -86,6 +157,15 @@ impl KeyType {
 }
 
 impl TimeType {
+    /// Its name in PostgreSQL.
+    pub(super) fn sql(self) -> &'static str {
+        match self {
+            Self::Instant => "timestamptz",
+            Self::Local(_) => "timestamp",
+            Self::EpochMillis => "bigint",
+        }
+    }
+
     pub(super) fn of(column: &str, r#type: &str, zone: Tz) -> Result<Self, StoreError> {
         match r#type {
             "timestamp with time zone" => Ok(Self::Instant),
@@ -96,33 +176,24 @@ impl TimeType {
     }
 
     /// The range in microseconds as the store counts, both ends included: no row outside it, and none of it left out,
-    /// however much finer than the store the request was.
-    pub fn range(self, from: DateTime<Utc>, to: DateTime<Utc>) -> (i64, i64) {
+    /// however much finer than the store the request was. A local time that exists twice is in it when either is.
+    pub fn range(self, from: DateTime<Utc>, to: DateTime<Utc>) -> StoredRange {
+        let whole = |from, to| StoredRange { from: Some(from), to, holes: Vec::new() };
         match self {
-            Self::Instant => (ceil(from, 1_000), floor(to, 1_000)),
-            Self::EpochMillis => (ceil(from, 1_000_000) * 1_000, floor(to, 1_000_000) * 1_000),
-            Self::Local(zone) => {
-                let local = |time: DateTime<Utc>| time.with_timezone(&zone).naive_local().min(last_local()).and_utc();
-                (ceil(local(from), 1_000), floor(local(to), 1_000))
-            }
+            Self::Instant => whole(ceil(from, 1_000), floor(to, 1_000)),
+            Self::EpochMillis => whole(ceil(from, 1_000_000) * 1_000, floor(to, 1_000_000) * 1_000),
+            Self::Local(zone) => local::range(zone, ceil(from, 1_000), floor(to, 1_000)),
         }
     }
 
     /// Microseconds as the store counts, as the instant that they mean, in microseconds since 1970.
-    /// A local time that came twice is taken for the earlier.
+    /// A local time that exists twice is taken for the earlier.
     pub fn instant_us(self, stored_us: i64) -> i64 {
         match self {
             Self::Instant | Self::EpochMillis => stored_us,
-            Self::Local(zone) => DateTime::from_timestamp_micros(stored_us)
-                .and_then(|local| local.naive_utc().and_local_timezone(zone).earliest())
-                .map_or(stored_us, |time| time.timestamp_micros()),
+            Self::Local(zone) => local::instant_us(zone, stored_us),
         }
     }
-}
-
-/// PostgreSQL reads no year of five digits.
-fn last_local() -> NaiveDateTime {
-    DateTime::<Utc>::from_timestamp(253_402_300_799, 999_999_999).unwrap_or_default().naive_utc()
 }
 
 /// Units of so many nanoseconds since 1970, rounded up.
@@ -136,6 +207,15 @@ fn floor(time: DateTime<Utc>, nanoseconds: u32) -> i64 {
 }
 
 impl DocType {
+    /// Its name in PostgreSQL.
+    pub(super) fn sql(self) -> &'static str {
+        match self {
+            Self::Jsonb => "jsonb",
+            Self::Json => "json",
+            Self::Text => "text",
+        }
+    }
+
     pub(super) fn of(column: &str, r#type: &str) -> Result<Self, StoreError> {
         match r#type {
             "jsonb" => Ok(Self::Jsonb),
@@ -180,18 +260,23 @@ mod tests {
     #[test]
     fn a_range_is_never_wider_or_narrower_than_asked() {
         let time = |nanos| Utc.timestamp_opt(100, nanos).unwrap();
-        assert_eq!(TimeType::Instant.range(time(1), time(1_999)), (100_000_001, 100_000_001));
-        assert_eq!(TimeType::Instant.range(time(1_000), time(1_000)), (100_000_001, 100_000_001));
-        assert_eq!(TimeType::EpochMillis.range(time(1), time(999_999)), (100_001_000, 100_000_000));
+        let ends = |of: TimeType, from, to| {
+            let range = of.range(from, to);
+            (range.from.unwrap(), range.to)
+        };
+        assert_eq!(ends(TimeType::Instant, time(1), time(1_999)), (100_000_001, 100_000_001));
+        assert_eq!(ends(TimeType::Instant, time(1_000), time(1_000)), (100_000_001, 100_000_001));
+        assert_eq!(ends(TimeType::EpochMillis, time(1), time(999_999)), (100_001_000, 100_000_000));
         let before = Utc.timestamp_opt(-1, 999_999_999).unwrap();
-        assert_eq!(TimeType::EpochMillis.range(before, before), (0, -1_000));
+        assert_eq!(ends(TimeType::EpochMillis, before, before), (0, -1_000));
     }
 
     #[test]
     fn local_times_are_read_in_their_zone() {
         let zone = TimeType::Local(chrono_tz::Asia::Shanghai);
         let time = Utc.with_ymd_and_hms(2019, 1, 11, 13, 3, 0).unwrap();
-        let (from, to) = zone.range(time, time);
+        let StoredRange { from, to, .. } = zone.range(time, time);
+        let from = from.unwrap();
         assert_eq!(from, to);
         assert_eq!(zone.instant_us(from), time.timestamp_micros());
         assert_eq!(from - time.timestamp_micros(), 8 * 3_600 * 1_000_000);

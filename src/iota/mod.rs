@@ -3,30 +3,43 @@
 //! A device's rows are read in the order of time and row key, page by page (keyset), so that a reader can go on after
 //! any row, and no query holds a snapshot of a live store for long.
 
+mod budget;
 mod convoy;
 pub mod copy;
+mod count;
 mod discover;
 mod error;
+mod local;
 mod mapping;
 mod pages;
 #[cfg(test)]
 mod ping_tests;
+mod pool;
 mod postgres;
 mod rows;
 pub mod sample;
 pub mod sample_store;
 mod select;
 mod sqlite;
+mod watch;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use tokio::sync::{OnceCell, Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit, oneshot};
 use uuid::Uuid;
 
+use budget::{Budget, Share};
 pub use error::StoreError;
-pub use mapping::{DocType, IdType, KeyType, Mapping, TimeType};
+pub use mapping::{DocType, IdType, KeyType, Mapping, StoredRange, TimeType};
 use rows::Out;
 pub use rows::{Beginning, Opened, Rows};
 
@@ -37,17 +50,22 @@ use crate::{config, task::Position};
 pub struct Store {
     backend: Backend,
     config: Arc<config::Iota>,
-    mapping: Arc<OnceCell<Arc<Mapping>>>,
-    /// A page keeps its connection while its rows wait for Kafka. One connection is left for other questions, which would
-    /// find no free one and take the store for away.
+    mapping: Arc<RwLock<Option<Arc<Mapping>>>>,
+    /// One at a time finds the mapping.
+    finding: Arc<Mutex<()>>,
+    /// Connections for pages. One is left for other questions, which would find no free one and take the store for away.
     pages: Arc<Semaphore>,
+    /// Memory for rows that are read and not taken yet.
+    budget: Budget,
+    /// Bytes of a row of the page that was read last; 0: none was.
+    mean: Arc<AtomicU64>,
     /// Devices that wait to be begun together.
     waiting: convoy::Waiting,
 }
 
 #[derive(Clone)]
 enum Backend {
-    Postgres(sqlx::PgPool),
+    Postgres(postgres::Server),
     Sqlite(sqlx::SqlitePool),
 }
 
@@ -73,6 +91,11 @@ pub struct Row {
 }
 
 impl Row {
+    /// What it takes in memory.
+    fn bytes(&self) -> usize {
+        self.doc.as_ref().map_or(0, Bytes::len) + size_of::<Self>()
+    }
+
     /// Where it stands in its device's order.
     pub fn position(&self) -> Position {
         Position { time_us: self.time_us, key: self.key.to_string() }
@@ -114,35 +137,64 @@ impl Store {
         let backend = if url.starts_with("sqlite:") {
             Backend::Sqlite(sqlite::pool(config)?)
         } else {
-            Backend::Postgres(postgres::pool(config)?)
+            Backend::Postgres(postgres::Server::new(config)?)
         };
         let pages = Arc::new(Semaphore::new((config.connections as usize - 1).max(1)));
         Ok(Self {
             backend,
             config: Arc::new(config.clone()),
             mapping: Arc::default(),
+            finding: Arc::default(),
             pages,
+            budget: Budget::new(config.read_ahead_bytes),
+            mean: Arc::default(),
             waiting: convoy::Waiting::default(),
         })
     }
 
-    /// How its tables are laid out; asked of the store once, when it first answers.
+    /// How its tables are laid out; asked of the store when it first answers, and when a query finds that they have changed.
     ///
     /// # Errors
     /// The store is away, or its tables do not fit the configuration.
     pub async fn mapping(&self) -> Result<Arc<Mapping>, StoreError> {
-        if let Some(mapping) = self.mapping.get() {
-            return Ok(Arc::clone(mapping));
+        match self.known_mapping() {
+            Some(mapping) => Ok(mapping),
+            None => Box::pin(self.find_mapping(None)).await,
         }
-        let find = || async {
+    }
+
+    fn known_mapping(&self) -> Option<Arc<Mapping>> {
+        self.mapping.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How its tables are laid out now; asked of the store unless somebody did since they were found as in `old`.
+    async fn look_again(&self, old: &Arc<Mapping>) -> Result<Arc<Mapping>, StoreError> {
+        Box::pin(self.find_mapping(Some(old))).await
+    }
+
+    async fn find_mapping(&self, old: Option<&Arc<Mapping>>) -> Result<Arc<Mapping>, StoreError> {
+        let find = async {
+            let _finding = self.finding.lock().await;
+            if let Some(mapping) = self.known_mapping()
+                && old.is_none_or(|old| !Arc::ptr_eq(old, &mapping))
+            {
+                return Ok(mapping);
+            }
             let found = match &self.backend {
-                Backend::Postgres(pool) => discover::postgres(pool, &self.config).await,
+                Backend::Postgres(server) => discover::postgres(server, &self.config).await,
                 Backend::Sqlite(pool) => discover::sqlite(pool, &self.config).await,
             };
-            found.map(Arc::new)
+            let found = found.map(Arc::new);
+            // One that does not fit any more is forgotten too.
+            self.mapping.write().unwrap_or_else(PoisonError::into_inner).clone_from(&found.as_ref().ok().cloned());
+            if let (Some(old), Ok(now)) = (old, &found)
+                && !old.reads_like(now)
+            {
+                tracing::warn!(change = %old.changed_to(now), "the IoTA store's tables are read by their new layout from now on");
+            }
+            found
         };
-        let find = Box::pin(self.mapping.get_or_try_init(find));
-        self.in_time("reading the layout of its tables", self.config.timeout_seconds, find).await.cloned()
+        self.in_time("reading the layout of its tables", self.config.timeout_seconds, find).await
     }
 
     /// Whether it answers. Waits like a page for a connection, so that the last one stays free for other questions.
@@ -154,10 +206,9 @@ impl Store {
         let _place = self.pages.acquire().await;
         let ask = async {
             match &self.backend {
-                Backend::Postgres(pool) => postgres::ping(pool).await,
-                Backend::Sqlite(pool) => sqlx::query("SELECT 1").execute(pool).await.map(|_| ()),
+                Backend::Postgres(server) => postgres::ping(server).await,
+                Backend::Sqlite(pool) => Ok(sqlx::query("SELECT 1").execute(pool).await.map(|_| ())?),
             }
-            .map_err(StoreError::from)
         };
         self.in_time("an answer", self.config.timeout_seconds, ask).await
     }
@@ -171,7 +222,7 @@ impl Store {
         let query = select::device(&mapping, thing, device);
         let ask = async {
             Ok(match &self.backend {
-                Backend::Postgres(pool) => postgres::device(pool, &query).await?,
+                Backend::Postgres(server) => postgres::device(server, &query).await?,
                 Backend::Sqlite(pool) => sqlite::device(pool, &query).await?,
             })
         };
@@ -184,35 +235,25 @@ impl Store {
     /// The store is away or refuses, or there are rows with no key.
     pub async fn count(&self, selection: &Selection) -> Result<u64, StoreError> {
         let mapping = self.mapping().await?;
-        let query = select::count(&mapping, selection);
-        let ask = async {
-            let (rows, keys) = match &self.backend {
-                Backend::Postgres(pool) => postgres::count(pool, &query).await?,
-                Backend::Sqlite(pool) => sqlite::count(pool, &query).await?,
-            };
-            if keys < rows {
-                return Err(StoreError::NoKey { device: selection.device, rows: rows - keys });
-            }
-            Ok(rows)
-        };
-        self.in_time("counting rows (iota.query_timeout_seconds)", self.config.query_timeout_seconds, ask).await
+        let counted = Box::pin(count::rows(self, &mapping, selection));
+        self.in_time("counting rows (iota.query_timeout_seconds)", self.config.query_timeout_seconds, counted).await
     }
 
     /// Looks a device of a thing up, and reads a selection of it from its beginning to its end.
     pub fn open(&self, thing: Uuid, selection: Selection) -> Opened {
-        let (out, rows) = Out::new(Out::AHEAD);
+        let (out, rows) = Out::new(selection.after.clone());
         let (found, device) = oneshot::channel();
         let store = self.clone();
         match &self.backend {
-            Backend::Postgres(pool) => {
-                let (pool, out) = (pool.clone(), Some(out));
+            Backend::Postgres(server) => {
+                let (server, out) = (server.clone(), Some(out));
                 self.waiting.push(convoy::Member { thing, selection, device: Some(found), out, rows: 0 });
-                tokio::spawn(async move { store.set_out(&pool).await });
+                tokio::spawn(async move { store.set_out(&server).await });
             }
             Backend::Sqlite(_) => {
                 tokio::spawn(async move {
                     let _ = found.send(store.device(thing, selection.device).await);
-                    store.read(selection, out).await;
+                    store.read(selection, out, false).await;
                 });
             }
         }
@@ -220,41 +261,62 @@ impl Store {
     }
 
     /// Begins the devices that wait, as many as go together; or none, when others have taken them along.
-    async fn set_out(&self, pool: &sqlx::PgPool) {
+    async fn set_out(&self, server: &postgres::Server) {
         // Those that are opened at the same time get there first, and go along.
         tokio::task::yield_now().await;
+        if self.waiting.is_empty() {
+            return;
+        }
+        let share = self.budget.reserve(pages::PAGE).await;
         let Ok(place) = self.pages.acquire().await else { return };
         let members = self.waiting.take();
         if !members.is_empty() {
             // Boxed: of many devices that are opened together one comes this far.
-            Box::pin(self.lead(pool, place, members)).await;
+            Box::pin(self.lead(server, place, share, members)).await;
         }
     }
 
     /// Reads devices together, and sends on those that have more.
-    async fn lead(&self, pool: &sqlx::PgPool, place: SemaphorePermit<'_>, members: Vec<convoy::Member>) {
-        let mut convoy = convoy::Convoy::new(members);
+    async fn lead(&self, server: &postgres::Server, place: SemaphorePermit<'_>, share: Share, members: Vec<convoy::Member>) {
+        let mut convoy = convoy::Convoy::new(members, share, self.mean());
         let read = async {
             let mapping = self.mapping().await?;
-            postgres::convoy(pool, &mapping, &mut convoy, self.timeouts()).await
+            convoy.set_mapping(&mapping);
+            let read = postgres::convoy(server, &mapping, &mut convoy, self.timeouts()).await;
+            if let Err(StoreError::Changed(_) | StoreError::Refused(_)) = &read {
+                self.look_again(&mapping).await?;
+            }
+            read
         };
         let result = read.await;
         drop(place);
         if let Err(error) = &result {
             tracing::warn!(%error, "devices could not be begun together; each is read by itself now");
         }
-        for (selection, out) in convoy.end(result).await {
+        self.note_mean(convoy.mean());
+        for parted in convoy.end(result) {
             let store = self.clone();
-            tokio::spawn(async move { store.read(selection, out).await });
+            tokio::spawn(async move { store.read(parted.selection, parted.out, parted.is_read).await });
         }
     }
 
     /// Reads a selection from its start to its end.
     pub fn rows(&self, selection: Selection) -> Rows {
-        let (out, rows) = Out::new(Out::AHEAD);
+        let (out, rows) = Out::new(selection.after.clone());
         let store = self.clone();
-        tokio::spawn(async move { store.read(selection, out).await });
+        tokio::spawn(async move { store.read(selection, out, false).await });
         rows
+    }
+
+    /// Bytes of a row, as far as is known.
+    fn mean(&self) -> Option<u64> {
+        Some(self.mean.load(Ordering::Relaxed)).filter(|mean| *mean > 0)
+    }
+
+    fn note_mean(&self, mean: Option<u64>) {
+        if let Some(mean) = mean {
+            self.mean.store(mean, Ordering::Relaxed);
+        }
     }
 
     fn timeouts(&self) -> Timeouts {

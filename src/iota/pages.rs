@@ -1,19 +1,31 @@
 //! A selection, read page after page. While connections are free, pages of one device are read side by side: one session of
 //! PostgreSQL writes jsonb as text slower than the rest can take it.
+//!
+//! A page is read to its end into memory, or given up: no statement waits for who takes the rows.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{Backend, Mapping, Page, Rows, Selection, Store, StoreError, postgres, rows::Out, select, sqlite};
+use super::{
+    Backend, Mapping, Page, Rows, Selection, Store, StoreError,
+    budget::Share,
+    postgres,
+    rows::{Next, Out},
+    select, sqlite,
+};
 use crate::task::Position;
 
+/// Bytes of a page, at the most; one row is always read, however large.
+pub(super) const PAGE: usize = 4 * 1_024 * 1_024;
 /// Pages of a selection side by side, at the most; the first of them is handed on while the others are read.
 const SIDE_BY_SIDE: usize = 3;
 /// Rows of such a page, at the most.
-const ROWS: u64 = 4_000;
-/// Batches that such a page holds until its turn comes; what is more waits in its connection.
-const HELD: usize = 16;
+const ROWS: u32 = 4_000;
+/// Bytes of a row, as long as none was seen.
+const FIRST_GUESS: u64 = 1_024;
+/// So often in a row a page is tried again because its tables were being rewritten.
+const REWRITES: u32 = 20;
 
 /// Where the next page begins.
 enum Edge {
@@ -35,42 +47,114 @@ impl Edge {
     }
 }
 
+/// A connection, and memory for a page.
+struct Slot {
+    place: OwnedSemaphorePermit,
+    share: Share,
+}
+
+/// What is known of a selection while it is read.
+#[derive(Default)]
+struct Seen {
+    /// Bytes of a row.
+    mean: Option<u64>,
+    /// Rows of a page, at the most, after one that had to give way.
+    most: Option<u32>,
+    rewrites: u32,
+}
+
 impl Store {
-    /// Reads a selection until it ends, or nobody wants more.
-    pub(super) async fn read(&self, mut selection: Selection, mut out: Out) {
-        // Bytes of a row, once there was a page of them.
-        let mut mean = None;
-        let failed = loop {
-            let mapping = match self.mapping().await {
-                Ok(mapping) => mapping,
-                Err(error) => break error,
-            };
-            let place = tokio::select! {
-                place = Arc::clone(&self.pages).acquire_owned() => place,
-                () = out.unwanted() => return,
-            };
-            // Nobody closes the semaphore.
-            let Ok(place) = place else { return };
-            let read = match self.beside(mean) {
-                Some((second, rows)) => {
-                    self.side_by_side(&mapping, Places { first: place, second }, rows, &selection, &mut out).await
+    /// Reads a selection until it ends, or nobody wants more; `is_read`: until it is read again, it was read.
+    pub(super) async fn read(&self, mut selection: Selection, mut out: Out, mut is_read: bool) {
+        let mut seen = Seen::default();
+        loop {
+            // Once all is read this task waits for the last row to be taken: until then rows may have to be read again.
+            match out.taken(if is_read { 0 } else { Out::LOW }, &self.budget).await {
+                Next::Nothing => return,
+                Next::More if is_read => return,
+                Next::More => {}
+                Next::Again(after) => {
+                    out.restart();
+                    (selection.after, is_read) = (after, false);
                 }
-                None => self.page(&mapping, &selection, &mut out, place).await.map(|page| {
-                    mean = page.bytes.checked_div(page.rows);
-                    page.last.filter(|_| page.rows == u64::from(self.config.page_rows))
-                }),
-            };
-            match read {
-                Ok(Some(last)) => selection.after = Some(last),
-                Ok(None) => {
-                    out.flush().await;
-                    return;
-                }
-                Err(error) => break error,
             }
+            match self.step(&mut selection, &mut out, &mut seen).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    out.end(Ok(()));
+                    is_read = true;
+                }
+                Err(error) => {
+                    // The rows that came before the failure are good.
+                    out.end(Err(error));
+                    is_read = true;
+                }
+            }
+        }
+    }
+
+    /// Reads the next page, or pages, of a selection. `false`: it has ended.
+    async fn step(&self, selection: &mut Selection, out: &mut Out, seen: &mut Seen) -> Result<bool, StoreError> {
+        let mapping = self.mapping().await?;
+        // A position means something in the layout only that it was read in.
+        if let Some(before) = out.mapping().filter(|before| !before.reads_like(&mapping)) {
+            return Err(before.changed_to(&mapping));
+        }
+        out.set_mapping(&mapping);
+        let mean = seen.mean.or_else(|| self.mean());
+        let limit = rows_that_fit(mean).min(self.config.page_rows).min(seen.most.unwrap_or(u32::MAX));
+        let slot = tokio::select! {
+            slot = self.slot() => slot,
+            () = out.unwanted() => return Ok(true),
         };
-        // The rows that came before the failure are good.
-        out.fail(failed).await;
+        let Some(slot) = slot else { return Ok(false) };
+        let read = match seen.mean.and_then(|_| self.beside()) {
+            Some(second) => self.side_by_side(&mapping, [second, slot], limit.min(ROWS), selection, out).await,
+            None => self.page(&mapping, selection, limit, out, slot).await.map(|page| {
+                seen.mean = page.bytes.checked_div(page.rows).or(seen.mean);
+                self.note_mean(seen.mean);
+                !page.is_whole || page.rows == u64::from(limit)
+            }),
+        };
+        if let Some(last) = out.page_ends() {
+            selection.after = Some(last);
+        }
+        self.judge(read, &mapping, limit, seen).await
+    }
+
+    /// What becomes of a selection after a page.
+    async fn judge(
+        &self,
+        read: Result<bool, StoreError>,
+        mapping: &Arc<Mapping>,
+        limit: u32,
+        seen: &mut Seen,
+    ) -> Result<bool, StoreError> {
+        match read {
+            Ok(more) => {
+                seen.most = seen.most.and_then(|most| most.checked_mul(2));
+                seen.rewrites = 0;
+                Ok(more)
+            }
+            Err(StoreError::GaveWay) => {
+                seen.most = Some((limit / 2).max(1));
+                tracing::info!(rows = seen.most, "a page gave way to others who waited for its table; read on in smaller pages");
+                Ok(true)
+            }
+            Err(error @ (StoreError::Changed(_) | StoreError::Refused(_))) => {
+                let now = self.look_again(mapping).await?;
+                if !mapping.reads_like(&now) {
+                    return Err(mapping.changed_to(&now));
+                }
+                // A table that was rewritten looks empty to a statement that began before.
+                seen.rewrites += 1;
+                if matches!(error, StoreError::Refused(_)) || seen.rewrites > REWRITES {
+                    return Err(error);
+                }
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// One page; returns what it brought.
@@ -78,91 +162,107 @@ impl Store {
         &self,
         mapping: &Mapping,
         selection: &Selection,
+        limit: u32,
         out: &mut Out,
-        _place: OwnedSemaphorePermit,
+        slot: Slot,
     ) -> Result<Page, StoreError> {
-        let query = select::page(mapping, selection, self.config.page_rows, None);
+        let Slot { place: _place, share } = slot;
+        out.set_share(share);
+        let query = select::page(mapping, selection, limit, None);
         match &self.backend {
-            Backend::Postgres(pool) => postgres::page(pool, mapping, query, self.timeouts(), out).await,
+            Backend::Postgres(server) => postgres::page(server, mapping, query, self.timeouts(), out).await,
             Backend::Sqlite(pool) => sqlite::page(pool, mapping, query, self.timeouts(), out).await,
         }
     }
 
-    /// A second place, if one is free that makes reading faster, and the rows of a page whose rows have `mean` bytes.
-    fn beside(&self, mean: Option<u64>) -> Option<(OwnedSemaphorePermit, u32)> {
-        let (mean, Backend::Postgres(_)) = (mean?, &self.backend) else { return None };
-        let second = Arc::clone(&self.pages).try_acquire_owned().ok()?;
-        let fitting = (HELD * Out::BYTES) as u64 / mean.max(1);
-        let rows = u32::try_from(fitting.clamp(1, ROWS)).unwrap_or(u32::MAX);
-        Some((second, rows.min(self.config.page_rows)))
+    /// Waits for memory, and then for a connection: who has a connection waits for nobody.
+    async fn slot(&self) -> Option<Slot> {
+        let share = self.budget.reserve(PAGE).await;
+        // Nobody closes the semaphore.
+        let place = Arc::clone(&self.pages).acquire_owned().await.ok()?;
+        Some(Slot { place, share })
     }
 
-    /// Reads pages side by side while there are places for them, and hands them on one after the other. Returns the last row
-    /// handed on; nothing, if the selection has ended.
+    /// Another connection and memory, if both are free and make reading faster.
+    fn beside(&self) -> Option<Slot> {
+        let Backend::Postgres(_) = &self.backend else { return None };
+        let place = Arc::clone(&self.pages).try_acquire_owned().ok()?;
+        Some(Slot { place, share: self.budget.try_reserve(PAGE)? })
+    }
+
+    /// Reads pages side by side while there are places for them, and hands them on one after the other. `false`: the selection
+    /// has ended.
     async fn side_by_side(
         &self,
         mapping: &Arc<Mapping>,
-        places: Places,
+        slots: [Slot; 2],
         rows: u32,
         selection: &Selection,
         out: &mut Out,
-    ) -> Result<Option<Position>, StoreError> {
-        let mut free = vec![places.second, places.first];
+    ) -> Result<bool, StoreError> {
+        let mut free = Vec::from(slots);
         let mut edge = Edge::After(selection.after.clone());
-        // Each keeps its place until all of it is handed on, so that no more than these wait in memory.
-        let mut pages = VecDeque::<(Rows, OwnedSemaphorePermit)>::new();
+        let mut pages = VecDeque::<Rows>::new();
         loop {
             if let Edge::After(after) = &edge
                 && pages.len() < SIDE_BY_SIDE
-                && let Some(place) = free.pop().or_else(|| Arc::clone(&self.pages).try_acquire_owned().ok())
+                && let Some(slot) = free.pop().or_else(|| self.beside())
             {
                 let selection = Selection { after: after.clone(), ..selection.clone() };
-                let (page, answer) = self.read_ahead(Arc::clone(mapping), selection, rows);
-                pages.push_back((page, place));
+                let (page, answer) = self.read_ahead(Arc::clone(mapping), selection, rows, slot);
+                pages.push_back(page);
                 edge = Edge::Asked(answer);
             }
-            let Some((page, _)) = pages.front_mut() else {
+            let Some(page) = pages.front_mut() else {
                 match edge {
-                    Edge::After(last) => return Ok(last),
+                    Edge::After(_) => return Ok(true),
                     Edge::Asked(_) => edge.answer().await,
-                    Edge::End => return Ok(None),
+                    Edge::End => return Ok(false),
                 }
                 continue;
+            };
+            let hand_on = async {
+                match out.taken(Out::LOW, &self.budget).await {
+                    Next::More => page.batch().await.map(Some),
+                    Next::Again(_) | Next::Nothing => Ok(None),
+                }
             };
             tokio::select! {
                 biased;
                 () = edge.answer() => {}
-                batch = page.next() => match batch? {
-                    Some(batch) => {
-                        if !out.pass(batch).await {
-                            return Ok(None);
-                        }
-                    }
-                    None => drop(pages.pop_front()),
+                batch = hand_on => match batch? {
+                    Some(Some(batch)) => drop(out.pass(batch)),
+                    Some(None) => drop(pages.pop_front()),
+                    // Whoever called asks for the reason.
+                    None => return Ok(true),
                 },
             }
         }
     }
 
     /// Reads a page into a store of its own, and tells before where it ends.
-    fn read_ahead(&self, mapping: Arc<Mapping>, selection: Selection, rows: u32) -> (Rows, oneshot::Receiver<Option<Position>>) {
-        let (mut out, page) = Out::new(HELD);
+    fn read_ahead(
+        &self,
+        mapping: Arc<Mapping>,
+        selection: Selection,
+        rows: u32,
+        slot: Slot,
+    ) -> (Rows, oneshot::Receiver<Option<Position>>) {
+        let (mut out, page) = Out::new(None);
         let (tell, answer) = oneshot::channel();
         let store = self.clone();
         tokio::spawn(async move {
-            let Backend::Postgres(pool) = &store.backend else { return };
-            let read = postgres::page_to_its_edge(pool, &mapping, selection, rows, store.timeouts(), tell, &mut out).await;
-            match read {
-                Ok(()) => drop(out.flush().await),
-                Err(error) => out.fail(error).await,
-            }
+            let Slot { place: _place, share } = slot;
+            out.set_share(share);
+            let Backend::Postgres(server) = &store.backend else { return };
+            let read = postgres::page_to_its_edge(server, &mapping, selection, rows, store.timeouts(), tell, &mut out).await;
+            out.end(read);
         });
         (page, answer)
     }
 }
 
-/// Two places to read at.
-struct Places {
-    first: OwnedSemaphorePermit,
-    second: OwnedSemaphorePermit,
+/// Rows of so many bytes that fit a page.
+pub(super) fn rows_that_fit(mean: Option<u64>) -> u32 {
+    u32::try_from(PAGE as u64 / mean.unwrap_or(FIRST_GUESS).max(1)).unwrap_or(u32::MAX).max(1)
 }

@@ -1,79 +1,73 @@
-//! Reading from PostgreSQL.
+//! Reading from PostgreSQL. All statements go in the simple protocol, each on its own: through a pooler each may be in
+//! another session.
 
-use std::{str::FromStr, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, stream::BoxStream};
 use sea_query::{PostgresQueryBuilder, SelectStatement};
-use sqlx::{
-    AssertSqlSafe, Connection as _, Executor, PgPool, Postgres, Row as _,
-    pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions, PgRow},
-};
+use sqlx::{Row as _, postgres::PgRow};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Device, Mapping, Out, Page, Selection, StoreError, Timeouts, convoy::Convoy, copy::Decoder, select};
+use super::{
+    Device, Mapping, Out, Page, Selection, StoreError, Timeouts,
+    convoy::Convoy,
+    copy::Decoder,
+    pages::PAGE,
+    pool::{Connection, Pool},
+    select,
+    watch::{Watch, Watched},
+};
 use crate::{config::Iota, task::Position};
 
-/// A connection that was idle for longer may have died unnoticed, and is asked.
-const IDLE: Duration = Duration::from_millis(500);
-
-/// Connections that can't write, even by mistake.
-pub fn pool(config: &Iota) -> Result<PgPool, StoreError> {
-    let options = PgConnectOptions::from_str(config.url.reveal())
-        .map_err(|error| StoreError::Refused(format!("iota.url {} can't be read: {error}", config.url)))?
-        .application_name("data-patch");
-    Ok(PgPoolOptions::new()
-        .max_connections(config.connections)
-        .acquire_timeout(Duration::from_secs(config.timeout_seconds))
-        .idle_timeout(Duration::from_mins(10))
-        // A question whether the connection lives costs as much as a small device; one that was used just now does.
-        .test_before_acquire(false)
-        .before_acquire(|connection, use_| {
-            Box::pin(async move {
-                if use_.idle_for > IDLE {
-                    connection.ping().await?;
-                }
-                Ok(true)
-            })
-        })
-        .after_connect(|connection, _| {
-            Box::pin(async move {
-                connection.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY").await?;
-                Ok(())
-            })
-        })
-        .connect_lazy_with(options))
+/// A server: connections, and the watch over what runs on them.
+#[derive(Clone)]
+pub struct Server {
+    pool: Pool,
+    watch: Watch,
 }
 
-/// Asks for one row, on a connection that is closed when nobody waits for the answer any more: back in the pool it would
-/// be taken up by the rest of it.
-async fn one_row(pool: &PgPool, sql: String) -> Result<Option<PgRow>, sqlx::Error> {
-    let mut connection = Busy::of(pool).await?;
-    let row = connection.fetch(sql).await?.pop();
-    connection.done();
-    Ok(row)
+impl Server {
+    pub fn new(config: &Iota) -> Result<Self, StoreError> {
+        let pool = Pool::new(config)?;
+        Ok(Self { watch: Watch::new(pool.clone(), config.max_blocking_seconds), pool })
+    }
+
+    /// Rows of a statement that brings few.
+    pub async fn fetch(&self, sql: &str) -> Result<Vec<PgRow>, StoreError> {
+        let mut connection = Busy::of(self).await?;
+        let rows = connection.fetch(sql).await?;
+        connection.done();
+        Ok(rows)
+    }
 }
 
-pub async fn ping(pool: &PgPool) -> Result<(), sqlx::Error> {
-    one_row(pool, "SELECT 1".to_owned()).await.map(|_| ())
+pub async fn ping(server: &Server) -> Result<(), StoreError> {
+    server.fetch("SELECT 1").await.map(|_| ())
 }
 
-pub async fn device(pool: &PgPool, query: &SelectStatement) -> Result<Option<Device>, sqlx::Error> {
-    let row = one_row(pool, query.to_string(PostgresQueryBuilder)).await?;
+pub async fn device(server: &Server, query: &SelectStatement) -> Result<Option<Device>, StoreError> {
+    let row = server.fetch(&query.to_string(PostgresQueryBuilder)).await?.pop();
     row.map(|row| Ok(Device { name: row.try_get("name")? })).transpose()
 }
 
 /// Rows, and rows that have a key.
-pub async fn count(pool: &PgPool, query: &SelectStatement) -> Result<(u64, u64), sqlx::Error> {
-    let row = one_row(pool, query.to_string(PostgresQueryBuilder)).await?.ok_or(sqlx::Error::RowNotFound)?;
+pub async fn count(server: &Server, query: &SelectStatement) -> Result<(u64, u64), StoreError> {
+    let row = server.fetch(&query.to_string(PostgresQueryBuilder)).await?.pop().ok_or(sqlx::Error::RowNotFound)?;
     Ok((row.try_get::<i64, _>("rows")?.unsigned_abs(), row.try_get::<i64, _>("keys")?.unsigned_abs()))
 }
 
+/// What the planner means to do.
+pub async fn explain(server: &Server, query: &SelectStatement) -> Result<String, StoreError> {
+    let rows = server.fetch(&format!("EXPLAIN {}", query.to_string(PostgresQueryBuilder))).await?;
+    let lines: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+    Ok(lines.join("\n"))
+}
+
 /// Devices by their ids.
-async fn devices(connection: &mut Busy, query: &SelectStatement) -> Result<Vec<(Uuid, Device)>, sqlx::Error> {
-    let rows = connection.fetch(query.to_string(PostgresQueryBuilder)).await?;
+async fn devices(connection: &mut Busy, query: &SelectStatement) -> Result<Vec<(Uuid, Device)>, StoreError> {
+    let rows = connection.fetch(&query.to_string(PostgresQueryBuilder)).await?;
     let read = |row: &PgRow| {
         // Asked for as UUIDs, so they are some.
         let id = Uuid::try_parse(row.try_get("id")?).map_err(|error| sqlx::Error::Decode(error.into()))?;
@@ -82,37 +76,43 @@ async fn devices(connection: &mut Busy, query: &SelectStatement) -> Result<Vec<(
     rows.iter().map(read).collect()
 }
 
-/// Looks several devices up and reads the first rows of each, in one go and on one connection.
-pub async fn convoy(pool: &PgPool, mapping: &Mapping, convoy: &mut Convoy, timeouts: Timeouts) -> Result<(), StoreError> {
-    let mut connection = Busy::of(pool).await?;
+/// Looks several devices up and reads the first rows of each, in one go and on one connection. `false`: there was no memory
+/// for all of them.
+pub async fn convoy(server: &Server, mapping: &Mapping, convoy: &mut Convoy, timeouts: Timeouts) -> Result<bool, StoreError> {
+    let mut connection = Busy::of(server).await?;
     let found = tokio::time::timeout(timeouts.next, devices(&mut connection, &convoy.devices(mapping))).await;
     convoy.found(&found.map_err(|_| StoreError::timeout("looking up devices", timeouts.next.as_secs()))??);
     let Some(query) = convoy.query(mapping) else {
         connection.done();
-        return Ok(());
+        return Ok(true);
     };
     let decoder = Decoder::new(mapping.key, mapping.time, mapping.doc).numbered();
     let mut copy = connection.copy(&query, decoder, timeouts).await?;
+    let mut bytes = 0;
     while copy.more(std::future::pending()).await? {
         while let Some(row) = copy.decoder.row()? {
-            convoy.take(copy.decoder.number(), row).await;
+            if bytes >= PAGE {
+                return Ok(false);
+            }
+            bytes += row.bytes();
+            convoy.take(copy.decoder.number(), row);
         }
     }
     copy.end()?;
     connection.done();
-    Ok(())
+    Ok(true)
 }
 
-/// Reads one page, and hands its rows on as they come.
+/// Reads one page, and queues its rows as they come.
 pub async fn page(
-    pool: &PgPool,
+    server: &Server,
     mapping: &Mapping,
     query: SelectStatement,
     timeouts: Timeouts,
     out: &mut Out,
 ) -> Result<Page, StoreError> {
-    let mut connection = Busy::of(pool).await?;
-    let page = connection.page(mapping, &query, timeouts, out).await?;
+    let mut connection = Busy::of(server).await?;
+    let page = connection.page(mapping, &query, timeouts, PAGE, out).await?;
     if page.is_whole {
         connection.done();
     }
@@ -122,7 +122,7 @@ pub async fn page(
 /// Asks for the last of the next `rows` rows, tells it, and reads up to it. Whatever is written to the store meanwhile, one
 /// page begins where the other ends.
 pub async fn page_to_its_edge(
-    pool: &PgPool,
+    server: &Server,
     mapping: &Mapping,
     mut selection: Selection,
     rows: u32,
@@ -130,16 +130,17 @@ pub async fn page_to_its_edge(
     tell: oneshot::Sender<Option<Position>>,
     out: &mut Out,
 ) -> Result<(), StoreError> {
-    let mut connection = Busy::of(pool).await?;
+    let mut connection = Busy::of(server).await?;
     let edge = connection.edge(mapping, &select::edge(mapping, &selection, rows), timeouts).await?;
     // Who does not want it does not want the rows either.
     let _ = tell.send(edge.clone());
     loop {
         // The limit is for PostgreSQL, which plans for all that is left where it is not told how little is wanted.
         let query = select::page(mapping, &selection, rows, edge.as_ref());
-        let page = connection.page(mapping, &query, timeouts, out).await?;
+        // Larger rows than those before are not worth losing the pages that are read beside this one.
+        let page = connection.page(mapping, &query, timeouts, PAGE * 2, out).await?;
         if !page.is_whole {
-            return Ok(());
+            return Err(StoreError::GaveWay);
         }
         if page.rows < u64::from(rows) || page.last == edge {
             break;
@@ -158,6 +159,7 @@ struct Copy<'c> {
     /// For the next piece; the first may take longer.
     timeout: Duration,
     next: Duration,
+    watched: Option<Watched>,
 }
 
 impl Copy<'_> {
@@ -174,7 +176,16 @@ impl Copy<'_> {
                 () = unwanted => None,
             }
         };
-        let Some(piece) = piece.transpose()? else { return Ok(false) };
+        let piece = match piece.transpose() {
+            Ok(piece) => piece,
+            Err(error) => {
+                return Err(match self.watched.take() {
+                    Some(watched) => watched.failed(error),
+                    None => error.into(),
+                });
+            }
+        };
+        let Some(piece) = piece else { return Ok(false) };
         self.decoder.push(piece);
         self.timeout = self.next;
         Ok(true)
@@ -182,42 +193,59 @@ impl Copy<'_> {
 
     /// Nothing may be missing at the end.
     fn end(self) -> Result<(), StoreError> {
-        if self.decoder.is_whole() { Ok(()) } else { Err(StoreError::Away("the rows ended in the middle".to_owned())) }
+        if !self.decoder.is_whole() {
+            return Err(StoreError::Away("the rows ended in the middle".to_owned()));
+        }
+        if let Some(watched) = self.watched {
+            watched.over();
+        }
+        Ok(())
     }
 }
 
-/// A connection in the middle of a copy. Unless that ends well it is closed, for the next user would have to read all
+/// A connection in the middle of a statement. Unless that ends well it is closed, for the next user would have to read all
 /// that is left, or wait for a server that does not answer.
-struct Busy(Option<PoolConnection<Postgres>>);
+struct Busy {
+    connection: Connection,
+    watch: Watch,
+}
 
 impl Busy {
-    async fn of(pool: &PgPool) -> Result<Self, sqlx::Error> {
-        // Boxed: its 4 KiB would be in every future that waits for it, and be moved with each of them.
-        Ok(Self(Some(Box::pin(pool.acquire()).await?)))
+    async fn of(server: &Server) -> Result<Self, StoreError> {
+        // Boxed: it would be in every future that waits for it, and be moved with each of them.
+        let connection = Box::pin(server.pool.acquire()).await?;
+        Ok(Self { connection, watch: server.watch.clone() })
     }
 
     async fn copy(&mut self, query: &SelectStatement, decoder: Decoder, timeouts: Timeouts) -> Result<Copy<'_>, StoreError> {
-        let copy = format!("COPY ({}) TO STDOUT (FORMAT binary)", query.to_string(PostgresQueryBuilder));
+        let watched = self.watch.begin();
+        let copy = format!("{}COPY ({}) TO STDOUT (FORMAT binary)", watched.name(), query.to_string(PostgresQueryBuilder));
         let Timeouts { first: timeout, next } = timeouts;
-        let Some(connection) = &mut self.0 else { return Err(sqlx::Error::PoolClosed.into()) };
-        let begun = tokio::time::timeout(timeout, connection.copy_out_raw(&copy)).await;
-        let pieces = begun.map_err(|_| StoreError::timeout("beginning to read", timeout.as_secs()))??;
-        Ok(Copy { pieces, decoder, timeout, next })
-    }
-
-    async fn fetch(&mut self, sql: String) -> Result<Vec<PgRow>, sqlx::Error> {
-        match &mut self.0 {
-            Some(connection) => sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut **connection).await,
-            None => Err(sqlx::Error::PoolClosed),
+        let begun = tokio::time::timeout(timeout, self.connection.inner().copy_out_raw(&copy)).await;
+        match begun.map_err(|_| StoreError::timeout("beginning to read", timeout.as_secs()))? {
+            Ok(pieces) => Ok(Copy { pieces, decoder, timeout, next, watched: Some(watched) }),
+            Err(error) => Err(watched.failed(error)),
         }
     }
 
-    /// Reads rows, and hands them on as they come.
+    async fn fetch(&mut self, sql: &str) -> Result<Vec<PgRow>, StoreError> {
+        let watched = self.watch.begin();
+        match self.connection.fetch(format!("{}{sql}", watched.name())).await {
+            Ok(rows) => {
+                watched.over();
+                Ok(rows)
+            }
+            Err(error) => Err(watched.failed(error)),
+        }
+    }
+
+    /// Reads rows, and queues them as they come: at most so many bytes, and one row whatever its size.
     async fn page(
         &mut self,
         mapping: &Mapping,
         query: &SelectStatement,
         timeouts: Timeouts,
+        most: usize,
         out: &mut Out,
     ) -> Result<Page, StoreError> {
         let mut copy = self.copy(query, Decoder::new(mapping.key, mapping.time, mapping.doc), timeouts).await?;
@@ -225,9 +253,9 @@ impl Busy {
         while copy.more(out.unwanted()).await? {
             while let Some(row) = copy.decoder.row()? {
                 page.rows += 1;
-                page.bytes += row.doc.as_ref().map_or(0, Bytes::len) as u64;
+                page.bytes += row.bytes() as u64;
                 last = Some((row.time_us, row.key.clone()));
-                if !out.push(row).await {
+                if !out.push(row) || page.bytes > most as u64 {
                     return Ok(page);
                 }
             }
@@ -256,16 +284,8 @@ impl Busy {
         Ok(edge)
     }
 
-    /// The copy ended well: back to the pool.
-    fn done(mut self) {
-        drop(self.0.take());
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        if let Some(connection) = self.0.take() {
-            drop(connection.detach());
-        }
+    /// Its statements ended well: others may use it.
+    fn done(self) {
+        self.connection.give_back();
     }
 }

@@ -1,22 +1,66 @@
 //! The queries on the store. They take no parameters, since `COPY` knows none: values are built in, from numbers and
 //! UUIDs, and from texts that sea-query escapes.
+//!
+//! In PostgreSQL each is bound to the mapping that it was made for: what is selected is cast to the types of the mapping,
+//! and a check is part of the condition, evaluated once ([`layout_check`]).
 
 use chrono::DateTime;
 use sea_query::{
-    Alias, Condition, Expr, ExprTrait, Func, IntoTableRef, JoinType, Order, Query, SelectStatement, SimpleExpr, TableRef,
+    Alias, Condition, Expr, ExprTrait, Func, IntoTableRef, JoinType, Order, Query, SelectStatement, TableRef,
 };
 use uuid::Uuid;
 
-use super::{IdType, KeyType, Mapping, Selection, TimeType};
+use super::{IdType, KeyType, Mapping, Selection, StoredRange, TimeType, error::CHANGED};
 use crate::task::Position;
+
+/// What the tables are called in the queries: a bare name could be taken for the name of something that is selected.
+const DEVICE: &str = "dev";
+const RAW: &str = "raw";
+
+/// A condition that is true, or raises an error that begins with [`CHANGED`]: when a column is not of the type (an OID)
+/// that it had, and when the statement's snapshot is older than the last rewrite of the table. A COPY takes its snapshot
+/// before it waits for its locks, and then sees a table that was rewritten meanwhile (`ALTER TABLE … TYPE`, `VACUUM FULL`,
+/// `TRUNCATE`) empty: `pg_class` tells what the snapshot sees, `pg_relation_filenode` what there is now.
+pub fn layout_check(relation: &str, columns: &[(&str, u32)], has_children: bool) -> String {
+    let types: Vec<_> = columns
+        .iter()
+        .map(|(column, oid)| format!("pg_catalog.pg_typeof((NULL::{relation}).{})::oid = {oid}", quoted(column)))
+        .collect();
+    let oid = format!("{}::regclass::oid", literal(relation));
+    let relations = if has_children {
+        format!(
+            "WITH RECURSIVE tree (oid) AS (SELECT {oid} UNION ALL SELECT inhrelid FROM pg_catalog.pg_inherits JOIN tree ON inhparent = tree.oid) \
+             SELECT oid FROM tree"
+        )
+    } else {
+        format!("SELECT {oid}")
+    };
+    // The message is put together when it is needed: a constant would be evaluated, and raised, by the planner.
+    format!(
+        "(SELECT CASE WHEN {} AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class WHERE oid IN ({relations}) \
+         AND NULLIF(relfilenode, 0) IS DISTINCT FROM pg_catalog.pg_relation_filenode(oid)) \
+         THEN true ELSE CAST(pg_catalog.concat('{CHANGED} ', pg_catalog.clock_timestamp()) AS boolean) END)",
+        types.join(" AND ")
+    )
+}
+
+/// A name as SQL reads it.
+pub fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text as PostgreSQL reads it, whatever its settings.
+pub fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
 
 /// The name of a device, if it is mounted on the thing.
 pub fn device(mapping: &Mapping, thing: Uuid, device: Uuid) -> SelectStatement {
     Query::select()
-        .expr_as(column(&mapping.device.name), Alias::new("name"))
-        .from(table(&mapping.device.table))
-        .and_where(column(&mapping.device.id).eq(id(mapping.device_id, device)))
-        .and_where(column(&mapping.device.thing).eq(id(mapping.thing_id, thing)))
+        .expr_as(of(DEVICE, &mapping.device.name).cast_as(Alias::new("text")), Alias::new("name"))
+        .from(table(&mapping.device.table, DEVICE))
+        .and_where(of(DEVICE, &mapping.device.id).eq(id(mapping.device_id, device)))
+        .and_where(of(DEVICE, &mapping.device.thing).eq(id(mapping.thing_id, thing)))
         .limit(1)
         .take()
 }
@@ -24,11 +68,11 @@ pub fn device(mapping: &Mapping, thing: Uuid, device: Uuid) -> SelectStatement {
 /// Ids, as text, and names of those of these devices that are mounted on the thing.
 pub fn devices(mapping: &Mapping, thing: Uuid, devices: impl Iterator<Item = Uuid>) -> SelectStatement {
     Query::select()
-        .expr_as(column(&mapping.device.id).cast_as(Alias::new("text")), Alias::new("id"))
-        .expr_as(column(&mapping.device.name), Alias::new("name"))
-        .from(table(&mapping.device.table))
-        .and_where(column(&mapping.device.id).is_in(devices.map(|device| id(mapping.device_id, device))))
-        .and_where(column(&mapping.device.thing).eq(id(mapping.thing_id, thing)))
+        .expr_as(of(DEVICE, &mapping.device.id).cast_as(Alias::new("text")), Alias::new("id"))
+        .expr_as(of(DEVICE, &mapping.device.name).cast_as(Alias::new("text")), Alias::new("name"))
+        .from(table(&mapping.device.table, DEVICE))
+        .and_where(of(DEVICE, &mapping.device.id).is_in(devices.map(|device| id(mapping.device_id, device))))
+        .and_where(of(DEVICE, &mapping.device.thing).eq(id(mapping.thing_id, thing)))
         .take()
 }
 
@@ -42,11 +86,10 @@ pub fn beginnings(mapping: &Mapping, selections: &[&Selection], limit: u32) -> O
         IdType::Text => each.cast_as(Alias::new("text")),
     };
     let rows = columns(mapping)
-        .and_where(column(&mapping.raw.device).eq(device))
-        .and_where(not_before(mapping, first))
-        .and_where(not_after(mapping, first))
-        .order_by_expr(column(&mapping.raw.time), Order::Asc)
-        .order_by_expr(column(&mapping.raw.id), Order::Asc)
+        .and_where(of(RAW, &mapping.raw.device).eq(device))
+        .cond_where(within(mapping, &range(mapping, first)))
+        .order_by_expr(of(RAW, &mapping.raw.time), Order::Asc)
+        .order_by_expr(of(RAW, &mapping.raw.id), Order::Asc)
         .limit(u64::from(limit))
         .take();
     let devices = (0..).zip(selections).map(|(number, selection): (i32, _)| (number, selection.device.to_string()));
@@ -58,20 +101,21 @@ pub fn beginnings(mapping: &Mapping, selections: &[&Selection], limit: u32) -> O
             .from_values(devices, Alias::new("d"))
             // A device after the other, each by the index.
             .join_lateral(JoinType::InnerJoin, rows, Alias::new("r"), Condition::all())
+            .and_where_option(check(mapping))
             .take(),
     )
 }
 
-/// Rows, and rows that have a key.
-pub fn count(mapping: &Mapping, selection: &Selection) -> SelectStatement {
-    let keys = if mapping.key_nullable { column(&mapping.raw.id) } else { Expr::val(1) };
+/// Rows of a device in a range, and rows that have a key.
+pub fn count(mapping: &Mapping, device: Uuid, range: &StoredRange) -> SelectStatement {
+    let keys = if mapping.key_nullable { of(RAW, &mapping.raw.id) } else { Expr::val(1) };
     Query::select()
         .expr_as(Func::count(Expr::val(1)), Alias::new("rows"))
         .expr_as(Func::count(keys), Alias::new("keys"))
-        .from(table(&mapping.raw.table))
-        .and_where(of_device(mapping, selection))
-        .and_where(not_before(mapping, selection))
-        .and_where(not_after(mapping, selection))
+        .from(table(&mapping.raw.table, RAW))
+        .and_where(of(RAW, &mapping.raw.device).eq(id(mapping.raw_device, device)))
+        .cond_where(within(mapping, range))
+        .and_where_option(check(mapping))
         .take()
 }
 
@@ -90,22 +134,42 @@ pub fn edge(mapping: &Mapping, selection: &Selection, rows: u32) -> SelectStatem
 
 /// The rows of a selection that are left, in the order of time and key.
 fn rest(mapping: &Mapping, selection: &Selection, mut select: SelectStatement) -> SelectStatement {
-    let start = match &selection.after {
-        None => not_before(mapping, selection),
-        Some(after) => place(mapping).gt(position(mapping, after)),
-    };
+    let mut range = range(mapping, selection);
+    if let Some(after) = &selection.after {
+        // The place says where to begin, and an index serves one beginning best.
+        range.from = None;
+        select.and_where(place(mapping).gt(position(mapping, after)));
+    }
     select
-        .and_where(of_device(mapping, selection))
-        .and_where(start)
-        .and_where(not_after(mapping, selection))
-        .order_by_expr(column(&mapping.raw.time), Order::Asc)
-        .order_by_expr(column(&mapping.raw.id), Order::Asc)
+        .and_where(of(RAW, &mapping.raw.device).eq(id(mapping.raw_device, selection.device)))
+        .cond_where(within(mapping, &range))
+        .and_where_option(check(mapping))
+        .order_by_expr(of(RAW, &mapping.raw.time), Order::Asc)
+        .order_by_expr(of(RAW, &mapping.raw.id), Order::Asc)
         .take()
+}
+
+/// The range of a selection as the store counts.
+pub fn range(mapping: &Mapping, selection: &Selection) -> StoredRange {
+    mapping.time.range(selection.from, selection.to)
+}
+
+fn within(mapping: &Mapping, range: &StoredRange) -> Condition {
+    let time = || of(RAW, &mapping.raw.time);
+    let from = range.from.map(|from| time().gte(moment(mapping.time, from)));
+    let holes = range.holes.iter().map(|(from, to)| {
+        Expr::expr(time().gte(moment(mapping.time, *from))).and(time().lte(moment(mapping.time, *to))).not()
+    });
+    let mut within = Condition::all().add(time().lte(moment(mapping.time, range.to)));
+    for condition in from.into_iter().chain(holes) {
+        within = within.add(condition);
+    }
+    within
 }
 
 /// Where a row stands, to be compared with a [`position`].
 fn place(mapping: &Mapping) -> Expr {
-    Expr::tuple([column(&mapping.raw.time), column(&mapping.raw.id)])
+    Expr::tuple([of(RAW, &mapping.raw.time), of(RAW, &mapping.raw.id)])
 }
 
 fn position(mapping: &Mapping, position: &Position) -> Expr {
@@ -114,47 +178,41 @@ fn position(mapping: &Mapping, position: &Position) -> Expr {
 
 /// Time, key and document of rows.
 fn columns(mapping: &Mapping) -> SelectStatement {
-    time_and_key(mapping).expr_as(column(&mapping.raw.doc), Alias::new("d")).take()
+    let doc = of(RAW, &mapping.raw.doc);
+    let doc = if mapping.check.is_some() { doc.cast_as(Alias::new(mapping.doc.sql())) } else { doc };
+    time_and_key(mapping).expr_as(doc, Alias::new("d")).take()
 }
 
 fn time_and_key(mapping: &Mapping) -> SelectStatement {
-    let key = column(&mapping.raw.id);
-    let key_as = match mapping.key {
-        KeyType::Integer => key.cast_as(Alias::new("bigint")),
-        KeyType::Uuid => key,
-        KeyType::Text => key.cast_as(Alias::new("text")),
+    let (time, key) = (of(RAW, &mapping.raw.time), of(RAW, &mapping.raw.id));
+    let (time, key) = if mapping.check.is_some() {
+        (time.cast_as(Alias::new(mapping.time.sql())), key.cast_as(Alias::new(mapping.key.sql())))
+    } else {
+        (time, key)
     };
     Query::select()
-        .expr_as(column(&mapping.raw.time), Alias::new("t"))
-        .expr_as(key_as, Alias::new("k"))
-        .from(table(&mapping.raw.table))
+        .expr_as(time, Alias::new("t"))
+        .expr_as(key, Alias::new("k"))
+        .from(table(&mapping.raw.table, RAW))
         .take()
 }
 
-fn of_device(mapping: &Mapping, selection: &Selection) -> SimpleExpr {
-    column(&mapping.raw.device).eq(id(mapping.raw_device, selection.device))
-}
-
-fn not_before(mapping: &Mapping, selection: &Selection) -> SimpleExpr {
-    let (from, _) = mapping.time.range(selection.from, selection.to);
-    column(&mapping.raw.time).gte(moment(mapping.time, from))
-}
-
-fn not_after(mapping: &Mapping, selection: &Selection) -> SimpleExpr {
-    let (_, to) = mapping.time.range(selection.from, selection.to);
-    column(&mapping.raw.time).lte(moment(mapping.time, to))
-}
-
 /// `table` or `schema.table`.
-pub fn table(name: &str) -> TableRef {
-    match name.split_once('.') {
+fn table(name: &str, alias: &'static str) -> TableRef {
+    let table = match name.split_once('.') {
         Some((schema, table)) => (Alias::new(schema), Alias::new(table)).into_table_ref(),
         None => Alias::new(name).into_table_ref(),
-    }
+    };
+    table.alias(Alias::new(alias))
 }
 
-fn column(name: &str) -> Expr {
-    Expr::col(Alias::new(name))
+fn of(table: &'static str, column: &str) -> Expr {
+    Expr::col((Alias::new(table), Alias::new(column)))
+}
+
+/// Nothing, or that the mapping is still true.
+fn check(mapping: &Mapping) -> Option<Expr> {
+    mapping.check.clone().map(Expr::cust)
 }
 
 fn id(r#type: IdType, id: Uuid) -> Expr {

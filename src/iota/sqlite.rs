@@ -6,7 +6,7 @@ use sea_query::{SelectStatement, SqliteQueryBuilder};
 use sqlx::{AssertSqlSafe, Row as _, SqlitePool, sqlite::SqliteRow};
 use uuid::Uuid;
 
-use super::{Device, Key, KeyType, Mapping, Out, Page, Row, StoreError, Timeouts};
+use super::{Device, Key, KeyType, Mapping, Out, Page, Row, StoreError, Timeouts, pages::PAGE};
 use crate::{config::Iota, db};
 
 pub fn pool(config: &Iota) -> Result<SqlitePool, StoreError> {
@@ -26,7 +26,7 @@ pub async fn count(pool: &SqlitePool, query: &SelectStatement) -> Result<(u64, u
     Ok((row.try_get::<i64, _>("rows")?.unsigned_abs(), row.try_get::<i64, _>("keys")?.unsigned_abs()))
 }
 
-/// Reads one page, and hands its rows on as they come.
+/// Reads one page, and queues its rows as they come.
 pub async fn page(
     pool: &SqlitePool,
     mapping: &Mapping,
@@ -44,10 +44,10 @@ pub async fn page(
     {
         let row = read(&row, mapping.key)?;
         page.rows += 1;
-        page.bytes += row.doc.as_ref().map_or(0, Bytes::len) as u64;
+        page.bytes += row.bytes() as u64;
         timeout = timeouts.next;
         page.last = Some(row.position());
-        if !out.push(row).await {
+        if !out.push(row) || page.bytes > PAGE as u64 {
             return Ok(page);
         }
     }

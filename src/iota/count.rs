@@ -1,0 +1,73 @@
+//! Counting a selection: in one statement, or in pieces where that had to give way.
+
+use super::{Backend, Mapping, Selection, Store, StoreError, StoredRange, postgres, select, sqlite};
+
+/// Rows of a selection.
+///
+/// # Errors
+/// There are rows with no key, or the store is away or refuses.
+pub async fn rows(store: &Store, mapping: &Mapping, selection: &Selection) -> Result<u64, StoreError> {
+    let mut left = vec![select::range(mapping, selection)];
+    let (mut rows, mut keys) = (0, 0);
+    while let Some(range) = left.pop() {
+        match piece(store, mapping, selection, &range).await {
+            Ok(piece) => {
+                rows += piece.0;
+                keys += piece.1;
+            }
+            // Without an index each piece would take as long as the whole: it is tried again until it gets through.
+            Err(StoreError::GaveWay) => match halves(&range).filter(|_| mapping.has_index) {
+                Some(halves) => left.extend(halves),
+                None => left.push(range),
+            },
+            Err(error) => return Err(error),
+        }
+    }
+    if keys < rows {
+        return Err(StoreError::NoKey { device: selection.device, rows: rows - keys });
+    }
+    Ok(rows)
+}
+
+async fn piece(
+    store: &Store,
+    mapping: &Mapping,
+    selection: &Selection,
+    range: &StoredRange,
+) -> Result<(u64, u64), StoreError> {
+    let query = select::count(mapping, selection.device, range);
+    Ok(match &store.backend {
+        Backend::Postgres(server) => postgres::count(server, &query).await?,
+        Backend::Sqlite(pool) => sqlite::count(pool, &query).await?,
+    })
+}
+
+/// The later half, and the earlier.
+fn halves(range: &StoredRange) -> Option<[StoredRange; 2]> {
+    let from = range.from.filter(|from| *from < range.to)?;
+    let middle = from.midpoint(range.to);
+    let earlier = StoredRange { to: middle, ..range.clone() };
+    Some([StoredRange { from: Some(middle + 1), ..range.clone() }, earlier])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn halves_meet(from in -1_000_i64..1_000, length in 0_i64..1_000) {
+            let range = StoredRange { from: Some(from), to: from + length, holes: Vec::new() };
+            match halves(&range) {
+                None => prop_assert_eq!(length, 0),
+                Some([late, early]) => {
+                    prop_assert_eq!((early.from, late.to), (range.from, range.to));
+                    prop_assert_eq!(late.from, Some(early.to + 1));
+                    prop_assert!(early.from.unwrap() <= early.to && late.from.unwrap() <= late.to);
+                }
+            }
+        }
+    }
+}
