@@ -1,6 +1,8 @@
 //! `data-patch check`.
 
-use std::{fmt::Display, process::ExitCode};
+use std::{fmt::Display, process::ExitCode, time::Duration};
+
+use tokio::net::TcpStream;
 
 use crate::{
     config::Config,
@@ -8,6 +10,9 @@ use crate::{
     kafka::Kafka,
     queue::{Clock, Queue},
 };
+
+/// For a connection, and for each question to the store.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Tries each part, whatever the others say; 0 if all can be used.
 pub async fn run(config: &Config) -> anyhow::Result<ExitCode> {
@@ -47,9 +52,12 @@ async fn check_queue(config: &Config) -> bool {
 }
 
 async fn check_store(config: &Config) -> bool {
-    let found = match Store::new(&config.iota) {
+    let mut iota = config.iota.clone();
+    // Whoever looks at this waits for it.
+    iota.timeout_seconds = iota.timeout_seconds.min(PATIENCE.as_secs());
+    let found = match Store::new(&iota) {
         Err(error) => Err(error),
-        Ok(store) => store.mapping().await.map(|mapping| mapping.to_string()),
+        Ok(store) => store.examine().await,
     };
     tell(&format!("IoTA store {}", config.iota.url), found)
 }
@@ -58,6 +66,9 @@ async fn check_kafka(config: &Config) -> bool {
     let part = format!("Kafka {}", config.kafka.brokers);
     if config.kafka.is_embedded() {
         return tell(&part, Ok::<_, String>("a broker in the process; it keeps nothing".to_owned()));
+    }
+    if let Err(error) = reach_any(&config.kafka.brokers).await {
+        return tell(&part, Err::<String, _>(error));
     }
     let kafka = match Kafka::new(&config.kafka, &config.kafka.brokers) {
         Ok(kafka) => kafka,
@@ -73,4 +84,24 @@ async fn check_kafka(config: &Config) -> bool {
         well &= tell(&format!("{part}, topic {topic}"), found);
     }
     well
+}
+
+/// Whether any broker lets itself be connected to; if none does, what the system says of each. librdkafka would keep trying.
+async fn reach_any(brokers: &str) -> Result<(), String> {
+    let mut failures = Vec::new();
+    for broker in brokers.split(',').map(str::trim).filter(|broker| !broker.is_empty()) {
+        // "PLAINTEXT://host:port" is allowed, and the port may be left out.
+        let address = broker.rsplit("//").next().unwrap_or(broker);
+        let address = if address.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok()) {
+            address.to_owned()
+        } else {
+            format!("{address}:9092")
+        };
+        match tokio::time::timeout(PATIENCE, TcpStream::connect(&address)).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => failures.push(format!("{address}: {error}")),
+            Err(_) => failures.push(format!("{address}: no answer within {} s", PATIENCE.as_secs())),
+        }
+    }
+    Err(failures.join(", "))
 }

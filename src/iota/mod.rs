@@ -9,6 +9,7 @@ pub mod copy;
 mod count;
 mod discover;
 mod error;
+mod examine;
 mod local;
 mod mapping;
 mod pages;
@@ -302,9 +303,14 @@ impl Store {
 
     /// Reads a selection from its start to its end.
     pub fn rows(&self, selection: Selection) -> Rows {
+        self.rows_of(selection, self.config.page_rows)
+    }
+
+    /// The same, with so many rows in its first page.
+    fn rows_of(&self, selection: Selection, first: u32) -> Rows {
         let (out, rows) = Out::new(selection.after.clone());
         let store = self.clone();
-        tokio::spawn(async move { store.read(selection, out, false).await });
+        tokio::spawn(async move { store.read_from(selection, out, first).await });
         rows
     }
 

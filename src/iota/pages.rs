@@ -65,8 +65,17 @@ struct Seen {
 
 impl Store {
     /// Reads a selection until it ends, or nobody wants more; `is_read`: until it is read again, it was read.
-    pub(super) async fn read(&self, mut selection: Selection, mut out: Out, mut is_read: bool) {
-        let mut seen = Seen::default();
+    pub(super) async fn read(&self, selection: Selection, out: Out, is_read: bool) {
+        self.read_on(selection, out, Seen::default(), is_read).await;
+    }
+
+    /// The same from the beginning, with so many rows in the first page.
+    pub(super) async fn read_from(&self, selection: Selection, out: Out, rows: u32) {
+        let seen = Seen { most: Some(rows), ..Seen::default() };
+        self.read_on(selection, out, seen, false).await;
+    }
+
+    async fn read_on(&self, mut selection: Selection, mut out: Out, mut seen: Seen, mut is_read: bool) {
         loop {
             // Once all is read this task waits for the last row to be taken: until then rows may have to be read again.
             match out.taken(if is_read { 0 } else { Out::LOW }, &self.budget).await {

@@ -6,7 +6,7 @@
 
 use chrono::DateTime;
 use sea_query::{
-    Alias, Condition, Expr, ExprTrait, Func, IntoTableRef, JoinType, Order, Query, SelectStatement, TableRef,
+    Alias, BinOper, Condition, Expr, ExprTrait, Func, IntoTableRef, JoinType, Order, Query, SelectStatement, TableRef,
 };
 use uuid::Uuid;
 
@@ -74,6 +74,23 @@ pub fn devices(mapping: &Mapping, thing: Uuid, devices: impl Iterator<Item = Uui
         .and_where(of(DEVICE, &mapping.device.id).is_in(devices.map(|device| id(mapping.device_id, device))))
         .and_where(of(DEVICE, &mapping.device.thing).eq(id(mapping.thing_id, thing)))
         .take()
+}
+
+/// Ids of any device and of its thing, in one text.
+pub fn any_device(mapping: &Mapping) -> SelectStatement {
+    let text = |column: &str| of(DEVICE, column).cast_as(Alias::new("text"));
+    let ids = text(&mapping.device.id).binary(BinOper::Custom("||"), Expr::val(" "));
+    Query::select()
+        .expr(ids.binary(BinOper::Custom("||"), text(&mapping.device.thing)))
+        .from(table(&mapping.device.table, DEVICE))
+        .limit(1)
+        .take()
+}
+
+/// The device of any row, as text.
+pub fn any_reading(mapping: &Mapping) -> SelectStatement {
+    let device = of(RAW, &mapping.raw.device).cast_as(Alias::new("text"));
+    Query::select().expr(device).from(table(&mapping.raw.table, RAW)).limit(1).take()
 }
 
 /// The first rows of each of several selections of one range, `limit` of each at the most: the selection's number (from 0

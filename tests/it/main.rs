@@ -10,6 +10,7 @@
 mod support;
 
 mod cancel;
+mod check;
 mod configuration;
 mod connections;
 mod contract;
@@ -19,8 +20,11 @@ mod hostile;
 mod kafka;
 mod large;
 mod layers;
+mod layout;
+mod locks;
 mod model;
 mod patch;
+mod pgbouncer;
 mod quarantine;
 mod queue;
 mod ready;

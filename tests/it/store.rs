@@ -10,19 +10,19 @@ use uuid::Uuid;
 
 use crate::support::{Client, Reading, TestApp, TestStore, doc, eventually, message};
 
-fn open(store: &TestStore, tweak: impl FnOnce(&mut Overrides)) -> Store {
+pub fn open(store: &TestStore, tweak: impl FnOnce(&mut Overrides)) -> Store {
     let mut overrides = Overrides::default();
     store.configure(&mut overrides);
     tweak(&mut overrides);
     Store::new(&config::load(None, std::iter::empty(), overrides).unwrap().iota).unwrap()
 }
 
-fn all_of(device: Uuid) -> Selection {
+pub fn all_of(device: Uuid) -> Selection {
     let time = |year| chrono::Utc.with_ymd_and_hms(year, 1, 1, 0, 0, 0).unwrap();
     Selection { device, from: time(1), to: time(9999), after: None }
 }
 
-async fn keys(store: &Store, selection: Selection) -> Vec<String> {
+pub async fn keys(store: &Store, selection: Selection) -> Vec<String> {
     let mut rows = store.rows(selection);
     let mut keys = Vec::new();
     while let Some(batch) = rows.next().await.unwrap() {

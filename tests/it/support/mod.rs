@@ -1,6 +1,7 @@
 //! What the tests stand on.
 
 mod app;
+mod bouncer;
 mod broker;
 mod client;
 mod process;
@@ -8,6 +9,7 @@ pub mod queue;
 mod store;
 
 pub use app::{TOKEN, TestApp, config, get, open_queue};
+pub use bouncer::Bouncer;
 pub use broker::{TestBroker, TestTopic};
 pub use client::{Client, is_end, message, seqs};
 pub use process::{Process, program};

@@ -30,7 +30,7 @@ pub fn doc(device: Uuid, value: i64) -> String {
 #[derive(Clone)]
 pub enum TestStore {
     Sqlite(Arc<TempDir>),
-    Postgres { url: String },
+    Postgres { url: String, schema: String },
 }
 
 impl TestStore {
@@ -47,9 +47,12 @@ impl TestStore {
             Some(server) => {
                 let schema = format!("t_{}", Uuid::new_v4().simple());
                 let mut connection = PgConnection::connect(&server).await.unwrap();
-                sqlx::raw_sql(AssertSqlSafe(format!("CREATE SCHEMA {schema}"))).execute(&mut connection).await.unwrap();
+                let make = format!(
+                    "CREATE SCHEMA {schema}; CREATE ROLE {schema} LOGIN SUPERUSER; ALTER ROLE {schema} SET search_path = {schema}"
+                );
+                sqlx::raw_sql(AssertSqlSafe(make)).execute(&mut connection).await.unwrap();
                 let separator = if server.contains('?') { '&' } else { '?' };
-                Self::Postgres { url: format!("{server}{separator}options=-c%20search_path%3D{schema}") }
+                Self::Postgres { url: format!("{server}{separator}options=-c%20search_path%3D{schema}"), schema }
             }
         }
     }
@@ -79,7 +82,7 @@ impl TestStore {
     pub fn url(&self) -> String {
         match self {
             Self::Sqlite(folder) => format!("sqlite://{}", folder.path().join("iota.db").display()),
-            Self::Postgres { url } => url.clone(),
+            Self::Postgres { url, .. } => url.clone(),
         }
     }
 
@@ -109,7 +112,7 @@ impl TestStore {
             Self::Sqlite(folder) => {
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut Self::sqlite(folder).await).await.unwrap();
             }
-            Self::Postgres { url } => {
+            Self::Postgres { url, .. } => {
                 let mut connection = PgConnection::connect(url).await.unwrap();
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
             }
@@ -166,7 +169,7 @@ impl TestStore {
                 let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut Self::sqlite(folder).await).await.unwrap();
                 rows.iter().filter_map(|row| row.get("doc")).collect()
             }
-            Self::Postgres { url } => {
+            Self::Postgres { url, .. } => {
                 let mut connection = PgConnection::connect(url).await.unwrap();
                 let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
                 rows.iter().filter_map(|row| row.get("doc")).collect()
@@ -174,8 +177,27 @@ impl TestStore {
         }
     }
 
+    /// A connection to it as the tests have it, without a pooler; on SQLite none.
+    pub async fn postgres(&self) -> Option<PgConnection> {
+        match self {
+            Self::Sqlite(_) => None,
+            Self::Postgres { url, .. } => Some(PgConnection::connect(url).await.unwrap()),
+        }
+    }
+
     /// Says in a configuration where it is.
     pub fn configure(&self, overrides: &mut Overrides) {
-        overrides.set(&["iota", "url"], SecretUrl::new(self.url()).reveal());
+        let url = match (self, real("PGBOUNCER")) {
+            (Self::Postgres { .. }, Some(address)) => self.through(&address),
+            _ => self.url(),
+        };
+        overrides.set(&["iota", "url"], SecretUrl::new(url).reveal());
+    }
+
+    /// The way to it through a pooler, which passes no options on: a user of the schema's name finds its tables there.
+    pub fn through(&self, pooler: &str) -> String {
+        let Self::Postgres { url, schema } = self else { panic!("no pooler speaks SQLite") };
+        let database = url.rsplit_once('/').unwrap().1.split('?').next().unwrap();
+        format!("postgres://{schema}@{pooler}/{database}?sslmode=disable")
     }
 }

@@ -73,7 +73,7 @@ impl Scene {
     pub async fn start_through(folder: TempDir, store: TestStore, url: String) -> Self {
         let topic = TestBroker::start().await.topic().await;
         let (thing, devices) = fill(&store).await;
-        let process = Process::serve(&folder, &TestStore::Postgres { url }, &topic, &SETTINGS).await;
+        let process = Process::serve(&folder, &TestStore::Postgres { url, schema: String::new() }, &topic, &SETTINGS).await;
         let mut client = Client::connect(&process.url).await;
         let task = client.submit(&Client::request(thing, &devices, &topic.name)).await;
         let log = client.until(is_on_its_way).await;

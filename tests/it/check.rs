@@ -1,0 +1,67 @@
+//! `data-patch check` tries what a job does, and does not keep anybody waiting.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{TestBroker, TestStore, program};
+
+async fn check(variables: &[(&str, &str)]) -> (bool, String) {
+    let output = program().arg("check").envs(variables.iter().copied()).output().await.unwrap();
+    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+}
+
+#[tokio::test]
+async fn check_ends_soon_when_nothing_listens_and_says_what_the_system_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let queue = format!("sqlite://{}", folder.path().join("queue.db").display());
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (url, brokers) = (format!("postgres://iota@127.0.0.1:{port}/iota"), format!("127.0.0.1:{port}"));
+    let begun = Instant::now();
+    let (well, printed) = check(&[
+        ("DATA_PATCH_QUEUE_URL", &queue),
+        ("DATA_PATCH_IOTA_URL", &url),
+        ("DATA_PATCH_KAFKA_BROKERS", &brokers),
+    ])
+    .await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+    assert!(!well);
+    assert_eq!(printed.matches("Connection refused (os error 111)").count(), 2, "{printed}");
+}
+
+#[tokio::test]
+async fn check_tries_what_a_job_does() {
+    let (folder, store) = (tempfile::tempdir().unwrap(), TestStore::empty().await);
+    let topic = TestBroker::start().await.topic().await;
+    let queue = format!("sqlite://{}", folder.path().join("queue.db").display());
+    let url = store.url();
+    let variables = [
+        ("DATA_PATCH_QUEUE_URL", queue.as_str()),
+        ("DATA_PATCH_IOTA_URL", url.as_str()),
+        ("DATA_PATCH_KAFKA_BROKERS", topic.broker.brokers()),
+        ("DATA_PATCH_KAFKA_DEFAULT_TOPIC", topic.name.as_str()),
+        ("DATA_PATCH_KAFKA_LOOKUP_TIMEOUT_SECONDS", "5"),
+    ];
+    let (well, printed) = check(&variables).await;
+    assert!(well && printed.contains("a reading there is none"), "{printed}");
+    let (_, device) = store.add_rows(3).await;
+    let (well, printed) = check(&variables).await;
+    assert!(well, "{printed}");
+    let reading = format!("a reading of device {device}, key 1 at 2019-01-11T13:03:00+00:00");
+    for said in [format!("a device  {device} 应变计").as_str(), &reading] {
+        assert!(printed.contains(said), "{said}: {printed}");
+    }
+    if !store.is_postgres() {
+        return;
+    }
+    assert!(printed.contains("counting  by an index"), "{printed}");
+    store.execute("DROP INDEX raw_data_read").await;
+    let (well, printed) = check(&variables).await;
+    assert!(well && printed.contains("counting  with no index: each device reads the whole table"), "{printed}");
+    // Names of another type are read as text; a document of a type that no job can read is refused.
+    store.execute("ALTER TABLE \"Device\" ALTER name TYPE bigint USING 6").await;
+    let (well, printed) = check(&variables).await;
+    assert!(well && printed.contains(&format!("a device  {device} 6")), "{printed}");
+    store.execute("ALTER TABLE raw_data ALTER \"deviceId\" TYPE text USING 'no uuid'").await;
+    let (well, printed) = check(&variables).await;
+    assert!(!well && printed.contains("column deviceId holds \"no uuid\""), "{printed}");
+}

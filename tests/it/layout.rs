@@ -1,0 +1,174 @@
+//! What is relied on in the layout of a store: it is looked for, and a change is noticed.
+
+use data_patch::iota::{Selection, Store, StoreError};
+use sqlx::{AssertSqlSafe, Executor, Row as _};
+use uuid::Uuid;
+
+use crate::{
+    store::{all_of, keys, open},
+    support::{Reading, TestStore, doc, eventually},
+};
+
+async fn docs(store: &Store, selection: Selection) -> Result<Vec<String>, StoreError> {
+    let mut rows = store.rows(selection);
+    let mut docs = Vec::new();
+    while let Some(batch) = rows.next().await? {
+        docs.extend(batch.into_iter().map(|row| String::from_utf8(row.doc.unwrap().into()).unwrap()));
+    }
+    Ok(docs)
+}
+
+#[tokio::test]
+async fn a_document_whose_type_changes_meanwhile_is_read_by_its_new_type() {
+    for (before, after) in [("text", "jsonb"), ("jsonb", "text"), ("json", "jsonb")] {
+        let test = TestStore::empty().await;
+        if !test.is_postgres() {
+            return;
+        }
+        test.execute(&format!("ALTER TABLE raw_data ALTER doc TYPE {before} USING doc::text::{before}")).await;
+        let (_, device) = test.add_rows(10).await;
+        let store = open(&test, |_| {});
+        assert_eq!(docs(&store, all_of(device)).await.unwrap(), test.docs(device).await);
+        test.execute(&format!("ALTER TABLE raw_data ALTER doc TYPE {after} USING doc::text::{after}")).await;
+        // Who had begun with the old one is told, and may begin again.
+        match docs(&store, all_of(device)).await {
+            Ok(_) => {}
+            Err(error) => assert!(error.is_outage() && matches!(error, StoreError::Changed(_)), "{error}"),
+        }
+        assert_eq!(docs(&store, all_of(device)).await.unwrap(), test.docs(device).await, "{before} to {after}");
+    }
+}
+
+#[tokio::test]
+async fn a_time_whose_type_changes_meanwhile_is_read_by_its_new_type() {
+    let test = TestStore::empty().await;
+    if !test.is_postgres() {
+        return;
+    }
+    test.execute("ALTER TABLE raw_data ALTER \"triggerTime\" TYPE timestamp USING \"triggerTime\" AT TIME ZONE 'Asia/Shanghai'").await;
+    let device = Uuid::new_v4();
+    test.add(&[Reading { id: 1, device, time_ms: 1_547_211_780_000, doc: Some(doc(device, 1)) }]).await;
+    test.execute("UPDATE raw_data SET \"triggerTime\" = '2019-01-11 21:03:00'").await;
+    let store = open(&test, |_| {});
+    let time = "2019-01-11T13:03:00Z".parse().unwrap();
+    let selection = Selection { from: time, to: time, ..all_of(device) };
+    assert_eq!(keys(&store, selection.clone()).await, ["1"]);
+    test.execute("ALTER TABLE raw_data ALTER \"triggerTime\" TYPE timestamptz USING \"triggerTime\" AT TIME ZONE 'Asia/Shanghai'").await;
+    let mut rows = store.rows(selection.clone());
+    assert!(matches!(rows.next().await, Err(StoreError::Changed(_))), "it was read by the old type");
+    assert_eq!(keys(&store, selection.clone()).await, ["1"]);
+    assert_eq!(store.mapping().await.unwrap().layout(), "timestamptz/bigint");
+    assert_eq!(store.count(&selection).await.unwrap(), 1);
+}
+
+// A COPY takes its snapshot before it waits for the table's lock: rewritten meanwhile, the table looked empty, and the device ended
+// with no row.
+#[tokio::test]
+async fn a_table_that_is_rewritten_while_a_page_waits_for_it_is_not_empty() {
+    let test = TestStore::empty().await;
+    let Some(mut connection) = test.postgres().await else { return };
+    let (_, device) = test.add_rows(100).await;
+    let store = open(&test, |_| {});
+    store.mapping().await.unwrap();
+    let rewrite = "BEGIN; ALTER TABLE raw_data ALTER \"triggerTime\" TYPE timestamptz USING \"triggerTime\" + interval '0 s'";
+    connection.execute(rewrite).await.unwrap();
+    let release = async {
+        let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'raw_data'::regclass";
+        eventually("the page waits for the lock", || async {
+            let mut other = test.postgres().await.unwrap();
+            sqlx::raw_sql(AssertSqlSafe(waits)).fetch_one(&mut other).await.unwrap().get::<i64, _>(0) > 0
+        })
+        .await;
+        connection.execute("COMMIT").await.unwrap();
+    };
+    let (read, ()) = tokio::join!(keys(&store, all_of(device)), release);
+    assert_eq!(read.len(), 100);
+}
+
+#[tokio::test]
+async fn children_that_inherit_are_not_covered_by_their_parents_unique_index() {
+    let test = TestStore::empty().await;
+    if !test.is_postgres() {
+        return;
+    }
+    let (_, device) = test.add_rows(1).await;
+    test.execute("CREATE TABLE raw_2020 () INHERITS (raw_data)").await;
+    let refused = open(&test, |_| {}).mapping().await.unwrap_err();
+    let said = refused.to_string();
+    assert!(matches!(refused, StoreError::Mapping(_)) && said.contains("raw_2020") && said.contains("trust_row_key"), "{said}");
+    let trusted = open(&test, |overrides| {
+        overrides.set(&["iota", "trust_row_key"], true);
+    });
+    assert!(trusted.mapping().await.unwrap().advice.iter().any(|advice| advice.contains("raw_2020")));
+    assert_eq!(keys(&trusted, all_of(device)).await, ["1"]);
+}
+
+#[tokio::test]
+async fn partitions_are_covered_by_the_unique_index_of_their_table() {
+    let test = TestStore::without_tables().await;
+    if !test.is_postgres() {
+        return;
+    }
+    test.execute(
+        r#"CREATE TABLE "Device" (id uuid PRIMARY KEY, name text, "thingId" uuid NOT NULL);
+           CREATE TABLE raw_data (id bigint, "deviceId" uuid NOT NULL, "triggerTime" timestamptz NOT NULL, doc jsonb,
+                                  PRIMARY KEY ("triggerTime", id)) PARTITION BY RANGE ("triggerTime");
+           CREATE INDEX ON raw_data ("deviceId", "triggerTime", id);
+           CREATE TABLE raw_2019 PARTITION OF raw_data FOR VALUES FROM ('2019-01-01') TO ('2020-01-01');
+           CREATE TABLE raw_2020 PARTITION OF raw_data FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');"#,
+    )
+    .await;
+    let (_, device) = test.add_rows(10).await;
+    let store = open(&test, |_| {});
+    assert!(store.mapping().await.unwrap().advice.is_empty());
+    assert_eq!(keys(&store, all_of(device)).await.len(), 10);
+}
+
+#[tokio::test]
+async fn a_column_may_be_called_as_a_query_calls_what_it_selects() {
+    let test = TestStore::empty().await;
+    let (_, device) = test.add_rows(3).await;
+    test.execute("ALTER TABLE raw_data RENAME COLUMN \"triggerTime\" TO d").await;
+    let store = open(&test, |overrides| {
+        overrides.set(&["iota", "raw", "time"], "d").set(&["iota", "page_rows"], 1);
+    });
+    assert_eq!(keys(&store, all_of(device)).await, ["1", "2", "3"]);
+}
+
+#[tokio::test]
+async fn the_hour_that_comes_twice_in_autumn_is_read_both_times() {
+    let test = TestStore::empty().await;
+    if !test.is_postgres() {
+        return;
+    }
+    let device = Uuid::new_v4();
+    test.execute("ALTER TABLE raw_data ALTER \"triggerTime\" TYPE timestamp").await;
+    for (id, time) in [(1, "01:59:59"), (2, "02:05:00"), (3, "02:30:00"), (4, "02:55:00"), (5, "03:00:00")] {
+        test.execute(&format!("INSERT INTO raw_data VALUES ({id}, '{device}', '2024-10-27 {time}', '{{}}')")).await;
+    }
+    let store = open(&test, |overrides| {
+        overrides.set(&["iota", "time_zone"], "Europe/Berlin").set(&["iota", "page_rows"], 2);
+    });
+    for (from, to, expected) in [
+        // The first time, and the second.
+        ("00:00:00", "00:59:59", vec!["2", "3", "4"]),
+        ("01:00:00", "01:59:59", vec!["2", "3", "4"]),
+        // From late in the first to early in the second.
+        ("00:50:00", "01:10:00", vec!["2", "4"]),
+        ("00:29:00", "01:10:00", vec!["2", "3", "4"]),
+        ("02:00:00", "02:00:00", vec!["5"]),
+    ] {
+        let time = |time| format!("2024-10-27T{time}Z").parse().unwrap();
+        let selection = Selection { device, from: time(from), to: time(to), after: None };
+        assert_eq!(store.count(&selection).await.unwrap(), expected.len() as u64, "{from} {to}");
+        assert_eq!(keys(&store, selection).await, expected, "{from} {to}");
+    }
+    let doubt = |from: &str, to: &str| {
+        let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+        let store = store.clone();
+        async move { store.mapping().await.unwrap().doubt(from, to) }
+    };
+    let said = doubt("2024-10-27T00:50:00Z", "2024-10-28T00:00:00Z").await.unwrap();
+    assert!(said.contains("from 2024-10-27 02:00:00 to 03:00:00 exist twice in Europe/Berlin"), "{said}");
+    assert!(doubt("2024-10-28T00:00:00Z", "2024-10-29T00:00:00Z").await.is_none());
+}

@@ -1,0 +1,171 @@
+//! The store's own work comes first: no statement of ours waits for who takes the rows, and long ones give way.
+
+use std::time::{Duration, Instant};
+
+use data_patch::iota::{Row, Selection, Store};
+use sqlx::{AssertSqlSafe, Executor, PgConnection, Row as _};
+use uuid::Uuid;
+
+use crate::{
+    store::{all_of, keys, open},
+    support::{Reading, TestStore, eventually},
+};
+
+/// Documents of a kilobyte.
+async fn add_large(store: &TestStore, device: Uuid, rows: i64) {
+    let doc = format!(r#"{{"x": "{}"}}"#, "x".repeat(1_000));
+    let rows: Vec<_> =
+        (0..rows).map(|n| Reading { id: fastrand::i64(..), device, time_ms: 1_600_000_000_000 + n, doc: Some(doc.clone()) }).collect();
+    store.add(&rows).await;
+}
+
+async fn number(connection: &mut PgConnection, sql: &str) -> i64 {
+    sqlx::raw_sql(AssertSqlSafe(sql)).fetch_one(connection).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn no_statement_stays_open_when_nobody_takes_the_rows() {
+    let test = TestStore::empty().await;
+    let Some(mut connection) = test.postgres().await else { return };
+    let device = Uuid::new_v4();
+    add_large(&test, device, 30_000).await;
+    let store = open(&test, |_| {});
+    let mut rows = store.rows(all_of(device));
+    rows.next().await.unwrap().unwrap();
+    let open = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%{device}%' AND pid <> pg_backend_pid()
+         AND (state <> 'idle' OR backend_xmin IS NOT NULL)"
+    );
+    // The second page is begun when the first is nearly taken, which nobody does here.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while number(&mut connection, &open).await > 0 {
+        assert!(Instant::now() < deadline, "a statement is open, and waits for who takes the rows");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(rows);
+}
+
+#[tokio::test]
+async fn rows_that_nobody_takes_make_room_for_others() {
+    let test = TestStore::empty().await;
+    let (slow, other) = (Uuid::new_v4(), Uuid::new_v4());
+    add_large(&test, slow, 12_000).await;
+    add_large(&test, other, 12_000).await;
+    let store = open(&test, |overrides| {
+        overrides.set(&["iota", "read_ahead_bytes"], 4 << 20);
+    });
+    let mut rows = store.rows(all_of(slow));
+    let mut read: Vec<String> = names(&rows.next().await.unwrap().unwrap());
+    assert_eq!(keys(&store, all_of(other)).await.len(), 12_000);
+    while let Some(batch) = rows.next().await.unwrap() {
+        read.extend(names(&batch));
+    }
+    assert_eq!(read, keys(&store, all_of(slow)).await, "rows are missing, or came twice");
+    assert_eq!(read.len(), 12_000);
+}
+
+fn names(rows: &[Row]) -> Vec<String> {
+    rows.iter().map(|row| row.key.to_string()).collect()
+}
+
+#[tokio::test]
+async fn a_page_has_a_bound_in_bytes_and_one_row_whatever_its_size() {
+    let test = TestStore::empty().await;
+    let device = Uuid::new_v4();
+    // Small ones from which nobody would guess the large ones.
+    let doc = |n: i64| format!(r#"{{"x": "{}"}}"#, "x".repeat(if (1_000..1_020).contains(&n) { 1_500_000 } else { 10 }));
+    let rows: Vec<_> = (0..3_000).map(|n| Reading { id: n, device, time_ms: 1_600_000_000_000 + n, doc: Some(doc(n)) }).collect();
+    for rows in rows.chunks(10) {
+        test.add(rows).await;
+    }
+    let store = open(&test, |_| {});
+    let expected: Vec<_> = (0..3_000).map(|n| n.to_string()).collect();
+    assert_eq!(keys(&store, all_of(device)).await, expected);
+}
+
+/// A table whose rows are slow to come, as long as `speed` says so: the view stands for a table without an index.
+async fn slow_table(test: &TestStore, device: Uuid) {
+    test.execute(&format!(
+        "DROP TABLE raw_data;
+         CREATE TABLE base (id bigint PRIMARY KEY, \"deviceId\" uuid, \"triggerTime\" timestamptz, doc jsonb);
+         CREATE TABLE speed (seconds double precision); INSERT INTO speed VALUES (0.05);
+         CREATE FUNCTION slow() RETURNS boolean LANGUAGE plpgsql VOLATILE AS
+           $$ BEGIN PERFORM pg_sleep(seconds) FROM speed; RETURN true; END $$;
+         CREATE VIEW raw_data AS SELECT * FROM base WHERE slow();
+         INSERT INTO base SELECT n, '{device}', '2019-01-11T00:00:00Z'::timestamptz + n * interval '1 s', '{{}}'
+           FROM generate_series(1, 1000) AS n;"
+    ))
+    .await;
+}
+
+fn impatient(test: &TestStore) -> Store {
+    open(test, |overrides| {
+        overrides.set(&["iota", "max_blocking_seconds"], 2).set(&["iota", "trust_row_key"], true);
+    })
+}
+
+/// Waits until a query of ours runs, then asks for a lock that nobody can have beside it; returns how long that took.
+async fn lock_table(test: &TestStore, device: Uuid, statement: &str) -> Duration {
+    let mut connection = test.postgres().await.unwrap();
+    let running = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%{statement}%{device}%' AND state = 'active' AND pid <> pg_backend_pid()"
+    );
+    eventually("our statement runs", || {
+        let (test, running) = (test.clone(), running.clone());
+        async move { number(&mut test.postgres().await.unwrap(), &running).await > 0 }
+    })
+    .await;
+    let asked = Instant::now();
+    connection.execute("BEGIN; LOCK TABLE base IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let waited = asked.elapsed();
+    connection.execute("UPDATE speed SET seconds = 0; COMMIT").await.unwrap();
+    waited
+}
+
+#[tokio::test]
+async fn a_count_gives_way_to_who_waits_for_a_lock_and_is_made_again() {
+    let test = TestStore::empty().await;
+    if !test.is_postgres() {
+        return;
+    }
+    let device = Uuid::new_v4();
+    slow_table(&test, device).await;
+    let (store, selection) = (impatient(&test), all_of(device));
+    let (counted, waited) = tokio::join!(store.count(&selection), lock_table(&test, device, "COUNT"));
+    assert!(waited < Duration::from_secs(3), "a lock was waited for {waited:?}");
+    assert_eq!(counted.unwrap(), 1_000);
+}
+
+#[tokio::test]
+async fn a_page_gives_way_to_who_waits_for_a_lock_and_is_read_again() {
+    let test = TestStore::empty().await;
+    if !test.is_postgres() {
+        return;
+    }
+    let device = Uuid::new_v4();
+    slow_table(&test, device).await;
+    let store = impatient(&test);
+    let (read, waited) = tokio::join!(keys(&store, all_of(device)), lock_table(&test, device, "COPY"));
+    assert!(waited < Duration::from_secs(3), "a lock was waited for {waited:?}");
+    assert_eq!(read, (1..=1_000).map(|id| id.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_statement_that_nobody_waits_for_any_more_is_ended_in_the_store() {
+    let test = TestStore::empty().await;
+    let Some(mut connection) = test.postgres().await else { return };
+    let device = Uuid::new_v4();
+    slow_table(&test, device).await;
+    let store = impatient(&test);
+    let selection: Selection = all_of(device);
+    let left = tokio::time::timeout(Duration::from_secs(2), store.count(&selection)).await;
+    assert!(left.is_err(), "it was over too soon to be left");
+    let running = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%COUNT%{device}%' AND state = 'active' AND pid <> pg_backend_pid()"
+    );
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while number(&mut connection, &running).await > 0 {
+        assert!(Instant::now() < deadline, "it still runs");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -1,0 +1,57 @@
+//! The store behind PgBouncer, which gives each transaction another session, or each client one for as long as it stays.
+
+use std::{process::Stdio, time::Duration};
+
+use crate::support::{Bouncer, Client, TestApp, TestStore, message};
+
+async fn a_patch_goes_through(mode: &str, pool_size: u32) {
+    let Some(bouncer) = Bouncer::start(mode, pool_size).await else { return };
+    let store = TestStore::empty().await;
+    let (thing, device) = store.add_rows(20_000).await;
+    let url = store.through(&bouncer.address);
+    let app = TestApp::start_with(store, |overrides| {
+        overrides.set(&["iota", "url"], url);
+    })
+    .await;
+    let mut client = app.client().await;
+    client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
+    let log = tokio::time::timeout(Duration::from_secs(30), client.log()).await.expect("it stalls");
+    let messages: Vec<_> = log.iter().map(message).collect();
+    assert!(!messages.iter().any(|line| line.contains("waits, nothing is lost")), "{messages:#?}");
+    assert!(messages.last().unwrap().contains("20000 rows published"), "{messages:#?}");
+    let found: Vec<_> = app.topic.read().await.into_iter().map(|found| found.value).collect();
+    assert_eq!(found, app.store.docs(device).await);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_patch_goes_through_in_transaction_mode() {
+    a_patch_goes_through("transaction", 2).await;
+}
+
+#[tokio::test]
+async fn a_patch_goes_through_in_session_mode_with_one_session() {
+    a_patch_goes_through("session", 1).await;
+}
+
+#[tokio::test]
+async fn a_patch_goes_through_in_session_mode_with_two_sessions() {
+    a_patch_goes_through("session", 2).await;
+}
+
+/// This program once more, with a pooler before the store.
+#[tokio::test]
+async fn the_tests_of_the_store_pass_through_it() {
+    let Some(bouncer) = Bouncer::start("transaction", 4).await else { return };
+    let output = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["store::", "layout::", "locks::"])
+        .env("DATA_PATCH_TEST_PGBOUNCER", &bouncer.address)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let passed = String::from_utf8_lossy(&output.stdout).matches("... ok").count();
+    assert!(passed > 20, "only {passed} tests were run");
+}
