@@ -86,6 +86,10 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     let day = 86_400;
     within("server.max_message_bytes", server.max_message_bytes as u64, 1_024, 1 << 30)?;
     within("server.max_connections", server.max_connections as u64, 1, 1_000_000)?;
+    within("server.max_unauthenticated_per_address", server.max_unauthenticated_per_address as u64, 1, 1_000_000)?;
+    within("server.max_buffered_bytes", server.max_buffered_bytes as u64, 1_024, 1 << 40)?;
+    within("server.handshake_seconds", server.handshake_seconds, 1, 600)?;
+    within("server.auth_seconds", server.auth_seconds, 1, day)?;
     within("server.max_devices", server.max_devices as u64, 1, 1_000_000)?;
     within("server.ping_seconds", server.ping_seconds, 1, day)?;
     within("server.idle_seconds", server.idle_seconds, 1, day * 365)?;
@@ -115,6 +119,9 @@ fn check(config: &Config) -> Result<(), ConfigError> {
             "worker.cursor_ms",
             "must be at most a third of worker.lease_seconds, or leases would be lost while the work goes well",
         ));
+    }
+    if server.max_buffered_bytes / 2 < server.max_message_bytes {
+        return Err(wrong("server.max_buffered_bytes", "must be at least twice server.max_message_bytes"));
     }
     if !queue.url.reveal().starts_with("sqlite:") {
         return Err(wrong("queue.url", "must begin with sqlite: (\"sqlite://data/queue.db\")"));
@@ -219,6 +226,9 @@ mod tests {
             ("[guard]\nmode = \"strict\"", "guard.mode"),
             ("[server]\nlisten = \"here\"", "server.listen"),
             ("[server]\ntime_zone = \"Mars\"", "server.time_zone"),
+            ("[server]\nunknown_fields = \"ignore\"", "server.unknown_fields"),
+            ("[server]\ntrusted_proxies = [\"10.0.0.0/40\"]", "server.trusted_proxies"),
+            ("[server]\nmax_buffered_bytes = 2000000", "server.max_buffered_bytes"),
             ("[server]\ntoken = \"123456\"", "token"),
             ("[queue]\nurl = \"postgres://x\"", "queue.url"),
             ("[iota]\nurl = \"mysql://x\"", "iota.url"),

@@ -4,14 +4,22 @@
 //! Uses nothing of the crate.
 
 mod load;
+mod secret;
 mod sources;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use chrono_tz::Tz;
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 
 pub use load::{ConfigError, DEFAULTS, Overrides, load};
+pub use secret::SecretUrl;
 
 /// Every option; the text beside each stands in `config.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -34,12 +42,30 @@ pub struct Server {
     pub token_file: Option<PathBuf>,
     #[serde(deserialize_with = "time_zone")]
     pub time_zone: Tz,
+    pub unknown_fields: UnknownFields,
     pub max_message_bytes: usize,
+    pub max_buffered_bytes: usize,
     pub max_connections: usize,
+    pub max_unauthenticated_per_address: usize,
+    #[serde(deserialize_with = "networks")]
+    pub trusted_proxies: Vec<IpNet>,
+    pub allowed_origins: Vec<String>,
     pub max_devices: usize,
+    pub handshake_seconds: u64,
+    pub auth_seconds: u64,
     pub ping_seconds: u64,
     pub idle_seconds: u64,
     pub shutdown_seconds: u64,
+}
+
+/// What becomes of a message that has fields which are not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownFields {
+    /// It is refused.
+    Refuse,
+    /// They are ignored, and named in the task's first log line.
+    Warn,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -209,46 +235,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// A connection string. What is shown of it never has the password.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
-pub struct SecretUrl(String);
-
-impl SecretUrl {
-    pub fn new(url: impl Into<String>) -> Self {
-        Self(url.into())
-    }
-
-    /// The whole of it, to connect with.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for SecretUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A password may hold any character: everything from the first `:` after the scheme to the last `@` is taken for
-        // one, and so is a query that names one.
-        let Some((scheme, rest)) = self.0.split_once("://") else { return f.write_str(&self.0) };
-        let (credentials, rest) = rest.rsplit_once('@').map_or((None, rest), |(credentials, rest)| (Some(credentials), rest));
-        write!(f, "{scheme}://")?;
-        if let Some(credentials) = credentials {
-            let (user, hidden) = credentials.split_once(':').map_or((credentials, ""), |(user, _)| (user, ":…"));
-            write!(f, "{user}{hidden}@")?;
-        }
-        match rest.split_once('?') {
-            Some((rest, query)) if query.contains("password") => write!(f, "{rest}?…"),
-            _ => f.write_str(rest),
-        }
-    }
-}
-
-impl fmt::Debug for SecretUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "\"{self}\"")
-    }
-}
-
 fn path_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
     let path = String::deserialize(deserializer)?;
     Ok((!path.is_empty()).then(|| PathBuf::from(path)))
@@ -260,22 +246,10 @@ fn time_zone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Tz, D::Error>
         .map_err(|_| de::Error::custom(format!("{name:?} is no time zone of the IANA database; \"Asia/Shanghai\" is one")))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::SecretUrl;
-
-    #[test]
-    fn a_password_is_never_shown() {
-        for (url, shown) in [
-            ("postgres://u:p@ss:w@h:5/db", "postgres://u:…@h:5/db"),
-            ("postgres://u:pa?ss@h/db", "postgres://u:…@h/db"),
-            ("postgres://u@h/db", "postgres://u@h/db"),
-            ("postgres://h/db?user=u&password=secret", "postgres://h/db?…"),
-            ("sqlite://data/queue.db?mode=rw", "sqlite://data/queue.db?mode=rw"),
-            ("nonsense", "nonsense"),
-        ] {
-            assert_eq!(SecretUrl::new(url).to_string(), shown);
-            assert_eq!(format!("{:?}", SecretUrl::new(url)), format!("\"{shown}\""));
-        }
-    }
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let read = |text: String| {
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        network.map_err(|_| de::Error::custom(format!("{text:?} is no address or network; \"10.0.0.0/8\" is one")))
+    };
+    Vec::<String>::deserialize(deserializer)?.into_iter().map(read).collect()
 }
