@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
+    config::{Config, UnknownFields},
     iota::Store,
     kafka::{EmbeddedBroker, Kafka},
     kill,
@@ -51,6 +51,7 @@ pub async fn run(
             max_devices: config.server.max_devices,
             default_topic: config.kafka.default_topic.clone(),
             topics: config.kafka.topics.clone(),
+            ignore_unknown_fields: config.server.unknown_fields == UnknownFields::Warn,
         },
         config: config.server.clone(),
         metrics: metrics.clone(),

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::LazyLock};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use data_patch::{
-    protocol::{Attach, ClientMessage, Refusal, Rules, Token, reply},
+    protocol::{Attach, ClientMessage, Refusal, Rules, Submit, Token, reply},
     task::NewTask,
 };
 use serde_json::{Value, json};
@@ -26,6 +26,7 @@ fn rules(topics: &[&str]) -> Rules {
         max_devices: MAX_DEVICES,
         default_topic: "anxinyun_data".to_owned(),
         topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
+        ignore_unknown_fields: false,
     }
 }
 
@@ -33,16 +34,17 @@ fn rules(topics: &[&str]) -> Rules {
 pub fn check(input: &[u8]) {
     // A frame that is no UTF-8 never comes this far.
     let Ok(text) = std::str::from_utf8(input) else { return };
-    let said = serde_json::from_str::<Value>(text).ok();
+    let said = serde_json::from_str::<Value>(text.strip_prefix('\u{feff}').unwrap_or(text)).ok();
     for rules in &*RULES {
         match ClientMessage::parse(text, rules) {
             Ok(message) => {
                 let said = said.as_ref().expect("what is accepted is JSON");
                 assert_eq!(said["token"], TOKEN, "nothing is accepted without the token");
                 match &message {
-                    ClientMessage::Submit(task) => submitted(task, said, rules),
+                    ClientMessage::Submit(submit) => submitted(submit, said, rules),
                     ClientMessage::Attach(attach) => attached(attach, said),
                     ClientMessage::Cancel(task) => {
+                        known(said, &FIELDS[1]);
                         assert_eq!((said["cancel"].as_bool(), id(&said["taskId"])), (Some(true), Some(task.0)));
                     }
                 }
@@ -54,7 +56,24 @@ pub fn check(input: &[u8]) {
     }
 }
 
-fn submitted(task: &NewTask, said: &Value, rules: &Rules) {
+/// The fields of a submit, and those of other messages.
+const FIELDS: [[&str; 8]; 2] = [
+    ["src", "token", "thingId", "devices", "from", "to", "topic", "requestId"],
+    ["token", "taskId", "after", "cancel", "", "", "", ""],
+];
+
+/// Every field is known; what is null may be one of another message.
+fn known(said: &Value, fields: &[&str]) {
+    for (name, value) in said.as_object().expect("what is accepted is an object") {
+        let elsewhere = value.is_null() && FIELDS.concat().contains(&name.as_str());
+        assert!(!name.is_empty() && (fields.contains(&name.as_str()) || elsewhere), "{name:?} is accepted");
+    }
+}
+
+fn submitted(submit: &Submit, said: &Value, rules: &Rules) {
+    let Submit { task, ignored } = submit;
+    known(said, &FIELDS[0]);
+    assert!(ignored.is_empty());
     assert_eq!(said["src"], "iota");
     assert_eq!(Some(task.thing), id(&said["thingId"]));
 
@@ -86,9 +105,7 @@ fn submitted(task: &NewTask, said: &Value, rules: &Rules) {
 fn attached(attach: &Attach, said: &Value) {
     assert_eq!(Some(attach.task.0), id(&said["taskId"]));
     assert_eq!(attach.after, said["after"].as_u64().unwrap_or(0));
-    for name in ["src", "thingId", "devices", "from", "to"] {
-        assert!(said.get(name).is_none(), "{name} belongs to a submit");
-    }
+    known(said, &FIELDS[1]);
 }
 
 fn refused(refusal: &Refusal, said: Option<&Value>) {
@@ -118,7 +135,7 @@ fn id(value: &Value) -> Option<Uuid> {
 fn written(message: &ClientMessage) -> String {
     let time = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Nanos, true);
     match message {
-        ClientMessage::Submit(NewTask { thing, devices, topic, from, to, request_id }) => json!({
+        ClientMessage::Submit(Submit { task: NewTask { thing, devices, topic, from, to, request_id }, .. }) => json!({
             "src": "iota", "token": TOKEN, "thingId": thing, "devices": devices, "from": time(*from), "to": time(*to),
             // The default topic need not be on the list, but then can't be named.
             "topic": (topic != "anxinyun_data").then_some(topic), "requestId": request_id,

@@ -18,8 +18,8 @@ pub fn check(input: &[u8]) {
             (from, to) => assert_eq!(from, to, "{text:?} in {zone}"),
         }
         for time in [&from, &to].into_iter().flatten() {
-            accepted(text, zone, *time);
-            comes_back(text, zone, *time);
+            accepted(text, zone, time.to_utc());
+            comes_back(text, zone, time.to_utc());
         }
         match (&theirs, &from) {
             (Ok(theirs), Ok(ours)) => assert_eq!(theirs, ours, "{text:?}"),
@@ -32,7 +32,7 @@ pub fn check(input: &[u8]) {
 /// chrono reads what is accepted as the same instant, once an offset has its one form.
 fn accepted(text: &str, zone: Tz, time: DateTime<Utc>) {
     if text.len() == 19 {
-        let local = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S").expect(text);
+        let local = NaiveDateTime::parse_from_str(&text.replace('T', " "), "%Y-%m-%d %H:%M:%S").expect(text);
         assert_eq!(time.with_timezone(&zone).naive_local(), local, "{text:?} in {zone}");
         return;
     }
@@ -49,7 +49,7 @@ fn accepted(text: &str, zone: Tz, time: DateTime<Utc>) {
 /// What is accepted can be written and read again.
 fn comes_back(text: &str, zone: Tz, time: DateTime<Utc>) {
     let written = time.to_rfc3339_opts(SecondsFormat::Nanos, true);
-    assert_eq!(parse(&written, zone, Bound::From), Ok(time), "{text:?} in {zone} is {written}");
+    assert_eq!(parse(&written, zone, Bound::From), Ok(time.fixed_offset()), "{text:?} in {zone} is {written}");
 }
 
 /// What chrono accepts, and the service does not: a leap second (the stores have none, and a range that begins or ends

@@ -1,12 +1,15 @@
 //! What a client may say: submit a patch, attach to one, or cancel one.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use std::fmt::Write as _;
+
+use chrono::{DateTime, FixedOffset, SecondsFormat, Utc};
 use chrono_tz::Tz;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
     Refusal, Token,
+    fields::{Fields, Object, SUBMIT, TASK, described, invalid, quoted},
     time::{self, Bound},
 };
 use crate::task::{NewTask, TaskId};
@@ -20,15 +23,25 @@ pub struct Rules {
     pub default_topic: String,
     /// Topics that may be named; empty allows any that is not Kafka's own.
     pub topics: Vec<String>,
+    /// Fields that are not known are ignored, and named in the task's first log line; else they are refused.
+    pub ignore_unknown_fields: bool,
 }
 
 /// A message that holds to the contract.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientMessage {
-    Submit(NewTask),
+    Submit(Submit),
     Attach(Attach),
     /// No more of the task is to be published.
     Cancel(TaskId),
+}
+
+/// A task to be created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submit {
+    pub task: NewTask,
+    /// Fields that are not known, as they may be shown; there are none unless [`Rules::ignore_unknown_fields`].
+    pub ignored: Vec<String>,
 }
 
 /// A task to be watched, from the log after `after`.
@@ -47,23 +60,95 @@ impl ClientMessage {
     /// # Errors
     /// The first thing that is wrong with it.
     pub fn parse(text: &str, rules: &Rules) -> Result<Self, Refusal> {
-        let value: Value = serde_json::from_str(text).map_err(|error| Refusal::NotJson(error.to_string()))?;
-        let Value::Object(fields) = value else { return Err(Refusal::Shape) };
-        let fields = Fields(&fields);
-        let submits = ["src", "thingId", "devices", "from", "to"].iter().any(|name| fields.has(name));
-        if !submits && !fields.has("taskId") {
-            return Err(Refusal::Shape);
-        }
-        let token = fields.text("token", "the token that the service was started with")?;
-        if !rules.token.matches(token) {
-            return Err(Refusal::WrongToken);
-        }
-        fields.read(submits, rules).map_err(|refusal| hide(refusal, token, &fields))
+        Authorized::read(text, &rules.token)?.message(rules)
     }
 }
 
+/// A message whose token is right; nothing else of it is checked.
+pub struct Authorized {
+    fields: Map<String, Value>,
+    repeated: Vec<String>,
+    token: String,
+}
+
+impl Authorized {
+    /// Reads one text frame as far as its token.
+    ///
+    /// # Errors
+    /// It is no JSON object, has no known shape, or its token is missing or wrong.
+    pub fn read(text: &str, token: &Token) -> Result<Self, Refusal> {
+        // Editors of some systems put a byte order mark before a text.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let object: Object = serde_json::from_str(text).map_err(|error| Refusal::NotJson(error.to_string()))?;
+        let Object { fields: Some(all), repeated } = object else { return Err(Refusal::Shape) };
+        if repeated.iter().any(|name| name == "token") {
+            return Err(invalid("token", "given more than once", "give it once"));
+        }
+        let fields = Fields { all: &all, token: "" };
+        if !all.contains_key("token") && !submits(&fields) && !fields.has("taskId") {
+            return Err(Refusal::Shape);
+        }
+        let said = fields.text("token", "the token that the service was started with")?;
+        if !token.matches(said) {
+            return Err(Refusal::WrongToken);
+        }
+        let token = said.to_owned();
+        Ok(Self { fields: all, repeated, token })
+    }
+
+    /// What the message asks for.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with it.
+    pub fn message(&self, rules: &Rules) -> Result<ClientMessage, Refusal> {
+        let fields = Fields { all: &self.fields, token: &self.token };
+        if let Some(name) = self.repeated.first() {
+            return Err(Refusal::RepeatedField(fields.shown(name)));
+        }
+        read(&fields, rules).map_err(|refusal| hide(refusal, &fields))
+    }
+}
+
+/// Whether a message has fields that only a submit has, and needs.
+fn submits(fields: &Fields<'_>) -> bool {
+    ["src", "thingId", "devices", "from", "to"].iter().any(|name| fields.has(name))
+}
+
+fn read(fields: &Fields<'_>, rules: &Rules) -> Result<ClientMessage, Refusal> {
+    let ignore = rules.ignore_unknown_fields;
+    if submits(fields) {
+        exclude(fields, &["taskId", "after", "cancel"], "a message that submits a task", "to attach or cancel")?;
+        let ignored = fields.check_known(&SUBMIT, ignore)?;
+        return Ok(ClientMessage::Submit(Submit { task: submit(fields, rules)?, ignored }));
+    }
+    if !fields.has("taskId") {
+        fields.check_known(&[&SUBMIT[..], &TASK[1..]].concat(), false)?;
+        return Err(Refusal::Shape);
+    }
+    exclude(fields, &["topic", "requestId"], "a message about a task that exists", "to submit a task")?;
+    fields.check_known(&TASK, ignore)?;
+    let attach = attach(fields)?;
+    match fields.optional("cancel") {
+        None | Some(Value::Bool(false)) => Ok(ClientMessage::Attach(attach)),
+        Some(Value::Bool(true)) => Ok(ClientMessage::Cancel(attach.task)),
+        Some(value) => Err(invalid("cancel", described(value), "true cancels the task, false or nothing attaches to it")),
+    }
+}
+
+/// Refuses fields that belong to another kind of message: which of the two is meant can't be told.
+fn exclude(fields: &Fields<'_>, others: &[&str], message: &str, purpose: &str) -> Result<(), Refusal> {
+    let found: Vec<_> = others.iter().filter(|name| fields.has(name)).map(|name| format!("`{name}`")).collect();
+    if found.is_empty() {
+        return Ok(());
+    }
+    let found = found.join(" and ");
+    Err(Refusal::UnknownField(format!(
+        "{found} does not belong in {message}; send one message to do that, and another {purpose}."
+    )))
+}
+
 /// A refusal shows what it found; not so if the token was put in a wrong field.
-fn hide(refusal: Refusal, token: &str, fields: &Fields<'_>) -> Refusal {
+fn hide(refusal: Refusal, fields: &Fields<'_>) -> Refusal {
     fn holds(value: &Value, token: &str) -> bool {
         match value {
             Value::String(text) => text.contains(token),
@@ -75,17 +160,15 @@ fn hide(refusal: Refusal, token: &str, fields: &Fields<'_>) -> Refusal {
     }
     match refusal {
         Refusal::Invalid { field, expected, .. }
-            if fields.0.iter().any(|(name, value)| name != "token" && holds(value, token)) =>
+            if fields.all.iter().any(|(name, value)| name != "token" && holds(value, fields.token)) =>
         {
-            Refusal::Invalid {
-                field,
-                found: "not shown, for the token is in a field that it does not belong in".to_owned(),
-                expected,
-            }
+            Refusal::Invalid { field, found: MISPLACED_TOKEN.to_owned(), expected }
         }
         refusal => refusal,
     }
 }
+
+const MISPLACED_TOKEN: &str = "not shown, for the token is in a field that it does not belong in";
 
 fn submit(fields: &Fields<'_>, rules: &Rules) -> Result<NewTask, Refusal> {
     let src = fields.text("src", "only \"iota\" is known")?;
@@ -100,13 +183,31 @@ fn submit(fields: &Fields<'_>, rules: &Rules) -> Result<NewTask, Refusal> {
     let thing = fields.required("thingId", expected)?;
     let thing = uuid(thing).map_err(|found| invalid("thingId", found, expected))?;
     let devices = devices(fields, rules)?;
-    let from = moment(fields, "from", rules.time_zone, Bound::From)?;
-    let to = moment(fields, "to", rules.time_zone, Bound::To)?;
-    if from > to {
-        let found = format!("after to ({} > {})", shown(from), shown(to));
-        return Err(invalid("from", found, "it must be at or before to"));
+    let (from, to) = range(fields, rules.time_zone)?;
+    let request_id = request_id(fields)?;
+    // These two would be stored, and shown later, as they are.
+    for (name, text) in [("topic", Some(&topic)), ("requestId", request_id.as_ref())] {
+        if text.is_some_and(|text| text == fields.token) {
+            return Err(invalid(name, MISPLACED_TOKEN, "the token belongs in token alone"));
+        }
     }
-    Ok(NewTask { thing, devices, topic, from, to, request_id: request_id(fields)? })
+    Ok(NewTask { thing, devices, topic, from, to, request_id })
+}
+
+fn range(fields: &Fields<'_>, zone: Tz) -> Result<(DateTime<Utc>, DateTime<Utc>), Refusal> {
+    let (from_text, from) = moment(fields, "from", zone, Bound::From)?;
+    let (to_text, to) = moment(fields, "to", zone, Bound::To)?;
+    if from <= to {
+        return Ok((from.to_utc(), to.to_utc()));
+    }
+    let mut found = format!("after to ({} > {}", quoted(from_text), quoted(to_text));
+    if from.offset() != to.offset() {
+        // Clocks of different offsets are hard to compare by eye.
+        let to = to.with_timezone(from.offset()).to_rfc3339_opts(SecondsFormat::AutoSi, false);
+        let from = from.to_rfc3339_opts(SecondsFormat::AutoSi, false);
+        let _ = write!(found, ", which in one offset are {from} > {to}");
+    }
+    Err(invalid("from", found + ")", "it must be at or before to"))
 }
 
 fn attach(fields: &Fields<'_>) -> Result<Attach, Refusal> {
@@ -165,9 +266,16 @@ fn devices(fields: &Fields<'_>, rules: &Rules) -> Result<Vec<Uuid>, Refusal> {
     Ok(devices)
 }
 
-fn moment(fields: &Fields<'_>, name: &'static str, zone: Tz, bound: Bound) -> Result<DateTime<Utc>, Refusal> {
+fn moment<'a>(
+    fields: &Fields<'a>,
+    name: &'static str,
+    zone: Tz,
+    bound: Bound,
+) -> Result<(&'a str, DateTime<FixedOffset>), Refusal> {
     let text = fields.text(name, time::ACCEPTED)?;
-    time::parse(text, zone, bound).map_err(|error| invalid(name, format!("{}, which {error}", quoted(text)), time::ACCEPTED))
+    let time = time::parse(text, zone, bound)
+        .map_err(|error| invalid(name, format!("{}, which {error}", quoted(text)), time::ACCEPTED))?;
+    Ok((text, time))
 }
 
 fn request_id(fields: &Fields<'_>) -> Result<Option<String>, Refusal> {
@@ -184,78 +292,6 @@ fn request_id(fields: &Fields<'_>) -> Result<Option<String>, Refusal> {
 fn uuid(value: &Value) -> Result<Uuid, String> {
     let text = value.as_str().ok_or_else(|| described(value))?;
     Uuid::try_parse(text.trim()).map_err(|_| format!("{}, which is no UUID", quoted(text)))
-}
-
-/// The fields of a message; what is `null` counts as left out.
-struct Fields<'a>(&'a Map<String, Value>);
-
-impl<'a> Fields<'a> {
-    /// What the message asks for, its token being right.
-    fn read(&self, submits: bool, rules: &Rules) -> Result<ClientMessage, Refusal> {
-        if submits {
-            return submit(self, rules).map(ClientMessage::Submit);
-        }
-        let Attach { task, after } = attach(self)?;
-        match self.optional("cancel") {
-            None | Some(Value::Bool(false)) => Ok(ClientMessage::Attach(Attach { task, after })),
-            Some(Value::Bool(true)) => Ok(ClientMessage::Cancel(task)),
-            Some(value) => Err(invalid("cancel", described(value), "true cancels the task, false or nothing attaches to it")),
-        }
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
-    }
-
-    fn optional(&self, name: &str) -> Option<&'a Value> {
-        self.0.get(name).filter(|value| !value.is_null())
-    }
-
-    fn required(&self, name: &'static str, expected: &'static str) -> Result<&'a Value, Refusal> {
-        self.optional(name).ok_or(Refusal::Missing { field: name, expected })
-    }
-
-    fn text(&self, name: &'static str, expected: &'static str) -> Result<&'a str, Refusal> {
-        let value = self.required(name, expected)?;
-        // What a token looks like is not told, not even of one that is no text.
-        value.as_str().ok_or_else(|| invalid(name, kind(value), format!("it must be a text; {expected}")))
-    }
-}
-
-fn invalid(field: impl Into<String>, found: impl Into<String>, expected: impl Into<String>) -> Refusal {
-    Refusal::Invalid { field: field.into(), found: found.into(), expected: expected.into() }
-}
-
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a truth value",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
-fn described(value: &Value) -> String {
-    match value {
-        Value::Number(number) => format!("the number {number}"),
-        Value::String(text) => quoted(text),
-        _ => kind(value).to_owned(),
-    }
-}
-
-/// A text as it was sent, cut where it is long.
-fn quoted(text: &str) -> String {
-    const SHOWN: usize = 80;
-    if text.chars().count() <= SHOWN {
-        return format!("{text:?}");
-    }
-    format!("{:?}…", text.chars().take(SHOWN).collect::<String>())
-}
-
-fn shown(time: DateTime<Utc>) -> String {
-    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
 #[cfg(test)]

@@ -17,6 +17,15 @@ pub enum Refusal {
     Missing { field: &'static str, expected: &'static str },
     #[error("{field} is {found}; {expected}")]
     Invalid { field: String, found: String, expected: String },
+    #[error("{0}")]
+    UnknownField(String),
+    #[error("{0} is given more than once, and only one can be meant; give it once")]
+    RepeatedField(String),
+    #[error(
+        "requestId was used before, by task {task}, which differs in {}; send the same request again, or choose another requestId",
+        fields.join(", ")
+    )]
+    RequestIdConflict { task: TaskId, fields: Vec<&'static str> },
     #[error("token is wrong; it is the one that the service was started with")]
     WrongToken,
     #[error("taskId {0} is unknown; it was never created here, or it ended longer ago than the service keeps tasks")]
@@ -38,6 +47,9 @@ impl Refusal {
             Self::Shape => "unknown_shape",
             Self::Missing { .. } => "missing_field",
             Self::Invalid { .. } => "invalid_field",
+            Self::UnknownField(_) => "unknown_field",
+            Self::RepeatedField(_) => "repeated_field",
+            Self::RequestIdConflict { .. } => "request_id_conflict",
             Self::WrongToken => "wrong_token",
             Self::UnknownTask(_) => "unknown_task",
             Self::AfterTheEnd { .. } => "after_beyond_end",

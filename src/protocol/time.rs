@@ -1,11 +1,11 @@
 //! The forms of time that requests may use.
 
-use chrono::{DateTime, Datelike, FixedOffset, LocalResult, NaiveDate, NaiveDateTime, NaiveTime, TimeZone, Utc};
+use chrono::{DateTime, Datelike, FixedOffset, LocalResult, NaiveDate, NaiveDateTime, NaiveTime, TimeZone};
 use chrono_tz::Tz;
 
 /// What is said of a text that is none of them.
 pub const ACCEPTED: &str = "accepted are 2019-01-11T21:03:00.000+0800, 2019-01-11T13:03:00Z (any offset; fraction of up to nine digits; \
-    T or a space), and 2019-01-11 21:03:00 in the service's time zone";
+    T or a space), and 2019-01-11 21:03:00 or 2019-01-11T21:03:00 in the service's time zone";
 
 /// Why a text is no time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,18 +27,18 @@ pub enum Bound {
     To,
 }
 
-/// Reads a time.
+/// Reads a time; what is returned has the offset that was written, or that of `zone` where none was.
 ///
 /// # Errors
 /// The text has another form, or names a time that does not exist.
-pub fn parse(text: &str, zone: Tz, bound: Bound) -> Result<DateTime<Utc>, TimeError> {
+pub fn parse(text: &str, zone: Tz, bound: Bound) -> Result<DateTime<FixedOffset>, TimeError> {
     let mut scan = Scan(text.as_bytes());
     let year = scan.digits(4)?;
     scan.byte(b"-")?;
     let month = scan.digits(2)?;
     scan.byte(b"-")?;
     let day = scan.digits(2)?;
-    let separator = scan.byte(b"T ")?;
+    scan.byte(b"T ")?;
     let hour = scan.digits(2)?;
     scan.byte(b":")?;
     let minute = scan.digits(2)?;
@@ -58,20 +58,20 @@ pub fn parse(text: &str, zone: Tz, bound: Bound) -> Result<DateTime<Utc>, TimeEr
     let instant = match offset {
         Some(seconds) => FixedOffset::east_opt(seconds)
             .and_then(|offset| offset.from_local_datetime(&local).single())
-            .map(|time| time.to_utc())
             .ok_or(TimeError::NoSuchTime),
-        // A time with no offset has one form only: anything finer is meant to be exact, and then needs one.
-        None if separator == b' ' && nanosecond.is_none() => match zone.from_local_datetime(&local) {
-            LocalResult::Single(time) => Ok(time.to_utc()),
+        // Whole seconds only. A fraction is written by a program, and a program that writes no offset often means UTC
+        // (a `Z` was cut off): a refusal costs a moment, a range that is off by the zone publishes the wrong rows.
+        None if nanosecond.is_none() => match zone.from_local_datetime(&local) {
+            LocalResult::Single(time) => Ok(time.fixed_offset()),
             LocalResult::Ambiguous(earlier, later) => {
-                Ok(if bound == Bound::From { earlier.min(later) } else { earlier.max(later) }.to_utc())
+                Ok(if bound == Bound::From { earlier.min(later) } else { earlier.max(later) }.fixed_offset())
             }
             LocalResult::None => Err(TimeError::Skipped(zone)),
         },
         None => Err(TimeError::Form),
     }?;
     // The stores know no others.
-    if (1..=9999).contains(&instant.year()) { Ok(instant) } else { Err(TimeError::NoSuchTime) }
+    if (1..=9999).contains(&instant.to_utc().year()) { Ok(instant) } else { Err(TimeError::NoSuchTime) }
 }
 
 /// The rest of the text.
@@ -132,13 +132,14 @@ impl Scan<'_> {
 
 #[cfg(test)]
 mod tests {
+    use chrono::Utc;
     use chrono_tz::{America::New_York, Asia::Shanghai};
     use proptest::prelude::*;
 
     use super::*;
 
     fn utc(text: &str) -> Result<String, TimeError> {
-        parse(text, Shanghai, Bound::From).map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
+        parse(text, Shanghai, Bound::From).map(|time| time.to_utc().to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
     }
 
     #[test]
@@ -150,6 +151,7 @@ mod tests {
             ("2019-01-11T13:03:00Z", "2019-01-11T13:03:00Z"),
             ("2019-01-11 13:03:00Z", "2019-01-11T13:03:00Z"),
             ("2019-01-11 21:03:00", "2019-01-11T13:03:00Z"),
+            ("2019-01-11T21:03:00", "2019-01-11T13:03:00Z"),
             ("2019-01-11T21:03:00.123456789-03:30", "2019-01-12T00:33:00.123456789Z"),
             ("2019-01-11T21:03:00.5Z", "2019-01-11T21:03:00.500Z"),
             ("2020-02-29T00:00:00Z", "2020-02-29T00:00:00Z"),
@@ -164,8 +166,9 @@ mod tests {
             "",
             "2019-01-11",
             "2019-01-11T21:03Z",
-            "2019-01-11T21:03:00",
+            "2019-01-11T21:03:00.000",
             "2019-01-11 21:03:00.000",
+            "2019-01-11t21:03:00",
             "2019-1-11T21:03:00Z",
             "1547211780",
             "2019-01-11T21:03:00.Z",
@@ -205,7 +208,7 @@ mod tests {
 
     #[test]
     fn local_times_that_come_twice_or_never() {
-        let read = |text, bound| parse(text, New_York, bound).map(|time| time.to_rfc3339());
+        let read = |text, bound| parse(text, New_York, bound).map(|time| time.to_utc().to_rfc3339());
         assert_eq!(read("2019-11-03 01:30:00", Bound::From).as_deref(), Ok("2019-11-03T05:30:00+00:00"));
         assert_eq!(read("2019-11-03 01:30:00", Bound::To).as_deref(), Ok("2019-11-03T06:30:00+00:00"));
         assert_eq!(read("2019-03-10 02:30:00", Bound::From), Err(TimeError::Skipped(New_York)));
@@ -221,7 +224,7 @@ mod tests {
         fn what_chrono_writes_is_read_back(seconds in -62_135_596_800_i64..253_402_300_800, nanosecond in 0_u32..1_000_000_000) {
             let time = DateTime::<Utc>::from_timestamp(seconds, nanosecond).unwrap();
             let text = time.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
-            prop_assert_eq!(parse(&text, Shanghai, Bound::From), Ok(time));
+            prop_assert_eq!(parse(&text, Shanghai, Bound::From), Ok(time.fixed_offset()));
         }
     }
 }

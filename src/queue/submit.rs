@@ -1,14 +1,19 @@
 //! Taking a task in, and cancelling one.
 
 use super::{Queue, QueueError, TaskRow, lease, sql, writer::Tx};
-use crate::task::{NewTask, TaskId};
+use crate::task::{Line, NewTask, TaskId};
 
 /// What became of a request.
 #[derive(Debug, Clone)]
 pub enum Submitted {
     Created(TaskId),
-    /// There is a task of the same `request_id`.
+    /// There is a task of the same `request_id`, and it was asked for the same.
     Existing(TaskRow),
+    /// There is one that was asked for something else; in these fields, as requests name them.
+    Conflict {
+        task: TaskId,
+        fields: Vec<&'static str>,
+    },
 }
 
 /// What became of a wish to cancel.
@@ -26,10 +31,18 @@ impl Queue {
     /// # Errors
     /// The file can't be written; nothing was stored.
     pub async fn submit(&self, task: NewTask) -> Result<Submitted, QueueError> {
+        self.submit_with_log(task, Vec::new()).await
+    }
+
+    /// As [`submit`](Self::submit); a new task's log begins with `lines`.
+    ///
+    /// # Errors
+    /// The file can't be written; nothing was stored.
+    pub async fn submit_with_log(&self, task: NewTask, lines: Vec<Line>) -> Result<Submitted, QueueError> {
         /// Devices from which a task is a large change.
         const LARGE: usize = 100;
         let is_large = task.devices.len() >= LARGE;
-        let submit = move |tx: &mut Tx<'_>| submit(tx, &task);
+        let submit = move |tx: &mut Tx<'_>| submit(tx, &task, &lines);
         let submitted =
             if is_large { self.inner.writer.write_large(submit).await? } else { self.inner.writer.write(submit).await? };
         self.inner.work.notify_one();
@@ -64,16 +77,33 @@ fn cancel(tx: &mut Tx<'_>, id: TaskId) -> rusqlite::Result<Option<Cancelled>> {
     Ok(Some(Cancelled { task, ended_before: false }))
 }
 
-fn submit(tx: &mut Tx<'_>, task: &NewTask) -> rusqlite::Result<Submitted> {
+fn submit(tx: &mut Tx<'_>, task: &NewTask, lines: &[Line]) -> rusqlite::Result<Submitted> {
     if let Some(request_id) = &task.request_id
         && let Some(row) = tx.rows(&sql::task_of_request(request_id), sql::read_task)?.pop()
     {
-        return Ok(Submitted::Existing(row));
+        let fields = differences(tx, task, &row)?;
+        return Ok(if fields.is_empty() { Submitted::Existing(row) } else { Submitted::Conflict { task: row.id, fields } });
     }
     let id = TaskId::new();
     tx.run(&sql::insert_task(id, task, tx.wall_ms))?;
     for (ordinal, device) in task.devices.iter().enumerate() {
         tx.run(&sql::insert_job(id, ordinal, *device, tx.now_ms))?;
     }
+    if !lines.is_empty() {
+        tx.log(id, lines.to_vec(), None)?;
+    }
     Ok(Submitted::Created(id))
+}
+
+/// The fields in which a request differs from the task that an earlier one made.
+fn differences(tx: &Tx<'_>, task: &NewTask, row: &TaskRow) -> rusqlite::Result<Vec<&'static str>> {
+    let devices = tx.rows(&sql::devices(row.id), sql::read_device)?;
+    let differs = [
+        ("topic", task.topic != row.topic),
+        ("thingId", task.thing != row.thing),
+        ("devices", task.devices != devices),
+        ("from", task.from != row.from),
+        ("to", task.to != row.to),
+    ];
+    Ok(differs.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect())
 }

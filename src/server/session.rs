@@ -10,9 +10,9 @@ use super::{Context, socket::Outbox};
 use crate::{
     events::Told,
     kill,
-    protocol::{Attach, ClientMessage, Refusal, reply},
+    protocol::{Attach, ClientMessage, Refusal, Submit, reply},
     queue::{QueueError, Submitted, TaskRow, Watch},
-    task::{NewTask, TaskId},
+    task::{TaskId, line},
     telemetry::Counted,
 };
 
@@ -43,7 +43,7 @@ impl<'a> Session<'a> {
     /// Does what a text frame says.
     pub async fn hear(&mut self, text: &str) -> Next {
         let done = match ClientMessage::parse(text, &self.context.rules) {
-            Ok(ClientMessage::Submit(task)) => self.submit(task).await,
+            Ok(ClientMessage::Submit(submit)) => self.submit(submit).await,
             Ok(ClientMessage::Attach(attach)) => self.attach(attach).await,
             Ok(ClientMessage::Cancel(task)) => self.cancel(task).await,
             Err(refusal) => Err(refusal),
@@ -92,12 +92,14 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn submit(&mut self, task: NewTask) -> Result<Next, Refusal> {
+    async fn submit(&mut self, submit: Submit) -> Result<Next, Refusal> {
         if self.context.closing.is_cancelled() {
             return Err(Refusal::ShuttingDown);
         }
+        let Submit { task, ignored } = submit;
+        let lines = if ignored.is_empty() { Vec::new() } else { vec![line::ignored(&ignored)] };
         let (thing, devices, from, to) = (task.thing, task.devices.len(), task.from, task.to);
-        match self.context.queue.submit(task).await.map_err(away)? {
+        match self.context.queue.submit_with_log(task, lines).await.map_err(away)? {
             Submitted::Created(id) => {
                 tracing::info!(task = %id, %thing, devices, %from, %to, "a task is created");
                 kill::point("accepted");
@@ -107,6 +109,7 @@ impl<'a> Session<'a> {
                 Ok(next)
             }
             Submitted::Existing(row) => Ok(self.attach_to(&row, 0).await),
+            Submitted::Conflict { task, fields } => Err(Refusal::RequestIdConflict { task, fields }),
         }
     }
 

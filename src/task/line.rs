@@ -17,6 +17,16 @@ fn failure(message: String) -> Line {
     Line { ok: false, message }
 }
 
+/// Fields of the request that are not known, and were ignored (`server.unknown_fields`).
+pub fn ignored(fields: &[String]) -> Line {
+    let mut message =
+        format!("not known and ignored in the request: {}", fields.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", "));
+    if let Some(more) = fields.len().checked_sub(NAMED).filter(|more| *more > 0) {
+        let _ = write!(message, "; and {more} more");
+    }
+    ok(message)
+}
+
 /// The rows of a device were counted.
 pub fn counted(device: Uuid, name: &str, rows: u64) -> Line {
     ok(format!("device: {device} - {name} has {rows} rows to publish"))

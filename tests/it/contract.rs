@@ -160,6 +160,34 @@ async fn the_default_topic_is_used_where_none_is_named() {
     app.stop().await;
 }
 
+/// 2019-01-11T21:03:00 is the time of the first row, in the configured zone.
+#[tokio::test]
+async fn a_time_without_offset_may_have_a_t_and_a_message_a_byte_order_mark() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, device) = app.store.add_rows(3).await;
+    let mut request = Client::request(thing, &[device], &app.topic.name);
+    (request["from"], request["to"]) = (json!("2019-01-11T21:03:00"), json!("2019-01-11 21:03:01"));
+    let mut client = app.client().await;
+    client.send_text(&format!("\u{feff}{request}")).await;
+    assert_eq!(message(&client.next().await), "task created.");
+    client.log().await;
+    assert_eq!(app.topic.read().await.len(), 2);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_range_the_wrong_way_round_is_told_as_it_was_written() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let mut request = Client::request(Uuid::new_v4(), &[Uuid::new_v4()], &app.topic.name);
+    (request["from"], request["to"]) = (json!("2019-01-16T00:00:00+0800"), json!("2019-01-15 14:30:00"));
+    let mut client = app.client().await;
+    client.send(&request).await;
+    let reply = client.next().await;
+    let said = "from is after to (\"2019-01-16T00:00:00+0800\" > \"2019-01-15 14:30:00\")";
+    assert!(message(&reply).starts_with(said), "{reply}");
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn several_tasks_share_a_connection() {
     let app = TestApp::start(TestStore::empty().await).await;

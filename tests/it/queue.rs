@@ -142,7 +142,8 @@ async fn jobs_are_leased_once_however_many_ask() {
 #[tokio::test]
 async fn a_request_id_makes_one_task_however_many_send_it() {
     let bench = Bench::new().await;
-    let submits = (0..20).map(|_| bench.queue.submit(task(1, Some("same"))));
+    let same = task(1, Some("same"));
+    let submits = (0..20).map(|_| bench.queue.submit(same.clone()));
     let created = futures_util::future::join_all(submits)
         .await
         .into_iter()
@@ -257,8 +258,12 @@ async fn a_queue_of_the_first_version_keeps_its_tasks() {
     assert_eq!(lease.job.progress, Progress { cursor, published: 4, held: 1 });
     assert_eq!(queue.events_after(id, 0, 9).await.unwrap()[0].message, "said");
     assert_eq!(queue.held_rows(id).await.unwrap()[0].1.reason, "torn");
-    let Submitted::Existing(row) = queue.submit(task(1, Some("named"))).await.unwrap() else { panic!("its name is forgotten") };
-    assert_eq!((row.id, row.last_seq, row.state), (id, 1, TaskState::Running));
+    let Submitted::Conflict { task, .. } = queue.submit(task(1, Some("named"))).await.unwrap() else {
+        panic!("its name is forgotten")
+    };
+    assert_eq!(task, id);
+    let row = queue.task(id).await.unwrap().unwrap();
+    assert_eq!((row.last_seq, row.state), (1, TaskState::Running));
 }
 
 #[tokio::test]

@@ -54,6 +54,90 @@ async fn each_is_told_and_creates_nothing() {
     app.stop().await;
 }
 
+/// A typo must not publish to the wrong topic, nor a wish to try something publish at all.
+#[tokio::test]
+async fn an_unknown_field_is_refused_by_name_and_nothing_is_published() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, device) = app.store.add_rows(1).await;
+    let mut client = app.client().await;
+    for (field, value, said) in [
+        ("topics", json!("savoir_data"), "`topics` is not known here; did you mean `topic`?"),
+        ("dryRun", json!(true), "`dryRun` is not known here"),
+        ("Cancel", json!(true), "`Cancel` is not known here"),
+        ("reason", json!("ET was down"), "`reason` is not known here"),
+    ] {
+        let mut request = Client::request(thing, &[device], &app.topic.name);
+        request[field] = value;
+        client.send(&request).await;
+        let reply = client.next().await;
+        assert_eq!((&reply["res"], &reply["payload"]["code"]), (&json!("error"), &json!("unknown_field")), "{reply}");
+        assert!(message(&reply).starts_with(said), "{reply}");
+    }
+    assert_eq!(app.queue().await.open_jobs().await.unwrap(), 0);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn a_misspelt_cancel_does_not_attach() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let text = json!({"token": "123456", "taskId": Uuid::new_v4(), "Cancel": true}).to_string();
+    refused(&mut app.client().await, &text, "`Cancel` is not known here; did you mean `cancel`?").await;
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn where_unknown_fields_are_ignored_the_first_log_line_names_them_and_dry_runs_are_refused() {
+    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+        overrides.set(&["server", "unknown_fields"], "warn");
+    })
+    .await;
+    let (thing, device) = app.store.add_rows(1).await;
+    let mut client = app.client().await;
+    let mut request = Client::request(thing, &[device], &app.topic.name);
+    request["project"] = json!("bridge");
+    request["dryRun"] = json!(true);
+    refused(&mut client, &request.to_string(), "`dryRun` is not known here").await;
+    request["dryRun"] = json!(null);
+    let task = client.submit(&request).await;
+    let log = client.log().await;
+    assert_eq!(message(&log[0]), "not known and ignored in the request: `dryRun`, `project`");
+    assert_eq!(log[0]["payload"]["seq"], 1);
+    client.attach(&task, 0).await;
+    assert_eq!(client.log().await, log, "it is stored");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_same_request_id_with_another_request_is_refused_with_the_fields_that_differ() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, device) = app.store.add_rows(1).await;
+    let other = Uuid::new_v4();
+    let mut client = app.client().await;
+    let mut request = Client::request(thing, &[device, other], &app.topic.name);
+    request["requestId"] = json!("one");
+    let task = client.submit(&request).await;
+    client.log().await;
+    for (changes, fields) in [
+        (json!({"topic": "savoir_data"}), "topic"),
+        (json!({"thingId": other}), "thingId"),
+        (json!({"devices": [other, device]}), "devices"),
+        (json!({"devices": [device]}), "devices"),
+        (json!({"from": "2019-01-11T21:03:00.001+0800", "to": "2029-01-15T14:30:01+0800"}), "from, to"),
+    ] {
+        let mut request = request.clone();
+        request.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        client.send(&request).await;
+        let reply = client.next().await;
+        assert_eq!(reply["payload"]["code"], "request_id_conflict", "{reply}");
+        assert!(message(&reply).contains(&format!("by task {task}, which differs in {fields};")), "{reply}");
+    }
+    // The same moment, written in another way, is the same request.
+    request["from"] = json!("2019-01-11T13:03:00Z");
+    client.send(&request).await;
+    assert_eq!(message(&client.next().await), "task attached.");
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn a_binary_frame_is_refused() {
     let app = TestApp::start(TestStore::empty().await).await;

@@ -10,6 +10,7 @@ fn rules() -> Rules {
         max_devices: 3,
         default_topic: "anxinyun_data".to_owned(),
         topics: Vec::new(),
+        ignore_unknown_fields: false,
     }
 }
 
@@ -27,20 +28,25 @@ fn with(field: &str, value: Value) -> Result<ClientMessage, Refusal> {
     ClientMessage::parse(&request.to_string(), &rules())
 }
 
+fn submitted(message: Result<ClientMessage, Refusal>) -> NewTask {
+    match message {
+        Ok(ClientMessage::Submit(submit)) => submit.task,
+        other => panic!("no submit: {other:?}"),
+    }
+}
+
 #[test]
 fn a_submit_is_read() {
-    let ClientMessage::Submit(submit) = ClientMessage::parse(&request().to_string(), &rules()).unwrap() else {
-        panic!("no submit")
-    };
+    let submit = submitted(ClientMessage::parse(&request().to_string(), &rules()));
     assert_eq!(submit.topic, "savoir_data");
     assert_eq!(submit.devices.len(), 2, "white space trimmed, the double dropped");
     assert_eq!(submit.devices[0].to_string(), "0fc608c2-5d7c-45a0-a5f7-c423a08fa0d0");
-    assert_eq!(shown(submit.from), "2019-01-11T13:03:00Z");
+    assert_eq!(submit.from.to_rfc3339_opts(SecondsFormat::AutoSi, true), "2019-01-11T13:03:00Z");
 }
 
 #[test]
 fn optional_fields_have_defaults() {
-    let ClientMessage::Submit(submit) = with("topic", Value::Null).unwrap() else { panic!("no submit") };
+    let submit = submitted(with("topic", Value::Null));
     assert_eq!((submit.topic.as_str(), submit.request_id), ("anxinyun_data", None));
     let text = r#"{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba"}"#;
     let ClientMessage::Attach(attach) = ClientMessage::parse(text, &rules()).unwrap() else { panic!("no attach") };
@@ -69,7 +75,16 @@ fn a_refusal_names_the_field_and_the_remedy() {
         ("devices", json!((0..4).map(Uuid::from_u128).collect::<Vec<_>>()), "devices is a list of 4 devices; at most 3"),
         ("from", json!("2019-02-30 00:00:00"), "from is \"2019-02-30 00:00:00\", which is a date or time that does not exist"),
         ("from", json!("yesterday"), "accepted are 2019-01-11T21:03:00.000+0800"),
-        ("from", json!("2019-01-16 00:00:00"), "from is after to (2019-01-15T16:00:00Z > 2019-01-15T06:30:00Z)"),
+        (
+            "from",
+            json!("2019-01-16 00:00:00"),
+            "from is after to (\"2019-01-16 00:00:00\" > \"2019-01-15T14:30:00.000+0800\"); it must be",
+        ),
+        (
+            "from",
+            json!("2019-01-15T07:00:00Z"),
+            "> \"2019-01-15T14:30:00.000+0800\", which in one offset are 2019-01-15T07:00:00+00:00 > 2019-01-15T06:30:00+00:00)",
+        ),
         ("to", json!(1_547_211_780), "to is a number"),
         ("requestId", json!(""), "requestId is a text of 0 characters"),
         ("requestId", json!("水".repeat(129)), "requestId is a text of 129 characters"),
@@ -93,15 +108,89 @@ fn the_token_comes_before_all_else_and_is_never_echoed() {
 
 #[test]
 fn other_shapes() {
-    for text in ["{}", "[]", "5", "null", "\"x\"", r#"{"token":"123456"}"#, r#"{"hello":1}"#] {
+    for text in ["{}", "[]", "5", "null", "\"x\"", r#"{"token":"123456"}"#, r#"{"hello":1}"#, "\u{feff}{}"] {
         assert_eq!(ClientMessage::parse(text, &rules()), Err(Refusal::Shape), "{text}");
     }
-    for text in ["", "{", "{\"src\":}", "\u{feff}{}", "hello"] {
+    for text in ["", "{", "{\"src\":}", "\u{feff}\u{feff}{}", "hello"] {
         assert!(matches!(ClientMessage::parse(text, &rules()), Err(Refusal::NotJson(_))), "{text}");
     }
     for after in ["-1", "1.5", "\"1\"", "18446744073709551616"] {
         let text = format!(r#"{{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","after":{after}}}"#);
         assert!(ClientMessage::parse(&text, &rules()).unwrap_err().to_string().contains("after is"), "{after}");
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_ignored() {
+    submitted(ClientMessage::parse(&format!("\u{feff}{}", request()), &rules()));
+}
+
+#[test]
+fn an_unknown_field_is_refused_by_name_with_the_likely_one() {
+    for (field, said) in [
+        ("topics", "`topics` is not known here; did you mean `topic`?"),
+        ("Topic", "`Topic` is not known here; did you mean `topic`?"),
+        ("dryRun", "`dryRun` is not known here; known are src, token, thingId, devices, from, to, topic, requestId."),
+        ("reason", "`reason` is not known here; known are"),
+        ("Cancel", "`Cancel` is not known here; known are"),
+        ("taskId", "`taskId` does not belong in a message that submits a task"),
+        ("", "`` is not known here; known are"),
+    ] {
+        let refusal = with(field, json!(true)).expect_err(field);
+        assert!(refusal.to_string().starts_with(said), "{field}: {refusal}");
+        assert_eq!(refusal.code(), "unknown_field");
+    }
+    for (fields, said) in [
+        (r#""Cancel":true"#, "`Cancel` is not known here; did you mean `cancel`?"),
+        (r#""pause":true"#, "`pause` is not known here; known are token, taskId, after, cancel."),
+        (r#""topic":"x""#, "`topic` does not belong in a message about a task that exists"),
+    ] {
+        let text = format!(r#"{{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba",{fields}}}"#);
+        let refusal = ClientMessage::parse(&text, &rules()).expect_err(fields);
+        assert!(refusal.to_string().starts_with(said), "{fields}: {refusal}");
+        assert_eq!(refusal.code(), "unknown_field");
+    }
+    let refusal = ClientMessage::parse(r#"{"token":"123456","taskID":"x"}"#, &rules()).unwrap_err().to_string();
+    assert_eq!(refusal, "`taskID` is not known here; did you mean `taskId`?");
+}
+
+#[test]
+fn where_unknown_fields_are_ignored_they_are_kept_by_name_and_none_that_asks_for_less() {
+    let rules = Rules { ignore_unknown_fields: true, ..rules() };
+    let parse = |field: &str, value: Value| {
+        let mut request = request();
+        request["project"] = json!("bridge");
+        request[field] = value;
+        ClientMessage::parse(&request.to_string(), &rules)
+    };
+    let Ok(ClientMessage::Submit(submit)) = parse("note", json!({"by": "ET"})) else { panic!("not accepted") };
+    assert_eq!(submit.ignored, ["`note`", "`project`"]);
+    for field in ["dryRun", "dry_run", "rate", "Pause"] {
+        let refusal = parse(field, json!(true)).expect_err(field).to_string();
+        assert!(refusal.starts_with(&format!("`{field}` is not known here")) && !refusal.contains("project"), "{refusal}");
+    }
+    assert!(parse("dryRun", json!(false)).is_ok(), "it asks for nothing");
+    assert!(parse("taskId", json!("x")).is_err(), "which of the two is meant can't be told");
+}
+
+#[test]
+fn a_field_given_twice_is_refused() {
+    let text = request().to_string().replacen('{', r#"{"topic":"anxinyun_data","#, 1);
+    let refusal = ClientMessage::parse(&text, &rules()).unwrap_err();
+    assert_eq!((refusal.code(), refusal.to_string().starts_with("`topic` is given more than once")), ("repeated_field", true));
+    let refusal = ClientMessage::parse(r#"{"token":"guess","token":"123456","taskId":"x"}"#, &rules()).unwrap_err().to_string();
+    assert_eq!(refusal, "token is given more than once; give it once");
+}
+
+#[test]
+fn a_token_as_a_fields_name_or_as_a_name_that_is_stored_is_not_shown() {
+    for field in ["123456", "my123456"] {
+        let refusal = with(field, json!(1)).unwrap_err().to_string();
+        assert!(refusal.starts_with("a field whose name holds the token") && !refusal.contains("123456"), "{refusal}");
+    }
+    for field in ["topic", "requestId"] {
+        let refusal = with(field, json!("123456")).unwrap_err().to_string();
+        assert!(refusal.starts_with(field) && !refusal.contains("123456"), "{refusal}");
     }
 }
 
@@ -116,6 +205,13 @@ proptest! {
     #[test]
     fn no_message_is_too_odd(text in "\\PC{0,200}") {
         let _ = ClientMessage::parse(&text, &rules());
+    }
+
+    #[test]
+    fn any_other_field_is_refused(name in "\\PC{0,20}", value in prop_oneof![Just(json!(null)), Just(json!(true)), Just(json!("x"))]) {
+        let is_known = SUBMIT.contains(&name.as_str()) || value.is_null() && TASK.contains(&name.as_str());
+        prop_assume!(!is_known);
+        prop_assert_eq!(with(&name, value).map_err(|refusal| refusal.code()), Err("unknown_field"));
     }
 }
 

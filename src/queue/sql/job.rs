@@ -25,6 +25,20 @@ pub fn insert_job(task: TaskId, ordinal: usize, device: Uuid, now_ms: i64) -> St
     Statement::new(&TEXT, [task.into(), (ordinal as u64).into(), device.into(), JobState::Queued.into(), now_ms.into()])
 }
 
+/// The devices of a task, in the order of the request.
+pub fn devices(task: TaskId) -> Statement<'static> {
+    static TEXT: Text = Text::new(|| {
+        text_of(
+            Query::select().column(Job::DeviceId).from(Job::Table).and_where(is(Job::TaskId)).order_by(Job::Ordinal, Order::Asc),
+        )
+    });
+    Statement::new(&TEXT, [task.into()])
+}
+
+pub fn read_device(row: &Row<'_>) -> Result<Uuid> {
+    uuid(row, "device_id")
+}
+
 /// Which jobs of a task are looked at for a claim. A job suspected of two crashes or more is a suspect
 /// (`crash::ISOLATE_AFTER`); the number stands in the statements, since SQLite takes a partial index for no parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -55,6 +55,7 @@ fn statements() -> Vec<(&'static str, String)> {
         ("insert_task", insert_task(id, &new, 0)),
         ("task", task(id)),
         ("task_of_request", task_of_request("r")),
+        ("devices", devices(id)),
         ("last_seqs", last_seqs(&[id, id])),
         ("set_task_served", set_task_served(id, 1)),
         ("tasks_due", tasks_due(0, 1, &[])),

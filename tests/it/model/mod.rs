@@ -44,8 +44,9 @@ impl Real {
     async fn submit(&mut self, devices: usize, request: Option<u8>) -> Answer {
         let time = chrono::Utc.with_ymd_and_hms(2019, 1, 11, 0, 0, 0).unwrap();
         let task = NewTask {
-            thing: Uuid::new_v4(),
-            devices: (0..devices).map(|_| Uuid::new_v4()).collect(),
+            // Requests of one id ask for the same, but for how many devices.
+            thing: Uuid::nil(),
+            devices: (0..devices as u128).map(Uuid::from_u128).collect(),
             topic: "t".to_owned(),
             from: time,
             to: time,
@@ -58,6 +59,7 @@ impl Real {
                 Answer::Created
             }
             Submitted::Existing(row) => Answer::Existing(self.tasks.iter().position(|task| *task == row.id).unwrap()),
+            Submitted::Conflict { task, .. } => Answer::Conflict(self.tasks.iter().position(|id| *id == task).unwrap()),
         }
     }
 

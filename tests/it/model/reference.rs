@@ -56,6 +56,8 @@ pub enum Answer {
     Nothing,
     Created,
     Existing(usize),
+    /// The request id belongs to a task of other devices.
+    Conflict(usize),
     /// The leases in their order, and how many jobs were given up.
     Leased(Vec<ModelLease>, usize),
     Written,
@@ -329,7 +331,8 @@ impl ReferenceStateMachine for Model {
             Step::Submit { devices, request } => {
                 let existing = request.and_then(|request| model.tasks.iter().position(|task| task.request == Some(request)));
                 if let Some(task) = existing {
-                    model.answer = Answer::Existing(task);
+                    let same = model.jobs.iter().filter(|job| job.task == task).count() == *devices;
+                    model.answer = if same { Answer::Existing(task) } else { Answer::Conflict(task) };
                     return model;
                 }
                 let (task, due_ms) = (model.tasks.len(), model.now_ms);

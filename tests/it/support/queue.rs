@@ -43,7 +43,7 @@ impl Bench {
     pub async fn submit(&self, devices: usize) -> TaskId {
         match self.queue.submit(task(devices, None)).await.unwrap() {
             Submitted::Created(id) => id,
-            Submitted::Existing(row) => panic!("{row:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
