@@ -14,7 +14,7 @@ use crate::{
     patch::Patcher,
     protocol::{Rules, Token},
     queue::{Clock, Queue},
-    server::{self, Context, Guesses, Readiness},
+    server::{self, Budget, Context, Guesses, Readiness, Throttle, TrustedProxies},
     telemetry::Metrics,
     worker::Pool,
 };
@@ -57,6 +57,9 @@ pub async fn run(
         metrics: metrics.clone(),
         guesses: Guesses::default(),
         readiness: Readiness::default(),
+        proxies: TrustedProxies::new(config.server.trusted_proxies.clone()),
+        budget: Arc::new(Budget::new(config.server.max_buffered_bytes)),
+        full: Throttle::default(),
         closing: CancellationToken::new(),
         disconnect: CancellationToken::new(),
     });

@@ -20,10 +20,10 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     if let Some(listen) = args.listen {
         overrides.set(&["server", "listen"], listen.to_string());
     }
-    let config = super::load(&args.config, overrides)?;
+    let mut config = super::load(&args.config, overrides)?;
     let token = token(&config, args.token)?;
     super::log(&config)?;
-    raise_file_limit(config.server.max_connections);
+    config.server.max_connections = fit_connections(config.server.max_connections);
     let address = config.server.listen;
     let listener = server::listen(address)
         .with_context(|| format!("can't listen on {address} (server.listen); is another service on this port?"))?;
@@ -33,25 +33,35 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Each connection is an open file, and many systems allow a process 1,024 until it asks for more.
-fn raise_file_limit(connections: usize) {
-    /// Queue, store, brokers, the listener.
-    const OTHERS: u64 = 256;
-    let wanted = connections as u64 + OTHERS;
+/// Each connection is an open file, and many systems allow a process 1,024 until it asks for more. Returns how many
+/// connections can be open, at most `connections`: a service that runs out of files takes no connection any more, and can open
+/// neither its queue nor a way to the store or a broker.
+fn fit_connections(connections: usize) -> usize {
+    /// Queue (three files for each reader and the writer), store, listener; and a connection to each broker from each producer.
+    const OTHERS: usize = 256;
+    let besides = OTHERS + server::EXTRA_SOCKETS;
+    let wanted = (connections + besides) as u64;
     let limit = getrlimit(Resource::Nofile);
-    let allowed = limit.maximum.map_or(wanted, |most| most.min(wanted));
+    let mut allowed = limit.maximum.map_or(wanted, |most| most.min(wanted));
     if limit.current.is_some_and(|current| current < allowed)
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum: limit.maximum })
     {
         tracing::warn!(%error, "the limit of open files can't be raised");
+        allowed = limit.current.unwrap_or(allowed).min(allowed);
     }
-    if allowed < wanted {
-        tracing::warn!(
-            allowed,
-            wanted,
-            "this user may open too few files for server.max_connections; raise the hard limit (ulimit -Hn) or lower it"
-        );
+    if allowed >= wanted {
+        return connections;
     }
+    // Where there are hardly any, half of them.
+    let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
+    let fit = allowed.saturating_sub(besides).max(allowed / 2).min(connections).max(1);
+    tracing::warn!(
+        allowed,
+        wanted,
+        connections = fit,
+        "this user may open too few files for server.max_connections, so fewer connections are taken; raise the hard limit (ulimit -Hn)"
+    );
+    fit
 }
 
 /// From the flag or the variable, else from the file that the configuration names.

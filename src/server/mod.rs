@@ -1,38 +1,33 @@
 //! The way in by socket: the WebSocket of the contract, and what operators ask over HTTP.
 
+mod accept;
+mod admission;
+mod connection;
+mod early_token;
+mod frames;
 mod guesses;
 mod health;
+mod inbound;
+mod proxies;
 mod session;
 mod socket;
 mod upgrade;
 
-use std::{
-    convert::Infallible,
-    io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{
-    net::{TcpListener, TcpSocket},
-    sync::Semaphore,
-};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warp::{Filter, Rejection, Reply, http::StatusCode, reply::Response};
 
-use crate::{
-    config,
-    iota::Store,
-    kafka::Kafka,
-    protocol::Rules,
-    queue::Queue,
-    telemetry::{Counted, Metrics},
-};
+use crate::{config, iota::Store, kafka::Kafka, protocol::Rules, queue::Queue, telemetry::Metrics};
 
+pub use accept::Throttle;
+pub use admission::EXTRA_SOCKETS;
 pub use guesses::Guesses;
 pub use health::Readiness;
-use upgrade::Upgrade;
+pub use inbound::Budget;
+pub use proxies::TrustedProxies;
 
 /// What connections work with.
 pub struct Context {
@@ -45,6 +40,11 @@ pub struct Context {
     /// Wrong tokens, by address.
     pub guesses: Guesses,
     pub readiness: Readiness,
+    pub proxies: TrustedProxies,
+    /// For messages that are being received.
+    pub budget: Arc<Budget>,
+    /// Tells that there are too many connections.
+    pub full: Throttle,
     /// The service is stopping: no new work is taken in.
     pub closing: CancellationToken,
     /// Connections are to be closed.
@@ -66,43 +66,42 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Serves until [`Context::disconnect`]; then closes the connections, and returns when they are closed.
 pub async fn run(context: Arc<Context>, listener: TcpListener, patience: Duration) {
-    let connections = TaskTracker::new();
-    let disconnect = context.disconnect.clone();
-    let server = warp::serve(routes(&context, &connections))
-        .incoming(listener)
-        .graceful(async move { disconnect.cancelled().await })
-        .run();
-    let serving = async {
-        server.await;
-        // A WebSocket is no longer warp's, nor in its graceful shutdown, so connections are tracked here.
-        connections.close();
-        connections.wait().await;
-    };
-    let overdue = async {
-        context.disconnect.cancelled().await;
-        tokio::time::sleep(patience).await;
+    let (connections, sockets) = (TaskTracker::new(), TaskTracker::new());
+    let shared = Arc::new(connection::Shared {
+        context: Arc::clone(&context),
+        routes: TowerToHyperService::new(warp::service(routes(&context))),
+        sockets: sockets.clone(),
+    });
+    let admission = admission::Admission::new(&context.config);
+    let errors = Throttle::default();
+    let taking = async {
+        while let Some(place) = admission.socket().await {
+            let (stream, peer) = accept::accept(&listener, &errors).await;
+            let peer = peer.ip().to_canonical();
+            let place = admission.enter(place, (!context.proxies.contains(peer)).then_some(peer));
+            connections.spawn(connection::serve(stream, peer, place, Arc::clone(&shared)));
+        }
     };
     tokio::select! {
-        () = serving => {}
-        () = overdue => tracing::warn!("some connections did not close in time"),
+        () = taking => {}
+        () = context.disconnect.cancelled() => {}
+    }
+    drop(listener);
+    connections.close();
+    sockets.close();
+    let closed = async {
+        connections.wait().await;
+        sockets.wait().await;
+    };
+    if tokio::time::timeout(patience, closed).await.is_err() {
+        tracing::warn!("some connections did not close in time");
     }
 }
 
+/// What is asked over HTTP.
 fn routes(
     context: &Arc<Context>,
-    connections: &TaskTracker,
 ) -> impl Filter<Extract = (impl Reply + use<>,), Error = Infallible> + Clone + Send + Sync + 'static + use<> {
-    let free = Arc::new(Semaphore::new(context.config.max_connections));
-    let socket = {
-        let (context, connections) = (Arc::clone(context), connections.clone());
-        warp::path!("data-patch" / "websocket").and(warp::addr::remote()).and(upgrade::upgrade()).map(
-            move |address: Option<SocketAddr>, request| {
-                // A TCP connection has one.
-                let address = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
-                accept(request, address, &context, &connections, &free)
-            },
-        )
-    };
     let of = |context: &Arc<Context>| {
         let context = Arc::clone(context);
         warp::any().map(move || Arc::clone(&context))
@@ -113,37 +112,10 @@ fn routes(
         .then(|context: Arc<Context>| async move { Box::pin(health::ready(&context)).await });
     let metrics =
         warp::path!("metrics").and(of(context)).then(|context: Arc<Context>| async move { health::metrics(&context).await });
-    socket.or(alive).unify().or(ready).unify().or(metrics).unify().recover(explain).map(Reply::into_response)
+    alive.or(ready).unify().or(metrics).unify().recover(explain).map(Reply::into_response)
 }
 
-fn accept(
-    request: Upgrade,
-    address: IpAddr,
-    context: &Arc<Context>,
-    connections: &TaskTracker,
-    free: &Arc<Semaphore>,
-) -> Response {
-    if !context.guesses.admits(address) {
-        let text = "too many wrong tokens come from this address; try again in a few seconds\n";
-        return warp::reply::with_status(text, StatusCode::TOO_MANY_REQUESTS).into_response();
-    }
-    let Ok(place) = Arc::clone(free).try_acquire_owned() else {
-        tracing::warn!(limit = context.config.max_connections, "a connection is refused: there are too many");
-        let text = "too many connections (server.max_connections); try again later\n";
-        return warp::reply::with_status(text, StatusCode::SERVICE_UNAVAILABLE).into_response();
-    };
-    let limit = context.config.max_message_bytes;
-    let context = Arc::clone(context);
-    // From now, not from the upgrade on: a shutdown in between is to wait for it.
-    let tracked = connections.token();
-    request.accept(limit, move |socket| async move {
-        let counted = Counted::new(&context.metrics.connections);
-        socket::serve(socket, address, &context).await;
-        drop((counted, place, tracked));
-    })
-}
-
-/// What is not found, or is no WebSocket, said so that a person can go on.
+/// What is not found, said so that a person can go on.
 async fn explain(rejection: Rejection) -> Result<Response, Infallible> {
     let text = format!("here are {} (a WebSocket), /healthz, /readyz and /metrics\n", crate::protocol::PATH);
     let status = if rejection.is_not_found() { StatusCode::NOT_FOUND } else { StatusCode::BAD_REQUEST };

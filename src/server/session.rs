@@ -6,21 +6,31 @@ use futures_util::FutureExt;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use super::{Context, socket::Outbox};
+use super::{
+    Context,
+    admission::{Place, Stage},
+    inbound::Inbound,
+    socket::Outbox,
+};
 use crate::{
     events::Told,
     kill,
-    protocol::{Attach, ClientMessage, Refusal, Submit, reply},
+    protocol::{Attach, Authorized, ClientMessage, Refusal, Submit, reply},
     queue::{QueueError, Submitted, TaskRow, Watch},
     task::{TaskId, line},
     telemetry::Counted,
 };
+
+/// Messages that a client may have refused before its first good token.
+const MAX_REFUSED: u32 = 10;
 
 /// What comes after a message.
 pub enum Next {
     GoOn,
     /// The connection is to be closed.
     WrongToken,
+    /// So is one that sends message after message, and no good token.
+    NoToken,
     /// The client is gone.
     Gone,
 }
@@ -30,19 +40,38 @@ pub struct Session<'a> {
     context: &'a Context,
     /// The client's.
     address: IpAddr,
+    place: &'a Place,
+    inbound: &'a Inbound,
+    /// The client has sent the right token.
+    is_authenticated: bool,
+    refused: u32,
     outbox: Arc<Outbox>,
     watches: JoinSet<TaskId>,
     by_task: HashMap<TaskId, AbortHandle>,
 }
 
 impl<'a> Session<'a> {
-    pub fn new(context: &'a Context, address: IpAddr, outbox: Arc<Outbox>) -> Self {
-        Self { context, address, outbox, watches: JoinSet::new(), by_task: HashMap::new() }
+    pub fn new(context: &'a Context, address: IpAddr, place: &'a Place, inbound: &'a Inbound, outbox: Arc<Outbox>) -> Self {
+        let (watches, by_task) = (JoinSet::new(), HashMap::new());
+        Self { context, address, place, inbound, is_authenticated: false, refused: 0, outbox, watches, by_task }
+    }
+
+    /// The client has sent the right token.
+    pub fn is_authenticated(&self) -> bool {
+        self.is_authenticated
     }
 
     /// Does what a text frame says.
     pub async fn hear(&mut self, text: &str) -> Next {
-        let done = match ClientMessage::parse(text, &self.context.rules) {
+        let rules = &self.context.rules;
+        let message = match Authorized::read(text, &rules.token) {
+            Ok(authorized) => {
+                self.authenticate();
+                authorized.message(rules)
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let done = match message {
             Ok(ClientMessage::Submit(submit)) => self.submit(submit).await,
             Ok(ClientMessage::Attach(attach)) => self.attach(attach).await,
             Ok(ClientMessage::Cancel(task)) => self.cancel(task).await,
@@ -54,21 +83,43 @@ impl<'a> Session<'a> {
         }
     }
 
+    fn authenticate(&mut self) {
+        if !std::mem::replace(&mut self.is_authenticated, true) {
+            self.place.authenticate();
+            self.inbound.authenticate();
+        }
+    }
+
     /// Says that nothing was done, and why.
-    pub async fn refuse(&self, refusal: &Refusal) -> Next {
+    pub async fn refuse(&mut self, refusal: &Refusal) -> Next {
         self.context.metrics.requests_refused.inc();
+        self.refused = self.refused.saturating_add(1);
         if matches!(refusal, Refusal::WrongToken) {
-            tracing::warn!(address = %self.address, "a wrong token");
-            tokio::select! {
-                () = self.context.guesses.punish(self.address) => {}
-                () = self.context.disconnect.cancelled() => {}
-            }
-        } else {
+            self.punish().await;
+        } else if self.is_authenticated {
             tracing::info!(%refusal, "a message is refused");
+        } else {
+            // Anybody can send these, as many as they like.
+            tracing::debug!(%refusal, "a message is refused");
         }
         match (self.say(reply::refused(refusal)).await, refusal) {
             (Next::GoOn, Refusal::WrongToken) => Next::WrongToken,
+            (Next::GoOn, _) if !self.is_authenticated && self.refused >= MAX_REFUSED => Next::NoToken,
             (next, _) => next,
+        }
+    }
+
+    /// Waits as long as a wrong token is to wait for its answer.
+    async fn punish(&self) {
+        let guess = self.context.guesses.count(self.address);
+        if guess.is_worth_telling() {
+            tracing::warn!(address = %self.address, times = guess.wrong, "wrong tokens come from an address");
+        }
+        self.place.reached(Stage::WrongToken);
+        tokio::select! {
+            () = tokio::time::sleep(guess.wait) => {}
+            () = self.place.evicted() => {}
+            () = self.context.disconnect.cancelled() => {}
         }
     }
 

@@ -11,13 +11,15 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::{
     Bytes, Error, Message,
-    error::CapacityError,
+    error::{CapacityError, ProtocolError},
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Context,
+    admission::Place,
+    inbound::{Excess, Inbound},
     session::{Next, Session},
     upgrade::Socket,
 };
@@ -36,8 +38,10 @@ enum End {
     Gone,
     /// We close it.
     Close(CloseCode, &'static str),
-    /// A frame over the limit is still on its way; it is not read.
-    TooBig,
+    /// We close it, and read nothing more: what comes is no frame, or one that is not taken.
+    Fail(CloseCode, &'static str),
+    /// We close it to make room, and do not wait for anything.
+    Evicted,
 }
 
 /// The way out, for a connection's replies and all its watches.
@@ -68,9 +72,9 @@ impl Outbox {
     }
 
     /// Says that the connection is closed, and why.
-    async fn close(&self, code: CloseCode, reason: &'static str) {
+    async fn close(&self, code: CloseCode, reason: &'static str, patience: Duration) {
         let message = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
-        let _ = timeout(CLOSE_TIMEOUT, self.send([message])).await;
+        let _ = timeout(patience, self.send([message])).await;
     }
 
     /// Asks whether the client is there, unless it has left so much unread that the question would only wait behind it.
@@ -82,43 +86,78 @@ impl Outbox {
 }
 
 /// Serves a connection until one of the two ends it.
-pub async fn serve(socket: Socket, address: IpAddr, context: &Context) {
+pub async fn serve(socket: Socket, inbound: &Inbound, address: IpAddr, place: &Place, context: &Context) {
     let (sink, mut stream) = socket.split();
     let outbox = Arc::new(Outbox { sink: Mutex::new(sink), gone: CancellationToken::new() });
-    let mut session = Session::new(context, address, Arc::clone(&outbox));
-    let end = read(&mut stream, &mut session, &outbox, context).await;
+    let mut session = Session::new(context, address, place, inbound, Arc::clone(&outbox));
+    let end = read(&mut stream, &mut session, &outbox, inbound, place, context).await;
     // Its watches end with it, its tasks go on.
     drop(session);
-    match end {
-        End::Gone => {
-            let _ = timeout(CLOSE_TIMEOUT, async { outbox.sink.lock().await.close().await }).await;
+    let closing = async {
+        match end {
+            End::Gone => {
+                let _ = timeout(CLOSE_TIMEOUT, async { outbox.sink.lock().await.close().await }).await;
+            }
+            End::Close(code, reason) => {
+                outbox.close(code, reason, CLOSE_TIMEOUT).await;
+                // The client answers; what it sent before is read, or it would see a reset in place of the code.
+                let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = stream.next().await {} }).await;
+            }
+            End::Fail(code, reason) => {
+                outbox.close(code, reason, CLOSE_TIMEOUT).await;
+                tokio::time::sleep(CLOSE_TIMEOUT).await;
+            }
+            End::Evicted => {
+                let reason = "too many connections have sent no token; connect again and send it at once";
+                outbox.close(CloseCode::Again, reason, PING_TIMEOUT).await;
+            }
         }
-        End::Close(code, reason) => {
-            outbox.close(code, reason).await;
-            // The client answers; what it sent before is read, or it would see a reset in place of the code.
-            let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = stream.next().await {} }).await;
-        }
-        End::TooBig => {
-            outbox.close(CloseCode::Size, "the message is over the limit (server.max_message_bytes)").await;
-            tokio::time::sleep(CLOSE_TIMEOUT).await;
-        }
+    };
+    tokio::select! {
+        () = closing => {}
+        // Others need the place: at least the close frame was sent.
+        () = async { place.evicted().await; tokio::time::sleep(PING_TIMEOUT).await } => {}
     }
 }
 
-async fn read(stream: &mut SplitStream<Socket>, session: &mut Session<'_>, outbox: &Outbox, context: &Context) -> End {
+async fn read(
+    stream: &mut SplitStream<Socket>,
+    session: &mut Session<'_>,
+    outbox: &Outbox,
+    inbound: &Inbound,
+    place: &Place,
+    context: &Context,
+) -> End {
     let ping_every = Duration::from_secs(context.config.ping_seconds);
     let idle_after = Duration::from_secs(context.config.idle_seconds);
     let (mut heard, mut said) = (Instant::now(), Instant::now());
+    let token_by = heard + Duration::from_secs(context.config.auth_seconds);
     let mut next_ping = heard + ping_every;
     loop {
+        // The token of a large message is known before the message has arrived.
+        let waits_for_token = !session.is_authenticated() && !inbound.has_token();
         tokio::select! {
             biased;
             () = context.disconnect.cancelled() => {
                 return End::Close(CloseCode::Away, "the service restarts; connect again and send taskId and after");
             }
             () = outbox.gone.cancelled() => return End::Gone,
+            () = place.evicted(), if waits_for_token => {
+                if !inbound.has_token() {
+                    return End::Evicted;
+                }
+            }
             () = session.watch_ended() => said = Instant::now(),
-            () = sleep_until(next_ping) => {
+            () = sleep_until(if waits_for_token { next_ping.min(token_by) } else { next_ping }) => {
+                if waits_for_token && Instant::now() >= token_by && !inbound.has_token() {
+                    return End::Close(CloseCode::Policy, "no message with the right token came in time (server.auth_seconds)");
+                }
+                if inbound.is_overdue() {
+                    return End::Fail(CloseCode::Policy, "a message did not arrive whole within a minute");
+                }
+                if Instant::now() < next_ping {
+                    continue;
+                }
                 if heard.elapsed() > ping_every.mul_f64(2.5) {
                     tracing::debug!("a connection is let go: nothing was heard of it");
                     return End::Gone;
@@ -132,20 +171,41 @@ async fn read(stream: &mut SplitStream<Socket>, session: &mut Session<'_>, outbo
             message = stream.next() => {
                 heard = Instant::now();
                 let next = match message {
-                    Some(Err(Error::Capacity(CapacityError::MessageTooLong { .. }))) => return End::TooBig,
-                    None | Some(Err(_) | Ok(Message::Close(_))) => return End::Gone,
+                    None | Some(Ok(Message::Close(_))) => return End::Gone,
+                    Some(Err(error)) => return failure(&error, inbound),
                     // On the heap while it lasts: thousands of connections say nothing most of the time.
                     Some(Ok(Message::Text(text))) => Box::pin(session.hear(&text)).await,
-                    Some(Ok(Message::Binary(_))) => session.refuse(&Refusal::Binary).await,
+                    Some(Ok(Message::Binary(_))) => Box::pin(session.refuse(&Refusal::Binary)).await,
                     Some(Ok(_)) => continue,
                 };
+                inbound.handled();
                 said = Instant::now();
                 match next {
                     Next::GoOn => {}
                     Next::WrongToken => return End::Close(CloseCode::Policy, "wrong token"),
+                    Next::NoToken => return End::Close(CloseCode::Policy, "message after message, and none with the right token"),
                     Next::Gone => return End::Gone,
                 }
             }
         }
+    }
+}
+
+/// What a connection that can't be read any more is closed with (RFC 6455, section 7.4.1).
+fn failure(error: &Error, inbound: &Inbound) -> End {
+    match (inbound.excess(), error) {
+        (Some(Excess::Message), _) | (None, Error::Capacity(CapacityError::MessageTooLong { .. })) => {
+            End::Fail(CloseCode::Size, "the message is over the limit (server.max_message_bytes)")
+        }
+        (Some(Excess::BeforeToken), _) => {
+            End::Fail(CloseCode::Size, "a message of more than 65536 bytes must have its token within the first of them")
+        }
+        (Some(Excess::Budget), _) => {
+            End::Fail(CloseCode::Again, "too much is being received; send the message again in a moment")
+        }
+        (None, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => End::Gone,
+        (None, Error::Protocol(_)) => End::Fail(CloseCode::Protocol, "what came is no frame of a WebSocket client (RFC 6455)"),
+        (None, Error::Utf8(_)) => End::Fail(CloseCode::Invalid, "a text is not UTF-8"),
+        (None, _) => End::Gone,
     }
 }

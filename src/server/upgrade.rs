@@ -1,9 +1,8 @@
-//! From an HTTP request to a WebSocket (RFC 6455, section 4.2).
+//! From an HTTP request to a WebSocket, as RFC 6455, section 4.2, has it.
 //!
 //! warp can do it too, but does not let its buffers be chosen: 128 KiB for each of thousands of connections that mostly
 //! say nothing.
 
-use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::{
     WebSocketStream,
@@ -13,75 +12,215 @@ use tokio_tungstenite::{
     },
 };
 use warp::{
-    Filter, Rejection, Reply,
-    http::{HeaderValue, StatusCode, header},
-    reject::Reject,
+    Reply,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header, request::Parts},
     reply::Response,
 };
 
+use super::inbound::{BUFFER, Metered};
+
 /// A client's connection.
-pub type Socket = WebSocketStream<TokioIo<Upgraded>>;
+pub type Socket = WebSocketStream<Metered<TokioIo<hyper::upgrade::Upgraded>>>;
 
-/// Bytes that are read, and that are gathered before they are written, at once. Larger messages take several steps.
-const BUFFER: usize = 4 * 1_024;
-
-/// A request that may become a WebSocket.
-pub struct Upgrade {
-    key: String,
-    upgrade: OnUpgrade,
+/// A WebSocket on a connection that has been upgraded. A message or frame over `limit` bytes is an error.
+pub async fn socket(connection: Metered<TokioIo<hyper::upgrade::Upgraded>>, limit: usize) -> Socket {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(BUFFER)
+        .write_buffer_size(BUFFER)
+        .max_message_size(Some(limit))
+        .max_frame_size(Some(limit));
+    WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await
 }
 
-/// The request is no WebSocket's.
+/// The answer to a request that may become a WebSocket.
 #[derive(Debug)]
-struct NoWebSocket;
-
-impl Reject for NoWebSocket {}
-
-/// Lets requests for a WebSocket pass.
-pub fn upgrade() -> impl Filter<Extract = (Upgrade,), Error = Rejection> + Clone {
-    warp::get()
-        .and(warp::header::<String>("connection"))
-        .and(warp::header::exact_ignore_case("upgrade", "websocket"))
-        .and(warp::header::exact("sec-websocket-version", "13"))
-        .and(warp::header::<String>("sec-websocket-key"))
-        .and(warp::ext::get::<OnUpgrade>())
-        .and_then(|connection: String, key: String, upgrade: OnUpgrade| async move {
-            // A list, of which browsers send more than this.
-            if connection.split(',').any(|option| option.trim().eq_ignore_ascii_case("upgrade")) {
-                return Ok(Upgrade { key, upgrade });
-            }
-            Err(warp::reject::custom(NoWebSocket))
-        })
+pub enum Handshake {
+    Accepted(Response),
+    Refused(Response),
 }
 
-impl Upgrade {
-    /// Accepts it, and serves it when the client has heard so. A message or frame over `limit` bytes is an error.
-    pub fn accept<F>(self, limit: usize, serve: impl FnOnce(Socket) -> F + Send + 'static) -> Response
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        let Self { key, upgrade } = self;
-        let config = WebSocketConfig::default()
-            .read_buffer_size(BUFFER)
-            .write_buffer_size(BUFFER)
-            .max_message_size(Some(limit))
-            .max_frame_size(Some(limit));
-        tokio::spawn(async move {
-            match upgrade.await {
-                Ok(upgraded) => {
-                    serve(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await).await;
-                }
-                Err(error) => tracing::debug!(%error, "a client left before its connection was a WebSocket"),
-            }
-        });
-        let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+/// Answers a request for a WebSocket; one with an `Origin` is only accepted if it is among `origins`, or there are none.
+pub fn answer(request: &Parts, origins: &[String]) -> Handshake {
+    match check(request, origins) {
+        Ok(key) => Handshake::Accepted(switching(key)),
+        Err(refusal) => Handshake::Refused(refusal.response()),
+    }
+}
+
+/// Why a request does not become a WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refusal {
+    Method,
+    OldHttp,
+    Host,
+    NoUpgrade,
+    Version,
+    Key,
+    Origin,
+}
+
+impl Refusal {
+    fn response(self) -> Response {
+        let (status, text) = match self {
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "a WebSocket begins with GET"),
+            Self::OldHttp => (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "a WebSocket needs HTTP/1.1"),
+            Self::Host => (StatusCode::BAD_REQUEST, "the request must have one Host"),
+            Self::NoUpgrade => (
+                StatusCode::UPGRADE_REQUIRED,
+                "this is a WebSocket: the request must have Connection: Upgrade and Upgrade: websocket (ws:// or wss:// in place of http)",
+            ),
+            Self::Version => (StatusCode::UPGRADE_REQUIRED, "Sec-WebSocket-Version must be 13"),
+            Self::Key => (StatusCode::BAD_REQUEST, "Sec-WebSocket-Key must be the base64 of 16 bytes, once"),
+            Self::Origin => (StatusCode::FORBIDDEN, "pages of this Origin may not connect (server.allowed_origins)"),
+        };
+        let mut response = warp::reply::with_status(format!("{text}\n"), status).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        // Base64 is legal in a header.
-        if let Ok(accept) = HeaderValue::try_from(derive_accept_key(key.as_bytes())) {
-            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        match self {
+            Self::Method => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
+            }
+            Self::NoUpgrade | Self::Version => {
+                headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            }
+            _ => {}
         }
         response
+    }
+}
+
+/// The key of a request that may become a WebSocket.
+fn check<'a>(request: &'a Parts, origins: &[String]) -> Result<&'a HeaderValue, Refusal> {
+    let headers = &request.headers;
+    if request.method != Method::GET {
+        return Err(Refusal::Method);
+    }
+    if request.version < Version::HTTP_11 {
+        return Err(Refusal::OldHttp);
+    }
+    only(headers, &header::HOST).ok_or(Refusal::Host)?;
+    if !lists(headers, &header::CONNECTION, "upgrade") || !lists(headers, &header::UPGRADE, "websocket") {
+        return Err(Refusal::NoUpgrade);
+    }
+    // Which version is spoken comes before how it is: a later one may have other keys.
+    if only(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
+        return Err(Refusal::Version);
+    }
+    let key = only(headers, &header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes())).ok_or(Refusal::Key)?;
+    let allowed = |origin: &HeaderValue| origins.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()));
+    if !origins.is_empty() && !headers.get_all(header::ORIGIN).iter().all(allowed) {
+        return Err(Refusal::Origin);
+    }
+    Ok(key)
+}
+
+/// A header's value, if it has one only.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())
+}
+
+/// Whether a header, which is a list and may be given several times, has an element.
+fn lists(headers: &HeaderMap, name: &HeaderName, element: &str) -> bool {
+    let elements = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    elements.map(str::trim).any(|found| found.eq_ignore_ascii_case(element))
+}
+
+/// Whether a text is the base64 of 16 bytes: 22 digits and the padding. The last digit's four unused bits may be anything,
+/// since some clients choose their digits at random.
+fn is_key(key: &[u8]) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
+    key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(is_digit))
+}
+
+fn switching(key: &HeaderValue) -> Response {
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    // Base64 is legal in a header.
+    if let Ok(accept) = HeaderValue::try_from(derive_accept_key(key.as_bytes())) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use warp::http::Request;
+
+    use super::*;
+
+    const GOOD: [(&str, &str); 5] = [
+        ("host", "x"),
+        ("connection", "upgrade"),
+        ("upgrade", "websocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+
+    /// A good request with some headers in place of its own.
+    fn ask(changes: &[(&str, &[&str])], origins: &[&str]) -> Result<(), Refusal> {
+        let mut request = Request::builder();
+        for (name, value) in GOOD.iter().filter(|(name, _)| changes.iter().all(|(changed, _)| changed != name)) {
+            request = request.header(*name, *value);
+        }
+        for (name, values) in changes {
+            for value in *values {
+                request = request.header(*name, *value);
+            }
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let origins: Vec<String> = origins.iter().map(|&origin| origin.to_owned()).collect();
+        check(&parts, &origins).map(|_| ())
+    }
+
+    #[test]
+    fn to_the_letter() {
+        for (changes, expected) in [
+            (vec![], Ok(())),
+            (vec![("connection", &["keep-alive, Upgrade"][..])], Ok(())),
+            (vec![("connection", &["keep-alive", "UPGRADE"])], Ok(())),
+            (vec![("connection", &["upgrade", "keep-alive"])], Ok(())),
+            (vec![("connection", &["close", "x,upgrade ,y"])], Ok(())),
+            (vec![("upgrade", &["h2c, WebSocket"])], Ok(())),
+            (vec![("upgrade", &["h2c", "websocket"])], Ok(())),
+            (vec![("connection", &["keep-alive"])], Err(Refusal::NoUpgrade)),
+            (vec![("connection", &[])], Err(Refusal::NoUpgrade)),
+            (vec![("upgrade", &["websockets"])], Err(Refusal::NoUpgrade)),
+            (vec![("upgrade", &[])], Err(Refusal::NoUpgrade)),
+            (vec![("host", &[])], Err(Refusal::Host)),
+            (vec![("host", &["x", "y"])], Err(Refusal::Host)),
+            (vec![("sec-websocket-version", &["8"])], Err(Refusal::Version)),
+            (vec![("sec-websocket-version", &["14"]), ("sec-websocket-key", &["x"])], Err(Refusal::Version)),
+            (vec![("sec-websocket-version", &[])], Err(Refusal::Version)),
+            (vec![("sec-websocket-key", &[])], Err(Refusal::Key)),
+            (vec![("sec-websocket-key", &[""])], Err(Refusal::Key)),
+            (vec![("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZQ"])], Err(Refusal::Key)),
+            (vec![("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZR=="])], Ok(())),
+            (vec![("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ=="])], Err(Refusal::Key)),
+            (vec![("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZSB0d28="])], Err(Refusal::Key)),
+            (vec![("sec-websocket-key", &["dGhlIHNhbXBsZS!ub25jZQ=="])], Err(Refusal::Key)),
+        ] {
+            assert_eq!(ask(&changes, &[]), expected, "{changes:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_origins_refuses_pages_of_others_and_no_programs() {
+        let list = ["https://et.example.com"];
+        for (origin, origins, expected) in [
+            (&["https://evil.example"][..], &[][..], Ok(())),
+            (&["https://et.example.com"], &list, Ok(())),
+            (&["https://ET.example.com"], &list, Ok(())),
+            (&[], &list, Ok(())),
+            (&["https://evil.example"], &list, Err(Refusal::Origin)),
+            (&["https://et.example.com.evil.example"], &list, Err(Refusal::Origin)),
+            (&["https://et.example.com", "https://evil.example"], &list, Err(Refusal::Origin)),
+            (&["null"], &list, Err(Refusal::Origin)),
+        ] {
+            assert_eq!(ask(&[("origin", origin)], origins), expected, "{origin:?}");
+        }
     }
 }

@@ -57,7 +57,11 @@ async fn there_is_a_limit_of_connections_and_a_place_comes_free() {
         overrides.set(&["server", "max_connections"], 2);
     })
     .await;
-    let (first, _second) = (app.client().await, app.client().await);
+    let (mut first, mut second) = (app.client().await, app.client().await);
+    for client in [&mut first, &mut second] {
+        // Only who has sent the right token keeps its place when others come.
+        client.attach(&uuid::Uuid::new_v4().to_string(), 0).await;
+    }
     match tokio_tungstenite::connect_async(&app.url).await {
         Err(Error::Http(response)) => assert_eq!(response.status(), 503),
         other => panic!("not refused: {other:?}"),
@@ -122,7 +126,8 @@ async fn operators_can_ask() {
     let (status, body) = app.get("/data-patch").await;
     assert_eq!(status, 404);
     assert!(body.contains("/data-patch/websocket"), "{body}");
-    let (status, _) = app.get("/data-patch/websocket").await;
-    assert_eq!(status, 400);
+    let (status, body) = app.get("/data-patch/websocket").await;
+    assert_eq!(status, 426);
+    assert!(body.contains("ws://"), "{body}");
     app.stop().await;
 }

@@ -6,6 +6,7 @@ mod broker;
 mod client;
 mod process;
 pub mod queue;
+pub mod raw;
 mod store;
 
 pub use app::{TOKEN, TestApp, config, get, open_queue};
@@ -13,6 +14,7 @@ pub use bouncer::Bouncer;
 pub use broker::{TestBroker, TestTopic};
 pub use client::{Client, is_end, message, seqs};
 pub use process::{Process, program};
+pub use raw::RawClient;
 pub use store::{Reading, TestStore, doc};
 
 use std::time::Duration;

@@ -1,0 +1,253 @@
+//! What clients may make the service hold of messages that have not arrived whole.
+//!
+//! [`Metered`] sits between the WebSocket and its connection. It follows the frames as they arrive, takes what they need from
+//! one [`Budget`] for all connections, and lets no more than [`BEFORE_TOKEN`] bytes of a message through before the right
+//! token was read.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    early_token::EarlyToken,
+    frames::{FrameReader, Step},
+};
+use crate::protocol::Token;
+
+/// Bytes of a message that are taken before the right token was read.
+pub const BEFORE_TOKEN: usize = 64 * 1_024;
+/// Bytes of a message that each connection has room for anyway: they are not taken from the budget.
+pub const BUFFER: usize = 4 * 1_024;
+/// A message that needs room of the budget must have arrived whole after so long.
+const MESSAGE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Bytes that may be held for all connections together: a quarter for those that sent no good token, so that they can't take
+/// all of it, and the rest for the others.
+#[derive(Debug)]
+pub struct Budget {
+    without_token: AtomicUsize,
+    with_token: AtomicUsize,
+}
+
+impl Budget {
+    pub fn new(bytes: usize) -> Self {
+        let without_token = bytes / 4;
+        Self { without_token: AtomicUsize::new(without_token), with_token: AtomicUsize::new(bytes - without_token) }
+    }
+
+    fn left(&self, has_token: bool) -> &AtomicUsize {
+        if has_token { &self.with_token } else { &self.without_token }
+    }
+}
+
+/// Bytes taken from the budget, given back when this is dropped.
+#[derive(Debug)]
+struct Charge {
+    budget: Arc<Budget>,
+    has_token: bool,
+    bytes: usize,
+}
+
+impl Charge {
+    fn take(budget: &Arc<Budget>, has_token: bool, bytes: usize) -> Option<Self> {
+        let left = budget.left(has_token);
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).ok()?;
+        Some(Self { budget: Arc::clone(budget), has_token, bytes })
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.left(self.has_token).fetch_add(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Why no more is taken from a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Excess {
+    /// The message is over the limit.
+    Message,
+    /// It is over the limit for a client that has sent no good token.
+    BeforeToken,
+    /// The budget of all connections is used up.
+    Budget,
+}
+
+/// What is known of a connection's messages on their way in.
+#[derive(Debug, Default)]
+pub struct Inbound {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    has_token: bool,
+    /// For the message that is arriving.
+    arriving: Option<Charge>,
+    since: Option<Instant>,
+    /// For one that has arrived, and is being handled.
+    arrived: Option<Charge>,
+    excess: Option<Excess>,
+}
+
+impl Inbound {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing in here can panic half-way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client has sent the right token.
+    pub fn authenticate(&self) {
+        self.state().has_token = true;
+    }
+
+    /// The right token was sent; perhaps in a message that has not arrived whole.
+    pub fn has_token(&self) -> bool {
+        self.state().has_token
+    }
+
+    /// The message that arrived last is handled.
+    pub fn handled(&self) {
+        self.state().arrived = None;
+    }
+
+    /// Why the last read failed, if it was refused here.
+    pub fn excess(&self) -> Option<Excess> {
+        self.state().excess
+    }
+
+    /// A large message has been arriving for too long.
+    pub fn is_overdue(&self) -> bool {
+        self.state().since.is_some_and(|since| since.elapsed() >= MESSAGE_TIMEOUT)
+    }
+}
+
+/// A client's connection whose incoming messages are bounded.
+pub struct Metered<S> {
+    io: S,
+    inbound: Arc<Inbound>,
+    budget: Arc<Budget>,
+    token: Token,
+    max_message: u64,
+    frames: FrameReader,
+    early: EarlyToken,
+    /// Of the message that is arriving: bytes announced, and bytes that are here.
+    announced: u64,
+    received: usize,
+    /// Bytes that are not let through, since the token may not be in them: the WebSocket makes room for a whole frame as soon
+    /// as it has its header.
+    withheld: Vec<u8>,
+}
+
+impl<S> Metered<S> {
+    pub fn new(io: S, inbound: Arc<Inbound>, budget: Arc<Budget>, token: Token, max_message: usize) -> Self {
+        Self {
+            io,
+            inbound,
+            budget,
+            token,
+            max_message: max_message as u64,
+            frames: FrameReader::default(),
+            early: EarlyToken::default(),
+            announced: 0,
+            received: 0,
+            withheld: Vec::new(),
+        }
+    }
+
+    /// Follows bytes that arrived. `true`: they may be let through.
+    fn follow(&mut self, mut bytes: &[u8]) -> Result<bool, Excess> {
+        let mut state = self.inbound.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((step, taken)) = self.frames.step(bytes) {
+            match step {
+                Step::Frame { message_bytes } => self.announced = message_bytes,
+                Step::Payload { bytes, mask } => {
+                    self.received = self.received.saturating_add(bytes.len());
+                    if !state.has_token {
+                        let text = bytes.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask);
+                        state.has_token = self.early.feed(text).is_some_and(|said| self.token.matches(&said));
+                    }
+                }
+                Step::MessageEnd => {
+                    (self.announced, self.received, self.early) = (0, 0, EarlyToken::default());
+                    state.since = None;
+                    let charge = state.arriving.take();
+                    state.arrived = charge.or(state.arrived.take());
+                }
+            }
+            bytes = bytes.get(taken..).unwrap_or_default();
+        }
+        if self.announced > self.max_message {
+            return Err(Excess::Message);
+        }
+        let announced = usize::try_from(self.announced).unwrap_or(usize::MAX);
+        if !state.has_token && self.received > BEFORE_TOKEN {
+            return Err(Excess::BeforeToken);
+        }
+        let needed = if state.has_token { announced } else { announced.min(BEFORE_TOKEN) };
+        let charged = state.arriving.as_ref();
+        if needed > BUFFER && charged.is_none_or(|charge| charge.bytes < needed || charge.has_token != state.has_token) {
+            state.arriving = None;
+            state.arriving = Some(Charge::take(&self.budget, state.has_token, needed).ok_or(Excess::Budget)?);
+            state.since.get_or_insert_with(Instant::now);
+        }
+        Ok(state.has_token || announced <= BEFORE_TOKEN)
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if !this.withheld.is_empty() && this.inbound.state().has_token {
+                let len = this.withheld.len().min(buf.remaining());
+                buf.put_slice(this.withheld.drain(..len).as_slice());
+                if this.withheld.is_empty() {
+                    this.withheld = Vec::new();
+                }
+                return Poll::Ready(Ok(()));
+            }
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+            let arrived = buf.filled().get(before..).unwrap_or_default();
+            if arrived.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            match this.follow(arrived) {
+                Ok(true) if this.withheld.is_empty() => return Poll::Ready(Ok(())),
+                Ok(_) => {
+                    this.withheld.extend_from_slice(arrived);
+                    buf.set_filled(before);
+                }
+                Err(excess) => {
+                    this.inbound.state().excess = Some(excess);
+                    this.withheld = Vec::new();
+                    return Poll::Ready(Err(io::Error::other("a message takes too much room")));
+                }
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
