@@ -46,8 +46,13 @@ async fn main() {
     submitter.log().await;
     let before = process.memory("VmHWM");
 
-    let watchers: Vec<Client> =
-        stream::iter(0..WATCHERS).map(|_| Client::connect(&process.url)).buffer_unordered(50).collect().await;
+    // Connections that have not sent the token are few.
+    let authenticated = async || {
+        let mut client = Client::connect(&process.url).await;
+        client.attach(&Uuid::new_v4().to_string(), 0).await;
+        client
+    };
+    let watchers: Vec<Client> = stream::iter(0..WATCHERS).map(|_| authenticated()).buffer_unordered(50).collect().await;
     let task = submitter.submit(&request).await;
     let attached: Vec<_> = watchers
         .into_iter()

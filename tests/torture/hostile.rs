@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt, stream};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::{process::Command, time::Instant};
 use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
 
 use crate::{
-    support::{Client, Process, TOKEN, TestBroker, TestStore, TestTopic, is_end, message},
+    support::{Client, Process, TOKEN, TestBroker, TestStore, TestTopic, is_end, message, program},
     table::Found,
 };
+
+mod flood;
 
 const ROWS: i64 = 60_000;
 
@@ -27,18 +29,23 @@ struct Site {
 impl Site {
     /// A service that says what it does fifty times a second, and takes a while for it.
     async fn new() -> Self {
+        Self::with(program(), &[]).await
+    }
+
+    /// The same, as another command starts it, with more options.
+    async fn with(program: Command, options: &[(&str, &str)]) -> Self {
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         let raised = rustix::process::Rlimit { current: files.maximum, ..files };
         rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
         let (folder, store, topic) =
             (tempfile::tempdir().unwrap(), TestStore::empty().await, TestBroker::start().await.topic().await);
         let (thing, device) = store.add_rows(ROWS).await;
-        let more = [
+        let slow = [
             ("DATA_PATCH_IOTA_PAGE_ROWS", "500"),
             ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "131072"),
             ("DATA_PATCH_WORKER_PROGRESS_MS", "20"),
         ];
-        let process = Process::serve(&folder, &store, &topic, &more).await;
+        let process = Process::serve_as(program, &folder, &store, &topic, &[&slow, options].concat()).await;
         Self { folder, store, topic, thing, device, process }
     }
 
@@ -46,8 +53,12 @@ impl Site {
         Client::request(self.thing, &[self.device], &self.topic.name)
     }
 
+    /// A client that has sent the right token.
     async fn client(&self) -> Client {
-        Client::connect(&self.process.url).await
+        let mut client = Client::connect(&self.process.url).await;
+        let reply = client.attach(&Uuid::new_v4().to_string(), 0).await;
+        assert_eq!(reply["payload"]["code"], "unknown_task");
+        client
     }
 
     /// Resident memory in KiB.

@@ -13,7 +13,7 @@ pub use app::{TOKEN, TestApp, config, get, open_queue};
 pub use bouncer::Bouncer;
 pub use broker::{TestBroker, TestTopic};
 pub use client::{Client, is_end, message, seqs};
-pub use process::{Process, program};
+pub use process::{Process, program, program_with_files};
 pub use raw::RawClient;
 pub use store::{Reading, TestStore, doc};
 

@@ -18,6 +18,17 @@ pub fn program() -> Command {
     command
 }
 
+/// The same, with no more than so many open files.
+pub fn program_with_files(files: u32) -> Command {
+    let (mut plain, mut limited) = (program(), Command::new("sh"));
+    limited.arg("-c").arg("ulimit -n \"$0\" && exec \"$@\"").arg(files.to_string()).arg(plain.as_std().get_program());
+    for (name, _) in plain.as_std_mut().get_envs() {
+        limited.env_remove(name);
+    }
+    limited.kill_on_drop(true).stdin(Stdio::null());
+    limited
+}
+
 pub struct Process {
     child: Child,
     pub address: SocketAddr,
@@ -27,7 +38,18 @@ pub struct Process {
 impl Process {
     /// Serves from a queue in `folder`; a process started later on the same folder goes on with its work.
     pub async fn serve(folder: &TempDir, store: &TestStore, topic: &TestTopic, more: &[(&str, &str)]) -> Self {
-        let mut process = Self::start(folder, store, topic, more);
+        Self::serve_as(program(), folder, store, topic, more).await
+    }
+
+    /// The same, with another command for the program.
+    pub async fn serve_as(
+        program: Command,
+        folder: &TempDir,
+        store: &TestStore,
+        topic: &TestTopic,
+        more: &[(&str, &str)],
+    ) -> Self {
+        let mut process = Self::start_as(program, folder, store, topic, more);
         while tokio::net::TcpStream::connect(process.address).await.is_err() {
             if let Some(status) = process.child.try_wait().unwrap() {
                 panic!("the service ended with {status}: {}", Self::log(folder));
@@ -39,12 +61,16 @@ impl Process {
 
     /// The same, without waiting until it listens.
     pub fn start(folder: &TempDir, store: &TestStore, topic: &TestTopic, more: &[(&str, &str)]) -> Self {
+        Self::start_as(program(), folder, store, topic, more)
+    }
+
+    fn start_as(mut program: Command, folder: &TempDir, store: &TestStore, topic: &TestTopic, more: &[(&str, &str)]) -> Self {
         // A port that was free a moment ago; the listener is closed, and the port is not given to others at once.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.path().join("log")).unwrap();
-        let child = program()
+        let child = program
             .arg("serve")
             .env("DATA_PATCH_TOKEN", TOKEN)
             .env("DATA_PATCH_SERVER_LISTEN", address.to_string())

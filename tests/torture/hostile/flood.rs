@@ -1,0 +1,132 @@
+//! Thousands of connections by clients that have no token, or have one and misbehave: others get in, and memory stays flat.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpSocket, TcpStream},
+    time::{Instant, timeout},
+};
+
+use super::{Client, ROWS, Site, TOKEN, delay, message};
+use crate::{
+    support::{PATIENCE, RawClient, get, program_with_files, raw},
+    table::Found,
+};
+
+/// A connection from one of the many addresses of this machine.
+async fn connect_from(n: usize, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    let [.., high, low] = (n as u32).to_be_bytes();
+    socket.bind((Ipv4Addr::new(127, 1, high, low.max(1)), 0).into())?;
+    timeout(PATIENCE, socket.connect(to)).await.expect("it takes no connection")
+}
+
+fn open_files(site: &Site) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", site.process.pid())).unwrap().count()
+}
+
+/// As an operator's probe asks, and a client that knows the token: both must be answered soon.
+async fn asked(site: &Site) -> Duration {
+    let begun = Instant::now();
+    let address = site.process.address.to_string();
+    assert_eq!(get(&address, "/healthz").await.0, 200);
+    assert_eq!(get(&address, "/readyz").await.0, 200);
+    drop(site.client().await);
+    begun.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes; make torture"]
+async fn more_connections_than_there_are_descriptors() {
+    const FLOOD: usize = 12_000;
+    const FILES: u32 = 1_024;
+    let site = Site::with(program_with_files(FILES), &[]).await;
+    // Both at once: what is watched goes on, and newcomers get in.
+    let mut watcher = site.client().await;
+    watcher.submit(&site.request()).await;
+    let watching = tokio::spawn(async move { delay(&mut watcher).await.0 });
+    let (mut held, mut longest, mut most_files) = (Vec::new(), Duration::ZERO, 0);
+    for n in 0..FLOOD {
+        // From one address, and from many.
+        let from = if n % 2 == 0 { 1 } else { n };
+        let Ok(mut stream) = connect_from(from, site.process.address).await else { continue };
+        let upgrade = format!("GET /data-patch/websocket HTTP/1.1\r\n{}\r\n\r\n", raw::HANDSHAKE.join("\r\n"));
+        let _ = match n % 3 {
+            0 => Ok(()),
+            1 => stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: ").await,
+            _ => stream.write_all(upgrade.as_bytes()).await,
+        };
+        held.push(stream);
+        if n % 200 == 0 {
+            longest = longest.max(asked(&site).await);
+            most_files = most_files.max(open_files(&site));
+        }
+    }
+    let watched = timeout(PATIENCE, watching).await.expect("the watched task does not end").unwrap();
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
+    assert!(watched < Duration::from_secs(2), "{watched:?}");
+    let log = crate::support::Process::log(&site.folder);
+    assert!(!log.contains("Too many open files"), "it ran out of descriptors");
+    let note = format!(
+        "health, readiness and a client with the token were answered within {longest:?} in all; a log line took {watched:?} at most; {most_files} of {FILES} descriptors"
+    );
+    Found {
+        what: "12,000 connections without a token at 1,024 descriptors",
+        times: FLOOD,
+        rows: ROWS as usize,
+        note,
+        ..Found::default()
+    }
+    .write();
+    drop(held);
+    site.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes; make torture"]
+async fn unfinished_messages() {
+    const UNFINISHED: usize = 1_000;
+    let site = Site::new().await;
+    let before = site.memory();
+    let whole = "x".repeat(1_000_000);
+    // The most that is taken without a token: once announced, once in pieces of a message.
+    let announced = raw::frame_of(0x81, 1_000_000, &whole.as_bytes()[..60_000]);
+    let piece = raw::frame_of(0x01, 60_000, &whole.as_bytes()[..60_000]);
+    let mut held = Vec::new();
+    for n in 0..UNFINISHED {
+        let mut client = RawClient { stream: connect_from(n, site.process.address).await.unwrap() };
+        client.ask("HTTP/1.1", &raw::HANDSHAKE).await;
+        client.send(if n % 2 == 0 { &announced } else { &piece }).await;
+        held.push(client);
+    }
+    let without = site.memory().saturating_sub(before) / 1_024;
+    let asked_beside = asked(&site).await;
+    drop(held);
+
+    let mut held = Vec::new();
+    for n in 0..UNFINISHED {
+        let mut client = RawClient { stream: connect_from(n, site.process.address).await.unwrap() };
+        client.ask("HTTP/1.1", &raw::HANDSHAKE).await;
+        client.send(&raw::text(&format!("{{\"token\":\"{TOKEN}\",\"taskId\":\"x\"}}"))).await;
+        client.text().await;
+        client.send(&raw::frame_of(0x81, 1_000_000, &whole.as_bytes()[..999_999])).await;
+        held.push(client);
+    }
+    let with = site.memory().saturating_sub(before) / 1_024;
+    // Who has sent the token and sends small messages is served all the same.
+    let mut client: Client = site.client().await;
+    client.send_text("no JSON").await;
+    assert!(message(&client.next().await).contains("not JSON"));
+    assert!(without < 64 && with < 128, "{without} MiB without a token, {with} MiB with it");
+    let note = format!(
+        "{without} MiB more without a token, {with} MiB with it; health, readiness and a new client beside them took {asked_beside:?}"
+    );
+    Found { what: "1,000 connections, each with an unfinished message of 1 MB", times: 2 * UNFINISHED, note, ..Found::default() }
+        .write();
+    drop(held);
+    site.end().await;
+}
