@@ -103,7 +103,7 @@ async fn another_service_on_the_queue_stops_its_jobs_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_kafka_does_not_answer_a_cancel_ends_and_what_was_not_sent_never_arrives() {
     // Only the broker in the process can lose the leaders of its partitions.
-    let broker = Arc::new(EmbeddedBroker::start().await.unwrap());
+    let broker = Arc::new(EmbeddedBroker::start_beside_a_dead_one().await.unwrap());
     let topic = TestBroker::Embedded(Arc::clone(&broker)).topic().await;
     let app = TestApp::start_on(Arc::new(tempfile::tempdir().unwrap()), TestStore::empty().await, topic, |_| {}).await;
     let (thing, device) = app.store.add_rows(3_000).await;
