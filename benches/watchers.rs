@@ -31,7 +31,8 @@ async fn main() {
         return;
     };
     let database = std::env::var("BENCH_DATABASE").unwrap_or_else(|_| "acceptance_1000000".to_owned());
-    let store = TestStore::Postgres { url: format!("{}/{database}", server.rsplit_once('/').unwrap().0), schema: "public".to_owned() };
+    let store =
+        TestStore::Postgres { url: format!("{}/{database}", server.rsplit_once('/').unwrap().0), schema: "public".to_owned() };
     let (folder, topic) = (tempfile::tempdir().unwrap(), TestBroker::start().await.topic().await);
     // The defaults, which tests change.
     let defaults = [("DATA_PATCH_WORKER_PROGRESS_MS", "1000"), ("DATA_PATCH_WORKER_LEASE_SECONDS", "30")];

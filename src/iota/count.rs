@@ -29,12 +29,7 @@ pub async fn rows(store: &Store, mapping: &Mapping, selection: &Selection) -> Re
     Ok(rows)
 }
 
-async fn piece(
-    store: &Store,
-    mapping: &Mapping,
-    selection: &Selection,
-    range: &StoredRange,
-) -> Result<(u64, u64), StoreError> {
+async fn piece(store: &Store, mapping: &Mapping, selection: &Selection, range: &StoredRange) -> Result<(u64, u64), StoreError> {
     let query = select::count(mapping, selection.device, range);
     Ok(match &store.backend {
         Backend::Postgres(server) => postgres::count(server, &query).await?,

@@ -31,6 +31,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether nobody knows if trying again helps.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown(_))
+    }
+
     /// Whether trying again later is right. For [`Unknown`](Self::Unknown) it is, a few times.
     pub fn is_outage(&self) -> bool {
         match self {
@@ -139,9 +144,14 @@ mod tests {
             let error = of_postgres(code, String::new());
             assert_eq!((error.is_outage(), matches!(error, StoreError::Unknown(_))), (outage, unknown), "{code}");
         }
-        for (code, outage, unknown) in
-            [("5", true, false), ("14", true, false), ("266", true, false), ("1", false, false), ("267", false, false), ("99", true, true)]
-        {
+        for (code, outage, unknown) in [
+            ("5", true, false),
+            ("14", true, false),
+            ("266", true, false),
+            ("1", false, false),
+            ("267", false, false),
+            ("99", true, true),
+        ] {
             let error = of_sqlite(code, String::new());
             assert_eq!((error.is_outage(), matches!(error, StoreError::Unknown(_))), (outage, unknown), "{code}");
         }

@@ -41,7 +41,8 @@ impl Store {
             Some(row) => {
                 let instant = DateTime::from_timestamp_micros(mapping.time.instant_us(row.time_us)).unwrap_or_default();
                 let bytes = row.doc.as_ref().map_or(0, |doc| doc.len());
-                let _ = write!(found, "\na reading of device {device}, key {} at {}, {bytes} bytes", row.key, instant.to_rfc3339());
+                let _ =
+                    write!(found, "\na reading of device {device}, key {} at {}, {bytes} bytes", row.key, instant.to_rfc3339());
             }
         }
         if let Backend::Postgres(server) = &self.backend {
@@ -80,6 +81,7 @@ fn last_second() -> DateTime<Utc> {
 }
 
 fn uuid(text: &str, column: &str) -> Result<Uuid, StoreError> {
-    Uuid::try_parse(text.trim())
-        .map_err(|_| StoreError::Mapping(format!("column {column} holds {text:?}, which is no UUID; requests name things and devices by UUID")))
+    Uuid::try_parse(text.trim()).map_err(|_| {
+        StoreError::Mapping(format!("column {column} holds {text:?}, which is no UUID; requests name things and devices by UUID"))
+    })
 }

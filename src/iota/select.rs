@@ -174,9 +174,10 @@ pub fn range(mapping: &Mapping, selection: &Selection) -> StoredRange {
 fn within(mapping: &Mapping, range: &StoredRange) -> Condition {
     let time = || of(RAW, &mapping.raw.time);
     let from = range.from.map(|from| time().gte(moment(mapping.time, from)));
-    let holes = range.holes.iter().map(|(from, to)| {
-        Expr::expr(time().gte(moment(mapping.time, *from))).and(time().lte(moment(mapping.time, *to))).not()
-    });
+    let holes = range
+        .holes
+        .iter()
+        .map(|(from, to)| Expr::expr(time().gte(moment(mapping.time, *from))).and(time().lte(moment(mapping.time, *to))).not());
     let mut within = Condition::all().add(time().lte(moment(mapping.time, range.to)));
     for condition in from.into_iter().chain(holes) {
         within = within.add(condition);
@@ -207,11 +208,7 @@ fn time_and_key(mapping: &Mapping) -> SelectStatement {
     } else {
         (time, key)
     };
-    Query::select()
-        .expr_as(time, Alias::new("t"))
-        .expr_as(key, Alias::new("k"))
-        .from(table(&mapping.raw.table, RAW))
-        .take()
+    Query::select().expr_as(time, Alias::new("t")).expr_as(key, Alias::new("k")).from(table(&mapping.raw.table, RAW)).take()
 }
 
 /// `table` or `schema.table`.

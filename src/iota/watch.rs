@@ -155,10 +155,8 @@ impl Watch {
             ask(end).await?;
         }
         // Those that nobody waits for and that are not there any more.
-        let there: Vec<u64> = rows
-            .iter()
-            .filter_map(|row| row.try_get::<&str, _>("name").ok()?.rsplit('-').next()?.parse().ok())
-            .collect();
+        let there: Vec<u64> =
+            rows.iter().filter_map(|row| row.try_get::<&str, _>("name").ok()?.rsplit('-').next()?.parse().ok()).collect();
         self.state().statements.retain(|number, statement| !statement.is_left || there.contains(number));
         Ok(())
     }

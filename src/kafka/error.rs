@@ -46,6 +46,11 @@ pub enum KafkaError {
 }
 
 impl KafkaError {
+    /// Whether nobody knows if trying again helps.
+    pub fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unknown(_))
+    }
+
     /// Whether trying again later is right.
     pub fn is_outage(&self) -> bool {
         match self {

@@ -82,6 +82,8 @@ pub enum Outcome {
     },
     /// Something is away; trying again later is right.
     Outage { part: Part, reason: String },
+    /// An error of a kind that nobody knows; trying again a few times is right.
+    Unknown { reason: String },
     /// Waiting does not help.
     Failed(String),
 }
@@ -209,6 +211,9 @@ impl Patcher {
                     }
                     return Ok(self.outcome_of(error).await);
                 }
+                (Err(Interrupted::Store(error)), Ok(())) if error.is_unknown() => {
+                    return Ok(Outcome::Unknown { reason: error.to_string() });
+                }
                 (Err(Interrupted::Store(error)), Ok(())) => {
                     return Ok(Outcome::of(Part::Store, error.is_outage(), error.to_string()));
                 }
@@ -225,6 +230,9 @@ impl Patcher {
 
     async fn outcome_of(&self, error: KafkaError) -> Outcome {
         let error = self.kafka.explain(error).await;
+        if error.is_unknown() {
+            return Outcome::Unknown { reason: error.to_string() };
+        }
         Outcome::of(Part::Topic, error.is_outage(), error.to_string())
     }
 

@@ -87,7 +87,7 @@ impl Readers {
             Ok(read)
         });
         // An error is a runtime that ends, or a panic that it has already reported.
-        reading.await.map_err(|_| QueueError::Closed)?.map_err(QueueError::away)
+        reading.await.map_err(|_| QueueError::Closed)?.map_err(QueueError::of)
     }
 
     /// Closes the connections; what is asked later is refused.

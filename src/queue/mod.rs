@@ -38,18 +38,50 @@ use crate::{
     telemetry::QueueMetrics,
 };
 
-/// Why the queue did not do what it was asked. Trying again is right.
+/// Why the queue did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum QueueError {
+    /// The file is locked, its disk is full or fails: trying again is right.
     #[error("{0}")]
     Away(Arc<rusqlite::Error>),
+    /// The file, or an entry in it, is not what this service wrote: waiting does not help.
+    #[error("the queue's file is damaged, or was changed by another program: {0}")]
+    Damaged(Arc<rusqlite::Error>),
+    /// Nobody knows whether trying again helps.
+    #[error("unexpected: {0}")]
+    Unknown(Arc<rusqlite::Error>),
     #[error("the queue is closed: the service is stopping")]
     Closed,
 }
 
 impl QueueError {
-    fn away(error: rusqlite::Error) -> Self {
-        Self::Away(Arc::new(error))
+    fn of(error: rusqlite::Error) -> Self {
+        use rusqlite::{Error, ErrorCode as Code};
+        let kind = match &error {
+            Error::SqliteFailure(failure, _) => match failure.code {
+                Code::DatabaseBusy
+                | Code::DatabaseLocked
+                | Code::DiskFull
+                | Code::SystemIoFailure
+                | Code::ReadOnly
+                | Code::CannotOpen
+                | Code::OutOfMemory
+                | Code::PermissionDenied
+                | Code::FileLockingProtocolFailed
+                | Code::OperationInterrupted
+                | Code::OperationAborted => Self::Away,
+                Code::DatabaseCorrupt | Code::NotADatabase | Code::SchemaChanged | Code::TypeMismatch => Self::Damaged,
+                _ => Self::Unknown,
+            },
+            Error::FromSqlConversionFailure(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::InvalidColumnType(..)
+            | Error::InvalidColumnName(_)
+            | Error::Utf8Error(..)
+            | Error::QueryReturnedNoRows => Self::Damaged,
+            _ => Self::Unknown,
+        };
+        kind(Arc::new(error))
     }
 }
 

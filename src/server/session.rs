@@ -217,7 +217,7 @@ impl<'a> Session<'a> {
 fn away(error: QueueError) -> Refusal {
     match error {
         QueueError::Closed => Refusal::ShuttingDown,
-        QueueError::Away(error) => {
+        error @ (QueueError::Away(_) | QueueError::Damaged(_) | QueueError::Unknown(_)) => {
             tracing::error!(%error, "the queue can't be used: a message is refused");
             Refusal::QueueAway(error.to_string())
         }

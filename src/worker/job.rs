@@ -53,6 +53,9 @@ pub(super) struct Worker {
 /// Before a write to the queue is tried again that could not be made.
 pub(super) const WRITE_RETRY_DELAY: Duration = Duration::from_millis(250);
 
+/// So often in a row an error of an unknown kind is tried again before it fails the job.
+const MAX_UNKNOWN_ERRORS: u32 = 10;
+
 /// What the log said last of rows published, and when it may say more.
 pub(super) struct LastProgressLog {
     pub published: u64,
@@ -120,7 +123,7 @@ impl Worker {
         let (published, grown) = (progress.published, job.has_grown(progress));
         match &outcome {
             Outcome::Outage { part, .. } if !grown => slot.open_breaker(*part),
-            Outcome::Stopped | Outcome::Abandoned { .. } => {}
+            Outcome::Stopped | Outcome::Abandoned { .. } | Outcome::Unknown { .. } => {}
             Outcome::Outage { .. } | Outcome::Done | Outcome::Failed(_) => slot.close_breakers(),
         }
         drop(slot);
@@ -130,7 +133,7 @@ impl Worker {
                 lines.extend(self.last_lines(progress));
                 ("succeeded", self.write(report, |report| self.lease.succeed(report)).await)
             }
-            Outcome::Stopped | Outcome::Outage { .. } if is_cancelled => self.cancel(report, 0).await,
+            Outcome::Stopped | Outcome::Outage { .. } | Outcome::Unknown { .. } if is_cancelled => self.cancel(report, 0).await,
             Outcome::Abandoned { unanswered } if is_cancelled => self.cancel(report, unanswered).await,
             Outcome::Stopped => {
                 kill::point("releasing");
@@ -147,18 +150,16 @@ impl Worker {
                 );
                 ("abandoned", self.write(report, |report| self.lease.release(report)).await)
             }
-            Outcome::Outage { reason, .. } => {
+            Outcome::Unknown { reason } if job.outages_with_one_more(grown) >= MAX_UNKNOWN_ERRORS => {
+                self.fail(report, format!("{reason} (tried {MAX_UNKNOWN_ERRORS} times in a row)")).await
+            }
+            Outcome::Outage { reason, .. } | Outcome::Unknown { reason } => {
                 let wait = self.backoff(job.outages_with_one_more(grown));
                 tracing::warn!(reason, published, ?wait, "the job waits for what is away");
                 lines.push(line::waiting(job.device, &reason, published, wait));
                 ("retried", self.write(report, |report| self.lease.retry(report, wait)).await)
             }
-            Outcome::Failed(reason) => {
-                tracing::error!(reason, published, "the job has failed; its task goes on with the other devices");
-                lines.push(line::failed(job.device, job.name.as_deref(), &reason));
-                let write = self.write(report, |report| self.lease.fail(report, reason.clone()));
-                ("failed", write.await)
-            }
+            Outcome::Failed(reason) => self.fail(report, reason).await,
         };
         match written {
             Ok(()) => self.pool.metrics.job(name),
@@ -167,6 +168,14 @@ impl Worker {
                 self.pool.metrics.job("lost");
             }
         }
+    }
+
+    async fn fail(&self, mut report: Report, reason: String) -> (&'static str, Result<(), LeaseError>) {
+        let job = &self.lease.job;
+        let published = report.progress.published;
+        tracing::error!(reason, published, "the job has failed; its task goes on with the other devices");
+        report.lines.push(line::failed(job.device, job.name.as_deref(), &reason));
+        ("failed", self.write(report, |report| self.lease.fail(report, reason.clone())).await)
     }
 
     async fn cancel(&self, mut report: Report, unanswered: u64) -> (&'static str, Result<(), LeaseError>) {

@@ -17,12 +17,8 @@ async fn check_ends_soon_when_nothing_listens_and_says_what_the_system_says() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let (url, brokers) = (format!("postgres://iota@127.0.0.1:{port}/iota"), format!("127.0.0.1:{port}"));
     let begun = Instant::now();
-    let (well, printed) = check(&[
-        ("DATA_PATCH_QUEUE_URL", &queue),
-        ("DATA_PATCH_IOTA_URL", &url),
-        ("DATA_PATCH_KAFKA_BROKERS", &brokers),
-    ])
-    .await;
+    let (well, printed) =
+        check(&[("DATA_PATCH_QUEUE_URL", &queue), ("DATA_PATCH_IOTA_URL", &url), ("DATA_PATCH_KAFKA_BROKERS", &brokers)]).await;
     assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
     assert!(!well);
     assert_eq!(printed.matches("Connection refused (os error 111)").count(), 2, "{printed}");

@@ -45,7 +45,8 @@ async fn a_time_whose_type_changes_meanwhile_is_read_by_its_new_type() {
     if !test.is_postgres() {
         return;
     }
-    test.execute("ALTER TABLE raw_data ALTER \"triggerTime\" TYPE timestamp USING \"triggerTime\" AT TIME ZONE 'Asia/Shanghai'").await;
+    test.execute("ALTER TABLE raw_data ALTER \"triggerTime\" TYPE timestamp USING \"triggerTime\" AT TIME ZONE 'Asia/Shanghai'")
+        .await;
     let device = Uuid::new_v4();
     test.add(&[Reading { id: 1, device, time_ms: 1_547_211_780_000, doc: Some(doc(device, 1)) }]).await;
     test.execute("UPDATE raw_data SET \"triggerTime\" = '2019-01-11 21:03:00'").await;
@@ -53,7 +54,10 @@ async fn a_time_whose_type_changes_meanwhile_is_read_by_its_new_type() {
     let time = "2019-01-11T13:03:00Z".parse().unwrap();
     let selection = Selection { from: time, to: time, ..all_of(device) };
     assert_eq!(keys(&store, selection.clone()).await, ["1"]);
-    test.execute("ALTER TABLE raw_data ALTER \"triggerTime\" TYPE timestamptz USING \"triggerTime\" AT TIME ZONE 'Asia/Shanghai'").await;
+    test.execute(
+        "ALTER TABLE raw_data ALTER \"triggerTime\" TYPE timestamptz USING \"triggerTime\" AT TIME ZONE 'Asia/Shanghai'",
+    )
+    .await;
     let mut rows = store.rows(selection.clone());
     assert!(matches!(rows.next().await, Err(StoreError::Changed(_))), "it was read by the old type");
     assert_eq!(keys(&store, selection.clone()).await, ["1"]);

@@ -14,8 +14,9 @@ use crate::{
 /// Documents of a kilobyte.
 async fn add_large(store: &TestStore, device: Uuid, rows: i64) {
     let doc = format!(r#"{{"x": "{}"}}"#, "x".repeat(1_000));
-    let rows: Vec<_> =
-        (0..rows).map(|n| Reading { id: fastrand::i64(..), device, time_ms: 1_600_000_000_000 + n, doc: Some(doc.clone()) }).collect();
+    let rows: Vec<_> = (0..rows)
+        .map(|n| Reading { id: fastrand::i64(..), device, time_ms: 1_600_000_000_000 + n, doc: Some(doc.clone()) })
+        .collect();
     store.add(&rows).await;
 }
 

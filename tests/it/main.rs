@@ -24,6 +24,7 @@ mod layers;
 mod layout;
 mod locks;
 mod model;
+mod outages;
 mod patch;
 mod pgbouncer;
 mod quarantine;

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
+use crate::support::{PATIENCE, TestApp, TestStore, eventually};
 #[cfg(feature = "kill-points")]
 use crate::support::{Process, TestBroker};
-use crate::support::{PATIENCE, TestApp, TestStore, eventually};
 
 /// The queue's file, opened by another program.
 async fn raw(app: &TestApp) -> SqliteConnection {

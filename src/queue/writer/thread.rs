@@ -168,7 +168,7 @@ impl Pen {
 
 /// Answers all changes of a group.
 fn settle(group: Vec<Box<dyn Change>>, committed: Result<(), Failure>) {
-    let committed = committed.map_err(|failure| QueueError::away(failure.error));
+    let committed = committed.map_err(|failure| QueueError::of(failure.error));
     for change in group {
         change.settle(committed.clone());
     }
