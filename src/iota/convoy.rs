@@ -188,9 +188,9 @@ impl Convoy {
 
     /// What is to be done yet about each: devices with more rows, and all whose end was not seen, after a failure or when
     /// there was no memory for all (`Ok(false)`).
-    pub fn end(mut self, result: Result<bool, StoreError>) -> Vec<Parted> {
+    pub fn end(mut self, result: &Result<bool, StoreError>) -> Vec<Parted> {
         for member in &mut self.members {
-            match &result {
+            match result {
                 Ok(true) => self.parted.extend(member.part(self.first).0),
                 // It was not even looked up: its job ends with this.
                 Err(error) if member.device.is_some() => member.tell(Err(error.clone())),

@@ -69,8 +69,6 @@ impl From<sqlx::Error> for StoreError {
             }
             // The network, and a pool that has none of its connections free.
             Error::Io(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => Self::Away(text),
-            // A certificate can be wrong for good, or a server in the middle of its start.
-            Error::Tls(_) | Error::Protocol(_) => Self::Unknown(text),
             Error::Configuration(_)
             | Error::ConfigFile(_)
             | Error::InvalidArgument(_)
@@ -85,6 +83,7 @@ impl From<sqlx::Error> for StoreError {
             | Error::Migrate(_)
             | Error::InvalidSavePointStatement
             | Error::BeginFailed => Self::Refused(text),
+            // TLS and the protocol: a certificate can be wrong for good, or a server in the middle of its start.
             _ => Self::Unknown(text),
         }
     }
@@ -94,9 +93,8 @@ impl From<sqlx::Error> for StoreError {
 fn of_postgres(code: &str, text: String) -> StoreError {
     match code {
         // Too large a statement or row, which stay so; a setting that a pooler or server does not have.
-        "54000" | "54001" | "54011" | "54023" => StoreError::Refused(text),
         // A damaged table or index (XX001, XX002) does not mend itself.
-        "XX001" | "XX002" => StoreError::Refused(text),
+        "54000" | "54001" | "54011" | "54023" | "XX001" | "XX002" => StoreError::Refused(text),
         // A password can be set right, and the database of a standby be created a moment later: 28, 3D. An idle or
         // running session ended by the server, a lock not had in time, a deadlock, a standby's conflict: 25P03, 40, 55, 57.
         // Resources, the system itself: 53, 58. The connection: 08.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sea_query::{PostgresQueryBuilder, SqliteQueryBuilder};
 use sqlx::{AssertSqlSafe, Row as _};
@@ -40,7 +41,7 @@ impl Store {
             None => found.push_str("\na reading none of that device since 1970"),
             Some(row) => {
                 let instant = DateTime::from_timestamp_micros(mapping.time.instant_us(row.time_us)).unwrap_or_default();
-                let bytes = row.doc.as_ref().map_or(0, |doc| doc.len());
+                let bytes = row.doc.as_ref().map_or(0, Bytes::len);
                 let _ =
                     write!(found, "\na reading of device {device}, key {} at {}, {bytes} bytes", row.key, instant.to_rfc3339());
             }

@@ -6,7 +6,10 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
 use super::{StoreError, local};
-use crate::config::{DeviceTable, RawTable};
+use crate::{
+    config::{DeviceTable, RawTable},
+    task::Position,
+};
 
 /// Names and types of what is read.
 #[derive(Debug, Clone)]
@@ -56,6 +59,14 @@ impl Mapping {
             TimeType::Local(zone) => format!("{}({zone})/{}", self.time.sql(), self.key.sql()),
             TimeType::Instant | TimeType::EpochMillis => format!("{}/{}", self.time.sql(), self.key.sql()),
         }
+    }
+
+    /// A position in front of a range.
+    pub fn before(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Position {
+        let range = self.time.range(from, to);
+        // One unit of the store's earlier; what has that time is left out by the range's beginning.
+        let unit = if self.time == TimeType::EpochMillis { 1_000 } else { 1 };
+        Position { time_us: range.from.unwrap_or_default().saturating_sub(unit), key: String::new() }
     }
 
     pub(super) fn changed_to(&self, now: &Self) -> StoreError {

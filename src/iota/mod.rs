@@ -295,7 +295,7 @@ impl Store {
             tracing::warn!(%error, "devices could not be begun together; each is read by itself now");
         }
         self.note_mean(convoy.mean());
-        for parted in convoy.end(result) {
+        for parted in convoy.end(&result) {
             let store = self.clone();
             tokio::spawn(async move { store.read(parted.selection, parted.out, parted.is_read).await });
         }

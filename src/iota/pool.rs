@@ -46,7 +46,7 @@ struct Idle {
 
 /// A connection that is used by one. Dropped, it is closed, unless it is [given back](Self::give_back).
 pub(super) struct Connection {
-    connection: PgConnection,
+    session: PgConnection,
     pool: Pool,
     _permit: OwnedSemaphorePermit,
 }
@@ -86,7 +86,7 @@ impl Pool {
         let connection = tokio::time::timeout(self.0.timeout, self.idle_or_new())
             .await
             .map_err(|_| StoreError::timeout("connecting", seconds))??;
-        Ok(Connection { connection, pool: self.clone(), _permit: permit })
+        Ok(Connection { session: connection, pool: self.clone(), _permit: permit })
     }
 
     async fn idle_or_new(&self) -> Result<PgConnection, sqlx::Error> {
@@ -160,7 +160,7 @@ impl Pool {
 impl Connection {
     /// What it was used for has ended well: others may use it.
     pub fn give_back(self) {
-        let Self { connection, pool, _permit } = self;
+        let Self { session: connection, pool, _permit } = self;
         let mut idle = pool.idle();
         idle.push(Idle { connection, since: Instant::now() });
         if !pool.0.swept.swap(true, Ordering::Relaxed) {
@@ -172,11 +172,11 @@ impl Connection {
 
     /// Runs statements in the simple protocol.
     pub async fn fetch(&mut self, sql: String) -> Result<Vec<sqlx::postgres::PgRow>, sqlx::Error> {
-        sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut self.connection).await
+        sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut self.session).await
     }
 
     pub fn inner(&mut self) -> &mut PgConnection {
-        &mut self.connection
+        &mut self.session
     }
 }
 

@@ -140,7 +140,7 @@ impl Out {
             return !self.shared.state().closed;
         }
         let share = self.share.split(bytes);
-        self.pass(Batch { rows, bytes, share: share })
+        self.pass(Batch { rows, bytes, share })
     }
 
     /// Hands on a batch of another. `false`: nobody wants more.

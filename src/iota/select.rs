@@ -154,7 +154,7 @@ fn rest(mapping: &Mapping, selection: &Selection, mut select: SelectStatement) -
     let mut range = range(mapping, selection);
     if let Some(after) = &selection.after {
         // The place says where to begin, and an index serves one beginning best.
-        range.from = None;
+        range.from = range.from.filter(|from| after.time_us < *from);
         select.and_where(place(mapping).gt(position(mapping, after)));
     }
     select

@@ -267,6 +267,13 @@ impl Flight {
         state.taken = state.frontier;
     }
 
+    /// Forgets what an earlier worker got to: everything after `cursor` is read again, and counted again. No row was taken yet.
+    pub fn begin_again(&self, cursor: Position) {
+        let mut state = self.state();
+        state.last = Some(Last::At(cursor));
+        (state.published, state.held) = (0, 0);
+    }
+
     /// The last row before the frontier.
     pub fn cursor(&self) -> Option<Position> {
         self.state().cursor()

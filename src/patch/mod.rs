@@ -20,7 +20,7 @@ pub use guard::Guard;
 
 use crate::{
     config,
-    iota::{Beginning, Row, Rows, Selection, Store, StoreError, TimeType},
+    iota::{Beginning, Mapping, Row, Rows, Selection, Store, StoreError, TimeType},
     kafka::{Flight, Kafka, KafkaError, Outgoing, Pace, Records, Sender},
     kill,
     task::{HeldRow, Position, TaskId},
@@ -66,6 +66,8 @@ pub struct Patch {
     pub to: DateTime<Utc>,
     /// Rows, if they were counted before.
     pub total: Option<u64>,
+    /// How the store was laid out when the cursor was stored that is gone on from, where that is known.
+    pub layout: Option<String>,
 }
 
 /// How a job ended, when nobody took it away.
@@ -92,6 +94,12 @@ pub enum Outcome {
 pub trait Report: Send + Sync {
     /// The rows were counted.
     fn counted(&self, name: Option<String>, total: u64);
+
+    /// How the store is laid out that cursors are in from now on ([`crate::iota::Mapping::layout`]).
+    fn layout(&self, _layout: String) {}
+
+    /// Something about the store that the task's log should say.
+    fn note(&self, _text: String) {}
 
     /// Whether it may send another row.
     ///
@@ -252,8 +260,10 @@ impl Patcher {
         flight: &Flight,
         report: &impl Report,
         known: &OnceLock<Pace>,
-    ) -> Result<(Sender, Rows), Interrupted> {
+    ) -> Result<(Sender, Rows, Arc<Mapping>), Interrupted> {
         self.kafka.look_up(&patch.topic).await?;
+        let mapping = self.store.mapping().await?;
+        Self::place(patch, flight, report, &mapping);
         let selection = Selection { device: patch.device, from: patch.from, to: patch.to, after: flight.cursor() };
         let (pace, rows) = if let Some(pace) = known.get() {
             (*pace, self.store.rows(selection))
@@ -264,7 +274,26 @@ impl Patcher {
         };
         let pace = *known.get_or_init(|| pace);
         let sender = self.kafka.sender(&patch.topic, Records::new(patch.task, patch.device), pace).await?;
-        Ok((sender, rows))
+        Ok((sender, rows, mapping))
+    }
+
+    /// A cursor means something only in the layout that it was stored in: in another one the range is begun again.
+    fn place(patch: &Patch, flight: &Flight, report: &impl Report, mapping: &Mapping) {
+        let layout = mapping.layout();
+        if let Some(before) = patch.layout.as_ref().filter(|before| **before != layout)
+            && flight.cursor().is_some_and(|cursor| cursor != mapping.before(patch.from, patch.to))
+        {
+            flight.begin_again(mapping.before(patch.from, patch.to));
+            report.note(format!(
+                "the IoTA store's table was {before} (time/key) when the work stopped and is {layout} now, so the device is published again from the beginning of its range"
+            ));
+        }
+        if patch.total.is_none()
+            && let Some(doubt) = mapping.doubt(patch.from, patch.to)
+        {
+            report.note(doubt);
+        }
+        report.layout(layout);
     }
 
     /// Begins with a device of which nothing is known yet.
@@ -297,12 +326,15 @@ impl Patcher {
         stop: &CancellationToken,
     ) -> Result<(), Interrupted> {
         let sending = async {
-            let (mut sender, mut rows) = self.prepare(patch, flight, report, pace).await?;
+            let (mut sender, mut rows, mapping) = self.prepare(patch, flight, report, pace).await?;
             let guard = Guard::new(self.guard.mode, patch.device);
-            let time = self.store.mapping().await?.time;
             while let Some(batch) = rows.next().await? {
+                // Cursors are said to be in the one layout, and the rows may have been read by a newer one.
+                if let Some(read) = rows.mapping().filter(|read| read.layout() != mapping.layout()) {
+                    return Err(StoreError::Changed(format!("{} became {}", mapping.layout(), read.layout())).into());
+                }
                 kill::point("read");
-                send(batch, &mut sender, flight, &guard, time, report, stop).await?;
+                send(batch, &mut sender, flight, &guard, mapping.time, report, stop).await?;
                 let held = flight.held();
                 if held > self.guard.max_quarantined {
                     return Err(Interrupted::TooManyInvalid { held });

@@ -320,6 +320,7 @@ impl Job {
             is_suspect: row.suspected >= crash::ISOLATE_AFTER,
             total: row.total,
             progress: row.progress,
+            layout: row.layout,
         }
     }
 }

@@ -46,6 +46,8 @@ pub struct Job {
     pub total: Option<u64>,
     /// How far it has got.
     pub progress: Progress,
+    /// How the store was laid out when its cursor was stored, where that is known.
+    pub layout: Option<String>,
 }
 
 impl Job {
@@ -83,6 +85,7 @@ pub(super) struct Write {
     pub change: Option<(JobChange, Option<Duration>)>,
     pub counted: Option<Counted>,
     pub progress: Option<Progress>,
+    pub layout: Option<String>,
     pub held: Vec<HeldRow>,
     pub lines: Vec<Line>,
     pub reason: Option<String>,
@@ -105,6 +108,8 @@ pub struct Report {
     /// Said in the log before all else.
     pub counted: Option<Counted>,
     pub progress: Progress,
+    /// How the store is laid out that the cursor is in.
+    pub layout: Option<String>,
     /// Rows held back that were not reported yet.
     pub held: Vec<HeldRow>,
     /// What the log is to say of it.
@@ -191,8 +196,8 @@ impl Lease {
 }
 
 impl From<Report> for Write {
-    fn from(Report { counted, progress, held, lines, waiting }: Report) -> Self {
-        Self { counted, progress: Some(progress), held, lines, waiting, ..Self::default() }
+    fn from(Report { counted, progress, layout, held, lines, waiting }: Report) -> Self {
+        Self { counted, progress: Some(progress), layout, held, lines, waiting, ..Self::default() }
     }
 }
 
@@ -217,6 +222,7 @@ pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &Write, until_ms: i64) ->
         name: write.counted.as_ref().and_then(|counted| counted.name.as_deref()),
         total: write.counted.as_ref().map(|counted| counted.total),
         progress: write.progress.as_ref(),
+        layout: write.layout.as_deref(),
         outages: match change {
             Some((JobChange::Retry, _)) => Some(job.outages_with_one_more(grown)),
             None if !grown => None,

@@ -38,6 +38,7 @@ pub enum Job {
     Held,
     CursorTime,
     CursorKey,
+    CursorLayout,
     Reason,
     Suspected,
     Waiting,

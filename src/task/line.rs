@@ -44,6 +44,11 @@ pub fn recounted(device: Uuid, counted: u64, read: u64) -> Line {
     ))
 }
 
+/// Something about the store that whoever reads the result should know.
+pub fn note(device: Uuid, text: &str) -> Line {
+    ok(format!("device: {device}: {text}"))
+}
+
 /// Rows that are not published.
 pub fn held(device: Uuid, rows: &[HeldRow]) -> Line {
     let mut message = format!("device: {device} - {} held back, not published: ", plural(rows.len() as u64, "row"));

@@ -44,6 +44,7 @@ pub(super) struct Heartbeat<'w> {
 struct Write {
     report: Report,
     held: Vec<HeldRow>,
+    notes: Vec<Line>,
     says_progress: bool,
 }
 
@@ -130,7 +131,8 @@ impl<'w> Heartbeat<'w> {
         let news = count.total().filter(is_news).map(|rows| line::published(lease.job.device, published, rows));
         // Nothing new, or little and lately, and time left: the disk is spared.
         let is_quiet = counted.is_none() && progress == self.stored && held.is_empty();
-        let rows = progress.rows() - self.stored.rows();
+        // A device that is begun again has fewer than before.
+        let rows = progress.rows().abs_diff(self.stored.rows());
         let is_little = !flush_requested && rows < MIN_CHECKPOINT_ROWS && self.stored_at.elapsed() < MAX_CHECKPOINT_DELAY;
         let is_urgent = is_stalled || news.is_some() || (stands_still && !self.stored_waiting);
         if (is_quiet || is_little) && !is_urgent && lease.remaining() > pool.config.lease() / 2 {
@@ -145,9 +147,11 @@ impl<'w> Heartbeat<'w> {
             tracing::warn!(published, since = ?self.moved_at.elapsed(), "Kafka acknowledges nothing; the job goes on when it does");
         }
         let says_progress = news.is_some();
-        let lines: Vec<Line> = self.worker.held_lines(&held).into_iter().chain(news).chain(stalled).collect();
+        let notes = count.take_notes();
+        let lines: Vec<Line> = notes.iter().cloned().chain(self.worker.held_lines(&held)).chain(news).chain(stalled).collect();
         let waiting = (stands_still != self.stored_waiting).then_some(stands_still);
-        Some(Write { report: Report { counted, progress, held: held.clone(), lines, waiting }, held, says_progress })
+        let (held_now, layout) = (held.clone(), count.layout());
+        Some(Write { report: Report { counted, progress, layout, held: held_now, lines, waiting }, held, notes, says_progress })
     }
 
     fn written(&mut self, write: Write) {
@@ -166,5 +170,6 @@ impl<'w> Heartbeat<'w> {
     fn put_back(&self, write: Write) {
         self.worker.flight.unreport(write.held);
         *self.worker.count.news() = write.report.counted;
+        self.worker.count.put_notes_back(write.notes);
     }
 }

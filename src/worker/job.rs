@@ -79,6 +79,7 @@ impl Worker {
             from: job.task.from,
             to: job.task.to,
             total: job.total,
+            layout: job.layout.clone(),
         };
         let signals = patch::Signals { stop: self.signals.stop.clone(), abandon: self.signals.abandon.clone() };
         let report = Reporter { lease: &self.lease, count: &self.count };
@@ -117,8 +118,9 @@ impl Worker {
     async fn end(&self, outcome: Outcome, logged: &LastProgressLog, slot: SlotGuard) {
         let job = &self.lease.job;
         let (progress, held) = self.flight.progress();
-        let (counted, lines) = (self.count.news().take(), self.held_lines(&held));
-        let mut report = Report { counted, progress, held, lines, waiting: None };
+        let lines = self.count.take_notes().into_iter().chain(self.held_lines(&held)).collect();
+        let (counted, layout) = (self.count.news().take(), self.count.layout());
+        let mut report = Report { counted, progress, layout, held, lines, waiting: None };
         let (progress, lines) = (&report.progress, &mut report.lines);
         let (published, grown) = (progress.published, job.has_grown(progress));
         match &outcome {
@@ -232,15 +234,37 @@ pub(super) struct Count {
     total: OnceLock<u64>,
     /// Not told to the queue yet.
     news: Mutex<Option<Counted>>,
+    layout: OnceLock<String>,
+    /// Lines that are not in the log yet.
+    notes: Mutex<Vec<Line>>,
 }
 
 impl Count {
     fn new(total: Option<u64>) -> Self {
-        Self { total: total.map(OnceLock::from).unwrap_or_default(), news: Mutex::default() }
+        Self { total: total.map(OnceLock::from).unwrap_or_default(), ..Self::default() }
     }
 
     pub fn total(&self) -> Option<u64> {
         self.total.get().copied()
+    }
+
+    pub fn layout(&self) -> Option<String> {
+        self.layout.get().cloned()
+    }
+
+    pub fn notes(&self) -> MutexGuard<'_, Vec<Line>> {
+        // Nothing panics while it is locked.
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn take_notes(&self) -> Vec<Line> {
+        std::mem::take(&mut *self.notes())
+    }
+
+    pub fn put_notes_back(&self, mut notes: Vec<Line>) {
+        let mut newer = self.notes();
+        notes.append(&mut newer);
+        *newer = notes;
     }
 
     pub fn news(&self) -> MutexGuard<'_, Option<Counted>> {
@@ -259,6 +283,14 @@ impl patch::Report for Reporter<'_> {
     fn counted(&self, name: Option<String>, total: u64) {
         *self.count.news() = Some(Counted { name, total });
         self.count.total.get_or_init(|| total);
+    }
+
+    fn layout(&self, layout: String) {
+        self.count.layout.get_or_init(|| layout);
+    }
+
+    fn note(&self, text: String) {
+        self.count.notes().push(line::note(self.lease.job.device, &text));
     }
 
     fn may_send(&self) -> Result<(), ReportError> {

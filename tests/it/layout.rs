@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     store::{all_of, keys, open},
-    support::{Reading, TestStore, doc, eventually},
+    support::{Client, Reading, TestApp, TestBroker, TestStore, doc, eventually, message},
 };
 
 async fn docs(store: &Store, selection: Selection) -> Result<Vec<String>, StoreError> {
@@ -131,7 +131,9 @@ async fn partitions_are_covered_by_the_unique_index_of_their_table() {
 #[tokio::test]
 async fn a_column_may_be_called_as_a_query_calls_what_it_selects() {
     let test = TestStore::empty().await;
-    let (_, device) = test.add_rows(3).await;
+    let device = Uuid::new_v4();
+    let rows = [1, 2, 3].map(|id| Reading { id, device, time_ms: 1_600_000_000_000 + id, doc: Some(doc(device, 9 - id)) });
+    test.add(&rows).await;
     test.execute("ALTER TABLE raw_data RENAME COLUMN \"triggerTime\" TO d").await;
     let store = open(&test, |overrides| {
         overrides.set(&["iota", "raw", "time"], "d").set(&["iota", "page_rows"], 1);
@@ -175,4 +177,51 @@ async fn the_hour_that_comes_twice_in_autumn_is_read_both_times() {
     let said = doubt("2024-10-27T00:50:00Z", "2024-10-28T00:00:00Z").await.unwrap();
     assert!(said.contains("from 2024-10-27 02:00:00 to 03:00:00 exist twice in Europe/Berlin"), "{said}");
     assert!(doubt("2024-10-28T00:00:00Z", "2024-10-29T00:00:00Z").await.is_none());
+}
+
+// 3,405 rows were skipped: the cursor was a local time, and was taken for an instant eight hours later.
+#[tokio::test]
+async fn a_job_that_goes_on_in_another_layout_begins_its_range_again_and_says_so() {
+    let store = TestStore::empty().await;
+    let Some(mut connection) = store.postgres().await else { return };
+    let local = "ALTER TABLE raw_data ALTER \"triggerTime\" TYPE timestamp USING \"triggerTime\" AT TIME ZONE 'Asia/Shanghai'";
+    connection.execute(local).await.unwrap();
+    let (thing, device) = (Uuid::new_v4(), Uuid::new_v4());
+    store.add_device(thing, device, "应变计").await;
+    let rows = format!(
+        "INSERT INTO raw_data SELECT n, '{device}', '2019-01-12'::timestamp + n * interval '1 s',
+         '{}'::jsonb FROM generate_series(1, 20000) AS n",
+        doc(device, 1)
+    );
+    sqlx::raw_sql(AssertSqlSafe(rows)).execute(&mut connection).await.unwrap();
+    let topic = TestBroker::start().await.topic().await;
+    let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let slow = |overrides: &mut data_patch::config::Overrides| {
+        overrides.set(&["iota", "page_rows"], 50).set(&["kafka", "in_flight_bytes"], 65_536).set(&["worker", "progress_ms"], 10);
+    };
+    let app = TestApp::start_on(folder.clone(), store.clone(), topic, slow).await;
+    let mut client = app.client().await;
+    let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
+    client.until(|line| message(line).contains("data published(")).await;
+    let topic = app.topic.clone();
+    app.stop().await;
+    let found = topic.read().await.len();
+    assert!(found < 20_000, "it was over before it was stopped");
+    let instant =
+        "ALTER TABLE raw_data ALTER \"triggerTime\" TYPE timestamptz USING \"triggerTime\" AT TIME ZONE 'Asia/Shanghai'";
+    connection.execute(instant).await.unwrap();
+    let app = TestApp::start_on(folder, store, topic, |_| {}).await;
+    let mut client = app.client().await;
+    client.attach(&task, 0).await;
+    let log = client.log().await;
+    let messages: Vec<_> = log.iter().map(message).collect();
+    assert!(
+        messages
+            .iter()
+            .any(|line| line.contains("timestamp(Asia/Shanghai)/bigint") && line.contains("is timestamptz/bigint now")),
+        "{messages:#?}"
+    );
+    assert!(messages.last().unwrap().contains("20000 rows published"), "{messages:#?}");
+    assert_eq!(app.topic.read().await.len(), found + 20_000);
+    app.stop().await;
 }

@@ -45,7 +45,7 @@ async fn no_more_than_a_batch_goes_out_while_others_wait() {
         guard: config.guard,
     };
     let (from, to) = ("2019-01-01T00:00:00Z".parse().unwrap(), "2020-01-01T00:00:00Z".parse().unwrap());
-    let patch = Patch { task: TaskId::new(), thing, device, topic: topic.name.clone(), from, to, total: None };
+    let patch = Patch { task: TaskId::new(), thing, device, topic: topic.name.clone(), from, to, total: None, layout: None };
 
     let (flight, turns, stop) = (Arc::new(Flight::new(Progress::default())), Turns::default(), Signals::default());
     let others = async {

@@ -15,6 +15,7 @@ mod clock;
 mod disk;
 mod hostile;
 mod kill;
+mod locks;
 mod outage;
 mod soak;
 mod walk;

@@ -79,6 +79,7 @@ fn select_due(condition: Option<&'static str>, index: &str) -> String {
             Job::Held,
             Job::CursorTime,
             Job::CursorKey,
+            Job::CursorLayout,
         ])
         .from(Job::Table)
         .and_where(is(Job::TaskId))
@@ -225,6 +226,7 @@ pub struct DueRow {
     pub suspected: u32,
     pub total: Option<u64>,
     pub progress: Progress,
+    pub layout: Option<String>,
 }
 
 /// A job that is due, or the id of one whose entry cannot be read and why.
@@ -254,6 +256,7 @@ fn read_due(row: &Row<'_>) -> Result<DueRow> {
             published: row.get("published")?,
             held: row.get("held")?,
         },
+        layout: row.get("cursor_layout")?,
     })
 }
 
@@ -263,6 +266,8 @@ pub struct JobWrite<'a> {
     pub name: Option<&'a str>,
     pub total: Option<u64>,
     pub progress: Option<&'a Progress>,
+    /// Of the store that the cursor is in; written with a cursor only.
+    pub layout: Option<&'a str>,
     /// Outages in a row. Who knows of them lives, so crashes in a row are over.
     pub outages: Option<u32>,
     pub reason: Option<&'a str>,
@@ -281,6 +286,7 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
             Job::Total,
             Job::CursorTime,
             Job::CursorKey,
+            Job::CursorLayout,
             Job::Published,
             Job::Held,
             Job::Outages,
@@ -308,6 +314,7 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
         write.total.into(),
         cursor.map(|cursor| cursor.time_us).into(),
         cursor.map(|cursor| cursor.key.as_str()).into(),
+        cursor.and(write.layout).into(),
         write.progress.map(|progress| progress.published).into(),
         write.progress.map(|progress| progress.held).into(),
         write.outages.into(),

@@ -44,6 +44,7 @@ fn statements() -> Vec<(&'static str, String)> {
         outages: 0,
         crashes: 0,
         suspected: 0,
+        layout: None,
         total: None,
         progress: Progress::default(),
     };

@@ -10,6 +10,7 @@ mod proxy;
 mod scene;
 mod topic;
 
+pub use parts::{Away, are_ours};
 pub use scene::Scene;
 
 use std::time::Duration;

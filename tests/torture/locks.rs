@@ -1,0 +1,159 @@
+//! Locks on the store's table, asked for at random moments of a patch, with Kafka frozen too: whoever writes to the store never
+//! waits for us longer than `iota.max_blocking_seconds`, and the patch ends whole.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, Executor, PgConnection};
+use uuid::Uuid;
+
+use crate::{
+    account::Account,
+    outage::{Away, are_ours},
+    support::{Client, Process, TestBroker, TestStore, is_end, message},
+    table::Found,
+};
+
+/// `iota.max_blocking_seconds`.
+const MOST: Duration = Duration::from_secs(3);
+/// For the machine that all of this runs on.
+const SLACK: Duration = Duration::from_secs(1);
+const DEVICES: usize = 4;
+const ROWS: usize = 30_000;
+
+/// The longest that anybody waited.
+#[derive(Default)]
+struct Longest(AtomicU64);
+
+impl Longest {
+    fn note(&self, waited: Duration) {
+        self.0.fetch_max(waited.as_millis().try_into().unwrap(), Relaxed);
+    }
+
+    fn get(&self) -> Duration {
+        Duration::from_millis(self.0.load(Relaxed))
+    }
+}
+
+/// Partitioned by time: the devices' rows are in the first partition, the writer's in the second, the third is empty.
+async fn fill(store: &TestStore, with_index: bool) -> (Uuid, Vec<Uuid>) {
+    let mut connection = store.postgres().await.unwrap();
+    connection
+        .execute(
+            r#"CREATE TABLE "Device" (id uuid PRIMARY KEY, name text, "thingId" uuid NOT NULL);
+               CREATE TABLE raw_data (id bigint, "deviceId" uuid NOT NULL, "triggerTime" timestamptz NOT NULL, doc jsonb,
+                                      PRIMARY KEY ("triggerTime", id)) PARTITION BY RANGE ("triggerTime");
+               CREATE TABLE raw_2019 PARTITION OF raw_data FOR VALUES FROM ('2019-01-01') TO ('2020-01-01');
+               CREATE TABLE raw_2020 PARTITION OF raw_data FOR VALUES FROM ('2020-01-01') TO ('2021-01-01');
+               CREATE TABLE raw_2021 PARTITION OF raw_data FOR VALUES FROM ('2021-01-01') TO ('2022-01-01');"#,
+        )
+        .await
+        .unwrap();
+    if with_index {
+        connection.execute(r#"CREATE INDEX ON raw_data ("deviceId", "triggerTime", id)"#).await.unwrap();
+    }
+    let (thing, devices) = (Uuid::new_v4(), (0..DEVICES).map(|_| Uuid::new_v4()).collect::<Vec<_>>());
+    for device in &devices {
+        store.add_device(thing, *device, "静力水准仪").await;
+        let rows = format!(
+            "INSERT INTO raw_data SELECT nextval('ids'), '{device}', '2019-01-12T00:00:00Z'::timestamptz + n * interval '1 s',
+               jsonb_build_object('deviceId', '{device}', 'triggerTime', '', 'data', jsonb_build_object('data', jsonb_build_object('v', n)))
+               FROM generate_series(1, {ROWS}) AS n"
+        );
+        connection.execute("CREATE SEQUENCE IF NOT EXISTS ids").await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(rows)).execute(&mut connection).await.unwrap();
+    }
+    (thing, devices)
+}
+
+/// Writes as the platform does, and notes how long each write took.
+async fn write(mut connection: PgConnection, longest: Arc<Longest>, over: Arc<AtomicBool>) {
+    let sql = "INSERT INTO raw_data VALUES (nextval('ids'), gen_random_uuid(), '2020-06-01', '{}')";
+    while !over.load(Relaxed) {
+        let begun = Instant::now();
+        connection.execute(sql).await.unwrap();
+        longest.note(begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Asks for a lock that nobody can have beside it, as an operator's statement would, and notes how long it waited.
+async fn lock(connection: &mut PgConnection, longest: &Longest) {
+    let sql = match fastrand::u8(..4) {
+        0 => format!("ALTER TABLE raw_data ADD COLUMN c{} int", fastrand::u32(..)),
+        1 => "TRUNCATE raw_2021".to_owned(),
+        2 => "ALTER TABLE raw_2019 ALTER doc SET STORAGE EXTENDED".to_owned(),
+        _ => "BEGIN; LOCK TABLE raw_data IN ACCESS EXCLUSIVE MODE; COMMIT".to_owned(),
+    };
+    let begun = Instant::now();
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.unwrap();
+    longest.note(begun.elapsed());
+}
+
+async fn locks_at_random_moments(what: &str, with_index: bool) {
+    if !are_ours(what) {
+        return;
+    }
+    let store = TestStore::without_tables().await;
+    let (thing, devices) = fill(&store, with_index).await;
+    let topic = TestBroker::start().await.topic().await;
+    let folder = tempfile::tempdir().unwrap();
+    let most = MOST.as_secs().to_string();
+    let settings = [
+        ("DATA_PATCH_IOTA_MAX_BLOCKING_SECONDS", most.as_str()),
+        ("DATA_PATCH_IOTA_PAGE_ROWS", "500"),
+        ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "262144"),
+        ("DATA_PATCH_WORKER_RETRY_MAX_SECONDS", "2"),
+    ];
+    let process = Process::serve(&folder, &store, &topic, &settings).await;
+    let mut client = Client::connect(&process.url).await;
+    let (longest, over) = (Arc::new(Longest::default()), Arc::new(AtomicBool::new(false)));
+    let writer = tokio::spawn(write(store.postgres().await.unwrap(), Arc::clone(&longest), Arc::clone(&over)));
+    let locker = tokio::spawn({
+        let (mut connection, longest, over) = (store.postgres().await.unwrap(), Arc::clone(&longest), Arc::clone(&over));
+        async move {
+            let mut times = 0;
+            while !over.load(Relaxed) {
+                lock(&mut connection, &longest).await;
+                times += 1;
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(..150))).await;
+            }
+            times
+        }
+    });
+    let task = client.submit(&Client::request(thing, &devices, &topic.name)).await;
+    let mut log: Vec<Value> = client.until(|line| message(line).contains("data published(")).await;
+    // Longer than the writer may wait: a statement that waits for Kafka would hold it up all the while.
+    let frozen = Away::take("freeze", "kafka").await;
+    tokio::time::sleep((MOST + SLACK) * 2).await;
+    frozen.give_back().await;
+    if !log.iter().any(is_end) {
+        log.extend(client.log().await);
+    }
+    over.store(true, Relaxed);
+    writer.await.unwrap();
+    let times = locker.await.unwrap();
+    let account = Account::of(&store, &topic, &task, &devices).await;
+    let waited = longest.get();
+    assert!(waited < MOST + SLACK, "somebody waited {waited:?} for us");
+    assert_eq!((account.rows, account.lost), (DEVICES * ROWS, 0), "{:#?}", log.last());
+    Found::of(what, times, account, format!("the longest wait of a writer or for a lock: {waited:?}")).write();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a minute; make torture"]
+async fn locks_on_a_table_with_an_index() {
+    locks_at_random_moments("locks: ALTER, TRUNCATE, LOCK TABLE at random, Kafka frozen; with the index", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a minute; make torture"]
+async fn locks_on_a_table_without_an_index() {
+    locks_at_random_moments("locks: ALTER, TRUNCATE, LOCK TABLE at random, Kafka frozen; without an index", false).await;
+}
