@@ -39,7 +39,9 @@ impl Bouncer {
         );
         let file = folder.path().join("pgbouncer.ini");
         std::fs::write(&file, settings).unwrap();
-        let mut command = Command::new("pgbouncer");
+        // Debian has it where only root looks.
+        let debian = std::path::Path::new("/usr/sbin/pgbouncer");
+        let mut command = Command::new(if debian.exists() { debian.to_str().unwrap() } else { "pgbouncer" });
         if is_root() {
             command.args(["-u", "nobody"]);
         }
