@@ -25,7 +25,8 @@ const MOST: Duration = Duration::from_secs(3);
 /// For the machine that all of this runs on.
 const SLACK: Duration = Duration::from_secs(1);
 const DEVICES: usize = 4;
-const ROWS: usize = 30_000;
+/// Of a kilobyte each: a page is more than the sockets between hold, so that one that waits for Kafka is seen.
+const ROWS: usize = 20_000;
 
 /// The longest that anybody waited.
 #[derive(Default)]
@@ -63,7 +64,7 @@ async fn fill(store: &TestStore, with_index: bool) -> (Uuid, Vec<Uuid>) {
         store.add_device(thing, *device, "静力水准仪").await;
         let rows = format!(
             "INSERT INTO raw_data SELECT nextval('ids'), '{device}', '2019-01-12T00:00:00Z'::timestamptz + n * interval '1 s',
-               jsonb_build_object('deviceId', '{device}', 'triggerTime', '', 'data', jsonb_build_object('data', jsonb_build_object('v', n)))
+               jsonb_build_object('deviceId', '{device}', 'triggerTime', '', 'data', jsonb_build_object('data', jsonb_build_object('v', n), 'x', repeat('x', 1000)))
                FROM generate_series(1, {ROWS}) AS n"
         );
         connection.execute("CREATE SEQUENCE IF NOT EXISTS ids").await.unwrap();
@@ -107,7 +108,6 @@ async fn locks_at_random_moments(what: &str, with_index: bool) {
     let most = MOST.as_secs().to_string();
     let settings = [
         ("DATA_PATCH_IOTA_MAX_BLOCKING_SECONDS", most.as_str()),
-        ("DATA_PATCH_IOTA_PAGE_ROWS", "500"),
         ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "262144"),
         ("DATA_PATCH_WORKER_RETRY_MAX_SECONDS", "2"),
     ];
