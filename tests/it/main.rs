@@ -6,7 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
-#[allow(dead_code, reason = "shared with the torture suite, which uses the rest")]
+#[allow(dead_code, unused_imports, reason = "shared with the torture suite, which uses the rest")]
 mod support;
 
 mod cancel;

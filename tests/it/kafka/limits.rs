@@ -92,7 +92,7 @@ async fn patcher(store: &TestStore, topic: &TestTopic, limit: Limit) -> (Patcher
 
 fn all_rows(thing: Uuid, device: Uuid, topic: &TestTopic) -> Patch {
     let (from, to) = ("2019-01-01T00:00:00Z".parse().unwrap(), "2020-01-01T00:00:00Z".parse().unwrap());
-    Patch { task: TaskId::new(), thing, device, topic: topic.name.clone(), from, to, total: None }
+    Patch { task: TaskId::new(), thing, device, topic: topic.name.clone(), from, to, total: None, layout: None }
 }
 
 async fn order_holds_when_the_limit_shrinks_before(at: usize, limit: Limit) {
