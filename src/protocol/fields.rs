@@ -16,8 +16,8 @@ pub const TASK: [&str; 4] = ["token", "taskId", "after", "cancel"];
 /// Unknown fields that one refusal or log line names, at the most.
 const NAMED: usize = 3;
 
-/// Fields that ask for less than the message would do without them. Ignoring one does more than was wanted, so these are
-/// refused also where unknown fields are ignored. Lower case, without separators.
+/// Fields that ask for less than the message would do without them. Ignoring one does more than was wanted, so these, and what
+/// is like them, are refused also where unknown fields are ignored. Lower case, without separators.
 const RESTRICTING: [&str; 8] = ["dryrun", "preview", "simulate", "cancel", "pause", "resume", "retry", "rate"];
 
 /// Other words for the fields that people take for their names. Lower case, without separators.
@@ -169,7 +169,8 @@ impl<'a> Fields<'a> {
 
 /// Whether ignoring a field would do more than was asked for.
 fn restricts(name: &str, value: &Value) -> bool {
-    !matches!(value, Value::Null | Value::Bool(false)) && RESTRICTING.contains(&plain(name).as_str())
+    let like = |word: &str| word.get(..1) == name.to_lowercase().get(..1);
+    !matches!(value, Value::Null | Value::Bool(false)) && likely(name, &RESTRICTING).is_some_and(like)
 }
 
 /// Lower case, without separators.

@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::proxies::network;
+use super::{accept::Throttle, proxies::network};
 use crate::config;
 
 /// Connections beyond `server.max_connections` that are answered what operators ask, and nothing else.
@@ -58,6 +58,7 @@ struct Table {
     reserve: Waiting,
     /// Those of `without_token`, by network.
     by_address: HashMap<IpAddr, BTreeSet<Key>>,
+    evicted: Throttle,
 }
 
 type Waiting = BTreeMap<Key, (Option<IpAddr>, CancellationToken)>;
@@ -85,9 +86,17 @@ impl Table {
 
     /// Closes a connection without a token.
     fn evict(&mut self, key: Key) {
-        if let Some((_, closed)) = self.remove(key) {
+        if let Some((address, closed)) = self.remove(key) {
             self.open -= 1;
             closed.cancel();
+            self.evicted.tell(|times| {
+                let address = address.map(tracing::field::display);
+                tracing::warn!(
+                    address,
+                    times,
+                    "connections that have sent no token are closed to make room for new ones (server.max_unauthenticated_per_address, server.max_connections); if the address is a proxy's, add it to server.trusted_proxies"
+                );
+            });
         }
     }
 

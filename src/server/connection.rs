@@ -25,7 +25,6 @@ use crate::{protocol, telemetry::Counted};
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes of a request's header; one that needs more is refused. The least that hyper allows is half of it.
 const MAX_HEADER: usize = 16 * 1_024;
-const MAX_HEADERS: usize = 64;
 
 /// What a connection needs beside itself.
 pub struct Shared<S> {
@@ -64,7 +63,6 @@ where
             .timer(TokioTimer::new())
             .header_read_timeout(handshake)
             .max_buf_size(MAX_HEADER)
-            .max_headers(MAX_HEADERS)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );

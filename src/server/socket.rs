@@ -32,6 +32,9 @@ const PING_TIMEOUT: Duration = Duration::from_millis(100);
 /// What a client may take to answer a close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Pings that are answered before the right token was sent: the answers wait in memory for a client that does not read.
+const MAX_PINGS: u32 = 100;
+
 /// Why a connection ends.
 enum End {
     /// The client closed it, or is gone.
@@ -133,6 +136,7 @@ async fn read(
     let (mut heard, mut said) = (Instant::now(), Instant::now());
     let token_by = heard + Duration::from_secs(context.config.auth_seconds);
     let mut next_ping = heard + ping_every;
+    let mut pings = 0;
     loop {
         // The token of a large message is known before the message has arrived.
         let waits_for_token = !session.is_authenticated() && !inbound.has_token();
@@ -176,6 +180,13 @@ async fn read(
                     // On the heap while it lasts: thousands of connections say nothing most of the time.
                     Some(Ok(Message::Text(text))) => Box::pin(session.hear(&text)).await,
                     Some(Ok(Message::Binary(_))) => Box::pin(session.refuse(&Refusal::Binary)).await,
+                    Some(Ok(Message::Ping(_))) if waits_for_token => {
+                        pings += 1;
+                        if pings > MAX_PINGS {
+                            return End::Close(CloseCode::Policy, "ping after ping, and no message with the right token");
+                        }
+                        continue;
+                    }
                     Some(Ok(_)) => continue,
                 };
                 inbound.handled();

@@ -22,11 +22,16 @@ use super::inbound::{BUFFER, Metered};
 /// A client's connection.
 pub type Socket = WebSocketStream<Metered<TokioIo<hyper::upgrade::Upgraded>>>;
 
+/// Bytes that wait for a client that does not read. Of ours it is a message at the most, but each ping that it sends makes an
+/// answer; past this only the last one is kept.
+const MAX_UNSENT: usize = 1_024 * 1_024;
+
 /// A WebSocket on a connection that has been upgraded. A message or frame over `limit` bytes is an error.
 pub async fn socket(connection: Metered<TokioIo<hyper::upgrade::Upgraded>>, limit: usize) -> Socket {
     let config = WebSocketConfig::default()
         .read_buffer_size(BUFFER)
         .write_buffer_size(BUFFER)
+        .max_write_buffer_size(MAX_UNSENT)
         .max_message_size(Some(limit))
         .max_frame_size(Some(limit));
     WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await

@@ -10,11 +10,19 @@ const GUESS: &str = "guess-91bc";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_service_tells_none() {
+    tells_none(&format!("postgres://reader:{PASSWORD}@127.0.0.1:9/iota?application_name=x")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_it_where_the_url_hides_the_password_in_its_query() {
+    tells_none(&format!("postgres://127.0.0.1:9/iota?user=reader&p%61ssword={PASSWORD}")).await;
+}
+
+/// A service whose store is at `url`, where nobody listens, so that what is said of the store is said again and again.
+async fn tells_none(url: &str) {
     let (folder, topic) = (tempfile::tempdir().unwrap(), TestBroker::start().await.topic().await);
-    // Nobody listens there, so what is said of the store is said again and again.
-    let url = format!("postgres://reader:{PASSWORD}@127.0.0.1:9/iota?application_name=x");
     let more = [
-        ("DATA_PATCH_IOTA_URL", url.as_str()),
+        ("DATA_PATCH_IOTA_URL", url),
         ("DATA_PATCH_LOG_LEVEL", "trace,librdkafka=trace,rdkafka=trace"),
         ("DATA_PATCH_IOTA_TIMEOUT_SECONDS", "1"),
     ];
@@ -57,6 +65,8 @@ async fn what_stops_the_start_tells_none() {
         format!("[kafka.properties]\n\"security.protocol\" = \"nothing\"\n\"sasl.password\" = \"{PASSWORD}\"\n"),
         format!("[iota]\nurl = \"postgres://u:{PASSWORD}@h:notaport/db\"\n"),
         format!("[iota]\nurl = \"mysql://u:{PASSWORD}@h/db\"\n"),
+        format!("[iota]\nurl = \"postgres:/u:{PASSWORD}@h/db\"\n"),
+        format!("[iota]\nurl = \"postgres://h:notaport/db?PASSWORD={PASSWORD}\"\n"),
         format!("[queue]\nurl = \"postgres://u:{PASSWORD}@h/db\"\n"),
     ] {
         let file = folder.path().join("config.toml");

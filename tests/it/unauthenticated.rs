@@ -74,6 +74,16 @@ async fn message_after_message_without_a_token_is_too_much() {
     app.stop().await;
 }
 
+/// Each has an answer that waits in memory until the client reads it.
+#[tokio::test]
+async fn ping_after_ping_without_a_token_is_too_much() {
+    let app = serve(&[]).await;
+    let mut client = RawClient::open(&app.http, &[]).await;
+    client.send(&raw::frame_of(0x89, 125, &[b'x'; 125]).repeat(101)).await;
+    assert_eq!(client.close_code().await, 1008);
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn before_its_token_is_read_a_message_may_have_64_kib() {
     let app = serve(&[]).await;

@@ -165,7 +165,7 @@ fn where_unknown_fields_are_ignored_they_are_kept_by_name_and_none_that_asks_for
     };
     let Ok(ClientMessage::Submit(submit)) = parse("note", json!({"by": "ET"})) else { panic!("not accepted") };
     assert_eq!(submit.ignored, ["`note`", "`project`"]);
-    for field in ["dryRun", "dry_run", "rate", "Pause"] {
+    for field in ["dryRun", "dry_run", "rate", "Pause", "cancell"] {
         let refusal = parse(field, json!(true)).expect_err(field).to_string();
         assert!(refusal.starts_with(&format!("`{field}` is not known here")) && !refusal.contains("project"), "{refusal}");
     }
