@@ -4,6 +4,7 @@ use std::{fmt::Display, process::ExitCode, time::Duration};
 
 use tokio::net::TcpStream;
 
+use super::out;
 use crate::{
     config::Config,
     iota::Store,
@@ -16,30 +17,26 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Tries each part, whatever the others say; 0 if all can be used.
 pub async fn run(config: &Config) -> anyhow::Result<ExitCode> {
-    let results = [check_queue(config).await, check_store(config).await, check_kafka(config).await];
+    let results = [check_queue(config).await?, check_store(config).await?, check_kafka(config).await?];
     let wrong = results.iter().filter(|well| !**well).count();
     if wrong == 0 {
-        println!("all is well: data-patch serve can start");
+        out::line("all is well: data-patch serve can start")?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("{wrong} of {} parts can't be used", results.len());
+    out::line(&format!("{wrong} of {} parts can't be used", results.len()))?;
     Ok(ExitCode::FAILURE)
 }
 
-fn tell(part: &str, found: Result<String, impl Display>) -> bool {
-    match found {
-        Ok(found) => {
-            println!("ok     {part}\n       {}", found.replace('\n', "\n       "));
-            true
-        }
-        Err(error) => {
-            println!("WRONG  {part}\n       {error}");
-            false
-        }
-    }
+fn tell(part: &str, found: Result<String, impl Display>) -> anyhow::Result<bool> {
+    let (text, well) = match found {
+        Ok(found) => (format!("ok     {part}\n       {}", found.replace('\n', "\n       ")), true),
+        Err(error) => (format!("WRONG  {part}\n       {error}"), false),
+    };
+    out::line(&text)?;
+    Ok(well)
 }
 
-async fn check_queue(config: &Config) -> bool {
+async fn check_queue(config: &Config) -> anyhow::Result<bool> {
     let found = match Queue::open(&config.queue, Clock::System).await {
         Err(error) => Err(error.to_string()),
         Ok(queue) => {
@@ -51,7 +48,7 @@ async fn check_queue(config: &Config) -> bool {
     tell(&format!("queue {}", config.queue.url), found)
 }
 
-async fn check_store(config: &Config) -> bool {
+async fn check_store(config: &Config) -> anyhow::Result<bool> {
     let mut iota = config.iota.clone();
     // Whoever looks at this waits for it.
     iota.timeout_seconds = iota.timeout_seconds.min(PATIENCE.as_secs());
@@ -62,7 +59,7 @@ async fn check_store(config: &Config) -> bool {
     tell(&format!("IoTA store {}", config.iota.url), found)
 }
 
-async fn check_kafka(config: &Config) -> bool {
+async fn check_kafka(config: &Config) -> anyhow::Result<bool> {
     let part = format!("Kafka {}", config.kafka.brokers);
     if config.kafka.is_embedded() {
         return tell(&part, Ok::<_, String>("a broker in the process; it keeps nothing".to_owned()));
@@ -81,9 +78,9 @@ async fn check_kafka(config: &Config) -> bool {
     let mut well = true;
     for topic in topics {
         let found = kafka.look_up(&topic).await.map(|()| "exists, and may be written as far as the broker tells".to_owned());
-        well &= tell(&format!("{part}, topic {topic}"), found);
+        well &= tell(&format!("{part}, topic {topic}"), found)?;
     }
-    well
+    Ok(well)
 }
 
 /// Whether any broker lets itself be connected to; if none does, what the system says of each. librdkafka would keep trying.

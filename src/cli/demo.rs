@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
-use super::{DemoArgs, serve::stop_on_signal};
+use super::{DemoArgs, out, serve::stop_on_signal};
 use crate::{
     app,
     config::{self, Overrides},
@@ -25,12 +25,12 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let folder = tempfile::tempdir().context("no temporary folder can be made")?;
     let store = folder.path().join("iota.db");
     let request = sample::BRIDGE;
-    step("sample store", "two things, 18 devices, readings of 2019-01-11 to 2019-01-21");
+    step("sample store", "two things, 18 devices, readings of 2019-01-11 to 2019-01-21")?;
     sample_store::write(&store).await.context("the sample store can't be written")?;
     let broker = Arc::new(EmbeddedBroker::start().await?);
     broker.create_topic(request.topic, 3).await?;
     broker.create_topic("anxinyun_data", 3).await?;
-    step("broker", &format!("librdkafka's mock cluster in this process, {}: what it is told is gone with it", broker.brokers()));
+    step("broker", &format!("librdkafka's mock cluster in this process, {}: what it is told is gone with it", broker.brokers()))?;
 
     let mut overrides = Overrides::default();
     overrides
@@ -46,7 +46,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         format!("can't listen on {}; is a service there? Choose another with --listen 127.0.0.1:0", args.listen)
     })?;
     let url = format!("ws://{}{PATH}", listener.local_addr()?);
-    step("service", &url);
+    step("service", &url)?;
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;
     let service = tokio::spawn(app::run(config, Token::new(TOKEN), listener, Some(Arc::clone(&broker)), stop.clone()));
@@ -60,10 +60,10 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
         None => false,
     };
     if !args.exit && !stop.is_cancelled() {
-        println!(
+        out::line(&format!(
             "\nServing until Ctrl-C. Another request to paste into a WebSocket client:\n{}",
             client::request(&sample::DAM, TOKEN)
-        );
+        ))?;
         stop.cancelled().await;
     }
     stop.cancel();
@@ -74,20 +74,20 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
 /// Submits the sample request, prints its log, and reads the topic back. `true`: every row has arrived.
 async fn show(url: &str, request: &sample::SampleRequest, brokers: &str) -> anyhow::Result<bool> {
     let text = client::request(request, TOKEN);
-    step("request", &text);
+    step("request", &text)?;
     let expected = proof::expected(request)?;
     let bar = progress_bar(expected.len() as u64);
     let end =
         tokio::time::timeout(Duration::from_mins(2), client::watch(url, &text, &bar)).await.context("the task did not end")?;
     bar.finish_and_clear();
     if let Some(log) = end? {
-        println!("the task did not succeed: {log}");
+        out::line(&format!("the task did not succeed: {log}"))?;
         return Ok(false);
     }
     let topic = request.topic.to_owned();
     let brokers = brokers.to_owned();
     let read = tokio::task::spawn_blocking(move || proof::read_back(&brokers, &topic, expected)).await??;
-    step("read back", &read.to_string());
+    step("read back", &read.to_string())?;
     Ok(read.is_whole())
 }
 
@@ -98,6 +98,6 @@ fn progress_bar(rows: u64) -> ProgressBar {
     ProgressBar::with_draw_target(Some(rows), target).with_style(style)
 }
 
-fn step(name: &str, text: &str) {
-    println!("{name:>12}  {text}");
+fn step(name: &str, text: &str) -> anyhow::Result<()> {
+    out::line(&format!("{name:>12}  {text}"))
 }

@@ -32,7 +32,7 @@ pub async fn run(config: &Config) -> anyhow::Result<ExitCode> {
         "{address} answers, and is not well: {}",
         answer.lines().next().unwrap_or("nothing")
     );
-    println!("alive: http://{address}/healthz");
+    super::out::line(&format!("alive: http://{address}/healthz"))?;
     Ok(ExitCode::SUCCESS)
 }
 

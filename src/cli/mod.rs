@@ -3,9 +3,10 @@
 mod check;
 mod demo;
 mod health;
+mod out;
 mod serve;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -100,7 +101,11 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("data-patch: {error:#}");
+    if error.is::<out::ReaderGone>() {
+        return ExitCode::from(out::EXIT_CODE);
+    }
+    // Standard error may be closed as well.
+    let _ = writeln!(std::io::stderr(), "data-patch: {error:#}");
     ExitCode::FAILURE
 }
 

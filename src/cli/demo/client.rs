@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::iota::sample::SampleRequest;
+use crate::{cli::out, iota::sample::SampleRequest};
 
 /// The request as it is sent.
 pub fn request(sample: &SampleRequest, token: &str) -> String {
@@ -34,7 +34,8 @@ pub async fn watch(url: &str, request: &str, bar: &ProgressBar) -> anyhow::Resul
         let reply: Value = serde_json::from_str(&text)?;
         let payload = reply.get("payload").cloned().unwrap_or_default();
         let line = payload.get("msg").or_else(|| payload.get("ex")).and_then(Value::as_str).unwrap_or(&text);
-        bar.suspend(|| println!("{:>12}  {line}", if reply.get("res") == Some(&json!("ok")) { "log" } else { "ERROR" }));
+        let kind = if reply.get("res") == Some(&json!("ok")) { "log" } else { "ERROR" };
+        bar.suspend(|| out::line(&format!("{kind:>12}  {line}")))?;
         if let Some((device, rows)) = progress(line) {
             published.insert(device.to_owned(), rows);
             bar.set_position(published.values().sum());
