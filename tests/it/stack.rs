@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use uuid::Uuid;
 use yaml_rust2::{Yaml, YamlLoader};
 
-use crate::support::{PATIENCE, real};
+use crate::support::{PATIENCE, program, real};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -80,6 +80,50 @@ fn each_service_has_a_health_check_or_ends_and_they_start_in_order() {
         [("postgres", "service_healthy"), ("kafka", "service_healthy"), ("topics", "service_completed_successfully")]
     {
         assert_eq!(after[service]["condition"].as_str(), Some(condition));
+    }
+}
+
+#[test]
+fn postgres_is_healthy_only_with_the_sample_and_kafkas_check_starts_no_java() {
+    let compose = compose();
+    let check = |service: &str| texts(&compose["services"][service]["healthcheck"]["test"]).join(" ");
+    let postgres = check("postgres");
+    assert!(postgres.contains("psql") && postgres.contains("FROM raw_data") && postgres.contains("127.0.0.1"), "{postgres}");
+    let kafka = check("kafka");
+    assert!(kafka.contains("</dev/tcp/kafka/9092") && !kafka.contains(".sh"), "{kafka}");
+}
+
+/// The directories that an image declares as volumes get an anonymous one each, unless something is mounted there.
+#[test]
+fn no_volume_is_anonymous() {
+    let compose = compose();
+    let declared = [
+        ("postgres", vec!["/var/lib/postgresql/data"]),
+        ("kafka", vec!["/var/lib/kafka/data", "/etc/kafka/secrets", "/mnt/shared/config"]),
+        ("topics", vec!["/var/lib/kafka/data", "/etc/kafka/secrets", "/mnt/shared/config"]),
+        ("data-patch", vec!["/var/lib/data-patch"]),
+    ];
+    for (service, paths) in declared {
+        let service = &compose["services"][service];
+        let of = |key: &str| service[key].as_vec().map(|_| texts(&service[key])).unwrap_or_default();
+        let mounted: Vec<_> = of("volumes").into_iter().map(|mount| mount.split(':').nth(1).unwrap()).chain(of("tmpfs")).collect();
+        for path in paths {
+            assert!(mounted.contains(&path), "{path}: {mounted:?}");
+        }
+    }
+}
+
+#[test]
+fn the_rust_versions_agree() {
+    let read = |file: &str| std::fs::read_to_string(root().join(file)).unwrap();
+    let after = |text: &str, before: &str| {
+        let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("no {before}"));
+        rest.trim_start_matches([' ', '"']).chars().take_while(|c| c.is_ascii_digit() || *c == '.').collect::<String>()
+    };
+    let least = after(&read("Cargo.toml"), "\nrust-version =");
+    assert_eq!(after(&read("Dockerfile"), "RUST_VERSION="), least);
+    for readme in ["README.md", "README.zh-CN.md"] {
+        assert_eq!(after(&read(readme), "Rust "), least, "{readme}");
     }
 }
 
@@ -178,4 +222,28 @@ async fn the_sample_of_the_stack_is_the_samples_twin_and_can_be_served() {
     let device = store.device(sample::BRIDGE.thing_id, sample::LEVEL_06).await.unwrap().unwrap();
     assert_eq!(device.name.as_deref(), Some("静力水准仪06"));
     assert!(store.mapping().await.unwrap().advice.is_empty());
+}
+
+/// `scripts/services up` on the parts that this checkout runs: what it prints is enough to serve.
+#[tokio::test]
+async fn what_the_services_script_prints_can_be_served() {
+    let state = |part: &str| std::fs::read_to_string(root().join(format!("target/services/{part}.state"))).unwrap_or_default();
+    let runs_here = |part: &str| {
+        let address = real(&part.to_uppercase());
+        address.is_some_and(|address| state(part).contains(&address) && !state(part).contains("mode=given"))
+    };
+    if !runs_here("postgres") || !runs_here("kafka") || [state("postgres"), state("kafka")].concat().contains("mode=reused") {
+        return;
+    }
+    let up = tokio::process::Command::new(root().join("scripts/services")).arg("up").output();
+    let up = tokio::time::timeout(PATIENCE, up).await.unwrap().unwrap();
+    let said = String::from_utf8(up.stdout).unwrap();
+    let (_, command) = said.split_once("To serve from it:").unwrap_or_else(|| panic!("no command: {said}"));
+    let variables =
+        command.split_whitespace().filter_map(|word| word.split_once('=').filter(|(name, _)| name.starts_with("DATA_PATCH_")));
+    let folder = tempfile::tempdir().unwrap();
+    let check = program().arg("check").envs(variables).current_dir(folder.path()).output();
+    let check = tokio::time::timeout(PATIENCE, check).await.unwrap().unwrap();
+    let said = String::from_utf8(check.stdout).unwrap();
+    assert!(check.status.success() && said.contains("all is well"), "{said}");
 }
