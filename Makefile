@@ -1,17 +1,19 @@
 # What people type. `make test` runs everything that can run here, and says loudly what could not.
 
-# The tests mostly wait (for leases, pings, brokers), so more of them run than there are cores.
-export RUST_TEST_THREADS ?= 8
-
-.PHONY: help test test-embedded test-real lint demo services services-down acceptance torture soak fuzz bench bench-hot
+.PHONY: help test test-announce test-embedded test-real lint demo services services-down acceptance torture soak fuzz bench bench-hot
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-test: test-embedded test-real ## all tests: on embedded parts, then on real PostgreSQL and Kafka where they can be had
+test: test-announce test-embedded test-real ## all tests: on embedded parts, then on real PostgreSQL and Kafka where they can be had
 
 test-embedded: ## the tests on SQLite and the broker in the process; nothing needs to be installed
-	env -u DATA_PATCH_TEST_POSTGRES -u DATA_PATCH_TEST_KAFKA cargo test --locked
+	env -u DATA_PATCH_TEST_POSTGRES -u DATA_PATCH_TEST_KAFKA scripts/run-tests --lib --bins --test it
+
+test-announce:
+	@echo "Builds the tests once (5 to 15 minutes the first time, about 3 GB in target/; then seconds), runs them on embedded"
+	@echo "parts (2 minutes), starts a PostgreSQL and a Kafka of this checkout (fetched the first time), runs them there with"
+	@echo "the kill matrix (4 minutes), and stops what it started."
 
 test-real: ## the integration tests on real PostgreSQL and Apache Kafka (scripts/services starts them)
 	@scripts/test-real

@@ -106,7 +106,8 @@ fn no_volume_is_anonymous() {
     for (service, paths) in declared {
         let service = &compose["services"][service];
         let of = |key: &str| service[key].as_vec().map(|_| texts(&service[key])).unwrap_or_default();
-        let mounted: Vec<_> = of("volumes").into_iter().map(|mount| mount.split(':').nth(1).unwrap()).chain(of("tmpfs")).collect();
+        let mounted: Vec<_> =
+            of("volumes").into_iter().map(|mount| mount.split(':').nth(1).unwrap()).chain(of("tmpfs")).collect();
         for path in paths {
             assert!(mounted.contains(&path), "{path}: {mounted:?}");
         }
