@@ -80,7 +80,8 @@ impl Site {
         let (from, to) = ("2019-01-01T00:00:00Z".parse().unwrap(), "2020-01-01T00:00:00Z".parse().unwrap());
         let topic = self.topic.name.clone();
         // That there are many is known: all use one producer.
-        let patch = Patch { task: TaskId::new(), thing: self.thing, device, topic, from, to, total: Some(1_000_000), layout: None };
+        let patch =
+            Patch { task: TaskId::new(), thing: self.thing, device, topic, from, to, total: Some(1_000_000), layout: None };
         let (patcher, run_flight, run_signals) = (self.patcher.clone(), Arc::clone(&flight), signals.clone());
         let running = tokio::spawn(async move { patcher.run(&patch, &run_flight, &Silent, &run_signals).await.unwrap() });
         Job { flight, signals, running }
