@@ -3,6 +3,9 @@
 
 /// Ends the process with SIGKILL if `KILL_AT` names this point: `name`, or `name:3` for the third time that it is passed.
 /// `PANIC_AT` ends the thread with a panic instead.
+///
+/// # Panics
+/// Where `PANIC_AT` says so.
 #[cfg(feature = "kill-points")]
 pub fn point(name: &str) {
     use std::sync::{

@@ -122,10 +122,10 @@ proptest! {
                     budget.release(&lane, bytes);
                 }
                 Step::Send(lane) => lanes[lane].sent(),
-                Step::Answer(lane) => {
-                    if lanes[lane].sent.load(Ordering::Relaxed) > lanes[lane].settled.load(Ordering::Relaxed) {
-                        lanes[lane].settled();
-                    }
+                Step::Answer(lane)
+                    if lanes[lane].sent.load(Ordering::Relaxed) > lanes[lane].settled.load(Ordering::Relaxed) =>
+                {
+                    lanes[lane].settled();
                 }
                 Step::Look(seconds) => {
                     now += seconds;

@@ -174,9 +174,10 @@ impl Patcher {
         tokio::select! {
             biased;
             outcome = self.work(patch, flight, report, &signals.stop) => outcome,
-            () = signals.abandon.cancelled() => Ok(match flight.is_waiting() {
-                true => Outcome::Abandoned { unanswered: flight.abandon().await },
-                false => Outcome::Stopped,
+            () = signals.abandon.cancelled() => Ok(if flight.is_waiting() {
+                Outcome::Abandoned { unanswered: flight.abandon().await }
+            } else {
+                Outcome::Stopped
             }),
         }
     }

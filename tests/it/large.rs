@@ -32,7 +32,7 @@ async fn a_heartbeat_does_not_wait_for_all_large_submits() {
     let folder = tempfile::tempdir().unwrap();
     let queue = open_queue(&folder, Clock::System).await;
     queue.submit(task(1)).await.unwrap();
-    let lease = queue.claim(&queue.owner(), || 1, Duration::from_secs(60), 5).await.unwrap().leases.pop().unwrap();
+    let lease = queue.claim(&queue.owner(), || 1, Duration::from_mins(1), 5).await.unwrap().leases.pop().unwrap();
     let stored = AtomicUsize::new(0);
     // Made before: what follows is asked for within a moment.
     let tasks: Vec<_> = (0..32).map(|_| task(5_000)).collect();

@@ -105,7 +105,7 @@ impl Job {
         timeout(PATIENCE, self.running).await.expect("the job does not end").unwrap()
     }
 
-    async fn is_done(self) {
+    async fn succeeds(self) {
         let outcome = self.ends().await;
         assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
     }
@@ -141,7 +141,7 @@ async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
     let dead_job = site.job(dead[0]);
     dead_job.has_rows_on_their_way().await;
 
-    site.job(healthy).is_done().await;
+    site.job(healthy).succeeds().await;
     assert!(dead_job.flight.is_waiting());
 
     // One that has nothing on its way does not wait with it.
@@ -151,7 +151,7 @@ async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
 
     eventually("silence", async || dead_job.flight.silence() > Some(Duration::from_secs(2))).await;
     site.has_leader(true).await;
-    dead_job.is_done().await;
+    dead_job.succeeds().await;
     for device in [healthy, dead[0]] {
         site.holds(device).await;
     }
@@ -163,7 +163,7 @@ async fn rows_that_wait_for_a_leader_are_dropped_when_their_job_is_abandoned() {
     const ROWS: i64 = 10_000;
     let site = Site::new(16 << 20).await;
     let opener = site.device(true, 1, 5).await;
-    site.job(opener).is_done().await;
+    site.job(opener).succeeds().await;
     let (dead, healthy) = (site.device(true, 10_001, ROWS).await, site.device(false, 50_001, 100_000).await);
     site.has_leader(false).await;
     let job = site.job(dead);
@@ -178,12 +178,12 @@ async fn rows_that_wait_for_a_leader_are_dropped_when_their_job_is_abandoned() {
     assert_eq!(flight.progress().0.published, 0);
 
     // The other job on the same producer goes on, with no outage.
-    other.is_done().await;
+    other.succeeds().await;
     site.has_leader(true).await;
     site.holds(healthy).await;
     // One that comes after them in their partition arrives, and they do not.
     let last = site.device(true, 200_001, 5).await;
-    site.job(last).is_done().await;
+    site.job(last).succeeds().await;
     let arrived = site.topic.read_device(dead).await.len() as u64;
     assert!(arrived <= unanswered, "{arrived} arrived, {unanswered} were told");
     assert_eq!(arrived, 0, "none was sent");
