@@ -77,8 +77,8 @@ pub async fn run(
     let mut serving = tokio::spawn(server::run(Arc::clone(&context), listener, patience));
     let keeping = tokio::spawn(keep_house(queue.clone(), config.queue.retention_days, stop.clone()));
     let mut working = tokio::spawn(pool.run(stop.clone(), drain));
-    let open_jobs = queue.open_jobs().await.unwrap_or_default();
-    tracing::info!(%address, open_jobs, queue = %config.queue.url, iota = %config.iota.url, kafka = kafka.brokers(), "data-patch is up");
+    let unfinished_jobs = queue.backlog().await.map_or(0, |backlog| backlog.jobs);
+    tracing::info!(%address, unfinished_jobs, queue = %config.queue.url, iota = %config.iota.url, kafka = kafka.brokers(), "data-patch is up");
 
     tokio::select! {
         biased;

@@ -40,7 +40,11 @@ async fn check_queue(config: &Config) -> anyhow::Result<bool> {
     let found = match Queue::open(&config.queue, Clock::System).await {
         Err(error) => Err(error.to_string()),
         Ok(queue) => {
-            let found = queue.open_jobs().await.map(|jobs| format!("{jobs} jobs wait or run")).map_err(|error| error.to_string());
+            let found = queue
+                .backlog()
+                .await
+                .map(|backlog| format!("{} jobs wait or run", backlog.jobs))
+                .map_err(|error| error.to_string());
             queue.close().await;
             found
         }

@@ -5,6 +5,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -19,12 +20,15 @@ const BACKLOG: usize = 256;
 #[derive(Debug)]
 pub struct Told {
     pub event: LogEvent,
+    /// When it was committed, if that was here and just now.
+    pub committed: Option<Instant>,
     wire: OnceLock<Bytes>,
 }
 
 impl Told {
-    pub fn new(event: LogEvent) -> Self {
-        Self { event, wire: OnceLock::new() }
+    /// A line that was stored before.
+    pub fn stored(event: LogEvent) -> Self {
+        Self { event, committed: None, wire: OnceLock::new() }
     }
 
     /// What it is on the wire; `make` makes it, if nobody has.
@@ -77,7 +81,8 @@ impl Hub {
         if let Some(channel) = self.channels().get_mut(&event.task) {
             channel.last_seq = channel.last_seq.max(event.seq);
             // An error means that the last watcher has just left.
-            let _ = channel.sender.send(Signal::Logged(Arc::new(Told::new(event))));
+            let _ =
+                channel.sender.send(Signal::Logged(Arc::new(Told { committed: Some(Instant::now()), ..Told::stored(event) })));
         }
     }
 

@@ -44,6 +44,19 @@ impl StoreError {
         }
     }
 
+    /// A word for its kind, for metrics.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::Away(_) => "away",
+            Self::Refused(_) => "refused",
+            Self::Unknown(_) => "unknown",
+            Self::Mapping(_) => "mapping",
+            Self::Changed(_) => "changed",
+            Self::GaveWay => "gave_way",
+            Self::NoKey { .. } => "no_row_key",
+        }
+    }
+
     pub(super) fn timeout(doing: &str, seconds: u64) -> Self {
         Self::Away(format!("{doing} took longer than {seconds} s"))
     }

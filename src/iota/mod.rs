@@ -44,7 +44,11 @@ pub use mapping::{DocType, IdType, KeyType, Mapping, StoredRange, TimeType};
 use rows::Out;
 pub use rows::{Beginning, Opened, Rows};
 
-use crate::{config, task::Position};
+use crate::{
+    config,
+    task::Position,
+    telemetry::{StoreMetrics, count_error},
+};
 
 /// A store; clones share their connections.
 #[derive(Clone)]
@@ -62,6 +66,7 @@ pub struct Store {
     mean: Arc<AtomicU64>,
     /// Devices that wait to be begun together.
     waiting: convoy::Waiting,
+    metrics: StoreMetrics,
 }
 
 #[derive(Clone)]
@@ -150,7 +155,18 @@ impl Store {
             budget: Budget::new(config.read_ahead_bytes),
             mean: Arc::default(),
             waiting: convoy::Waiting::default(),
+            metrics: StoreMetrics::default(),
         })
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> &StoreMetrics {
+        &self.metrics
+    }
+
+    /// Counts an error that ended an attempt.
+    pub fn count_error(&self, error: &StoreError) {
+        count_error(&self.metrics.errors, error.cause());
     }
 
     /// How its tables are laid out; asked of the store when it first answers, and when a query finds that they have changed.

@@ -66,6 +66,22 @@ impl KafkaError {
         }
     }
 
+    /// A word for its kind, for metrics.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::Away(_) => "away",
+            Self::Stalled { .. } => "stalled",
+            Self::NoTopic(_) => "no_topic",
+            Self::Forbidden { .. } => "forbidden",
+            Self::Compacted(_) => "compacted",
+            Self::InvalidRecord(_) | Self::Timestamp(_) => "timestamp",
+            Self::BatchTooLarge { .. } => "batch_too_large",
+            Self::ProducerReplaced => "producer_replaced",
+            Self::Refused(_) => "refused",
+            Self::Unknown(_) => "unknown",
+        }
+    }
+
     /// Whether the rows go on at once from the last one that is safe, in the same attempt.
     pub fn is_restart(&self) -> bool {
         matches!(self, Self::BatchTooLarge { .. } | Self::ProducerReplaced)

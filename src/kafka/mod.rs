@@ -11,6 +11,7 @@ mod partition;
 mod producer;
 mod record;
 mod sender;
+mod statistics;
 mod topics;
 
 use std::{
@@ -30,7 +31,10 @@ pub use flight::{Flight, Settled};
 pub use record::Records;
 pub use sender::{Outgoing, Room, Sender};
 
-use crate::config::{self, Timestamp};
+use crate::{
+    config::{self, Timestamp},
+    telemetry::{KafkaMetrics, count_error},
+};
 use batch_size::BatchSizes;
 use in_flight::InFlight;
 use producer::{Batching, Kind, Producer, Reaper};
@@ -65,6 +69,7 @@ struct Inner {
     reaper: Reaper,
     in_flight: Arc<InFlight>,
     sent_alone: Arc<AtomicU64>,
+    metrics: KafkaMetrics,
 }
 
 impl Kafka {
@@ -98,6 +103,7 @@ impl Kafka {
                 reaper: Reaper::new(),
                 in_flight: InFlight::new(config.in_flight_bytes),
                 sent_alone: Arc::default(),
+                metrics: KafkaMetrics::default(),
             }),
         };
         // One that is likely used; a wrong property is told at the start, not by the first job.
@@ -154,6 +160,7 @@ impl Kafka {
             turn: None,
             in_flight: Arc::clone(&self.inner.in_flight),
             sent_alone: Arc::clone(&self.inner.sent_alone),
+            acknowledgement: self.inner.metrics.acknowledgement.clone(),
             timestamp: self.inner.config.timestamp,
             records,
         })
@@ -194,6 +201,16 @@ impl Kafka {
         })
     }
 
+    /// What it counts.
+    pub fn metrics(&self) -> &KafkaMetrics {
+        &self.inner.metrics
+    }
+
+    /// Counts an error that ended an attempt, or made it start again.
+    pub fn count_error(&self, error: &KafkaError) {
+        count_error(&self.inner.metrics.errors, error.cause());
+    }
+
     /// Bytes handed to the producers and not acknowledged yet.
     pub fn in_flight_bytes(&self) -> usize {
         self.inner.in_flight.bytes()
@@ -222,8 +239,11 @@ impl Kafka {
         for (_, idle) in producers.extract_if(|_, producer| Arc::strong_count(producer) == 1 && producer.is_idle()) {
             self.inner.reaper.take(idle);
         }
-        let config = client_config(&self.inner.config, &self.inner.brokers, kind);
-        let producer = Producer::new(&config, batching.clone(), &self.inner.reaper)?;
+        let mut config = client_config(&self.inner.config, &self.inner.brokers, kind);
+        if config.get("statistics.interval.ms").is_none() {
+            config.set("statistics.interval.ms", statistics::INTERVAL_MS);
+        }
+        let producer = Producer::new(&config, batching.clone(), &self.inner.reaper, self.inner.metrics.clone())?;
         producers.insert(batching, Arc::clone(&producer));
         Ok(producer)
     }

@@ -16,11 +16,12 @@ use rdkafka::{
     error::KafkaError as NativeError,
     message::DeliveryResult,
     producer::{NoCustomPartitioner, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer},
+    statistics::Statistics,
     types::RDKafkaErrorCode as Code,
 };
 
-use super::{KafkaError, Pace, Settled, error::ends_the_producer, sender::Room};
-use crate::{iota::Key, kill};
+use super::{KafkaError, Pace, Settled, error::ends_the_producer, sender::Room, statistics::ProducerStatistics};
+use crate::{iota::Key, kill, telemetry::KafkaMetrics};
 
 /// Batches that librdkafka has on the wire at the most, for each partition, without an answer.
 const MAX_IN_FLIGHT: usize = 5;
@@ -67,9 +68,15 @@ impl std::fmt::Debug for Producer {
 }
 
 impl Producer {
-    pub fn new(config: &ClientConfig, batching: Batching, reaper: &Reaper) -> Result<Arc<Self>, KafkaError> {
+    pub fn new(
+        config: &ClientConfig,
+        batching: Batching,
+        reaper: &Reaper,
+        metrics: KafkaMetrics,
+    ) -> Result<Arc<Self>, KafkaError> {
         let state = Arc::new(State { is_retired: AtomicBool::new(false), me: OnceLock::new(), reaper: reaper.clone() });
-        let native = ThreadedProducer::from_config_and_context(config, Deliveries { state: Arc::clone(&state) })?;
+        let deliveries = Deliveries { state: Arc::clone(&state), statistics: ProducerStatistics::new(metrics) };
+        let native = ThreadedProducer::from_config_and_context(config, deliveries)?;
         let (openings, used) = (Mutex::default(), Mutex::new(Instant::now()));
         let producer = Arc::new(Self { native, batching, state: Arc::clone(&state), openings, used });
         let _ = state.me.set(Arc::downgrade(&producer));
@@ -217,6 +224,7 @@ fn reap(incoming: &mpsc::Receiver<Arc<Producer>>) {
 /// Takes what librdkafka says of each message.
 pub(super) struct Deliveries {
     state: Arc<State>,
+    statistics: ProducerStatistics,
 }
 
 /// What a message carries to its acknowledgement.
@@ -242,6 +250,10 @@ impl ClientContext for Deliveries {
             RDKafkaLogLevel::Warning => tracing::warn!(facility, message, "librdkafka"),
             _ => tracing::debug!(facility, message, "librdkafka"),
         }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.statistics.take(&statistics);
     }
 
     fn error(&self, error: NativeError, reason: &str) {

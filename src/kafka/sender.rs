@@ -1,8 +1,11 @@
 //! One job's way into its topic.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -16,7 +19,7 @@ use super::{
     in_flight::{InFlight, Lane, Reservation},
     producer::{Kind, Opening, Producer, Receipt},
 };
-use crate::{config::Timestamp, iota::Key};
+use crate::{config::Timestamp, iota::Key, telemetry::Durations};
 
 /// What a message weighs beside its document, about: key, headers, bookkeeping here, in librdkafka and in a batch.
 const OVERHEAD_BYTES: usize = 512;
@@ -28,6 +31,9 @@ pub struct Room {
     opening: Arc<Opening>,
     /// One was acknowledged.
     acknowledged: std::sync::atomic::AtomicBool,
+    /// When its rows could be handed over.
+    since: Instant,
+    acknowledgement: Durations,
     _bytes: Reservation,
 }
 
@@ -46,6 +52,7 @@ impl Drop for Room {
     fn drop(&mut self) {
         if self.acknowledged.load(Ordering::Relaxed) {
             self.opening.acknowledged();
+            self.acknowledgement.observe(self.since.elapsed());
         }
     }
 }
@@ -75,6 +82,7 @@ pub struct Sender {
     pub(super) turn: Option<OwnedMutexGuard<()>>,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) sent_alone: Arc<AtomicU64>,
+    pub(super) acknowledgement: Durations,
     pub(super) timestamp: Timestamp,
     pub(super) records: Records,
 }
@@ -99,6 +107,8 @@ impl Sender {
             lane: Arc::clone(&self.lane),
             opening: Arc::clone(&self.opening),
             acknowledged: false.into(),
+            since: Instant::now(),
+            acknowledgement: self.acknowledgement.clone(),
             _bytes: bytes,
         }))
     }

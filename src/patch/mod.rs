@@ -206,6 +206,7 @@ impl Patcher {
                     let rows = flight.rows();
                     restarts = if rows > reached { 1 } else { restarts + 1 };
                     reached = rows;
+                    self.kafka.count_error(&error);
                     flight.restart();
                     if let KafkaError::BatchTooLarge { bytes } = error
                         && let Err(error) = self.kafka.batch_refused(&patch.topic, bytes).await
@@ -220,10 +221,11 @@ impl Patcher {
                     }
                     return Ok(self.outcome_of(error).await);
                 }
-                (Err(Interrupted::Store(error)), Ok(())) if error.is_unknown() => {
-                    return Ok(Outcome::Unknown { reason: error.to_string() });
-                }
                 (Err(Interrupted::Store(error)), Ok(())) => {
+                    self.store.count_error(&error);
+                    if error.is_unknown() {
+                        return Ok(Outcome::Unknown { reason: error.to_string() });
+                    }
                     return Ok(Outcome::of(Part::Store, error.is_outage(), error.to_string()));
                 }
                 (Err(Interrupted::Kafka(error)), Ok(())) => return Ok(self.outcome_of(error).await),
@@ -238,6 +240,7 @@ impl Patcher {
     }
 
     async fn outcome_of(&self, error: KafkaError) -> Outcome {
+        self.kafka.count_error(&error);
         let error = self.kafka.explain(error).await;
         if error.is_unknown() {
             return Outcome::Unknown { reason: error.to_string() };

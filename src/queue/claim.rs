@@ -71,6 +71,7 @@ impl Queue {
             Claiming::new(tx, &claim)?.run()
         };
         let (jobs, given_up) = self.inner.writer.write_last(claim).await?;
+        self.inner.metrics.claim.observe(asked.elapsed());
         let leases = jobs.into_iter().map(|job| Lease::new(self.clone(), job, asked, lease)).collect();
         Ok(Claimed { leases, given_up })
     }

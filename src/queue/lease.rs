@@ -187,7 +187,10 @@ impl Lease {
         let asked = self.claimed.elapsed();
         let held = self.queue.inner.writer.write(move |tx| apply(tx, &job, &write, tx.now_ms + millis(length))).await?;
         if !held {
-            self.ends_ms.store(0, Ordering::Relaxed);
+            // Once for each lease, however often its holder tries.
+            if self.ends_ms.swap(0, Ordering::Relaxed) > 0 {
+                self.queue.inner.metrics.leases_lost.inc();
+            }
             return Err(LeaseError::Lost);
         }
         self.ends_ms.store((asked + self.length).as_millis() as u64, Ordering::Relaxed);

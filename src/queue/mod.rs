@@ -17,7 +17,7 @@ mod submit;
 mod watch;
 mod writer;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
@@ -55,6 +55,16 @@ pub enum QueueError {
 }
 
 impl QueueError {
+    /// A word for its kind, for metrics.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::Away(_) => "away",
+            Self::Damaged(_) => "damaged",
+            Self::Unknown(_) => "unknown",
+            Self::Closed => "closed",
+        }
+    }
+
     fn of(error: rusqlite::Error) -> Self {
         use rusqlite::{Error, ErrorCode as Code};
         let kind = match &error {
@@ -98,6 +108,15 @@ pub struct TaskRow {
     pub created_at_ms: i64,
     /// Somebody asked to cancel it; its running jobs are stopping.
     pub cancel_requested: bool,
+}
+
+/// How much there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// Jobs that have not ended.
+    pub jobs: u64,
+    /// How long the job that has waited longest has been due; zero where none is.
+    pub oldest_due: Duration,
 }
 
 /// A handle; clones are the same queue.
@@ -147,12 +166,15 @@ impl Queue {
         self.inner.readers.rows(sql::held_rows(task), sql::read_held).await
     }
 
-    /// How many jobs have not ended; also tells whether the file can be read.
+    /// How much there is to do.
     ///
     /// # Errors
     /// The file can't be read.
-    pub async fn open_jobs(&self) -> Result<u64, QueueError> {
-        Ok(self.inner.readers.rows(sql::open_jobs(), sql::read_open_jobs).await?.pop().unwrap_or(0))
+    pub async fn backlog(&self) -> Result<Backlog, QueueError> {
+        let (jobs, due_at) = self.inner.readers.rows(sql::backlog(), sql::read_backlog).await?.pop().unwrap_or_default();
+        // Of a job that is running the end of its lease counts, which is not over.
+        let waited_ms = due_at.map_or(0, |due_at| self.inner.clock.steady_ms().saturating_sub(due_at));
+        Ok(Backlog { jobs, oldest_due: Duration::from_millis(waited_ms.try_into().unwrap_or(0)) })
     }
 
     /// Follows a task's log from the line after `after`.

@@ -42,7 +42,7 @@ impl Watch {
             if self.behind {
                 let page = self.queue.events_after(self.task, self.next_seq - 1, PAGE).await?;
                 self.behind = page.len() as u64 == PAGE;
-                self.stored = page.into_iter().map(|event| Arc::new(Told::new(event))).collect();
+                self.stored = page.into_iter().map(|event| Arc::new(Told::stored(event))).collect();
                 continue;
             }
             match self.ear.next().await {

@@ -19,7 +19,7 @@ use super::{
     socket,
     upgrade::{self, Handshake},
 };
-use crate::{protocol, telemetry::Counted};
+use crate::{protocol, telemetry::GaugeGuard};
 
 /// What an answer may take to be made, and to be read by the client.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -117,7 +117,7 @@ where
         let (inbound, limit) = (Arc::new(Inbound::default()), context.config.max_message_bytes);
         let token = context.rules.token.clone();
         let metered = Metered::new(TokioIo::new(upgraded), Arc::clone(&inbound), Arc::clone(&context.budget), token, limit);
-        let counted = Counted::new(&context.metrics.connections);
+        let counted = GaugeGuard::new(&context.metrics.connections);
         socket::serve(upgrade::socket(metered, limit).await, &inbound, address, &place, &context).await;
         drop(counted);
     });

@@ -11,6 +11,7 @@ use tokio::{sync::watch, time::timeout};
 use warp::{Reply, http::StatusCode, reply::Response};
 
 use super::Context;
+use crate::telemetry::{AllMetrics, Exposition, Snapshot};
 
 /// How long what was found counts as the present state, however many ask.
 const FRESH: Duration = Duration::from_secs(1);
@@ -104,9 +105,20 @@ impl Part {
     }
 }
 
-/// Prometheus' text format.
-pub async fn metrics(context: &Context) -> Response {
-    let open_jobs = timeout(PATIENCE, context.queue.open_jobs()).await.ok().and_then(Result::ok);
-    let text = context.metrics.render(open_jobs, context.kafka.in_flight_bytes() as u64);
-    warp::reply::with_header(text, "content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8").into_response()
+/// The metrics, in the format that the scraper accepts.
+pub async fn metrics(context: &Context, accept: Option<&str>) -> Response {
+    let Context { queue, store, kafka, .. } = context;
+    let (backlog, queue_bytes) = tokio::join!(timeout(PATIENCE, queue.backlog()), queue.disk_bytes());
+    // A queue that does not answer is no queue without jobs.
+    let backlog = backlog.ok().and_then(Result::ok);
+    let now = Snapshot {
+        jobs_unfinished: backlog.map(|backlog| backlog.jobs),
+        oldest_waiting_job_seconds: backlog.map(|backlog| backlog.oldest_due.as_secs_f64()),
+        queue_bytes,
+        in_flight_bytes: kafka.in_flight_bytes() as u64,
+    };
+    let all =
+        AllMetrics { service: &context.metrics, queue: queue.metrics(), store: store.metrics(), kafka: kafka.metrics(), now };
+    let exposition = Exposition::accepted(accept);
+    warp::reply::with_header(all.render(exposition), "content-type", exposition.content_type()).into_response()
 }

@@ -110,8 +110,10 @@ fn routes(
     let ready = warp::path!("readyz")
         .and(of(context))
         .then(|context: Arc<Context>| async move { Box::pin(health::ready(&context)).await });
-    let metrics =
-        warp::path!("metrics").and(of(context)).then(|context: Arc<Context>| async move { health::metrics(&context).await });
+    let metrics = warp::path!("metrics")
+        .and(of(context))
+        .and(warp::header::optional::<String>("accept"))
+        .then(|context: Arc<Context>, accept: Option<String>| async move { health::metrics(&context, accept.as_deref()).await });
     alive.or(ready).unify().or(metrics).unify().recover(explain).map(Reply::into_response)
 }
 

@@ -18,7 +18,7 @@ use crate::{
     protocol::{Attach, Authorized, ClientMessage, Refusal, Submit, reply},
     queue::{QueueError, Submitted, TaskRow, Watch},
     task::{TaskId, line},
-    telemetry::Counted,
+    telemetry::{Durations, GaugeGuard},
 };
 
 /// Messages that a client may have refused before its first good token.
@@ -92,7 +92,7 @@ impl<'a> Session<'a> {
 
     /// Says that nothing was done, and why.
     pub async fn refuse(&mut self, refusal: &Refusal) -> Next {
-        self.context.metrics.requests_refused.inc();
+        self.context.metrics.request_rejected(refusal.code());
         self.refused = self.refused.saturating_add(1);
         if matches!(refusal, Refusal::WrongToken) {
             self.punish().await;
@@ -190,11 +190,12 @@ impl<'a> Session<'a> {
     }
 
     fn watch(&mut self, task: TaskId, after: u64) {
-        let counted = Counted::new(&self.context.metrics.watches);
-        let (watch, outbox) = (self.context.queue.watch(task, after), Arc::clone(&self.outbox));
+        let Context { queue, metrics, .. } = self.context;
+        let (watch, outbox, delay) = (queue.watch(task, after), Arc::clone(&self.outbox), metrics.log_delay.clone());
+        let subscription = GaugeGuard::new(&metrics.log_subscriptions);
         let handle = self.watches.spawn(async move {
-            forward(watch, &outbox).await;
-            drop(counted);
+            forward(watch, &outbox, &delay).await;
+            drop(subscription);
             task
         });
         self.by_task.insert(task, handle);
@@ -225,7 +226,7 @@ fn away(error: QueueError) -> Refusal {
 }
 
 /// Sends a task's lines as they come, until it ends or the client is gone.
-async fn forward(mut watch: Watch, outbox: &Outbox) {
+async fn forward(mut watch: Watch, outbox: &Outbox, delay: &Durations) {
     /// Lines in one write, at the most.
     const AT_ONCE: usize = 64;
     const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -234,9 +235,13 @@ async fn forward(mut watch: Watch, outbox: &Outbox) {
             Ok(Some(first)) => {
                 // What has come meanwhile goes along.
                 let more = std::iter::from_fn(|| watch.next().now_or_never()?.ok().flatten());
-                let lines: Vec<_> = std::iter::once(first).chain(more).take(AT_ONCE).map(|told| frame(&told)).collect();
-                if !outbox.send(lines).await {
+                let lines: Vec<_> = std::iter::once(first).chain(more).take(AT_ONCE).collect();
+                let frames: Vec<_> = lines.iter().map(|told| frame(told)).collect();
+                if !outbox.send(frames).await {
                     return;
+                }
+                for committed in lines.iter().filter_map(|told| told.committed) {
+                    delay.observe(committed.elapsed());
                 }
             }
             Ok(None) | Err(QueueError::Closed) => return,

@@ -1,6 +1,7 @@
 //! Logs (tracing) and figures (Prometheus).
 
-pub mod metrics;
+mod exposition;
+mod metrics;
 
 use std::io::IsTerminal;
 
@@ -8,7 +9,10 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 
 use crate::config::{Log, LogFormat};
 
-pub use metrics::{Counted, Metrics, QueueMetrics};
+pub use exposition::{AllMetrics, Exposition, Snapshot};
+pub use metrics::{
+    Durations, Errors, GaugeGuard, KafkaMetrics, Metrics, ProducerGauges, QueueMetrics, StoreMetrics, count_error,
+};
 
 /// Starts logging to standard error.
 ///

@@ -100,7 +100,7 @@ impl Worker {
                     reason,
                     "the job is left; if another worker has it, what this one sent and did not store goes out again"
                 );
-                self.pool.metrics.job("lost");
+                self.pool.metrics.job_attempt("lost");
             }
         }
         self.count_rows(&counted_rows);
@@ -110,7 +110,7 @@ impl Worker {
     pub fn count_rows(&self, before: &Progress) -> Progress {
         let now = self.flight.counts();
         self.pool.metrics.rows_published.inc_by(now.published.saturating_sub(before.published));
-        self.pool.metrics.rows_held.inc_by(now.held.saturating_sub(before.held));
+        self.pool.metrics.rows_quarantined.inc_by(now.held.saturating_sub(before.held));
         now
     }
 
@@ -164,10 +164,10 @@ impl Worker {
             Outcome::Failed(reason) => self.fail(report, reason).await,
         };
         match written {
-            Ok(()) => self.pool.metrics.job(name),
+            Ok(()) => self.pool.metrics.job_attempt(name),
             Err(error) => {
                 tracing::warn!(%error, "how the job ended could not be stored; another worker goes on from its cursor when the lease expires");
-                self.pool.metrics.job("lost");
+                self.pool.metrics.job_attempt("lost");
             }
         }
     }

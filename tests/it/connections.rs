@@ -109,7 +109,7 @@ async fn clients_that_are_cut_off_are_forgotten() {
     drop(client);
     eventually("all are gone", || async {
         let (_, metrics) = app.get("/metrics").await;
-        metrics.contains("data_patch_connections 0\n") && metrics.contains("data_patch_watches 0\n")
+        metrics.contains("data_patch_connections 0\n") && metrics.contains("data_patch_log_subscriptions 0\n")
     })
     .await;
     app.stop().await;

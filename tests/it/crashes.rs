@@ -165,5 +165,5 @@ async fn an_entry_that_cannot_be_read_keeps_no_other_from_being_claimed() {
     let log = bench.log(torn).await;
     assert!(log.iter().any(|line| line.contains("cannot be read") && line.contains("device_id")), "{log:#?}");
     assert_eq!(bench.state(torn).await, TaskState::Failed);
-    assert_eq!(bench.queue.open_jobs().await.unwrap(), 0);
+    assert_eq!(bench.queue.backlog().await.unwrap().jobs, 0);
 }

@@ -37,4 +37,5 @@ mod restart;
 mod secrets;
 mod stack;
 mod store;
+mod telemetry;
 mod unauthenticated;

@@ -34,7 +34,7 @@ async fn a_task_goes_its_way() {
     let log = bench.log(task).await;
     assert!(log[0].ends_with("水 has 3 rows to publish"), "{log:?}");
     assert!(log[1].starts_with("task finished: 1 of 2 devices, 3 rows published"), "{log:?}");
-    assert_eq!(bench.queue.open_jobs().await.unwrap(), 0);
+    assert_eq!(bench.queue.backlog().await.unwrap().jobs, 0);
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn a_request_id_makes_one_task_however_many_send_it() {
         .into_iter()
         .filter(|submitted| matches!(submitted, Ok(Submitted::Created(_))));
     assert_eq!(created.count(), 1);
-    assert_eq!(bench.queue.open_jobs().await.unwrap(), 1);
+    assert_eq!(bench.queue.backlog().await.unwrap().jobs, 1);
 }
 
 #[tokio::test]

@@ -47,7 +47,7 @@ async fn each_is_told_and_creates_nothing() {
     let unknown = Uuid::new_v4();
     refused(&mut client, &json!({"token": "123456", "taskId": unknown}).to_string(), &unknown.to_string()).await;
     refused(&mut client, &json!({"token": "123456", "taskId": "7"}).to_string(), "taskId is \"7\"").await;
-    assert_eq!(app.queue().await.open_jobs().await.unwrap(), 0);
+    assert_eq!(app.queue().await.backlog().await.unwrap().jobs, 0);
 
     client.submit(&request).await;
     client.log().await;
@@ -73,7 +73,7 @@ async fn an_unknown_field_is_refused_by_name_and_nothing_is_published() {
         assert_eq!((&reply["res"], &reply["payload"]["code"]), (&json!("error"), &json!("unknown_field")), "{reply}");
         assert!(message(&reply).starts_with(said), "{reply}");
     }
-    assert_eq!(app.queue().await.open_jobs().await.unwrap(), 0);
+    assert_eq!(app.queue().await.backlog().await.unwrap().jobs, 0);
     app.stop().await;
 }
 

@@ -17,7 +17,7 @@ const WHOLE_INDEX: [(&str, &str); 6] = [
     ("release_all", "the jobs that have not ended, once when a service ends"),
     ("any_suspect", "the jobs that are suspected of crashes: nearly always none"),
     ("tasks_being_cancelled", "the tasks whose jobs are stopping: nearly always none"),
-    ("open_jobs", "it counts the jobs that have not ended; asked for figures, on a connection that reads"),
+    ("backlog", "it counts the jobs that have not ended; asked for figures, on a connection that reads"),
     ("tasks_due", "the tasks with work left, in the order of their turn, until enough are found"),
 ];
 
@@ -70,7 +70,7 @@ fn statements() -> Vec<(&'static str, String)> {
         ("sums", sums(id)),
         ("failures", failures(id, 1)),
         ("prune", prune(0, 1)),
-        ("open_jobs", open_jobs()),
+        ("backlog", backlog()),
         ("insert_job", insert_job(id, 0, device, 0)),
         ("due_jobs", due_jobs(id, 0, 1, Suspects::Included)),
         ("due_jobs", due_jobs(id, 0, 1, Suspects::Excluded)),

@@ -314,19 +314,20 @@ pub fn prune(before_ms: i64, limit: u64) -> Statement<'static> {
     Statement::new(&TEXT, [before_ms.into(), limit.into()])
 }
 
-/// How many jobs have not ended.
-pub fn open_jobs() -> Statement<'static> {
+/// How many jobs have not ended, and when the first of them was or is due.
+pub fn backlog() -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        text_of(
-            Query::select()
-                .expr_as(Expr::col(Job::Id).count(), "jobs")
-                .from(Job::Table)
-                .and_where(Expr::col(Job::DueAt).is_not_null()),
-        )
+        let select = Query::select()
+            .expr_as(Expr::col(Job::Id).count(), "jobs")
+            .expr_as(Expr::col(Job::DueAt).min(), "first_due_at")
+            .from(Job::Table)
+            .and_where(Expr::col(Job::DueAt).is_not_null())
+            .take();
+        by_index(&text_of(&select), r#"FROM "job""#, index::JOB_DUE)
     });
     Statement::new(&TEXT, [])
 }
 
-pub fn read_open_jobs(row: &Row<'_>) -> Result<u64> {
-    row.get("jobs")
+pub fn read_backlog(row: &Row<'_>) -> Result<(u64, Option<i64>)> {
+    Ok((row.get("jobs")?, row.get("first_due_at")?))
 }

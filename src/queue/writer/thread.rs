@@ -10,7 +10,7 @@ use crate::{
     events::Hub,
     kill,
     queue::{QueueError, clock::QueueClock},
-    telemetry::QueueMetrics,
+    telemetry::{QueueMetrics, count_error},
 };
 
 /// Changes in one transaction at the most, so that the first is not kept from its answer for long.
@@ -127,10 +127,10 @@ impl Pen {
                 for change in group {
                     let mut alone = vec![change];
                     let committed = self.commit(&mut alone, None);
-                    settle(alone, committed);
+                    self.settle(alone, committed);
                 }
             } else {
-                settle(group, committed);
+                self.settle(group, committed);
             }
         }
     }
@@ -155,7 +155,7 @@ impl Pen {
         kill::point("commit");
         let committing = Instant::now();
         transaction.commit()?;
-        self.metrics.commit_seconds.observe(committing.elapsed().as_secs_f64());
+        self.metrics.commit.observe(committing.elapsed());
         for event in tx.told {
             if let Some(state) = event.ends {
                 tracing::info!(task = %event.task, state = state.as_str(), "{}", event.message);
@@ -164,12 +164,15 @@ impl Pen {
         }
         Ok(())
     }
-}
 
-/// Answers all changes of a group.
-fn settle(group: Vec<Box<dyn Change>>, committed: Result<(), Failure>) {
-    let committed = committed.map_err(|failure| QueueError::of(failure.error));
-    for change in group {
-        change.settle(committed.clone());
+    /// Answers all changes of a group.
+    fn settle(&self, group: Vec<Box<dyn Change>>, committed: Result<(), Failure>) {
+        let committed = committed.map_err(|failure| QueueError::of(failure.error));
+        if let Err(error) = &committed {
+            count_error(&self.metrics.errors, error.cause());
+        }
+        for change in group {
+            change.settle(committed.clone());
+        }
     }
 }

@@ -158,7 +158,7 @@ impl StateMachineTest for QueueTest {
         real.runtime.block_on(async {
             let queue = &real.queues[0];
             let is_open = |job: &&ModelJob| matches!(job.state, State::Queued | State::Running);
-            assert_eq!(queue.open_jobs().await.unwrap(), model.jobs.iter().filter(is_open).count() as u64);
+            assert_eq!(queue.backlog().await.unwrap().jobs, model.jobs.iter().filter(is_open).count() as u64);
             for (id, task) in real.tasks.iter().zip(&model.tasks) {
                 let row = queue.task(*id).await.unwrap().unwrap();
                 assert_eq!((row.state, row.last_seq), (task.state, task.lines));

@@ -99,12 +99,18 @@ impl TestApp {
 
 /// What an HTTP GET answers: status and body.
 pub async fn get(address: &str, path: &str) -> (u16, String) {
+    let (head, body) = get_with(address, path, "accept: */*").await;
+    (head[9..12].parse().unwrap(), body)
+}
+
+/// What an HTTP GET with a header of its own answers: head in lower case, and body.
+pub async fn get_with(address: &str, path: &str, header: &str) -> (String, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\n{header}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     tokio::time::timeout(Duration::from_secs(30), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head[9..12].parse().unwrap(), body.to_owned())
+    (head.to_lowercase(), body.to_owned())
 }

@@ -9,7 +9,7 @@ pub mod queue;
 pub mod raw;
 mod store;
 
-pub use app::{TOKEN, TestApp, config, get, open_queue};
+pub use app::{TOKEN, TestApp, config, get, get_with, open_queue};
 pub use bouncer::Bouncer;
 pub use broker::{TestBroker, TestTopic};
 pub use client::{Client, is_end, message, seqs};

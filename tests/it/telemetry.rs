@@ -1,0 +1,153 @@
+//! What `/metrics` says: true, in the format that was asked for, and by the conventions of Prometheus.
+
+use std::{io::Write as _, process::Stdio, time::Duration};
+
+use data_patch::queue::{LeaseError, Report};
+use serde_json::json;
+
+use crate::support::{
+    Client, TOKEN, TestApp, TestStore, eventually, get_with, message,
+    queue::{Bench, LEASE},
+};
+
+/// The value of a sample, by its name and labels without the prefix.
+fn value(metrics: &str, sample: &str) -> Option<f64> {
+    let line = metrics.lines().find_map(|line| line.strip_prefix("data_patch_")?.strip_prefix(sample)?.strip_prefix(' '))?;
+    Some(line.parse().unwrap_or_else(|_| panic!("{sample}: {line}")))
+}
+
+async fn metrics(app: &TestApp) -> String {
+    let (status, text) = app.get("/metrics").await;
+    assert_eq!(status, 200, "{text}");
+    text
+}
+
+/// A service that has done, refused and failed something.
+async fn a_busy_service() -> TestApp {
+    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+        let properties = toml::Table::from_iter([("statistics.interval.ms".to_owned(), 100.into())]);
+        overrides.set(&["kafka", "properties"], properties);
+    })
+    .await;
+    let (thing, device) = app.store.add_rows(300).await;
+    let mut client = app.client().await;
+    client.send(&json!({"token": TOKEN, "what": "is this"})).await;
+    client.next().await;
+    client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
+    assert!(message(client.log().await.last().unwrap()).contains("300 rows published"));
+    client.submit(&Client::request(thing, &[device], "no-such-topic")).await;
+    client.log().await;
+    app
+}
+
+#[tokio::test]
+async fn what_was_done_is_counted() {
+    let app = a_busy_service().await;
+    let metrics = metrics(&app).await;
+    for (sample, expected) in [
+        ("rows_published_total", 300.0),
+        ("rows_quarantined_total", 0.0),
+        ("tasks_created_total", 2.0),
+        (r#"requests_rejected_total{code="unknown_field"}"#, 1.0),
+        (r#"job_attempts_total{outcome="succeeded"}"#, 1.0),
+        (r#"job_attempts_total{outcome="failed"}"#, 1.0),
+        (r#"kafka_errors_total{cause="no_topic"}"#, 1.0),
+        ("leases_lost_total", 0.0),
+        ("jobs_unfinished", 0.0),
+        ("oldest_waiting_job_seconds", 0.0),
+        ("in_flight_bytes", 0.0),
+    ] {
+        assert_eq!(value(&metrics, sample), Some(expected), "{sample}\n{metrics}");
+    }
+    for sample in ["queue_commit_seconds_count", "queue_claim_seconds_count", "log_delay_seconds_count"] {
+        assert!(value(&metrics, sample).is_some_and(|count| count >= 2.0), "{sample}\n{metrics}");
+    }
+    assert!(value(&metrics, "kafka_acknowledgement_seconds_count").is_some_and(|count| count >= 1.0), "{metrics}");
+    assert!(value(&metrics, "queue_size_bytes").is_some_and(|bytes| bytes > 4_096.0), "{metrics}");
+    assert!(metrics.contains(&format!("data_patch_build_info{{version=\"{}\"}} 1\n", env!("CARGO_PKG_VERSION"))), "{metrics}");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn what_librdkafka_says_is_there() {
+    let app = a_busy_service().await;
+    eventually("a producer has told of itself", || async {
+        let metrics = metrics(&app).await;
+        let requests = value(&metrics, "kafka_client_requests_total").unwrap();
+        requests > 0.0 && metrics.contains("data_patch_kafka_client_round_trip_seconds{broker=\"")
+    })
+    .await;
+    let metrics = metrics(&app).await;
+    assert!(value(&metrics, "kafka_client_producers").is_some_and(|count| count >= 1.0), "{metrics}");
+    assert!(value(&metrics, "kafka_client_sent_bytes_total").is_some_and(|bytes| bytes > 0.0), "{metrics}");
+    assert_eq!(value(&metrics, "kafka_client_queued_messages"), Some(0.0), "{metrics}");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_oldest_waiting_job_is_the_one_that_no_worker_takes() {
+    let bench = Bench::new().await;
+    bench.submit(2).await;
+    let oldest = async || bench.queue.backlog().await.unwrap().oldest_due;
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(oldest().await, Duration::from_secs(5));
+    let first = bench.claim_one().await;
+    assert_eq!(oldest().await, Duration::from_secs(5), "the other one waits");
+    let _second = bench.claim_one().await;
+    assert_eq!(oldest().await, Duration::ZERO, "both are worked on");
+    first.retry(Report::default(), Duration::from_secs(3)).await.unwrap();
+    bench.pass(Duration::from_secs(4));
+    assert_eq!(oldest().await, Duration::from_secs(1), "it waits since its backoff is over");
+    assert_eq!(bench.queue.backlog().await.unwrap().jobs, 2);
+}
+
+#[tokio::test]
+async fn a_lease_is_lost_once() {
+    let bench = Bench::new().await;
+    bench.submit(1).await;
+    let stale = bench.claim_one().await;
+    bench.pass(LEASE * 2);
+    let _fresh = bench.claim_one().await;
+    for _ in 0..2 {
+        assert!(matches!(stale.report(Report::default()).await, Err(LeaseError::Lost)));
+    }
+    assert_eq!(bench.queue.metrics().leases_lost.get(), 1);
+}
+
+#[tokio::test]
+async fn the_format_is_the_one_that_is_accepted() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    for (accept, content_type, described, is_open_metrics) in [
+        ("*/*", "text/plain; version=0.0.4", "rows_published_total counter\n", false),
+        ("application/openmetrics-text;q=0.9,*/*;q=0.1", "application/openmetrics-text", "rows_published counter\n", true),
+    ] {
+        let (head, body) = get_with(&app.http, "/metrics", &format!("accept: {accept}")).await;
+        assert!(head.contains(&format!("content-type: {content_type}")), "{head}");
+        assert!(body.contains(&format!("# TYPE data_patch_{described}")), "{body}");
+        assert_eq!(body.ends_with("# EOF\n"), is_open_metrics, "{body}");
+    }
+    app.stop().await;
+}
+
+/// Prometheus' own opinion of names, units, types and format.
+#[tokio::test]
+async fn promtool_finds_nothing_to_say() {
+    // Insisted on where it is named.
+    let named = std::env::var("DATA_PATCH_TEST_PROMTOOL").ok();
+    let mut command = std::process::Command::new(named.as_deref().unwrap_or("promtool"));
+    let command = command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = match command.spawn() {
+        Ok(promtool) => promtool,
+        Err(error) if named.is_none() => {
+            println!("NOT RUN: promtool ({error}); it is in Debian's package prometheus, which .ci/run installs");
+            return;
+        }
+        Err(error) => panic!("promtool: {error}"),
+    };
+    let app = a_busy_service().await;
+    promtool.stdin.take().unwrap().write_all(metrics(&app).await.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat();
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+    app.stop().await;
+}
