@@ -31,6 +31,8 @@ examples:
   bench/pipeline/run a --rounds 3            one case, three rounds
   bench/pipeline/run all                     a, b, c, d, e, f as in docs/performance.md (about an hour)
   bench/pipeline/run a c --rows 100000       smaller
+  bench/pipeline/run a d --only ours,before --before ../older/target/release/data-patch
+                                             two builds of the service, in turn
   bench/pipeline/run x10                     ten million rows once: memory must not grow (10 GB of disk)
 
 cases:
@@ -45,8 +47,9 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=["all"], metavar="CASE")
     parser.add_argument("--rounds", type=int, default=5, help="of each contender, in turn (default 5)")
     parser.add_argument("--rows", type=int, default=1_000_000, help="in a, b, f, and five times those of c (default a million)")
-    parser.add_argument("--only", help="some contenders: ours, equal, plain, script, in c also ours-a, with commas between")
+    parser.add_argument("--only", help="some contenders: ours, equal, plain, script, with --before also before, in c also ours-a, with commas between")
     parser.add_argument("--binary", type=Path, default=ROOT / "target/release/data-patch")
+    parser.add_argument("--before", type=Path, help="another build of the service, which runs in turn with this one")
     parser.add_argument("--json", type=Path, default=ROOT / "target/bench/pipeline.json", help="where the raw figures go")
     arguments = parser.parse_args()
     cases = list("abcdef") if arguments.cases == ["all"] else arguments.cases
@@ -56,6 +59,7 @@ def main() -> None:
         postgres=os.environ["DATA_PATCH_TEST_POSTGRES"],
         kafka=os.environ["DATA_PATCH_TEST_KAFKA"],
         binary=arguments.binary,
+        before=arguments.before,
         rows=arguments.rows,
         rounds=arguments.rounds,
         only=arguments.only,
@@ -72,10 +76,7 @@ def main() -> None:
 
 def run(case: str, settings: SimpleNamespace) -> object:
     if case == "d":
-        figures = asyncio.run(latency.run(settings, latency.RUNS))
-        print(f"\n(d) the sample, submit to finished, {latency.RUNS} times, ms: " + ", ".join(f"{k} {v:.1f}" for k, v in figures.items()))
-        print(f"    {goal('p50 under 30 ms', figures['p50'] < 30)}", flush=True)
-        return figures
+        return sample_latency(settings)
     if case == "e":
         # In Rust: two thousand clients in Python would measure themselves.
         rows_of("a", settings)
@@ -86,6 +87,26 @@ def run(case: str, settings: SimpleNamespace) -> object:
         print(f"\n(e) {lines.strip()}", flush=True)
         return lines
     return compare(case, settings)
+
+
+def of_before(settings: SimpleNamespace) -> SimpleNamespace:
+    """The same with the other build."""
+    return SimpleNamespace(**vars(settings) | {"binary": settings.before})
+
+
+def sample_latency(settings: SimpleNamespace) -> dict[str, list[dict[str, float]]]:
+    builds = {"ours": settings} | ({"before": of_before(settings)} if settings.before else {})
+    found: dict[str, list[dict[str, float]]] = {build: [] for build in builds}
+    for _ in range(settings.rounds if settings.before else 1):
+        for build, of_build in builds.items():
+            figures = asyncio.run(latency.run(of_build, latency.RUNS))
+            found[build].append(figures)
+            line = ", ".join(f"{k} {v:.1f}" for k, v in figures.items())
+            print(f"(d) {NAMES[build]}: the sample, submit to finished, {latency.RUNS} times, ms: {line}", flush=True)
+    medians = {build: statistics.median(figures["p50"] for figures in runs) for build, runs in found.items()}
+    print(", ".join(f"{NAMES[build]}: p50 {p50:.1f} ms" for build, p50 in medians.items()))
+    print(f"    {goal('p50 under 30 ms', medians['ours'] < 30)}", flush=True)
+    return found
 
 
 def rows_of(case: str, settings: SimpleNamespace) -> tuple[str, Set]:
@@ -115,6 +136,8 @@ def compare(case: str, settings: SimpleNamespace) -> dict[str, list[dict[str, fl
         "plain": (rows, lambda topic: contenders.psql_kcat(settings, rows, topic, "")),
         "script": (rows, lambda topic: contenders.script(settings, rows, topic)),
     }
+    if settings.before:
+        contestants["before"] = (rows, lambda topic: asyncio.run(contenders.service(of_before(settings), rows, topic)))
     rounds = settings.rounds
     if case == "x10":
         contestants, rounds = {"ours": contestants["ours"]}, 1
@@ -159,6 +182,7 @@ def once(settings: SimpleNamespace, rows: Set, contestant: Callable[[str], Took]
 
 NAMES = {
     "ours": "data-patch",
+    "before": "data-patch, the other build",
     "equal": "psql \\| kcat, acks=all, idempotent, lz4, linger 50 ms",
     "plain": "psql \\| kcat as they come",
     "script": "Python script",
@@ -185,7 +209,7 @@ def show(case: str, name: str, rows: dict[str, int], found: dict[str, list[Took]
         ratios = [ours / theirs for ours, theirs in zip(per.get("ours", []), speeds)]
         ratio = f"{median(ratios):.2f} ×" if contestant != "ours" and ratios else ""
         # Of several processes, and of those before them, the system knows only the largest.
-        peak = f"{max(took.peak_mb for took in runs):.0f}" if contestant.startswith("ours") else "–"
+        peak = f"{max(took.peak_mb for took in runs):.0f}" if contestant.startswith(("ours", "before")) else "–"
         cpu = [1e6 / rows[contestant] * median(getattr(took, of) for took in runs) for of in ("cpu", "postgres_cpu", "kafka_cpu")]
         print(
             f"| {NAMES[contestant]} | {median(speeds):,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f}) | {ratio} "
