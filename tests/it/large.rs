@@ -5,37 +5,20 @@ use std::{
     time::Duration,
 };
 
-use chrono::TimeZone;
-use data_patch::{
-    queue::{Clock, Report, Submitted},
-    task::NewTask,
-};
+use data_patch::queue::{Clock, Report, Submitted};
 use futures_util::future::join_all;
-use uuid::Uuid;
 
-use crate::support::open_queue;
-
-fn task(devices: usize) -> NewTask {
-    let time = chrono::Utc.with_ymd_and_hms(2019, 1, 11, 0, 0, 0).unwrap();
-    NewTask {
-        thing: Uuid::new_v4(),
-        devices: (0..devices).map(|_| Uuid::new_v4()).collect(),
-        topic: "t".to_owned(),
-        from: time,
-        to: time,
-        request_id: None,
-    }
-}
+use crate::support::{open_queue, queue::task};
 
 #[tokio::test]
 async fn a_heartbeat_does_not_wait_for_all_large_submits() {
     let folder = tempfile::tempdir().unwrap();
     let queue = open_queue(&folder, Clock::System).await;
-    queue.submit(task(1)).await.unwrap();
+    queue.submit(task(1, None)).await.unwrap();
     let lease = queue.claim(&queue.owner(), || 1, Duration::from_mins(1), 5).await.unwrap().leases.pop().unwrap();
     let stored = AtomicUsize::new(0);
     // Made before: what follows is asked for within a moment.
-    let tasks: Vec<_> = (0..32).map(|_| task(5_000)).collect();
+    let tasks: Vec<_> = (0..32).map(|_| task(5_000, None)).collect();
     let submits = join_all(tasks.into_iter().map(|task| async {
         let submitted = queue.submit(task).await;
         stored.fetch_add(1, Ordering::SeqCst);
