@@ -25,6 +25,13 @@ pub struct ClaimLimits {
     pub suspects: usize,
 }
 
+impl ClaimLimits {
+    /// Topics that may have no job now.
+    pub fn closed_topics(&self) -> Vec<&str> {
+        self.topics.iter().filter(|(_, left)| **left == 0).map(|(topic, _)| topic.as_str()).collect()
+    }
+}
+
 impl From<usize> for ClaimLimits {
     /// So many jobs, of any topic, and one suspect.
     fn from(jobs: usize) -> Self {
@@ -182,9 +189,9 @@ impl<'c, 'tx, 'db> Claiming<'c, 'tx, 'db> {
     /// The tasks of this claim. Each has been served by it, whatever it gets.
     fn tasks_due(&mut self) -> rusqlite::Result<Vec<Arc<TaskRow>>> {
         let limits = &self.claim.limits;
-        let closed: Vec<&str> = limits.topics.iter().filter(|(_, left)| **left == 0).map(|(topic, _)| topic.as_str()).collect();
         let mut turn = self.tx.rows(&sql::last_turn(), sql::read_turn)?.pop().unwrap_or(0);
-        let due = self.tx.rows(&sql::tasks_due(self.tx.now_ms, limits.jobs as u64, &closed), sql::read_task_or_id)?;
+        let due = sql::tasks_due(self.tx.now_ms, limits.jobs as u64, &limits.closed_topics());
+        let due = self.tx.rows(&due, sql::read_task_or_id)?;
         let mut tasks = Vec::with_capacity(due.len());
         for task in due {
             match task {

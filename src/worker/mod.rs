@@ -179,8 +179,7 @@ impl Pool {
             return;
         }
         let limits = slots.claim_limits();
-        let closed: Vec<&str> = limits.topics.iter().filter(|(_, left)| **left == 0).map(|(topic, _)| topic.as_str()).collect();
-        let Ok(due) = self.queue.tasks_due(running.len() as u64 + 1, &closed).await else { return };
+        let Ok(due) = self.queue.tasks_due(running.len() as u64 + 1, &limits.closed_topics()).await else { return };
         if due.iter().all(|task| running.values().any(|job| job.task == *task)) {
             return;
         }
