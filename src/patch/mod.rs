@@ -145,8 +145,26 @@ impl From<ReportError> for Interrupted {
 }
 
 impl Outcome {
-    fn of(part: Part, outage: bool, reason: String) -> Self {
-        if outage { Self::Outage { part, reason } } else { Self::Failed(reason) }
+    fn of(part: Part, is_unknown: bool, is_outage: bool, reason: String) -> Self {
+        if is_unknown {
+            Self::Unknown { reason }
+        } else if is_outage {
+            Self::Outage { part, reason }
+        } else {
+            Self::Failed(reason)
+        }
+    }
+}
+
+impl From<StoreError> for Outcome {
+    fn from(error: StoreError) -> Self {
+        Self::of(Part::Store, error.is_unknown(), error.is_outage(), error.to_string())
+    }
+}
+
+impl From<KafkaError> for Outcome {
+    fn from(error: KafkaError) -> Self {
+        Self::of(Part::Topic, error.is_unknown(), error.is_outage(), error.to_string())
     }
 }
 
@@ -223,10 +241,7 @@ impl Patcher {
                 }
                 (Err(Interrupted::Store(error)), Ok(())) => {
                     self.store.count_error(&error);
-                    if error.is_unknown() {
-                        return Ok(Outcome::Unknown { reason: error.to_string() });
-                    }
-                    return Ok(Outcome::of(Part::Store, error.is_outage(), error.to_string()));
+                    return Ok(error.into());
                 }
                 (Err(Interrupted::Kafka(error)), Ok(())) => return Ok(self.outcome_of(error).await),
                 (Err(Interrupted::TooManyInvalid { held }), Ok(())) => return Ok(Outcome::Failed(self.too_many_invalid(held))),
@@ -240,12 +255,9 @@ impl Patcher {
     }
 
     async fn outcome_of(&self, error: KafkaError) -> Outcome {
-        self.kafka.count_error(&error);
         let error = self.kafka.explain(error).await;
-        if error.is_unknown() {
-            return Outcome::Unknown { reason: error.to_string() };
-        }
-        Outcome::of(Part::Topic, error.is_outage(), error.to_string())
+        self.kafka.count_error(&error);
+        error.into()
     }
 
     fn too_many_invalid(&self, held: u64) -> String {
