@@ -4,7 +4,7 @@ use data_patch::iota::sample;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{Client, Reading, TestApp, TestBroker, TestStore, doc, message, seqs};
+use crate::support::{Client, Reading, TestApp, TestBroker, TestStore, doc, message, partition, seqs};
 
 fn sample_request(topic: &str) -> serde_json::Value {
     json!({
@@ -48,9 +48,7 @@ async fn the_sample_request_is_answered_to_the_letter() {
 async fn every_row_arrives_byte_for_byte_in_order_with_key_and_headers() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, device) = app.store.add_rows(3_000).await;
-    let mut client = app.client().await;
-    let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
-    client.log().await;
+    let (task, _) = app.publish(thing, &[device]).await;
 
     let found = app.topic.read().await;
     assert_eq!(found.iter().map(|found| found.value.clone()).collect::<Vec<_>>(), app.store.docs(device).await);
@@ -71,37 +69,13 @@ async fn the_partition_is_the_java_clients() {
         app.store.add_device(thing, *device, "倾角计").await;
         app.store.add(&[Reading { id: n, device: *device, time_ms: 1_600_000_000_000, doc: Some(doc(*device, n)) }]).await;
     }
-    let mut client = app.client().await;
-    client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
-    client.log().await;
+    app.publish(thing, &devices).await;
     let found = app.topic.read().await;
     assert_eq!(found.len(), 20);
     for found in found {
-        let expected = (murmur2(found.key.as_bytes()) & 0x7fff_ffff) % 3;
-        assert_eq!(u32::try_from(found.partition).unwrap(), expected, "{}", found.key);
+        assert_eq!(found.partition, partition(&found.key), "{}", found.key);
     }
     app.stop().await;
-}
-
-/// As `org.apache.kafka.common.utils.Utils.murmur2` is specified.
-fn murmur2(data: &[u8]) -> u32 {
-    const M: u32 = 0x5bd1_e995;
-    let mut hash = 0x9747_b28c ^ data.len() as u32;
-    let mut chunks = data.chunks_exact(4);
-    for chunk in &mut chunks {
-        let mut word = u32::from_le_bytes(chunk.try_into().unwrap()).wrapping_mul(M);
-        word = (word ^ (word >> 24)).wrapping_mul(M);
-        hash = hash.wrapping_mul(M) ^ word;
-    }
-    let rest = chunks.remainder();
-    if !rest.is_empty() {
-        for (n, byte) in rest.iter().enumerate() {
-            hash ^= u32::from(*byte) << (8 * n);
-        }
-        hash = hash.wrapping_mul(M);
-    }
-    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
-    hash ^ (hash >> 15)
 }
 
 #[tokio::test]
@@ -126,9 +100,7 @@ async fn a_device_of_another_thing_fails_and_the_others_go_on() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, device) = app.store.add_rows(4).await;
     let (_, stranger) = (Uuid::new_v4(), Uuid::new_v4());
-    let mut client = app.client().await;
-    client.submit(&Client::request(thing, &[stranger, device], &app.topic.name)).await;
-    let log = client.log().await;
+    let (_, log) = app.publish(thing, &[stranger, device]).await;
     let failed = log.iter().find(|line| message(line).contains("no such device")).unwrap();
     assert_eq!(failed["res"], "error");
     assert!(failed["erorr"].as_str().unwrap().starts_with("error message: "), "{failed}");

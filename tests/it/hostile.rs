@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{Client, TestApp, TestStore, message};
+use crate::support::{TestApp, TestStore, message};
 
 /// Attaches with a wrong token; returns how long the answer took.
 async fn guess(app: &TestApp) -> Duration {
@@ -28,9 +28,7 @@ async fn wrong_tokens_wait_longer_and_longer_and_the_right_one_does_not() {
     assert!(longest >= Duration::from_secs(5), "{longest:?}");
     // The same address, and now a wrong one would wait for five seconds.
     let begun = Instant::now();
-    let mut client = app.client().await;
-    client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
-    client.log().await;
+    app.publish(thing, &[device]).await;
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     app.stop().await;
 }

@@ -69,9 +69,7 @@ async fn an_error_that_nobody_knows_fails_after_a_few_tries_with_its_own_text() 
         overrides.set(&["iota", "trust_row_key"], true).set(&["worker", "retry_first_ms"], 1);
     })
     .await;
-    let mut client = app.client().await;
-    client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
-    let log = client.log().await;
+    let (_, log) = app.publish(thing, &[device]).await;
     let failed = log.iter().find(|line| line["res"] == "error").unwrap();
     assert!(message(failed).contains("nobody has seen this before") && message(failed).contains("ZZ042"), "{failed}");
     assert!(message(failed).contains("tried 10 times in a row"), "{failed}");

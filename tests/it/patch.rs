@@ -1,18 +1,16 @@
 //! The work on one job, by itself.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
-};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use data_patch::{
-    iota::Store,
-    kafka::{Flight, Kafka},
-    patch::{Outcome, Patch, Patcher, Report, ReportError, Signals},
-    task::{Progress, TaskId},
+    kafka::Kafka,
+    patch::{Outcome, Report, ReportError, Signals},
 };
 
-use crate::support::{TestBroker, TestStore, config};
+use crate::support::{
+    TestBroker, TestStore, config,
+    patch::{all_rows, new_flight, patcher},
+};
 
 /// Counts the rows that go out while nobody else gets a turn.
 #[derive(Default)]
@@ -39,15 +37,9 @@ async fn no_more_than_a_batch_goes_out_while_others_wait() {
     let topic = broker.topic().await;
     let (thing, device) = store.add_rows(5_000).await;
     let config = config(&folder, &store, &broker, |_| {});
-    let patcher = Patcher {
-        store: Store::new(&config.iota).unwrap(),
-        kafka: Kafka::new(&config.kafka, broker.brokers()).unwrap(),
-        guard: config.guard,
-    };
-    let (from, to) = ("2019-01-01T00:00:00Z".parse().unwrap(), "2020-01-01T00:00:00Z".parse().unwrap());
-    let patch = Patch { task: TaskId::new(), thing, device, topic: topic.name.clone(), from, to, total: None, layout: None };
-
-    let (flight, turns, stop) = (Arc::new(Flight::new(Progress::default())), Turns::default(), Signals::default());
+    let patcher = patcher(&config, Kafka::new(&config.kafka, broker.brokers()).unwrap());
+    let (patch, flight) = (all_rows(thing, device, &topic), new_flight());
+    let (turns, stop) = (Turns::default(), Signals::default());
     let others = async {
         loop {
             turns.rows.store(0, Relaxed);

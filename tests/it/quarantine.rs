@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::{Client, Reading, TestApp, TestStore, message};
+use crate::support::{Reading, TestApp, TestStore, message};
 
 #[tokio::test]
 async fn a_device_of_which_too_many_rows_are_held_back_fails_and_says_that_the_rule_is_likely_wrong() {
@@ -16,9 +16,7 @@ async fn a_device_of_which_too_many_rows_are_held_back_fails_and_says_that_the_r
     let rows: Vec<Reading> =
         (0..20_000).map(|n| Reading { id: 1_000 + n, device: torn, time_ms: time_ms + n, doc: Some("[1]".to_owned()) }).collect();
     app.store.add(&rows).await;
-    let mut client = app.client().await;
-    let task = client.submit(&Client::request(thing, &[good, torn], &app.topic.name)).await;
-    let log = client.log().await;
+    let (task, log) = app.publish(thing, &[good, torn]).await;
     let failed = log.iter().find(|line| line["res"] == "error").unwrap();
     assert!(message(failed).contains(&torn.to_string()), "{failed}");
     assert!(
@@ -41,11 +39,10 @@ async fn the_last_line_says_that_rows_are_held_back_and_that_a_device_had_none()
     let (thing, good) = app.store.add_rows(3).await;
     let empty = app.store.add_device_with_rows(thing, 10, 0).await;
     app.store.add(&[Reading { id: 50, device: good, time_ms: 1_547_211_780_500, doc: Some("[1]".to_owned()) }]).await;
-    let mut client = app.client().await;
-    client.submit(&Client::request(thing, &[good, empty], &app.topic.name)).await;
-    let last = client.log().await.pop().unwrap();
+    let (_, log) = app.publish(thing, &[good, empty]).await;
+    let last = log.last().unwrap();
     assert_eq!(last["payload"]["state"], json!("succeeded"));
-    let text = message(&last);
+    let text = message(last);
     assert!(text.contains("3 rows published, 1 held back"), "{text}");
     assert!(text.contains("1 device had no row in the range"), "{text}");
     assert!(text.contains("rows held back are not in the topic"), "{text}");

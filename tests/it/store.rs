@@ -107,9 +107,7 @@ async fn what_the_guard_holds_back_is_kept_counted_and_told() {
     ];
     let rows: Vec<_> = (100..).zip(bad).map(|(id, doc)| Reading { id, device, time_ms: 1_547_211_780_500 + id, doc }).collect();
     app.store.add(&rows).await;
-    let mut client = app.client().await;
-    let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
-    let log = client.log().await;
+    let (task, log) = app.publish(thing, &[device]).await;
     let messages: Vec<_> = log.iter().map(message).collect();
     assert!(messages.iter().any(|line| line.ends_with("应变计 has 12 rows to publish")), "{messages:#?}");
     assert!(messages.contains(&format!("iota data published(6 / 12). device: {device}").as_str()), "{messages:#?}");
@@ -142,9 +140,7 @@ async fn many_held_rows_are_reported_in_portions() {
     let rows: Vec<_> =
         (10..5_010).map(|id| Reading { id, device, time_ms: 1_600_000_000_000, doc: Some("[]".to_owned()) }).collect();
     app.store.add(&rows).await;
-    let mut client = app.client().await;
-    let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
-    let log = client.log().await;
+    let (task, log) = app.publish(thing, &[device]).await;
     assert!(message(log.last().unwrap()).contains("1 row published, 5000 held back"), "{log:#?}");
     let kept = app.queue().await.held_rows(data_patch::task::TaskId(task.parse().unwrap())).await.unwrap();
     assert_eq!(kept.len(), 5_000);
@@ -157,9 +153,7 @@ async fn a_document_of_megabytes_goes_through_or_is_held_back() {
     let (thing, device) = app.store.add_rows(2).await;
     let large = format!(r#"{{"x": "{}", "deviceId": "{device}", "triggerTime": ""}}"#, "漢".repeat(1_500_000));
     app.store.add(&[Reading { id: 50, device, time_ms: 1_547_211_780_500, doc: Some(large) }]).await;
-    let mut client = app.client().await;
-    client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
-    let log = client.log().await;
+    let (_, log) = app.publish(thing, &[device]).await;
     // lz4 makes a small message of it, and the broker takes that.
     assert!(message(log.last().unwrap()).contains("3 rows published, 0 held back"), "{log:#?}");
     let found: Vec<_> = app.topic.read().await.into_iter().map(|found| found.value).collect();

@@ -1,15 +1,10 @@
 //! The topic's size limit shrinks while a patch is on its way.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering::Relaxed},
-};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use data_patch::{
-    iota::Store,
-    kafka::{Flight, Kafka},
+    kafka::Kafka,
     patch::{Outcome, Patch, Patcher, Report, ReportError, Signals},
-    task::{Progress, TaskId},
 };
 use rdkafka::{
     ClientConfig,
@@ -19,7 +14,10 @@ use rdkafka::{
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::support::{PATIENCE, Reading, TestBroker, TestStore, TestTopic, config, doc};
+use crate::support::{
+    PATIENCE, Reading, TestBroker, TestStore, TestTopic, config,
+    patch::{self, all_rows, new_flight},
+};
 
 const ROWS: i64 = 16_000;
 
@@ -53,15 +51,10 @@ impl Report for Shrinking {
 
 /// A device whose rows fill several batches; one of them is larger than the limit will be.
 async fn add_device(store: &TestStore, thing: Uuid, number: i64) -> Uuid {
-    let device = Uuid::new_v4();
-    store.add_device(thing, device, "应变计").await;
-    let first = 1_000_000 * (number + 1);
-    let rows: Vec<Reading> = (0..ROWS)
-        .map(|n| Reading { id: first + n, device, time_ms: 1_547_211_780_000 + n * 1_000, doc: Some(doc(device, n)) })
-        .collect();
-    store.add(&rows).await;
+    let id = 1_000_000 * (number + 1);
+    let device = store.add_device_with_rows(thing, id, ROWS).await;
     let large = format!(r#"{{"x": "{}", "deviceId": "{device}", "triggerTime": ""}}"#, "x".repeat(800_000));
-    store.add(&[Reading { id: first - 1, device, time_ms: 1_547_211_780_500 + (ROWS - 100) * 1_000, doc: Some(large) }]).await;
+    store.add(&[Reading { id, device, time_ms: 1_547_211_780_500 + (ROWS - 100) * 1_000, doc: Some(large) }]).await;
     device
 }
 
@@ -86,13 +79,7 @@ async fn patcher(store: &TestStore, topic: &TestTopic, limit: Limit) -> (Patcher
     .unwrap();
     // Known as it is before it shrinks.
     kafka.look_up(&topic.name).await.unwrap();
-    let patcher = Patcher { store: Store::new(&config.iota).unwrap(), kafka, guard: config.guard };
-    (patcher, folder)
-}
-
-fn all_rows(thing: Uuid, device: Uuid, topic: &TestTopic) -> Patch {
-    let (from, to) = ("2019-01-01T00:00:00Z".parse().unwrap(), "2020-01-01T00:00:00Z".parse().unwrap());
-    Patch { task: TaskId::new(), thing, device, topic: topic.name.clone(), from, to, total: None, layout: None }
+    (patch::patcher(&config, kafka), folder)
 }
 
 async fn order_holds_when_the_limit_shrinks_before(at: usize, limit: Limit) {
@@ -114,7 +101,7 @@ async fn order_holds_when_the_limit_shrinks_before(at: usize, limit: Limit) {
         let patch = all_rows(thing, *device, &topic);
         let (patcher, report, stop) = (&patcher, &report, &stop);
         async move {
-            let flight = Arc::new(Flight::new(Progress::default()));
+            let flight = new_flight();
             let outcome = patcher.run(&patch, &flight, report, stop).await.unwrap();
             assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
             let progress = flight.progress().0;
@@ -169,7 +156,7 @@ async fn order_holds_when_the_first_batch_of_all_is_refused() {
     let report = Shrinking { topic: topic.clone(), at: 0, limit: 7_000, sent: AtomicUsize::default() };
     // That there are many is known, so batches wait until they are full.
     let patch = Patch { total: Some(1_000_000), ..all_rows(thing, device, &topic) };
-    let flight = Arc::new(Flight::new(Progress::default()));
+    let flight = new_flight();
     let outcome = patcher.run(&patch, &flight, &report, &Signals::default()).await.unwrap();
     assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
     let found: Vec<String> = topic.read_device(device).await.into_iter().map(|found| found.value[..10].to_owned()).collect();

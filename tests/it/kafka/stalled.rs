@@ -3,18 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use data_patch::{
-    iota::Store,
     kafka::{EmbeddedBroker, Flight, Kafka},
     patch::{Outcome, Part, Patch, Patcher, Report, ReportError, Signals},
-    task::{Progress, TaskId},
 };
 use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};
 use uuid::Uuid;
 
-use crate::support::{PATIENCE, Reading, TestBroker, TestStore, TestTopic, config, doc, eventually};
+use crate::support::{
+    PATIENCE, TestBroker, TestStore, TestTopic, config, eventually, partition,
+    patch::{all_rows, new_flight, patcher},
+};
 
-const PARTITIONS: i32 = 3;
 /// The partition whose leader is taken away.
 const DEAD: i32 = 0;
 
@@ -46,28 +46,15 @@ impl Site {
         let config = config(&folder, &store, &topic.broker, |overrides| {
             overrides.set(&["kafka", "in_flight_bytes"], in_flight_bytes);
         });
-        let patcher = Patcher {
-            store: Store::new(&config.iota).unwrap(),
-            kafka: Kafka::without_topic_settings(&config.kafka, broker.brokers()).unwrap(),
-            guard: config.guard,
-        };
+        let patcher = patcher(&config, Kafka::without_topic_settings(&config.kafka, broker.brokers()).unwrap());
         Self { _folder: folder, store, broker, topic, patcher, thing: Uuid::new_v4() }
     }
 
     /// Adds a device with so many rows whose key belongs to the dead partition, or to another.
-    async fn device(&self, is_dead: bool, first: i64, rows: i64) -> Uuid {
-        let device = loop {
-            let device = Uuid::new_v4();
-            let partition = (murmur2(device.to_string().as_bytes()) & 0x7fff_ffff) % PARTITIONS as u32;
-            if (partition == DEAD as u32) == is_dead {
-                break device;
-            }
-        };
-        self.store.add_device(self.thing, device, "应变计").await;
-        let rows: Vec<Reading> = (0..rows)
-            .map(|n| Reading { id: first + n, device, time_ms: 1_547_211_780_000 + n * 1_000, doc: Some(doc(device, n)) })
-            .collect();
-        self.store.add(&rows).await;
+    async fn device(&self, is_dead: bool, last_id: i64, rows: i64) -> Uuid {
+        let is_there = |device: &Uuid| (partition(&device.to_string()) == DEAD) == is_dead;
+        let device = std::iter::repeat_with(Uuid::new_v4).find(is_there).unwrap();
+        self.store.add_this_device_with_rows(self.thing, device, last_id, rows).await;
         device
     }
 
@@ -76,12 +63,9 @@ impl Site {
     }
 
     fn job(&self, device: Uuid) -> Job {
-        let (flight, signals) = (Arc::new(Flight::new(Progress::default())), Signals::default());
-        let (from, to) = ("2019-01-01T00:00:00Z".parse().unwrap(), "2020-01-01T00:00:00Z".parse().unwrap());
-        let topic = self.topic.name.clone();
+        let (flight, signals) = (new_flight(), Signals::default());
         // That there are many is known: all use one producer.
-        let patch =
-            Patch { task: TaskId::new(), thing: self.thing, device, topic, from, to, total: Some(1_000_000), layout: None };
+        let patch = Patch { total: Some(1_000_000), ..all_rows(self.thing, device, &self.topic) };
         let (patcher, run_flight, run_signals) = (self.patcher.clone(), Arc::clone(&flight), signals.clone());
         let running = tokio::spawn(async move { patcher.run(&patch, &run_flight, &Silent, &run_signals).await.unwrap() });
         Job { flight, signals, running }
@@ -113,19 +97,6 @@ impl Job {
     async fn has_rows_on_their_way(&self) {
         eventually("rows on their way", async || self.flight.is_waiting()).await;
     }
-}
-
-// As in `contract.rs`: the partition is that of the Java clients.
-fn murmur2(data: &[u8]) -> u32 {
-    const M: u32 = 0x5bd1_e995;
-    let mut hash = 0x9747_b28c ^ data.len() as u32;
-    for chunk in data.chunks_exact(4) {
-        let word = u32::from_le_bytes(chunk.try_into().unwrap()).wrapping_mul(M);
-        hash = hash.wrapping_mul(M) ^ (word ^ (word >> 24)).wrapping_mul(M);
-    }
-    assert!(data.len().is_multiple_of(4), "a UUID as text has 36 bytes");
-    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
-    hash ^ (hash >> 15)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,9 +9,11 @@ use data_patch::{
     queue::{Clock, Queue},
     server,
 };
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{Client, TestBroker, TestStore, TestTopic};
 
@@ -73,6 +75,13 @@ impl TestApp {
 
     pub async fn client(&self) -> Client {
         Client::connect(&self.url).await
+    }
+
+    /// Publishes all rows of some devices by a task of its own; returns its id and its log.
+    pub async fn publish(&self, thing: Uuid, devices: &[Uuid]) -> (String, Vec<Value>) {
+        let mut client = self.client().await;
+        let task = client.submit(&Client::request(thing, devices, &self.topic.name)).await;
+        (task, client.log().await)
     }
 
     /// A second look at the queue, through the file.

@@ -17,6 +17,9 @@ use uuid::Uuid;
 
 use super::{PATIENCE, real};
 
+/// What a topic has.
+const PARTITIONS: i32 = 3;
+
 #[derive(Clone)]
 pub enum TestBroker {
     Embedded(Arc<EmbeddedBroker>),
@@ -38,6 +41,32 @@ pub struct Found {
 pub struct TestTopic {
     pub name: String,
     pub broker: TestBroker,
+}
+
+/// The partition of a topic with [`PARTITIONS`] that the Java clients put a key in.
+pub fn partition(key: &str) -> i32 {
+    (murmur2(key.as_bytes()) & 0x7fff_ffff).cast_signed() % PARTITIONS
+}
+
+/// As `org.apache.kafka.common.utils.Utils.murmur2` is specified.
+fn murmur2(data: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut hash = 0x9747_b28c ^ data.len() as u32;
+    let mut chunks = data.chunks_exact(4);
+    for chunk in &mut chunks {
+        let mut word = u32::from_le_bytes(chunk.try_into().unwrap()).wrapping_mul(M);
+        word = (word ^ (word >> 24)).wrapping_mul(M);
+        hash = hash.wrapping_mul(M) ^ word;
+    }
+    let rest = chunks.remainder();
+    if !rest.is_empty() {
+        for (n, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * n);
+        }
+        hash = hash.wrapping_mul(M);
+    }
+    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
+    hash ^ (hash >> 15)
 }
 
 impl TestBroker {
@@ -70,7 +99,7 @@ impl TestBroker {
         self.topic_with(&[]).await
     }
 
-    /// A new topic of three partitions. The embedded broker knows no settings.
+    /// A new topic. The embedded broker knows no settings.
     pub async fn topic_with(&self, settings: &[(&str, &str)]) -> TestTopic {
         self.create(&format!("test-{}", Uuid::new_v4()), settings).await
     }
@@ -78,11 +107,11 @@ impl TestBroker {
     /// A new topic of this name.
     pub async fn create(&self, name: &str, settings: &[(&str, &str)]) -> TestTopic {
         match self {
-            Self::Embedded(broker) => broker.create_topic(name, 3).await.unwrap(),
+            Self::Embedded(broker) => broker.create_topic(name, PARTITIONS).await.unwrap(),
             Self::Real(brokers) => {
                 let admin: AdminClient<DefaultClientContext> =
                     ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
-                let mut topic = NewTopic::new(name, 3, TopicReplication::Fixed(1));
+                let mut topic = NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1));
                 for (key, value) in settings {
                     topic = topic.set(key, value);
                 }

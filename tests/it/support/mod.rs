@@ -4,6 +4,7 @@ mod app;
 mod bouncer;
 mod broker;
 mod client;
+pub mod patch;
 mod process;
 pub mod queue;
 pub mod raw;
@@ -11,7 +12,7 @@ mod store;
 
 pub use app::{TOKEN, TestApp, config, get, get_with, open_queue};
 pub use bouncer::Bouncer;
-pub use broker::{TestBroker, TestTopic};
+pub use broker::{TestBroker, TestTopic, partition};
 pub use client::{Client, is_end, message, seqs};
 pub use process::{Process, program, program_with_files};
 pub use raw::RawClient;

@@ -152,12 +152,17 @@ impl TestStore {
     /// One more device of a thing, as [`add_rows`](Self::add_rows); its row keys follow `last_id`.
     pub async fn add_device_with_rows(&self, thing: Uuid, last_id: i64, rows: i64) -> Uuid {
         let device = Uuid::new_v4();
+        self.add_this_device_with_rows(thing, device, last_id, rows).await;
+        device
+    }
+
+    /// The same with an id of one's own.
+    pub async fn add_this_device_with_rows(&self, thing: Uuid, device: Uuid, last_id: i64, rows: i64) {
         self.add_device(thing, device, "应变计").await;
         let rows: Vec<Reading> = (0..rows)
             .map(|n| Reading { id: last_id + n + 1, device, time_ms: 1_547_211_780_000 + n * 1_000, doc: Some(doc(device, n)) })
             .collect();
         self.add(&rows).await;
-        device
     }
 
     /// The documents of a device as the store has them, in the order of time and key.

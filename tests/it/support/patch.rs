@@ -1,0 +1,29 @@
+//! The work on one job, without a queue.
+
+use std::sync::Arc;
+
+use data_patch::{
+    config::Config,
+    iota::Store,
+    kafka::{Flight, Kafka},
+    patch::{Patch, Patcher},
+    task::{Progress, TaskId},
+};
+use uuid::Uuid;
+
+use super::TestTopic;
+
+pub fn patcher(config: &Config, kafka: Kafka) -> Patcher {
+    Patcher { store: Store::new(&config.iota).unwrap(), kafka, guard: config.guard }
+}
+
+/// All rows of a device, which were not counted yet.
+pub fn all_rows(thing: Uuid, device: Uuid, topic: &TestTopic) -> Patch {
+    let (from, to) = ("2019-01-01T00:00:00Z".parse().unwrap(), "2020-01-01T00:00:00Z".parse().unwrap());
+    Patch { task: TaskId::new(), thing, device, topic: topic.name.clone(), from, to, total: None, layout: None }
+}
+
+/// The account of a job of which nothing is done yet.
+pub fn new_flight() -> Arc<Flight> {
+    Arc::new(Flight::new(Progress::default()))
+}
