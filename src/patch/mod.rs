@@ -5,6 +5,7 @@
 
 pub mod guard;
 mod json;
+mod outcome;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use guard::Guard;
+pub use outcome::{Outcome, Part};
 
 use crate::{
     config,
@@ -45,15 +47,6 @@ pub struct Signals {
     pub abandon: CancellationToken,
 }
 
-/// What a job depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Part {
-    /// The store that it reads.
-    Store,
-    /// The topic that it writes to.
-    Topic,
-}
-
 /// What is to be done; how far it has got, its [`Flight`] tells.
 #[derive(Debug, Clone)]
 pub struct Patch {
@@ -68,26 +61,6 @@ pub struct Patch {
     pub total: Option<u64>,
     /// How the store was laid out when the cursor was stored that is gone on from, where that is known.
     pub layout: Option<String>,
-}
-
-/// How a job ended, when nobody took it away.
-#[derive(Debug)]
-pub enum Outcome {
-    /// Every row is acknowledged or held back.
-    Done,
-    /// It was asked to stop, and everything sent is acknowledged.
-    Stopped,
-    /// It was asked to wait no longer. What was not sent is dropped; nothing more is sent.
-    Abandoned {
-        /// Rows that may have been sent without an answer, at the most. They alone may still arrive.
-        unanswered: u64,
-    },
-    /// Something is away; trying again later is right.
-    Outage { part: Part, reason: String },
-    /// An error of a kind that nobody knows; trying again a few times is right.
-    Unknown { reason: String },
-    /// Waiting does not help.
-    Failed(String),
 }
 
 /// Where a job tells how far it has got.
@@ -141,30 +114,6 @@ impl From<KafkaError> for Interrupted {
 impl From<ReportError> for Interrupted {
     fn from(error: ReportError) -> Self {
         Self::Abandoned(error)
-    }
-}
-
-impl Outcome {
-    fn of(part: Part, is_unknown: bool, is_outage: bool, reason: String) -> Self {
-        if is_unknown {
-            Self::Unknown { reason }
-        } else if is_outage {
-            Self::Outage { part, reason }
-        } else {
-            Self::Failed(reason)
-        }
-    }
-}
-
-impl From<StoreError> for Outcome {
-    fn from(error: StoreError) -> Self {
-        Self::of(Part::Store, error.is_unknown(), error.is_outage(), error.to_string())
-    }
-}
-
-impl From<KafkaError> for Outcome {
-    fn from(error: KafkaError) -> Self {
-        Self::of(Part::Topic, error.is_unknown(), error.is_outage(), error.to_string())
     }
 }
 
