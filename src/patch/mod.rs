@@ -74,6 +74,11 @@ pub trait Report: Send + Sync {
     /// Something about the store that the task's log should say.
     fn note(&self, _text: String) {}
 
+    /// It has rows that it may have waited for, and is about to do something with them: returns when it may.
+    fn goes_on(&self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
     /// Whether it may send another row.
     ///
     /// # Errors
@@ -298,6 +303,7 @@ impl Patcher {
                 if let Some(read) = rows.mapping().filter(|read| read.layout() != mapping.layout()) {
                     return Err(StoreError::Changed(format!("{} became {}", mapping.layout(), read.layout())).into());
                 }
+                report.goes_on().await;
                 kill::point("read");
                 send(batch, &mut sender, flight, &guard, mapping.time, report, stop).await?;
                 let held = flight.held();
@@ -334,6 +340,7 @@ async fn send(
         if stop.is_cancelled() {
             return Err(Interrupted::Stopped);
         }
+        report.goes_on().await;
         match guard.check(row.doc) {
             Ok(doc) => {
                 // For each, since any wait may have been long.

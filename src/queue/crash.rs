@@ -3,6 +3,11 @@
 //! A crash counts against a job only where this job is likely its cause: it was alone in progress, or it is the one job that
 //! was there each time. Of jobs that were in progress together nobody knows which it was: they become suspects, and suspects
 //! run one at a time until they make progress, so that the guilty one is told from the others.
+//!
+//! A job that stood still at that moment, waiting for the store or Kafka, is never blamed: it did nothing, and during an outage the
+//! job that waits alone is "the one that was there each time" too, however often somebody restarts the service. That it stood
+//! still is true to the moment of the crash, since a job says that it goes on before it does (`worker/stillness.rs`). One that has
+//! waited long for its rows and then kills its process is blamed like any other.
 
 /// From so many crashes in company on, a job runs with no other suspect beside it. `migrations/` and the statements have the
 /// same number.
@@ -16,7 +21,7 @@ pub struct InProgress {
     pub crashes: u32,
     /// Crashes in a row at which it was in progress together with others.
     pub suspected: u32,
-    /// It was known to stand still, waiting for the store or Kafka.
+    /// It stood still, waiting for the store or Kafka.
     pub waiting: bool,
 }
 

@@ -17,7 +17,8 @@ use crate::{
 const MIN_CHECKPOINT_ROWS: u64 = 200;
 /// They wait no longer than this.
 const MAX_CHECKPOINT_DELAY: Duration = Duration::from_millis(250);
-/// A job with nothing acknowledged, and nothing read, for so long stands still: it is not to blame for a crash.
+/// A job with nothing acknowledged, and nothing read, for so long stands still: it is not to blame for a crash
+/// ([`super::stillness`]).
 const STANDS_STILL_AFTER: Duration = Duration::from_secs(2);
 /// A job whose rows in flight are not acknowledged for so long leaves its slot to another meanwhile.
 const PARK_AFTER: Duration = Duration::from_secs(2);
@@ -30,12 +31,16 @@ pub(super) struct Heartbeat<'w> {
     /// What the queue has.
     stored: Progress,
     stored_at: Instant,
-    stored_waiting: bool,
+    /// Whether it has it that the job stands still; `None` after a write of that which failed.
+    stored_waiting: Option<bool>,
     /// What `/metrics` has counted.
     counted: Progress,
     logged: LastProgressLog,
     /// When rows were done with last.
     moved_at: Instant,
+    /// How often the job had got on when that was looked at last, and when it had.
+    steps: u64,
+    stepped_at: Instant,
     /// When that was logged last, or when there was nothing to say of it.
     stall_logged_at: Instant,
 }
@@ -56,8 +61,19 @@ impl<'w> Heartbeat<'w> {
         let next_at = worker.signals.progress_logs.after(now + half);
         let logged = LastProgressLog { published: progress.published, next_at };
         let (stored, counted) = (progress.clone(), progress);
-        let stored_waiting = false;
-        Self { worker, slot, stored, stored_at: now, stored_waiting, counted, logged, moved_at: now, stall_logged_at: now }
+        Self {
+            worker,
+            slot,
+            stored,
+            stored_at: now,
+            stored_waiting: Some(false),
+            counted,
+            logged,
+            moved_at: now,
+            steps: 0,
+            stepped_at: now,
+            stall_logged_at: now,
+        }
     }
 
     /// What the log said last, and what `/metrics` has counted.
@@ -73,6 +89,7 @@ impl<'w> Heartbeat<'w> {
                 biased;
                 () = over.cancelled() => return false,
                 () = flight.crowded() => true,
+                () = self.worker.stillness.resumed() => false,
                 () = tokio::time::sleep_until(signals.checkpoints.after(Instant::now()).into()) => false,
             };
             self.counted = self.worker.count_rows(&self.counted);
@@ -107,6 +124,15 @@ impl<'w> Heartbeat<'w> {
         }
     }
 
+    /// Whether nothing was done with or read for a while.
+    fn stands_still(&mut self) -> bool {
+        let steps = self.worker.stillness.steps();
+        if steps != self.steps {
+            (self.steps, self.stepped_at) = (steps, Instant::now());
+        }
+        self.moved_at.max(self.stepped_at).elapsed() >= STANDS_STILL_AFTER
+    }
+
     /// What is to be written, or nothing where that can wait.
     fn next_write(&mut self, flush_requested: bool) -> Option<Write> {
         let Worker { flight, lease, pool, signals, count, .. } = self.worker;
@@ -119,7 +145,8 @@ impl<'w> Heartbeat<'w> {
             self.stall_logged_at = now;
         }
         let is_stalled = self.stall_logged_at.elapsed() >= Duration::from_secs(pool.config.stall_seconds);
-        let stands_still = self.moved_at.elapsed() >= STANDS_STILL_AFTER;
+        let stands_still = self.stands_still();
+        let waiting = (self.stored_waiting != Some(stands_still)).then_some(stands_still);
         let counted = count.news().take();
         let published = progress.published;
         // The next time comes whether there are news now or not: what comes in between waits for the others.
@@ -134,13 +161,16 @@ impl<'w> Heartbeat<'w> {
         // A device that is begun again has fewer than before.
         let rows = progress.rows().abs_diff(self.stored.rows());
         let is_little = !flush_requested && rows < MIN_CHECKPOINT_ROWS && self.stored_at.elapsed() < MAX_CHECKPOINT_DELAY;
-        let is_urgent = is_stalled || news.is_some() || (stands_still && !self.stored_waiting);
+        let is_urgent = is_stalled || news.is_some() || waiting.is_some();
         if (is_quiet || is_little) && !is_urgent && lease.remaining() > pool.config.lease() / 2 {
             flight.unreport(held);
             *count.news() = counted;
             return None;
         }
         self.stored_at = now;
+        if waiting == Some(true) {
+            self.worker.stillness.tell();
+        }
         let stalled = is_stalled.then(|| line::stalled(lease.job.device, published, self.moved_at.elapsed()));
         if is_stalled {
             self.stall_logged_at = now;
@@ -149,7 +179,6 @@ impl<'w> Heartbeat<'w> {
         let says_progress = news.is_some();
         let notes = count.take_notes();
         let lines: Vec<Line> = notes.iter().cloned().chain(self.worker.held_lines(&held)).chain(news).chain(stalled).collect();
-        let waiting = (stands_still != self.stored_waiting).then_some(stands_still);
         let (held_now, layout) = (held.clone(), count.layout());
         Some(Write { report: Report { counted, progress, layout, held: held_now, lines, waiting }, held, notes, says_progress })
     }
@@ -163,11 +192,19 @@ impl<'w> Heartbeat<'w> {
         if says_progress {
             self.logged.published = report.progress.published;
         }
-        self.stored_waiting = report.waiting.unwrap_or(self.stored_waiting);
+        if let Some(waiting) = report.waiting {
+            self.stored_waiting = Some(waiting);
+            if !waiting {
+                self.worker.stillness.untell();
+            }
+        }
         self.stored = report.progress;
     }
 
-    fn put_back(&self, write: Write) {
+    fn put_back(&mut self, write: Write) {
+        if write.report.waiting.is_some() {
+            self.stored_waiting = None;
+        }
         self.worker.flight.unreport(write.held);
         *self.worker.count.news() = write.report.counted;
         self.worker.count.put_notes_back(write.notes);

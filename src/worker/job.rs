@@ -8,7 +8,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{Pool, heartbeat::Heartbeat, slots::SlotGuard, ticks::Ticks};
+use super::{Pool, heartbeat::Heartbeat, slots::SlotGuard, stillness::Stillness, ticks::Ticks};
 use crate::{
     kafka::Flight,
     kill,
@@ -48,6 +48,7 @@ pub(super) struct Worker {
     pub flight: Arc<Flight>,
     pub signals: Signals,
     pub count: Count,
+    pub stillness: Stillness,
 }
 
 /// Before a write to the queue is tried again that could not be made.
@@ -66,7 +67,7 @@ impl Worker {
     fn new(pool: Pool, lease: Lease, signals: Signals) -> Self {
         let flight = Arc::new(Flight::new(lease.job.progress.clone()));
         let count = Count::new(lease.job.total);
-        Self { pool, lease, flight, signals, count }
+        Self { pool, lease, flight, signals, count, stillness: Stillness::default() }
     }
 
     async fn run(self, slot: SlotGuard) {
@@ -82,7 +83,7 @@ impl Worker {
             layout: job.layout.clone(),
         };
         let signals = patch::Signals { stop: self.signals.stop.clone(), abandon: self.signals.abandon.clone() };
-        let report = Reporter { lease: &self.lease, count: &self.count };
+        let report = Reporter { lease: &self.lease, count: &self.count, stillness: &self.stillness };
         let over = CancellationToken::new();
         let work = async {
             let outcome = self.pool.patcher.run(&patch, &self.flight, &report, &signals).await;
@@ -277,6 +278,7 @@ impl Count {
 struct Reporter<'a> {
     lease: &'a Lease,
     count: &'a Count,
+    stillness: &'a Stillness,
 }
 
 impl patch::Report for Reporter<'_> {
@@ -291,6 +293,10 @@ impl patch::Report for Reporter<'_> {
 
     fn note(&self, text: String) {
         self.count.notes().push(line::note(self.lease.job.device, &text));
+    }
+
+    async fn goes_on(&self) {
+        self.stillness.go_on().await;
     }
 
     fn may_send(&self) -> Result<(), ReportError> {

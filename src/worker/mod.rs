@@ -3,6 +3,7 @@
 mod heartbeat;
 mod job;
 mod slots;
+mod stillness;
 mod ticks;
 
 use std::{

@@ -7,9 +7,10 @@ use data_patch::{
     task::{TaskId, TaskState},
 };
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use tempfile::TempDir;
 
 use crate::support::{
-    open_queue,
+    Client, Process, TestBroker, TestStore, eventually, message, open_queue,
     queue::{Bench, LEASE, MAX_CRASHES, progress},
 };
 
@@ -142,8 +143,8 @@ async fn a_service_that_ends_with_leases_left_hands_them_back_and_no_crash_count
     assert!(bench.log(task).await.is_empty(), "nothing happened to its worker");
 }
 
-async fn raw(bench: &Bench) -> SqliteConnection {
-    SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(bench.folder.path().join("queue.db"))).await.unwrap()
+async fn raw(folder: &TempDir) -> SqliteConnection {
+    SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.path().join("queue.db"))).await.unwrap()
 }
 
 #[tokio::test]
@@ -154,7 +155,7 @@ async fn an_entry_that_cannot_be_read_keeps_no_other_from_being_claimed() {
         "UPDATE job SET device_id = 'torn' WHERE task_id = '{torn}' AND ordinal = 0;
          UPDATE task SET range_from = 'torn' WHERE id = '{unreadable}'"
     );
-    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut raw(&bench).await).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut raw(&bench.folder).await).await.unwrap();
     let leases = bench.claim(9).await;
     let mut tasks: Vec<_> = leases.iter().map(|lease| lease.job.task.id).collect();
     tasks.sort_unstable();
@@ -166,4 +167,32 @@ async fn an_entry_that_cannot_be_read_keeps_no_other_from_being_claimed() {
     assert!(log.iter().any(|line| line.contains("cannot be read") && line.contains("device_id")), "{log:#?}");
     assert_eq!(bench.state(torn).await, TaskState::Failed);
     assert_eq!(bench.queue.backlog().await.unwrap().jobs, 0);
+}
+
+/// Whether the queue has a job that stands still.
+async fn any_stands_still(folder: &TempDir) -> bool {
+    let mut queue = raw(folder).await;
+    sqlx::query("SELECT 1 FROM job WHERE waiting = 1").fetch_optional(&mut queue).await.unwrap().is_some()
+}
+
+// What it waited for is not what ended it: a job whose rows are long in coming, and then kill its process, must not do so for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_kills_its_worker_when_it_goes_on_after_a_wait_is_to_blame() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, topic) = (TestStore::empty().await, TestBroker::start().await.topic().await);
+    let (thing, device) = store.add_rows(3).await;
+    let deadly = Process::serve(&folder, &store, &topic, &[("KILL_AT", "read")]).await;
+    let mut client = Client::connect(&deadly.url).await;
+    let lock = store.lock().await;
+    let task = client.submit(&Client::request(thing, &[device], &topic.name)).await;
+    eventually("the job stands still", || any_stands_still(&folder)).await;
+    lock.release().await;
+    assert_eq!(deadly.died().await, Some(9));
+
+    let process = Process::serve(&folder, &store, &topic, &[("DATA_PATCH_WORKER_MAX_CRASHES", "1")]).await;
+    let mut client = Client::connect(&process.url).await;
+    client.attach(&task, 0).await;
+    let log = client.log().await;
+    assert!(log.iter().any(|line| message(line).contains("its worker died 1 times in a row")), "{log:#?}");
+    process.terminate().await;
 }

@@ -27,6 +27,21 @@ pub fn doc(device: Uuid, value: i64) -> String {
     format!(r#"{{"data": {{"data": {{"v": {value}}}}}, "deviceId": "{device}", "triggerTime": "2019-01-11T21:03:00+08:00"}}"#)
 }
 
+/// A store that nobody can read meanwhile.
+pub enum StoreLock {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+impl StoreLock {
+    pub async fn release(self) {
+        match self {
+            Self::Sqlite(connection) => connection.close().await.unwrap(),
+            Self::Postgres(connection) => connection.close().await.unwrap(),
+        }
+    }
+}
+
 #[derive(Clone)]
 pub enum TestStore {
     Sqlite(Arc<TempDir>),
@@ -187,6 +202,23 @@ impl TestStore {
         match self {
             Self::Sqlite(_) => None,
             Self::Postgres { url, .. } => Some(PgConnection::connect(url).await.unwrap()),
+        }
+    }
+
+    /// Keeps others from reading it until that is released.
+    pub async fn lock(&self) -> StoreLock {
+        match self {
+            Self::Sqlite(folder) => {
+                let mut connection = Self::sqlite(folder).await;
+                sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut connection).await.unwrap();
+                StoreLock::Sqlite(connection)
+            }
+            Self::Postgres { url, .. } => {
+                let mut connection = PgConnection::connect(url).await.unwrap();
+                let lock = r#"BEGIN; LOCK TABLE "Device", raw_data IN ACCESS EXCLUSIVE MODE"#;
+                sqlx::raw_sql(lock).execute(&mut connection).await.unwrap();
+                StoreLock::Postgres(connection)
+            }
         }
     }
 
