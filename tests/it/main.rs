@@ -34,6 +34,7 @@ mod ready;
 mod reconnect;
 mod refusals;
 mod restart;
+mod row_counters;
 mod secrets;
 mod stack;
 mod store;
