@@ -1,5 +1,9 @@
 //! The program's commands and what stops their start, as somebody at a shell sees it.
 
+use std::path::Path;
+
+use data_patch::config::DEFAULTS;
+
 use crate::support::{TestBroker, TestStore, program};
 
 /// Runs the program to its end: exit code, and all that it printed.
@@ -85,4 +89,34 @@ async fn help_has_examples() {
     let (code, printed) = run(&["--help"], &[]).await;
     assert_eq!(code, 0);
     assert!(printed.contains("data-patch serve --config config.toml --token 123456"), "{printed}");
+}
+
+/// The options of a README's table, with their defaults.
+fn options(readme: &str) -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(readme)).unwrap();
+    let in_backticks = |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
+    let sections = ["server.", "queue.", "worker.", "iota.", "kafka.", "guard.", "log."];
+    let mut options = Vec::new();
+    for row in text.lines().filter(|line| sections.iter().any(|section| line.starts_with(&format!("| `{section}")))) {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let mut defaults = in_backticks(cells[1]);
+        if defaults.is_empty() {
+            defaults.push(cells[1].to_owned());
+        }
+        options.extend(in_backticks(cells[0]).into_iter().zip(defaults));
+    }
+    options
+}
+
+#[test]
+fn both_readmes_tell_the_same_options_with_their_defaults() {
+    let defaults: toml::Table = toml::from_str(DEFAULTS).unwrap();
+    let told = options("README.md");
+    assert!(told.len() > 25, "{told:?}");
+    for (name, default) in &told {
+        let (section, key) = name.split_once('.').unwrap();
+        let value = &defaults[section][key];
+        assert_eq!(*default, value.as_str().map_or_else(|| value.to_string(), str::to_owned), "{name}");
+    }
+    assert_eq!(options("README.zh-CN.md"), told);
 }
