@@ -143,6 +143,23 @@ async fn a_service_that_ends_with_leases_left_hands_them_back_and_no_crash_count
     assert!(bench.log(task).await.is_empty(), "nothing happened to its worker");
 }
 
+#[tokio::test]
+async fn that_a_job_stood_still_is_over_when_its_service_hands_it_back() {
+    let bench = Bench::new().await;
+    let task = bench.submit(1).await;
+    let service = open_queue(&bench.folder, Clock::Manual(Arc::clone(&bench.now))).await;
+    let owner = service.owner();
+    let lease = service.claim(&owner, || 1, LEASE, MAX_CRASHES).await.unwrap().leases.pop().unwrap();
+    lease.report(Report { waiting: Some(true), ..Report::default() }).await.unwrap();
+    service.close().await;
+    for _ in 0..MAX_CRASHES {
+        bench.claim_one().await;
+        crash(&bench);
+    }
+    assert!(bench.claim(1).await.is_empty());
+    assert_eq!(bench.state(task).await, TaskState::Failed);
+}
+
 async fn raw(folder: &TempDir) -> SqliteConnection {
     SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.path().join("queue.db"))).await.unwrap()
 }

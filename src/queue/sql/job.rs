@@ -159,14 +159,14 @@ pub fn release_all(owner: &str, now_ms: i64) -> Statement<'_> {
         let text = text_of(
             Query::update()
                 .table(Job::Table)
-                .values([set(Job::State), set(Job::DueAt)])
+                .values([set(Job::State), set(Job::DueAt), set(Job::Waiting)])
                 .and_where(is(Job::Owner))
                 .and_where(is(Job::State))
                 .and_where(Expr::col(Job::DueAt).is_not_null()),
         );
         by_index(&text, r#"UPDATE "job""#, index::JOB_DUE)
     });
-    Statement::new(&TEXT, [JobState::Queued.into(), now_ms.into(), owner.into(), JobState::Running.into()])
+    Statement::new(&TEXT, [JobState::Queued.into(), now_ms.into(), 0_i64.into(), owner.into(), JobState::Running.into()])
 }
 
 /// Ends the jobs of a task that wait; those that run end when they have stopped.

@@ -103,6 +103,7 @@ impl Real {
                 lease.report(Report { counted, ..report(0) }).await
             }
             Write::Report(rows) => lease.report(report(*rows)).await,
+            Write::Waits(waiting) => lease.report(Report { waiting: Some(*waiting), ..report(0) }).await,
             Write::Succeed => lease.succeed(report(0)).await,
             Write::Fail => lease.fail(report(0), "because".to_owned()).await,
             Write::Retry(ms) => lease.retry(report(0), Duration::from_millis(ms.unsigned_abs())).await,

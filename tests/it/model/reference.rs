@@ -25,6 +25,8 @@ pub struct ModelJob {
     pub outages: u32,
     pub crashes: u32,
     pub suspected: u32,
+    /// It stands still.
+    pub waiting: bool,
     /// It was leased, and no crash was counted for that lease.
     pub has_owner: bool,
     pub total: Option<u64>,
@@ -105,6 +107,8 @@ pub enum Step {
 pub enum Write {
     Counted(u64),
     Report(u64),
+    /// It stands still, or does not any more.
+    Waits(bool),
     Succeed,
     Fail,
     Retry(i64),
@@ -148,10 +152,13 @@ impl Model {
     fn count_crash(&mut self) {
         let now_ms = self.now_ms;
         let lost = |job: &ModelJob| job.state == State::Running && job.has_owner && job.due_ms <= now_ms;
-        let count = self.jobs.iter().filter(|job| lost(job)).count();
-        let suspects = self.jobs.iter().filter(|job| lost(job) && job.suspected >= 2).count();
+        let candidate = |job: &ModelJob| lost(job) && !job.waiting;
+        let count = self.jobs.iter().filter(|job| candidate(job)).count();
+        let suspects = self.jobs.iter().filter(|job| candidate(job) && job.suspected >= 2).count();
         for job in self.jobs.iter_mut().filter(|job| lost(job)) {
-            if count == 1 || (suspects == 1 && job.suspected >= 2) {
+            if std::mem::take(&mut job.waiting) {
+                // It is not to blame.
+            } else if count == 1 || (suspects == 1 && job.suspected >= 2) {
                 (job.crashes, job.suspected) = (job.crashes + 1, job.suspected.max(2));
             } else {
                 job.suspected += 1;
@@ -255,6 +262,9 @@ impl Model {
             self.end(lease.job, State::Cancelled);
             return;
         }
+        if !matches!(write, Write::Counted(_) | Write::Report(_) | Write::Waits(_)) {
+            job.waiting = false;
+        }
         let grown = matches!(write, Write::Report(rows) if *rows > 0);
         match write {
             Write::Counted(total) => {
@@ -266,6 +276,9 @@ impl Model {
                 if grown {
                     (job.outages, job.crashes, job.suspected) = (0, 0, 0);
                 }
+            }
+            Write::Waits(waiting) => {
+                (job.waiting, job.published, job.due_ms) = (*waiting, lease.published, self.now_ms + LEASE_MS);
             }
             Write::Retry(wait_ms) => {
                 (job.state, job.due_ms, job.published) = (State::Queued, self.now_ms + wait_ms, lease.published);
@@ -309,6 +322,7 @@ impl ReferenceStateMachine for Model {
         let write = prop_oneof![
             2 => (0_u64..9).prop_map(Write::Counted),
             4 => (0_u64..5).prop_map(Write::Report),
+            2 => any::<bool>().prop_map(Write::Waits),
             3 => Just(Write::Succeed),
             1 => Just(Write::Fail),
             2 => (0_i64..2 * LEASE_MS).prop_map(Write::Retry),
@@ -351,6 +365,7 @@ impl ReferenceStateMachine for Model {
                     outages: 0,
                     crashes: 0,
                     suspected: 0,
+                    waiting: false,
                     has_owner: false,
                     total: None,
                     published: 0,
