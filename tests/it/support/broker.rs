@@ -77,6 +77,11 @@ impl TestBroker {
         }
     }
 
+    /// The three nodes of `scripts/cluster`, if they are there.
+    pub fn cluster() -> Option<Self> {
+        real("CLUSTER").map(Self::Real)
+    }
+
     pub fn is_real(&self) -> bool {
         matches!(self, Self::Real(_))
     }
@@ -106,12 +111,23 @@ impl TestBroker {
 
     /// A new topic of this name.
     pub async fn create(&self, name: &str, settings: &[(&str, &str)]) -> TestTopic {
+        self.create_on(name, PARTITIONS, TopicReplication::Fixed(1), settings).await
+    }
+
+    /// A new topic of so many partitions, on as many brokers, or on these. The embedded broker knows no replicas.
+    pub async fn create_on(
+        &self,
+        name: &str,
+        partitions: i32,
+        replicas: TopicReplication<'_>,
+        settings: &[(&str, &str)],
+    ) -> TestTopic {
         match self {
-            Self::Embedded(broker) => broker.create_topic(name, PARTITIONS).await.unwrap(),
+            Self::Embedded(broker) => broker.create_topic(name, partitions).await.unwrap(),
             Self::Real(brokers) => {
                 let admin: AdminClient<DefaultClientContext> =
                     ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
-                let mut topic = NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1));
+                let mut topic = NewTopic::new(name, partitions, replicas);
                 for (key, value) in settings {
                     topic = topic.set(key, value);
                 }

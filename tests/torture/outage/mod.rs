@@ -8,10 +8,11 @@ mod parts;
 mod postgres;
 mod proxy;
 mod scene;
+pub mod told;
 mod topic;
 
 pub use parts::{Away, are_ours};
-pub use scene::Scene;
+pub use scene::{Patch, Scene};
 
 use std::time::Duration;
 

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use sqlx::{Connection, PgConnection, Row};
 
 use super::{
-    AWAY, Scene,
+    AWAY, Patch, Scene,
     parts::{self, Away},
     proxy::{Network, Proxy},
     scene::waits,
 };
-use crate::support::{TestStore, message, real};
+use crate::support::{TestBroker, message, real};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
@@ -53,10 +53,10 @@ async fn connections_of_postgres_are_ended_again_and_again() {
 
 /// A patch with a network between the service and PostgreSQL.
 async fn through_proxy() -> (Scene, Proxy) {
-    let store = TestStore::empty().await;
-    let proxy = Proxy::before(&store.url()).await;
-    let url = proxy.url(&store.url());
-    (Scene::start_through(tempfile::tempdir().unwrap(), store, url).await, proxy)
+    let mut patch = Patch::on(&TestBroker::start().await).await;
+    let proxy = Proxy::before(&patch.store.url()).await;
+    patch.url = Some(proxy.url(&patch.store.url()));
+    (Scene::play(tempfile::tempdir().unwrap(), patch).await, proxy)
 }
 
 #[tokio::test(flavor = "multi_thread")]

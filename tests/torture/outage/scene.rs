@@ -6,15 +6,35 @@ use serde_json::Value;
 use tempfile::TempDir;
 use uuid::Uuid;
 
+use super::told;
 use crate::{
     account::{Account, File},
-    support::{Client, Process, TestBroker, TestStore, TestTopic, doc, is_end, message, seqs},
+    support::{Client, Process, TestBroker, TestStore, TestTopic, doc, is_end, message},
     table::Found,
 };
 
 pub const DEVICES: usize = 4;
 /// Of each device: enough that the work takes longer than the disturbing.
 const ROWS: usize = 50_000;
+
+/// What is patched, and into what.
+pub struct Patch {
+    pub store: TestStore,
+    /// The service's way to the store, where it is another than the test's.
+    pub url: Option<String>,
+    pub topic: TestTopic,
+    pub devices: Vec<Uuid>,
+    /// Of each device.
+    pub rows: usize,
+}
+
+impl Patch {
+    /// A few devices, into a topic of this broker.
+    pub async fn on(broker: &TestBroker) -> Self {
+        let (store, topic) = (TestStore::empty().await, broker.topic().await);
+        Self { store, url: None, topic, devices: (0..DEVICES).map(|_| Uuid::new_v4()).collect(), rows: ROWS }
+    }
+}
 
 /// Short times, so that an outage of seconds is a long one; small pages and little in flight, so that the work is slow
 /// enough to be disturbed.
@@ -36,6 +56,8 @@ pub struct Scene {
     pub process: Process,
     pub client: Client,
     pub devices: Vec<Uuid>,
+    /// Of each device.
+    pub rows: usize,
     pub task: String,
     pub log: Vec<Value>,
 }
@@ -64,20 +86,27 @@ impl Ended {
 impl Scene {
     /// A patch on its way, with the queue in `folder`.
     pub async fn start(folder: TempDir) -> Self {
-        let store = TestStore::empty().await;
-        let url = store.url();
-        Self::start_through(folder, store, url).await
+        Self::play(folder, Patch::on(&TestBroker::start().await).await).await
     }
 
-    /// The same, with another URL to the store for the service.
-    pub async fn start_through(folder: TempDir, store: TestStore, url: String) -> Self {
-        let topic = TestBroker::start().await.topic().await;
-        let (thing, devices) = fill(&store).await;
-        let process = Process::serve(&folder, &TestStore::Postgres { url, schema: String::new() }, &topic, &SETTINGS).await;
+    /// The same, of another patch.
+    pub async fn play(folder: TempDir, patch: Patch) -> Self {
+        let Patch { store, url, topic, devices, rows } = patch;
+        let thing = fill(&store, &devices, rows).await;
+        let seen = TestStore::Postgres { url: url.unwrap_or_else(|| store.url()), schema: String::new() };
+        let process = Process::serve(&folder, &seen, &topic, &SETTINGS).await;
         let mut client = Client::connect(&process.url).await;
         let task = client.submit(&Client::request(thing, &devices, &topic.name)).await;
         let log = client.until(is_on_its_way).await;
-        Self { folder, store, topic, process, client, devices, task, log }
+        Self { folder, store, topic, process, client, devices, rows, task, log }
+    }
+
+    /// Reads the next line of the log, which must not be the last.
+    pub async fn next(&mut self) -> Value {
+        let line = self.client.next().await;
+        assert!(!is_end(&line), "it has ended meanwhile: {line}");
+        self.log.push(line.clone());
+        line
     }
 
     /// Reads the log until a line fits.
@@ -88,10 +117,18 @@ impl Scene {
 
     /// Reads the log for a while. The task must not end in it.
     pub async fn listen(&mut self, time: Duration) {
-        let until = Instant::now() + time;
-        while let Ok(line) = tokio::time::timeout(until.saturating_duration_since(Instant::now()), self.client.next()).await {
-            assert!(!is_end(&line), "it has ended meanwhile: {line}");
-            self.log.push(line);
+        self.during(tokio::time::sleep(time)).await;
+    }
+
+    /// Reads the log while something else happens. The task must not end in it.
+    pub async fn during<T>(&mut self, what: impl Future<Output = T>) -> T {
+        let mut what = std::pin::pin!(what);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut what => return done,
+                _ = self.next() => {}
+            }
         }
     }
 
@@ -125,24 +162,20 @@ impl Scene {
         let first = back.elapsed();
         self.until(is_end).await;
         let took = back.elapsed();
-        let Self { folder, store, topic, process, task, devices, log, .. } = self;
-        assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
-        let last = log.last().unwrap();
-        assert_eq!(last["payload"]["state"], "succeeded", "{last}");
-        assert!(message(last).contains(&format!("{} rows published, 0 held back", DEVICES * ROWS)), "{last}");
+        let Self { folder, store, topic, process, task, devices, rows, log, .. } = self;
+        told::is_exact(&log, &devices, rows);
         assert_eq!(process.terminate().await.0, Some(0));
         File::open(folder.path()).await.is_at_rest().await;
         let account = Account::of(&store, &topic, &task, &devices).await;
-        assert_eq!(account.rows, DEVICES * ROWS);
+        assert_eq!(account.rows, devices.len() * rows);
         assert_eq!(account.lost, 0, "{account:?}");
         Ended { account, log, first, took }
     }
 }
 
 /// `iota data published(k / n)` with 0 < k < n.
-pub fn is_on_its_way(line: &Value) -> bool {
-    let whole = format!("({ROWS} / ");
-    message(line).starts_with("iota data published(") && !message(line).contains("(0 / ") && !message(line).contains(&whole)
+fn is_on_its_way(line: &Value) -> bool {
+    told::published(message(line)).is_some_and(|(published, rows, _)| 0 < published && published < rows)
 }
 
 /// How often the log said that it waits.
@@ -150,20 +183,19 @@ pub fn waits(log: &[Value]) -> usize {
     log.iter().filter(|line| message(line).contains("waits, nothing is lost")).count()
 }
 
-/// Rows of several devices, made by PostgreSQL itself.
-async fn fill(store: &TestStore) -> (Uuid, Vec<Uuid>) {
+/// Rows of devices of a thing, made by PostgreSQL itself.
+async fn fill(store: &TestStore, devices: &[Uuid], rows: usize) -> Uuid {
     let thing = Uuid::new_v4();
-    let devices: Vec<Uuid> = (0..DEVICES).map(|_| Uuid::new_v4()).collect();
     for (number, device) in devices.iter().enumerate() {
         store.add_device(thing, *device, &format!("应变计{number:02}")).await;
         let doc = doc(*device, 7).replace("\"v\": 7", "\"v\": %s");
-        let first = 1_000_000 + number * ROWS;
+        let first = 1_000_000 + number * rows;
         store
             .execute(&format!(
                 "INSERT INTO raw_data SELECT {first} + n, '{device}', timestamptz '2019-01-12T00:00:00Z' + n * interval '1 s', \
-                 format('{doc}', n)::jsonb FROM generate_series(1, {ROWS}) AS n"
+                 format('{doc}', n)::jsonb FROM generate_series(1, {rows}) AS n"
             ))
             .await;
     }
-    (thing, devices)
+    thing
 }
