@@ -12,6 +12,7 @@ mod support;
 mod table;
 
 mod clock;
+mod cluster;
 mod disk;
 mod hostile;
 mod kill;
