@@ -75,14 +75,18 @@ impl Client {
 
     /// The next frame that is no ping.
     pub async fn next_frame(&mut self) -> Option<Message> {
-        loop {
-            match tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("nothing came") {
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(message)) => return Some(message),
-                Some(Err(Error::ConnectionClosed | Error::AlreadyClosed)) | None => return None,
-                Some(Err(error)) => panic!("{error}"),
+        let next = async {
+            loop {
+                match self.socket.next().await {
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                    Some(Ok(message)) => return Some(message),
+                    Some(Err(Error::ConnectionClosed | Error::AlreadyClosed)) | None => return None,
+                    Some(Err(error)) => panic!("{error}"),
+                }
             }
-        }
+        };
+        // Pings do not count: a service that says nothing more pings for ever.
+        tokio::time::timeout(PATIENCE, next).await.expect("nothing came")
     }
 
     /// The code that the connection is closed with, after whatever else comes.

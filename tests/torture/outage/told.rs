@@ -64,7 +64,8 @@ pub fn is_exact(log: &[Value], devices: &[Uuid], rows: usize) {
     assert!(devices.iter().all(|device| safe.get(device) == Some(&rows)), "a device has no last line: {safe:?}");
     let (all, sum) = (devices.len(), devices.len() * rows);
     assert_eq!((&last["res"], &last["payload"]["state"]), (&"ok".into(), &"succeeded".into()), "{last}");
-    let told = format!("task finished: {all} of {all} devices, {sum} rows published, 0 held back, in ");
+    let s = if all == 1 { "" } else { "s" };
+    let told = format!("task finished: {all} of {all} device{s}, {sum} rows published, 0 held back, in ");
     assert!(message(last).starts_with(&told), "{last}");
 }
 
