@@ -14,7 +14,7 @@ use data_patch::{
     kafka::Records,
     patch::Guard,
     protocol::{ClientMessage, Rules, Token, reply},
-    task::{LogEvent, TaskId},
+    task::{LogEntry, TaskId},
 };
 
 fn guard(c: &mut Criterion) {
@@ -79,7 +79,7 @@ fn messages(c: &mut Criterion) {
     };
     let request = r#"{"src":"iota","token":"123456","topic":"savoir_data","thingId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","devices":["0fc608c2-5d7c-45a0-a5f7-c423a08fa0d0","b34299aa-625e-4404-a580-fde1d7cbc3e8"],"from":"2019-01-11T21:03:00.000+0800","to":"2019-01-15T14:30:00.000+0800"}"#;
     c.bench_function("parse/request", |b| b.iter(|| ClientMessage::parse(black_box(request), &rules).unwrap()));
-    let event = LogEvent {
+    let event = LogEntry {
         task: TaskId::new(),
         seq: 7,
         at_ms: 1_547_211_780_005,

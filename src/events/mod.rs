@@ -11,55 +11,55 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::broadcast;
 
-use crate::task::{LogEvent, TaskId};
+use crate::task::{LogEntry, TaskId};
 
 /// Lines kept for a watcher that is slow; one further behind reads the queue.
-const BACKLOG: usize = 256;
+const CHANNEL_CAPACITY: usize = 256;
 
 /// A line, and what it is on the wire: made once for all who watch.
 #[derive(Debug)]
-pub struct Told {
-    pub event: LogEvent,
+pub struct EncodedEvent {
+    pub event: LogEntry,
     /// When it was committed, if that was here and just now.
-    pub committed: Option<Instant>,
-    wire: OnceLock<Bytes>,
+    pub committed_at: Option<Instant>,
+    encoded: OnceLock<Bytes>,
 }
 
-impl Told {
+impl EncodedEvent {
     /// A line that was stored before.
-    pub fn stored(event: LogEvent) -> Self {
-        Self { event, committed: None, wire: OnceLock::new() }
+    pub fn stored(event: LogEntry) -> Self {
+        Self { event, committed_at: None, encoded: OnceLock::new() }
     }
 
     /// What it is on the wire; `make` makes it, if nobody has.
-    pub fn wire(&self, make: impl FnOnce(&LogEvent) -> String) -> Bytes {
-        self.wire.get_or_init(|| make(&self.event).into()).clone()
+    pub fn encoded(&self, make: impl FnOnce(&LogEntry) -> String) -> Bytes {
+        self.encoded.get_or_init(|| make(&self.event).into()).clone()
     }
 }
 
 /// What a watcher hears.
 #[derive(Debug, Clone)]
-pub enum Signal {
+pub enum EventSignal {
     /// A line was committed here.
-    Logged(Arc<Told>),
+    Published(Arc<EncodedEvent>),
     /// Another process has written lines up to this number.
-    Grown(u64),
+    TailAdvanced(u64),
 }
 
 /// One channel for each task that is watched, and none for others.
 #[derive(Debug, Clone, Default)]
-pub struct Hub {
+pub struct EventHub {
     channels: Arc<Mutex<HashMap<TaskId, Channel>>>,
 }
 
 #[derive(Debug)]
 struct Channel {
-    sender: broadcast::Sender<Signal>,
+    sender: broadcast::Sender<EventSignal>,
     /// The last line that was told of here.
     last_seq: u64,
 }
 
-impl Hub {
+impl EventHub {
     fn channels(&self) -> MutexGuard<'_, HashMap<TaskId, Channel>> {
         // Nothing in here can panic half-way through a change.
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
@@ -70,34 +70,36 @@ impl Hub {
         let receiver = self
             .channels()
             .entry(task)
-            .or_insert_with(|| Channel { sender: broadcast::Sender::new(BACKLOG), last_seq: 0 })
+            .or_insert_with(|| Channel { sender: broadcast::Sender::new(CHANNEL_CAPACITY), last_seq: 0 })
             .sender
             .subscribe();
         Subscription { hub: self.clone(), task, receiver: Some(receiver) }
     }
 
     /// Tells of a line that is committed.
-    pub fn logged(&self, event: LogEvent) {
+    pub fn publish(&self, event: LogEntry) {
         if let Some(channel) = self.channels().get_mut(&event.task) {
             channel.last_seq = channel.last_seq.max(event.seq);
             // An error means that the last watcher has just left.
-            let _ =
-                channel.sender.send(Signal::Logged(Arc::new(Told { committed: Some(Instant::now()), ..Told::stored(event) })));
+            let _ = channel.sender.send(EventSignal::Published(Arc::new(EncodedEvent {
+                committed_at: Some(Instant::now()),
+                ..EncodedEvent::stored(event)
+            })));
         }
     }
 
     /// Tells that a task's log has this many lines, unless that is known.
-    pub fn grown(&self, task: TaskId, last_seq: u64) {
+    pub fn advance_tail(&self, task: TaskId, last_seq: u64) {
         if let Some(channel) = self.channels().get_mut(&task)
             && channel.last_seq < last_seq
         {
             channel.last_seq = last_seq;
-            let _ = channel.sender.send(Signal::Grown(last_seq));
+            let _ = channel.sender.send(EventSignal::TailAdvanced(last_seq));
         }
     }
 
     /// The tasks that are watched.
-    pub fn watched(&self) -> Vec<TaskId> {
+    pub fn subscribed_tasks(&self) -> Vec<TaskId> {
         self.channels().keys().copied().collect()
     }
 }
@@ -105,15 +107,15 @@ impl Hub {
 /// One watcher's ear; a task's channel goes with its last one.
 #[derive(Debug)]
 pub struct Subscription {
-    hub: Hub,
+    hub: EventHub,
     task: TaskId,
     /// Taken only by `drop`.
-    receiver: Option<broadcast::Receiver<Signal>>,
+    receiver: Option<broadcast::Receiver<EventSignal>>,
 }
 
 impl Subscription {
     /// Waits for the next signal. `None`: some were missed.
-    pub async fn next(&mut self) -> Option<Signal> {
+    pub async fn next(&mut self) -> Option<EventSignal> {
         match &mut self.receiver {
             Some(receiver) => receiver.recv().await.ok(),
             None => None,
@@ -135,38 +137,38 @@ impl Drop for Subscription {
 mod tests {
     use super::*;
 
-    fn line(task: TaskId, seq: u64) -> LogEvent {
-        LogEvent { task, seq, at_ms: 0, ok: true, message: String::new(), ends: None }
+    fn line(task: TaskId, seq: u64) -> LogEntry {
+        LogEntry { task, seq, at_ms: 0, ok: true, message: String::new(), ends: None }
     }
 
     #[tokio::test]
     async fn channels_go_with_their_last_watcher() {
-        let (hub, task) = (Hub::default(), TaskId::new());
+        let (hub, task) = (EventHub::default(), TaskId::new());
         let (mut first, second) = (hub.subscribe(task), hub.subscribe(task));
         drop(second);
-        hub.logged(line(task, 1));
-        assert!(matches!(first.next().await, Some(Signal::Logged(told)) if told.event.seq == 1));
+        hub.publish(line(task, 1));
+        assert!(matches!(first.next().await, Some(EventSignal::Published(told)) if told.event.seq == 1));
         drop(first);
-        assert!(hub.watched().is_empty());
+        assert!(hub.subscribed_tasks().is_empty());
     }
 
     #[tokio::test]
     async fn what_is_known_is_not_told_again() {
-        let (hub, task) = (Hub::default(), TaskId::new());
+        let (hub, task) = (EventHub::default(), TaskId::new());
         let mut ear = hub.subscribe(task);
-        hub.logged(line(task, 2));
-        hub.grown(task, 2);
-        hub.grown(task, 3);
-        assert!(matches!(ear.next().await, Some(Signal::Logged(_))));
-        assert!(matches!(ear.next().await, Some(Signal::Grown(3))));
+        hub.publish(line(task, 2));
+        hub.advance_tail(task, 2);
+        hub.advance_tail(task, 3);
+        assert!(matches!(ear.next().await, Some(EventSignal::Published(_))));
+        assert!(matches!(ear.next().await, Some(EventSignal::TailAdvanced(3))));
     }
 
     #[tokio::test]
     async fn a_slow_watcher_hears_that_it_missed_some() {
-        let (hub, task) = (Hub::default(), TaskId::new());
+        let (hub, task) = (EventHub::default(), TaskId::new());
         let mut ear = hub.subscribe(task);
-        for seq in 1..=2 * BACKLOG as u64 {
-            hub.logged(line(task, seq));
+        for seq in 1..=2 * CHANNEL_CAPACITY as u64 {
+            hub.publish(line(task, seq));
         }
         assert!(ear.next().await.is_none());
         assert!(ear.next().await.is_some());

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::{KafkaError, producer::Producer};
 use crate::{
     iota::Key,
-    task::{HeldRow, Position, Progress},
+    task::{Position, Progress, QuarantinedRow},
 };
 
 /// Rows held back and not reported yet, at the most; then reading waits.
@@ -42,13 +42,13 @@ struct State {
     /// The number of the row at the frontier.
     frontier: u64,
     /// Rows behind the frontier that were held back before they were sent.
-    waiting: VecDeque<(u64, HeldRow)>,
+    waiting: VecDeque<(u64, QuarantinedRow)>,
     /// The last row before the frontier.
     last: Option<Last>,
     published: u64,
     held: u64,
     /// Held back, before the frontier, and not reported yet.
-    unreported: Vec<HeldRow>,
+    unreported: Vec<QuarantinedRow>,
     /// As many more are being reported just now.
     in_report: usize,
     failure: Option<KafkaError>,
@@ -133,7 +133,7 @@ impl Flight {
     ///
     /// # Errors
     /// A row before it has failed.
-    pub async fn hold(&self, row: HeldRow) -> Result<(), KafkaError> {
+    pub async fn hold(&self, row: QuarantinedRow) -> Result<(), KafkaError> {
         loop {
             {
                 let mut state = self.state();
@@ -287,7 +287,7 @@ impl Flight {
 
     /// Cursor and counts at this moment, and the rows held back that are to be reported with them: then
     /// [`confirm`](Self::confirm) or [`unreport`](Self::unreport) them.
-    pub fn progress(&self) -> (Progress, Vec<HeldRow>) {
+    pub fn progress(&self) -> (Progress, Vec<QuarantinedRow>) {
         let mut state = self.state();
         let progress = Progress { cursor: state.cursor(), published: state.published, held: state.held };
         let held = std::mem::take(&mut state.unreported);
@@ -302,7 +302,7 @@ impl Flight {
     }
 
     /// Puts back rows that could not be reported.
-    pub fn unreport(&self, mut rows: Vec<HeldRow>) {
+    pub fn unreport(&self, mut rows: Vec<QuarantinedRow>) {
         let mut state = self.state();
         state.in_report = 0;
         rows.append(&mut state.unreported);
@@ -340,7 +340,7 @@ impl State {
             Settled::TooLarge(bytes) => {
                 let reason = format!("its document of {bytes} bytes is too large for the topic (max.message.bytes)");
                 let position = Position { time_us, key: key.to_string() };
-                self.waiting.push_front((number, HeldRow { position, reason }));
+                self.waiting.push_front((number, QuarantinedRow { position, reason }));
                 self.advance();
             }
         }

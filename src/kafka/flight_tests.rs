@@ -1,7 +1,7 @@
 use super::*;
 
-fn held(number: i64) -> HeldRow {
-    HeldRow { position: Position { time_us: number, key: number.to_string() }, reason: String::new() }
+fn held(number: i64) -> QuarantinedRow {
+    QuarantinedRow { position: Position { time_us: number, key: number.to_string() }, reason: String::new() }
 }
 
 fn settle(flight: &Flight, number: u64, how: Settled) {

@@ -25,7 +25,7 @@ use crate::{
     iota::{Beginning, Mapping, Row, Rows, Selection, Store, StoreError, TimeType},
     kafka::{Flight, Kafka, KafkaError, Outgoing, Pace, Records, Sender},
     kill,
-    task::{HeldRow, Position, TaskId},
+    task::{Position, QuarantinedRow, TaskId},
 };
 
 /// A device of so many rows has little: it is over before the producer would have waited for more to send together.
@@ -352,7 +352,7 @@ async fn send(
             }
             Err(fault) => {
                 let position = Position { time_us: row.time_us, key: row.key.to_string() };
-                flight.hold(HeldRow { position, reason: fault.to_string() }).await?;
+                flight.hold(QuarantinedRow { position, reason: fault.to_string() }).await?;
             }
         }
     }

@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
 
 use super::Refusal;
-use crate::task::{LogEvent, TaskId, TaskState};
+use crate::task::{LogEntry, TaskId, TaskState};
 
 /// Answers to requests bear this `type`, all else the other; both are the contract's.
 const ANSWER: &str = "data-patch";
@@ -63,7 +63,7 @@ pub fn refused(refusal: &Refusal) -> String {
 }
 
 /// One line of a task's log.
-pub fn log(event: &LogEvent) -> String {
+pub fn log(event: &LogEntry) -> String {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Payload<'a> {
@@ -100,8 +100,8 @@ mod tests {
 
     const TASK: TaskId = TaskId(uuid!("9d9d14b3-cf77-4cba-934b-faeaf2d153ba"));
 
-    fn event(ok: bool, message: &str, ends: Option<TaskState>) -> LogEvent {
-        LogEvent { task: TASK, seq: 7, at_ms: 1_547_211_780_005, ok, message: message.to_owned(), ends }
+    fn event(ok: bool, message: &str, ends: Option<TaskState>) -> LogEntry {
+        LogEntry { task: TASK, seq: 7, at_ms: 1_547_211_780_005, ok, message: message.to_owned(), ends }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Lease, Queue, QueueError, TaskRow, crash,
-    lease::{self, Job, Write},
+    lease::{self, Job, JobUpdate},
     sql::{self, DueRow, Suspects},
     writer::Tx,
 };
@@ -44,7 +44,7 @@ impl From<usize> for ClaimLimits {
 pub struct Claimed {
     pub leases: Vec<Lease>,
     /// Jobs that were failed instead, since they ended their worker again and again.
-    pub given_up: usize,
+    pub failed_crash_looping: usize,
 }
 
 /// What a claim asks for.
@@ -75,20 +75,20 @@ impl Queue {
         let asked = Instant::now();
         let claim = move |tx: &mut Tx<'_>| {
             let claim = Claim { owner: Arc::clone(&owner), limits: limits().into(), lease, max_crashes };
-            Claiming::new(tx, &claim)?.run()
+            ClaimTransaction::new(tx, &claim)?.run()
         };
-        let (jobs, given_up) = self.inner.writer.write_last(claim).await?;
+        let (jobs, given_up) = self.inner.writer.write_at_end_of_batch(claim).await?;
         self.inner.metrics.claim.observe(asked.elapsed());
         let leases = jobs.into_iter().map(|job| Lease::new(self.clone(), job, asked, lease)).collect();
-        Ok(Claimed { leases, given_up })
+        Ok(Claimed { leases, failed_crash_looping: given_up })
     }
 
     /// Ends the leases of services on this file that are dead, so that nobody waits until they expire. Returns how many.
     ///
     /// # Errors
     /// The file can't be written.
-    pub async fn end_leases_of_the_dead(&self) -> Result<usize, QueueError> {
-        let dead = self.inner.owner.dead().unwrap_or_else(|error| {
+    pub async fn expire_leases_of_dead_instances(&self) -> Result<usize, QueueError> {
+        let dead = self.inner.owner.find_dead().unwrap_or_else(|error| {
             tracing::warn!(%error, "dead services can't be looked for; their leases expire");
             Vec::new()
         });
@@ -100,7 +100,7 @@ impl Queue {
                 tracing::warn!(service = dead.id, leases, "a service on this queue has died; its jobs go on from their cursors");
             }
             ended += leases;
-            dead.bury();
+            dead.remove();
         }
         Ok(ended)
     }
@@ -131,7 +131,7 @@ fn end_leases_after_crash(tx: &Tx<'_>, owner: &str, until_ms: i64) -> rusqlite::
 }
 
 /// One claim on its way.
-struct Claiming<'c, 'tx, 'db> {
+struct ClaimTransaction<'c, 'tx, 'db> {
     tx: &'tx mut Tx<'db>,
     claim: &'c Claim,
     /// Suspects that may still be leased; `None` where no job is suspected, which is nearly always.
@@ -141,15 +141,15 @@ struct Claiming<'c, 'tx, 'db> {
     given_up: usize,
 }
 
-impl<'c, 'tx, 'db> Claiming<'c, 'tx, 'db> {
+impl<'c, 'tx, 'db> ClaimTransaction<'c, 'tx, 'db> {
     fn new(tx: &'tx mut Tx<'db>, claim: &'c Claim) -> rusqlite::Result<Self> {
         let mut claiming =
             Self { tx, claim, suspects_left: None, topics_left: claim.limits.topics.clone(), jobs: Vec::new(), given_up: 0 };
-        claiming.look_for_suspects()?;
+        claiming.check_for_suspects()?;
         Ok(claiming)
     }
 
-    fn look_for_suspects(&mut self) -> rusqlite::Result<()> {
+    fn check_for_suspects(&mut self) -> rusqlite::Result<()> {
         if self.suspects_left.is_none() && !self.tx.rows(&sql::any_suspect(), |_| Ok(()))?.is_empty() {
             self.suspects_left = Some(self.claim.limits.suspects);
         }
@@ -178,7 +178,7 @@ impl<'c, 'tx, 'db> Claiming<'c, 'tx, 'db> {
                     with_more.push(Arc::clone(task));
                 }
                 for row in rows {
-                    self.hand_out(task, row)?;
+                    self.add_claimed(task, row)?;
                 }
             }
             tasks = with_more;
@@ -216,7 +216,7 @@ impl<'c, 'tx, 'db> Claiming<'c, 'tx, 'db> {
             for owner in lost {
                 end_leases_after_crash(self.tx, &owner, self.tx.now_ms)?;
             }
-            self.look_for_suspects()?;
+            self.check_for_suspects()?;
             due = self.due_jobs(task, share)?;
         }
         if let Some(left) = &mut self.suspects_left {
@@ -253,7 +253,7 @@ impl<'c, 'tx, 'db> Claiming<'c, 'tx, 'db> {
     }
 
     /// Makes a job of what was leased, unless it ends here.
-    fn hand_out(&mut self, task: &Arc<TaskRow>, row: DueRow) -> rusqlite::Result<()> {
+    fn add_claimed(&mut self, task: &Arc<TaskRow>, row: DueRow) -> rusqlite::Result<()> {
         let (lost, crashes, suspected) = (row.lost, row.crashes, row.suspected);
         let job = Job::new(Arc::clone(task), row);
         if task.cancel_requested {
@@ -261,7 +261,7 @@ impl<'c, 'tx, 'db> Claiming<'c, 'tx, 'db> {
         }
         if crashes >= self.claim.max_crashes {
             self.given_up += 1;
-            return give_up(self.tx, &job, crashes);
+            return fail_crash_looping(self.tx, &job, crashes);
         }
         if lost {
             tracing::warn!(
@@ -275,27 +275,27 @@ impl<'c, 'tx, 'db> Claiming<'c, 'tx, 'db> {
     }
 }
 
-fn give_up(tx: &mut Tx<'_>, job: &Job, crashes: u32) -> rusqlite::Result<()> {
+fn fail_crash_looping(tx: &mut Tx<'_>, job: &Job, crashes: u32) -> rusqlite::Result<()> {
     tracing::error!(task = %job.task.id, device = %job.device, crashes, "the job is given up: its worker died again and again");
     let reason = format!(
         "its worker died {crashes} times in a row with no row published in between, and no other job is as likely the cause; see the \
          service's log of those moments, then submit it again"
     );
-    let write = Write {
+    let write = JobUpdate {
         change: Some((JobChange::Fail, None)),
         lines: vec![line::failed(job.device, job.name.as_deref(), &reason)],
         reason: Some(reason),
-        ..Write::default()
+        ..JobUpdate::default()
     };
     lease::apply(tx, job, &write, tx.now_ms).map(|_| ())
 }
 
 /// The worker of a job was gone before it could say how far it had got when its task was cancelled.
 fn cancel_after_crash(tx: &mut Tx<'_>, job: &Job) -> rusqlite::Result<()> {
-    let write = Write {
+    let write = JobUpdate {
         change: Some((JobChange::Cancel, None)),
         lines: vec![line::cancelled_after_crash(job.device, job.progress.published)],
-        ..Write::default()
+        ..JobUpdate::default()
     };
     lease::apply(tx, job, &write, tx.now_ms).map(|_| ())
 }
@@ -306,7 +306,7 @@ fn fail_unreadable_job(tx: &mut Tx<'_>, task: &TaskRow, id: i64, error: &rusqlit
     tracing::error!(task = %task.id, job = id, %error, "a job's entry in the queue cannot be read; the job is failed, its task goes on");
     tx.run(&sql::end_job(id, JobState::Failed, Some(&reason)))?;
     let mut lines = vec![line::unreadable_job(&reason)];
-    let ends = lease::end_task(tx, task, &mut lines)?;
+    let ends = lease::finish_task_if_done(tx, task, &mut lines)?;
     tx.log(task.id, lines, ends).map(|_| ())
 }
 

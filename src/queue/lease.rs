@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{Queue, QueueError, TaskRow, sql, writer::Tx};
 use crate::{
     kill,
-    task::{HeldRow, JobChange, JobState, Line, Progress, TaskState, line},
+    task::{JobChange, JobState, Line, Progress, QuarantinedRow, TaskState, line},
 };
 
 /// Why a write to a job was not made.
@@ -52,12 +52,12 @@ pub struct Job {
 
 impl Job {
     /// Whether rows were done with since it was leased.
-    pub fn has_grown(&self, progress: &Progress) -> bool {
+    pub fn has_progressed(&self, progress: &Progress) -> bool {
         progress.rows() > self.progress.rows()
     }
 
     /// Outages in a row, if there is one now.
-    pub fn outages_with_one_more(&self, grown: bool) -> u32 {
+    pub fn next_outage_count(&self, grown: bool) -> u32 {
         if grown { 1 } else { self.outages.saturating_add(1) }
     }
 }
@@ -80,13 +80,13 @@ impl std::fmt::Debug for Lease {
 
 /// What is written to a job in one go.
 #[derive(Debug, Default)]
-pub(super) struct Write {
+pub(super) struct JobUpdate {
     /// What happens to it, and when it may be claimed if it goes back. `None`: it is renewed.
     pub change: Option<(JobChange, Option<Duration>)>,
-    pub counted: Option<Counted>,
+    pub counted: Option<DeviceCount>,
     pub progress: Option<Progress>,
     pub layout: Option<String>,
-    pub held: Vec<HeldRow>,
+    pub held: Vec<QuarantinedRow>,
     pub lines: Vec<Line>,
     pub reason: Option<String>,
     /// Whether it stands still, where that has changed.
@@ -97,21 +97,21 @@ pub(super) struct Write {
 
 /// A device whose rows were counted.
 #[derive(Debug, Clone)]
-pub struct Counted {
+pub struct DeviceCount {
     pub name: Option<String>,
     pub total: u64,
 }
 
 /// How far the work has got since the last report.
 #[derive(Debug, Clone, Default)]
-pub struct Report {
+pub struct Checkpoint {
     /// Said in the log before all else.
-    pub counted: Option<Counted>,
+    pub counted: Option<DeviceCount>,
     pub progress: Progress,
     /// How the store is laid out that the cursor is in.
     pub layout: Option<String>,
     /// Rows held back that were not reported yet.
-    pub held: Vec<HeldRow>,
+    pub held: Vec<QuarantinedRow>,
     /// What the log is to say of it.
     pub lines: Vec<Line>,
     /// Whether the job stands still, waiting for the store or Kafka, where that has changed: a crash is then not its fault.
@@ -134,32 +134,32 @@ impl Lease {
     ///
     /// # Errors
     /// The lease is lost, or the queue is away.
-    pub async fn report(&self, report: Report) -> Result<(), LeaseError> {
-        self.write(Write::from(report)).await
+    pub async fn checkpoint(&self, report: Checkpoint) -> Result<(), LeaseError> {
+        self.write(JobUpdate::from(report)).await
     }
 
     /// All rows are done with.
     ///
     /// # Errors
     /// The lease is lost, or the queue is away.
-    pub async fn succeed(&self, report: Report) -> Result<(), LeaseError> {
-        self.write(Write { change: Some((JobChange::Succeed, None)), ..report.into() }).await
+    pub async fn succeed(&self, report: Checkpoint) -> Result<(), LeaseError> {
+        self.write(JobUpdate { change: Some((JobChange::Succeed, None)), ..report.into() }).await
     }
 
     /// It can't get better.
     ///
     /// # Errors
     /// The lease is lost, or the queue is away.
-    pub async fn fail(&self, report: Report, reason: String) -> Result<(), LeaseError> {
-        self.write(Write { change: Some((JobChange::Fail, None)), reason: Some(reason), ..report.into() }).await
+    pub async fn fail(&self, report: Checkpoint, reason: String) -> Result<(), LeaseError> {
+        self.write(JobUpdate { change: Some((JobChange::Fail, None)), reason: Some(reason), ..report.into() }).await
     }
 
     /// Something is away: back to the queue for a while.
     ///
     /// # Errors
     /// The lease is lost, or the queue is away.
-    pub async fn retry(&self, report: Report, wait: Duration) -> Result<(), LeaseError> {
-        self.write(Write { change: Some((JobChange::Retry, Some(wait))), ..report.into() }).await
+    pub async fn retry(&self, report: Checkpoint, wait: Duration) -> Result<(), LeaseError> {
+        self.write(JobUpdate { change: Some((JobChange::Retry, Some(wait))), ..report.into() }).await
     }
 
     /// Its task is cancelled, and nothing of it is sent any more. `unanswered` rows were on the wire to Kafka with no answer, and
@@ -167,22 +167,22 @@ impl Lease {
     ///
     /// # Errors
     /// The lease is lost, or the queue is away.
-    pub async fn cancel(&self, report: Report, unanswered: u64) -> Result<(), LeaseError> {
+    pub async fn cancel(&self, report: Checkpoint, unanswered: u64) -> Result<(), LeaseError> {
         let unanswered = Some(unanswered);
-        self.write(Write { change: Some((JobChange::Cancel, None)), unanswered, ..report.into() }).await
+        self.write(JobUpdate { change: Some((JobChange::Cancel, None)), unanswered, ..report.into() }).await
     }
 
     /// Back to the queue, to be claimed at once.
     ///
     /// # Errors
     /// The lease is lost, or the queue is away.
-    pub async fn release(&self, report: Report) -> Result<(), LeaseError> {
-        self.write(Write { change: Some((JobChange::Release, Some(Duration::ZERO))), ..report.into() }).await?;
+    pub async fn release(&self, report: Checkpoint) -> Result<(), LeaseError> {
+        self.write(JobUpdate { change: Some((JobChange::Release, Some(Duration::ZERO))), ..report.into() }).await?;
         self.queue.inner.work.notify_one();
         Ok(())
     }
 
-    async fn write(&self, write: Write) -> Result<(), LeaseError> {
+    async fn write(&self, write: JobUpdate) -> Result<(), LeaseError> {
         let (job, length) = (self.job.clone(), self.length);
         let asked = self.claimed.elapsed();
         let held = self.queue.inner.writer.write(move |tx| apply(tx, &job, &write, tx.now_ms + millis(length))).await?;
@@ -198,14 +198,14 @@ impl Lease {
     }
 }
 
-impl From<Report> for Write {
-    fn from(Report { counted, progress, layout, held, lines, waiting }: Report) -> Self {
+impl From<Checkpoint> for JobUpdate {
+    fn from(Checkpoint { counted, progress, layout, held, lines, waiting }: Checkpoint) -> Self {
         Self { counted, progress: Some(progress), layout, held, lines, waiting, ..Self::default() }
     }
 }
 
 /// Makes a write, if the attempt still has the lease; tells whether it had. The task ends with its last job.
-pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &Write, until_ms: i64) -> rusqlite::Result<bool> {
+pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &JobUpdate, until_ms: i64) -> rusqlite::Result<bool> {
     let mut change = write.change;
     if let Some((JobChange::Retry | JobChange::Release, _)) = change
         && !tx.rows(&sql::cancel_requested(job.task.id), |_| Ok(()))?.is_empty()
@@ -220,14 +220,14 @@ pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &Write, until_ms: i64) ->
             (state, wait.map(|wait| tx.now_ms + millis(wait)))
         }
     };
-    let grown = write.progress.as_ref().is_some_and(|progress| job.has_grown(progress));
+    let grown = write.progress.as_ref().is_some_and(|progress| job.has_progressed(progress));
     let changes = sql::JobWrite {
         name: write.counted.as_ref().and_then(|counted| counted.name.as_deref()),
         total: write.counted.as_ref().map(|counted| counted.total),
         progress: write.progress.as_ref(),
         layout: write.layout.as_deref(),
         outages: match change {
-            Some((JobChange::Retry, _)) => Some(job.outages_with_one_more(grown)),
+            Some((JobChange::Retry, _)) => Some(job.next_outage_count(grown)),
             None if !grown => None,
             _ => Some(0),
         },
@@ -239,7 +239,7 @@ pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &Write, until_ms: i64) ->
         return Ok(false);
     }
     let mut lines = Vec::with_capacity(write.lines.len() + 2);
-    if let Some(Counted { name, total }) = &write.counted {
+    if let Some(DeviceCount { name, total }) = &write.counted {
         lines.push(line::counted(job.device, name.as_deref().unwrap_or("-"), *total));
     }
     lines.extend(write.lines.iter().cloned());
@@ -247,11 +247,11 @@ pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &Write, until_ms: i64) ->
         kill::point("heartbeat");
     }
     for row in &write.held {
-        tx.run(&sql::insert_held(job.task.id, job.device, row, tx.wall_ms))?;
+        tx.run(&sql::insert_quarantined(job.task.id, job.device, row, tx.wall_ms))?;
     }
     let mut ends = None;
     if state.is_final() {
-        ends = end_task(tx, &job.task, &mut lines)?;
+        ends = finish_task_if_done(tx, &job.task, &mut lines)?;
     }
     if !lines.is_empty() {
         tx.log(job.task.id, lines, ends)?;
@@ -261,18 +261,18 @@ pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &Write, until_ms: i64) ->
 
 /// How a task ends that has no work left; its last line is added to `lines`, and ends it when it is logged. `None`: it has work
 /// left.
-pub(super) fn end_task(tx: &Tx<'_>, task: &TaskRow, lines: &mut Vec<Line>) -> rusqlite::Result<Option<TaskState>> {
-    if !tx.rows(&sql::work_left(task.id), |_| Ok(()))?.is_empty() {
+pub(super) fn finish_task_if_done(tx: &Tx<'_>, task: &TaskRow, lines: &mut Vec<Line>) -> rusqlite::Result<Option<TaskState>> {
+    if !tx.rows(&sql::has_open_jobs(task.id), |_| Ok(()))?.is_empty() {
         return Ok(None);
     }
-    let Some(sums) = tx.rows(&sql::sums(task.id), sql::read_sums)?.pop() else { return Ok(None) };
+    let Some(sums) = tx.rows(&sql::task_totals(task.id), sql::read_task_totals)?.pop() else { return Ok(None) };
     let failures = match sums.jobs.failed {
         0 => Vec::new(),
         _ => tx.rows(&sql::failures(task.id, line::Summary::FAILURES), sql::read_failure)?,
     };
     let took = Duration::from_millis(u64::try_from(tx.wall_ms - task.created_at_ms).unwrap_or(0));
     kill::point("last-event");
-    let sql::Sums { jobs, published, held, unanswered, empty } = sums;
+    let sql::TaskTotals { jobs, published, held, unanswered, empty } = sums;
     lines.push(line::finished(&line::Summary { jobs, published, held, unanswered, empty, took, failures }));
     Ok(Some(TaskState::of(jobs)))
 }

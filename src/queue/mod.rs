@@ -5,16 +5,16 @@
 
 mod claim;
 mod clock;
+mod connection;
 mod crash;
-mod file;
+mod instance;
 mod lease;
+mod log_tail;
 mod open;
-mod owner;
 mod probe;
 mod schema;
 mod sql;
 mod submit;
-mod watch;
 mod writer;
 
 use std::{sync::Arc, time::Duration};
@@ -26,15 +26,15 @@ use uuid::Uuid;
 
 pub use claim::{ClaimLimits, Claimed};
 pub use clock::Clock;
-pub use lease::{Counted, Job, Lease, LeaseError, Report};
+pub use lease::{Checkpoint, DeviceCount, Job, Lease, LeaseError};
+pub use log_tail::LogTail;
 pub use open::OpenError;
 pub use probe::ProbeError;
 pub use submit::{Cancelled, Submitted};
-pub use watch::Watch;
 
 use crate::{
-    events::Hub,
-    task::{HeldRow, LogEvent, TaskId, TaskState},
+    events::EventHub,
+    task::{LogEntry, QuarantinedRow, TaskId, TaskState},
     telemetry::QueueMetrics,
 };
 
@@ -43,7 +43,7 @@ use crate::{
 pub enum QueueError {
     /// The file is locked, its disk is full or fails: trying again is right.
     #[error("{0}")]
-    Away(Arc<rusqlite::Error>),
+    Unavailable(Arc<rusqlite::Error>),
     /// The file, or an entry in it, is not what this service wrote: waiting does not help.
     #[error("the queue's file is damaged, or was changed by another program: {0}")]
     Damaged(Arc<rusqlite::Error>),
@@ -58,7 +58,7 @@ impl QueueError {
     /// A word for its kind, for metrics.
     pub fn cause(&self) -> &'static str {
         match self {
-            Self::Away(_) => "away",
+            Self::Unavailable(_) => "away",
             Self::Damaged(_) => "damaged",
             Self::Unknown(_) => "unknown",
             Self::Closed => "closed",
@@ -79,7 +79,7 @@ impl QueueError {
                 | Code::PermissionDenied
                 | Code::FileLockingProtocolFailed
                 | Code::OperationInterrupted
-                | Code::OperationAborted => Self::Away,
+                | Code::OperationAborted => Self::Unavailable,
                 Code::DatabaseCorrupt | Code::NotADatabase | Code::SchemaChanged | Code::TypeMismatch => Self::Damaged,
                 _ => Self::Unknown,
             },
@@ -128,14 +128,14 @@ pub struct Queue {
 struct Inner {
     writer: writer::Writer,
     metrics: QueueMetrics,
-    readers: file::Readers,
-    hub: Hub,
+    readers: connection::Readers,
+    hub: EventHub,
     clock: clock::QueueClock,
     /// Told when something may have become claimable.
     work: Notify,
     /// Told when a task was steered in this process.
     steered: Notify,
-    owner: owner::Owner,
+    owner: instance::ServiceInstance,
     file: probe::Identity,
     /// Ends the look-out for what other processes write.
     _listening: DropGuard,
@@ -154,7 +154,7 @@ impl Queue {
     ///
     /// # Errors
     /// The file can't be read.
-    pub async fn events_after(&self, task: TaskId, seq: u64, limit: u64) -> Result<Vec<LogEvent>, QueueError> {
+    pub async fn events_after(&self, task: TaskId, seq: u64, limit: u64) -> Result<Vec<LogEntry>, QueueError> {
         self.inner.readers.rows(sql::events_after(task, seq, limit), move |row| sql::read_event(task, row)).await
     }
 
@@ -162,8 +162,8 @@ impl Queue {
     ///
     /// # Errors
     /// The file can't be read.
-    pub async fn held_rows(&self, task: TaskId) -> Result<Vec<(Uuid, HeldRow)>, QueueError> {
-        self.inner.readers.rows(sql::held_rows(task), sql::read_held).await
+    pub async fn quarantined_rows(&self, task: TaskId) -> Result<Vec<(Uuid, QuarantinedRow)>, QueueError> {
+        self.inner.readers.rows(sql::quarantined_rows(task), sql::read_quarantined).await
     }
 
     /// How much there is to do.
@@ -178,8 +178,8 @@ impl Queue {
     }
 
     /// Follows a task's log from the line after `after`.
-    pub fn watch(&self, task: TaskId, after: u64) -> Watch {
-        Watch::new(self.clone(), self.inner.hub.subscribe(task), task, after)
+    pub fn tail(&self, task: TaskId, after: u64) -> LogTail {
+        LogTail::new(self.clone(), self.inner.hub.subscribe(task), task, after)
     }
 
     /// Waits until something may have become claimable in this process. Work of other processes is found by asking.
@@ -258,23 +258,23 @@ impl Queue {
 }
 
 /// Tells watchers here of lines that other processes wrote to the same file.
-async fn listen(readers: file::Readers, hub: Hub, stop: CancellationToken) {
+async fn poll_other_processes(readers: connection::Readers, hub: EventHub, stop: CancellationToken) {
     /// What a watcher waits for a line of another process, at the most.
-    const EVERY: std::time::Duration = std::time::Duration::from_millis(250);
+    const POLL_INTERVAL: std::time::Duration = std::time::Duration::from_millis(250);
     /// SQLite's limit of variables in a statement is far above it.
-    const AT_ONCE: usize = 500;
-    let mut ticks = tokio::time::interval(EVERY);
+    const MAX_TASKS_PER_QUERY: usize = 500;
+    let mut ticks = tokio::time::interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        for tasks in hub.watched().chunks(AT_ONCE) {
+        for tasks in hub.subscribed_tasks().chunks(MAX_TASKS_PER_QUERY) {
             // A file that can't be read just now can be in a moment, and others report it.
             let lengths = readers.rows(sql::last_seqs(tasks), sql::read_log_length).await.unwrap_or_default();
             for (task, last_seq) in lengths {
-                hub.grown(task, last_seq);
+                hub.advance_tail(task, last_seq);
             }
         }
     }

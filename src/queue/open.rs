@@ -12,13 +12,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Clock, Inner, Queue,
     clock::QueueClock,
-    file::{self, Readers},
-    listen,
-    owner::Owner,
+    connection::{self, Readers},
+    instance::ServiceInstance,
+    poll_other_processes,
     probe::Identity,
     writer::Writer,
 };
-use crate::{config, db, events::Hub, telemetry::QueueMetrics};
+use crate::{config, db, events::EventHub, telemetry::QueueMetrics};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -63,18 +63,19 @@ impl Queue {
         migrate(&one).await.map_err(|error| explain(file.clone(), error))?;
         one.close().await;
 
-        let owner = Owner::register(&path).map_err(|source| OpenError::Directory { file: config.url.to_string(), source })?;
-        let (hub, metrics) = (Hub::default(), QueueMetrics::default());
+        let owner =
+            ServiceInstance::register(&path).map_err(|source| OpenError::Directory { file: config.url.to_string(), source })?;
+        let (hub, metrics) = (EventHub::default(), QueueMetrics::default());
         let cannot = |source| OpenError::Open { file: file.clone(), source };
-        let connection = file::connect(&path).map_err(|error| cannot(error.into()))?;
-        file::drop_statistics(&connection);
+        let connection = connection::connect(&path).map_err(|error| cannot(error.into()))?;
+        connection::drop_statistics(&connection);
         let clock = QueueClock::open(&connection, clock).map_err(|error| cannot(error.into()))?;
         let file = Identity::of(&path).map_err(|error| cannot(error.into()))?;
         let writer =
             Writer::start(connection, hub.clone(), clock.clone(), metrics.clone()).map_err(|error| cannot(error.into()))?;
         let readers = Readers::new(path, config.readers);
         let stop = CancellationToken::new();
-        tokio::spawn(listen(readers.clone(), hub.clone(), stop.clone()));
+        tokio::spawn(poll_other_processes(readers.clone(), hub.clone(), stop.clone()));
         Ok(Self {
             inner: Arc::new(Inner {
                 writer,

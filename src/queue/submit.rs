@@ -22,7 +22,7 @@ pub struct Cancelled {
     /// The task as it is now.
     pub task: TaskRow,
     /// It had ended before, and nothing was changed.
-    pub ended_before: bool,
+    pub already_finished: bool,
 }
 
 impl Queue {
@@ -40,8 +40,8 @@ impl Queue {
     /// The file can't be written; nothing was stored.
     pub async fn submit_with_log(&self, task: NewTask, lines: Vec<Line>) -> Result<Submitted, QueueError> {
         /// Devices from which a task is a large change.
-        const LARGE: usize = 100;
-        let is_large = task.devices.len() >= LARGE;
+        const LARGE_TASK_DEVICES: usize = 100;
+        let is_large = task.devices.len() >= LARGE_TASK_DEVICES;
         let submit = move |tx: &mut Tx<'_>| submit(tx, &task, &lines);
         let submitted =
             if is_large { self.inner.writer.write_large(submit).await? } else { self.inner.writer.write(submit).await? };
@@ -64,17 +64,17 @@ impl Queue {
 fn cancel(tx: &mut Tx<'_>, id: TaskId) -> rusqlite::Result<Option<Cancelled>> {
     let Some(task) = tx.rows(&sql::task(id), sql::read_task)?.pop() else { return Ok(None) };
     if task.state.is_final() {
-        return Ok(Some(Cancelled { task, ended_before: true }));
+        return Ok(Some(Cancelled { task, already_finished: true }));
     }
     if !task.cancel_requested {
         tx.run(&sql::request_cancel(id, tx.wall_ms))?;
     }
     tx.run(&sql::cancel_waiting_jobs(id))?;
     let mut lines = Vec::new();
-    let ends = lease::end_task(tx, &task, &mut lines)?;
+    let ends = lease::finish_task_if_done(tx, &task, &mut lines)?;
     let last_seq = if lines.is_empty() { task.last_seq } else { tx.log(id, lines, ends)? };
     let task = TaskRow { state: ends.unwrap_or(task.state), last_seq, cancel_requested: true, ..task };
-    Ok(Some(Cancelled { task, ended_before: false }))
+    Ok(Some(Cancelled { task, already_finished: false }))
 }
 
 fn submit(tx: &mut Tx<'_>, task: &NewTask, lines: &[Line]) -> rusqlite::Result<Submitted> {

@@ -12,20 +12,20 @@ use rusqlite::{Connection, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{QueueError, clock::QueueClock, file, sql};
+use super::{QueueError, clock::QueueClock, connection, sql};
 use crate::{
-    events::Hub,
-    task::{Line, LogEvent, TaskId, TaskState},
+    events::EventHub,
+    task::{Line, LogEntry, TaskId, TaskState},
     telemetry::QueueMetrics,
 };
 
 /// Changes that may wait for the writer; later ones wait to be queued.
-const WAITING: usize = 1_024;
+const CHANNEL_CAPACITY: usize = 1_024;
 /// Large changes that may wait for the writer: each can hold ten thousand devices in memory.
-const LARGE_WAITING: usize = 16;
+const LARGE_REQUEST_PERMITS: usize = 16;
 
 /// Rows after which a transaction takes no further change. One change may have more, since it is made whole or not at all.
-const ROWS: u64 = 2_000;
+const MAX_ROWS_PER_TRANSACTION: u64 = 2_000;
 
 /// An open transaction, and what is to be told once it is committed.
 pub(super) struct Tx<'a> {
@@ -34,7 +34,7 @@ pub(super) struct Tx<'a> {
     pub now_ms: i64,
     /// Of the wall clock, for people.
     pub wall_ms: i64,
-    told: Vec<LogEvent>,
+    told: Vec<LogEntry>,
     /// What the connection had changed before this transaction.
     changes_before: u64,
 }
@@ -53,7 +53,7 @@ impl<'a> Tx<'a> {
 
     /// Whether it has so many rows that no further change should join it.
     pub fn is_full(&self) -> bool {
-        self.changed() >= ROWS
+        self.changed() >= MAX_ROWS_PER_TRANSACTION
     }
 
     /// Rows that it has inserted, updated or deleted, those of cascades included.
@@ -63,7 +63,7 @@ impl<'a> Tx<'a> {
 
     /// Runs a statement that returns no rows; returns how many it has changed.
     pub fn run(&self, statement: &sql::Statement<'_>) -> rusqlite::Result<usize> {
-        file::run(self.connection, statement)
+        connection::run(self.connection, statement)
     }
 
     /// Runs a statement, and reads all rows that it returns.
@@ -72,7 +72,7 @@ impl<'a> Tx<'a> {
         statement: &sql::Statement<'_>,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Vec<T>> {
-        file::rows(self.connection, statement, read)
+        connection::rows(self.connection, statement, read)
     }
 
     /// Appends lines to a task's log, and with the last ends the task if it `ends`; returns the number of the last.
@@ -80,9 +80,9 @@ impl<'a> Tx<'a> {
         let before = self.rows(&sql::last_seq(task), sql::read_last_seq)?.pop();
         let before = before.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
         let last_seq = before + lines.len() as u64;
-        let events: Vec<LogEvent> = (before + 1..)
+        let events: Vec<LogEntry> = (before + 1..)
             .zip(lines)
-            .map(|(seq, line)| LogEvent {
+            .map(|(seq, line)| LogEntry {
                 task,
                 seq,
                 at_ms: self.wall_ms,
@@ -104,35 +104,35 @@ impl<'a> Tx<'a> {
 }
 
 /// A change that waits for its turn.
-trait Change: Send {
+trait WriteRequest: Send {
     /// Makes it; once more, if what it did was undone.
     fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()>;
-    fn order(&self) -> Order;
+    fn kind(&self) -> RequestKind;
     /// Answers whoever asked for it, after the commit or instead of it.
-    fn settle(self: Box<Self>, committed: Result<(), QueueError>);
+    fn respond(self: Box<Self>, committed: Result<(), QueueError>);
 }
 
 /// When a change is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
+enum RequestKind {
     /// As it comes.
     Small,
     /// After all small changes of its transaction.
-    Last,
+    EndOfBatch,
     /// In transactions of their own, in turn with those of small changes.
     Large,
 }
 
 struct Pending<W, T> {
     work: W,
-    order: Order,
+    order: RequestKind,
     value: Option<T>,
     /// Its place among the large changes that may wait.
     _place: Option<OwnedSemaphorePermit>,
     answer: oneshot::Sender<Result<T, QueueError>>,
 }
 
-impl<W, T> Change for Pending<W, T>
+impl<W, T> WriteRequest for Pending<W, T>
 where
     W: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send,
     T: Send,
@@ -142,11 +142,11 @@ where
         Ok(())
     }
 
-    fn order(&self) -> Order {
+    fn kind(&self) -> RequestKind {
         self.order
     }
 
-    fn settle(self: Box<Self>, committed: Result<(), QueueError>) {
+    fn respond(self: Box<Self>, committed: Result<(), QueueError>) {
         let Self { value, answer, .. } = *self;
         // Who asked may have given up waiting.
         let _ = answer.send(committed.and_then(|()| value.ok_or(QueueError::Closed)));
@@ -156,7 +156,7 @@ where
 /// The way to the one writer.
 pub(super) struct Writer {
     /// `None` once it is closed.
-    changes: Mutex<Option<mpsc::Sender<Box<dyn Change>>>>,
+    changes: Mutex<Option<mpsc::Sender<Box<dyn WriteRequest>>>>,
     large: Arc<Semaphore>,
     ended: CancellationToken,
 }
@@ -166,16 +166,16 @@ impl Writer {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub fn start(connection: Connection, hub: Hub, clock: QueueClock, metrics: QueueMetrics) -> std::io::Result<Self> {
-        let (changes, waiting) = mpsc::channel(WAITING);
+    pub fn start(connection: Connection, hub: EventHub, clock: QueueClock, metrics: QueueMetrics) -> std::io::Result<Self> {
+        let (changes, waiting) = mpsc::channel(CHANNEL_CAPACITY);
         let ended = CancellationToken::new();
         let end = ended.clone().drop_guard();
         std::thread::Builder::new().name("queue-writer".to_owned()).spawn(move || {
             // Dropped at the very end, and also when the thread panics.
             let _end = end;
-            thread::Pen::new(connection, hub, clock, metrics, waiting).write();
+            thread::Pen::new(connection, hub, clock, metrics, waiting).run();
         })?;
-        Ok(Self { changes: Mutex::new(Some(changes)), large: Arc::new(Semaphore::new(LARGE_WAITING)), ended })
+        Ok(Self { changes: Mutex::new(Some(changes)), large: Arc::new(Semaphore::new(LARGE_REQUEST_PERMITS)), ended })
     }
 
     /// Makes a change; returns once it is on the disk. `work` runs again if the change of another has failed beside it.
@@ -184,16 +184,16 @@ impl Writer {
         W: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.ask(work, Order::Small).await
+        self.enqueue(work, RequestKind::Small).await
     }
 
     /// As [`write`](Self::write), after all other small changes of its transaction.
-    pub async fn write_last<T, W>(&self, work: W) -> Result<T, QueueError>
+    pub async fn write_at_end_of_batch<T, W>(&self, work: W) -> Result<T, QueueError>
     where
         W: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.ask(work, Order::Last).await
+        self.enqueue(work, RequestKind::EndOfBatch).await
     }
 
     /// As [`write`](Self::write), for a change of hundreds of rows and more: small changes do not wait behind several of them.
@@ -202,18 +202,18 @@ impl Writer {
         W: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.ask(work, Order::Large).await
+        self.enqueue(work, RequestKind::Large).await
     }
 
-    async fn ask<T, W>(&self, work: W, order: Order) -> Result<T, QueueError>
+    async fn enqueue<T, W>(&self, work: W, order: RequestKind) -> Result<T, QueueError>
     where
         W: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
         let place = match order {
             // The semaphore is never closed.
-            Order::Large => Arc::clone(&self.large).acquire_owned().await.ok(),
-            Order::Small | Order::Last => None,
+            RequestKind::Large => Arc::clone(&self.large).acquire_owned().await.ok(),
+            RequestKind::Small | RequestKind::EndOfBatch => None,
         };
         let changes = self.changes().clone().ok_or(QueueError::Closed)?;
         let (answer, answered) = oneshot::channel();
@@ -236,7 +236,7 @@ impl Writer {
         }
     }
 
-    fn changes(&self) -> MutexGuard<'_, Option<mpsc::Sender<Box<dyn Change>>>> {
+    fn changes(&self) -> MutexGuard<'_, Option<mpsc::Sender<Box<dyn WriteRequest>>>> {
         // Nothing panics while it is locked.
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }

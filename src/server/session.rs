@@ -13,10 +13,10 @@ use super::{
     socket::Outbox,
 };
 use crate::{
-    events::Told,
+    events::EncodedEvent,
     kill,
     protocol::{Attach, Authorized, ClientMessage, Refusal, Submit, reply},
-    queue::{QueueError, Submitted, TaskRow, Watch},
+    queue::{LogTail, QueueError, Submitted, TaskRow},
     task::{TaskId, line},
     telemetry::{Durations, GaugeGuard},
 };
@@ -175,7 +175,7 @@ impl<'a> Session<'a> {
 
     async fn cancel(&mut self, task: TaskId) -> Result<Next, Refusal> {
         let cancelled = self.context.queue.cancel(task).await.map_err(away)?.ok_or(Refusal::UnknownTask(task))?;
-        Ok(self.say(reply::cancelled(task, cancelled.task.state, cancelled.ended_before)).await)
+        Ok(self.say(reply::cancelled(task, cancelled.task.state, cancelled.already_finished)).await)
     }
 
     async fn attach_to(&mut self, row: &TaskRow, after: u64) -> Next {
@@ -191,7 +191,7 @@ impl<'a> Session<'a> {
 
     fn watch(&mut self, task: TaskId, after: u64) {
         let Context { queue, metrics, .. } = self.context;
-        let (watch, outbox, delay) = (queue.watch(task, after), Arc::clone(&self.outbox), metrics.log_delay.clone());
+        let (watch, outbox, delay) = (queue.tail(task, after), Arc::clone(&self.outbox), metrics.log_delay.clone());
         let subscription = GaugeGuard::new(&metrics.log_subscriptions);
         let handle = self.watches.spawn(async move {
             forward(watch, &outbox, &delay).await;
@@ -218,7 +218,7 @@ impl<'a> Session<'a> {
 fn away(error: QueueError) -> Refusal {
     match error {
         QueueError::Closed => Refusal::ShuttingDown,
-        error @ (QueueError::Away(_) | QueueError::Damaged(_) | QueueError::Unknown(_)) => {
+        error @ (QueueError::Unavailable(_) | QueueError::Damaged(_) | QueueError::Unknown(_)) => {
             tracing::error!(%error, "the queue can't be used: a message is refused");
             Refusal::QueueAway(error.to_string())
         }
@@ -226,7 +226,7 @@ fn away(error: QueueError) -> Refusal {
 }
 
 /// Sends a task's lines as they come, until it ends or the client is gone.
-async fn forward(mut watch: Watch, outbox: &Outbox, delay: &Durations) {
+async fn forward(mut watch: LogTail, outbox: &Outbox, delay: &Durations) {
     /// Lines in one write, at the most.
     const AT_ONCE: usize = 64;
     const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -240,7 +240,7 @@ async fn forward(mut watch: Watch, outbox: &Outbox, delay: &Durations) {
                 if !outbox.send(frames).await {
                     return;
                 }
-                for committed in lines.iter().filter_map(|told| told.committed) {
+                for committed in lines.iter().filter_map(|told| told.committed_at) {
                     delay.observe(committed.elapsed());
                 }
             }
@@ -254,7 +254,7 @@ async fn forward(mut watch: Watch, outbox: &Outbox, delay: &Durations) {
 }
 
 /// What a line is on the wire.
-fn frame(told: &Told) -> Message {
+fn frame(told: &EncodedEvent) -> Message {
     // It is JSON; what is no UTF-8 can't come out of it.
-    Message::Text(Utf8Bytes::try_from(told.wire(reply::log)).unwrap_or_default())
+    Message::Text(Utf8Bytes::try_from(told.encoded(reply::log)).unwrap_or_default())
 }

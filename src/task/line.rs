@@ -4,7 +4,7 @@ use std::{fmt::Write as _, time::Duration};
 
 use uuid::Uuid;
 
-use super::{HeldRow, JobCounts, Line};
+use super::{JobCounts, Line, QuarantinedRow};
 
 /// How many rows or devices a line names before it only counts.
 const NAMED: usize = 10;
@@ -50,7 +50,7 @@ pub fn note(device: Uuid, text: &str) -> Line {
 }
 
 /// Rows that are not published.
-pub fn held(device: Uuid, rows: &[HeldRow]) -> Line {
+pub fn held(device: Uuid, rows: &[QuarantinedRow]) -> Line {
     let mut message = format!("device: {device} - {} held back, not published: ", plural(rows.len() as u64, "row"));
     for (index, row) in rows.iter().take(NAMED).enumerate() {
         let separator = if index == 0 { "" } else { "; " };
@@ -203,7 +203,8 @@ mod tests {
 
     #[test]
     fn long_lists_are_cut() {
-        let row = |key: i64| HeldRow { position: Position { time_us: key, key: key.to_string() }, reason: "no JSON".to_owned() };
+        let row =
+            |key: i64| QuarantinedRow { position: Position { time_us: key, key: key.to_string() }, reason: "no JSON".to_owned() };
         let rows: Vec<_> = (0..25).map(row).collect();
         let line = held(DEVICE, &rows).message;
         assert!(line.contains("25 rows held back") && line.ends_with("; and 15 more"), "{line}");

@@ -50,7 +50,7 @@ pub struct NewTask {
 
 /// One line of a task's log, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogEvent {
+pub struct LogEntry {
     pub task: TaskId,
     /// 1, 2, 3 … in each task.
     pub seq: u64,
@@ -72,7 +72,7 @@ pub struct Line {
 
 /// A row that was read and not published.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldRow {
+pub struct QuarantinedRow {
     pub position: Position,
     pub reason: String,
 }

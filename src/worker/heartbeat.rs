@@ -9,8 +9,8 @@ use super::{
     slots::SlotGuard,
 };
 use crate::{
-    queue::{LeaseError, Report},
-    task::{HeldRow, Line, Progress, line},
+    queue::{Checkpoint, LeaseError},
+    task::{Line, Progress, QuarantinedRow, line},
 };
 
 /// So few rows more, and they wait to be stored until others come: small jobs are over before, and stored once.
@@ -47,8 +47,8 @@ pub(super) struct Heartbeat<'w> {
 
 /// What is to be written now.
 struct Write {
-    report: Report,
-    held: Vec<HeldRow>,
+    report: Checkpoint,
+    held: Vec<QuarantinedRow>,
     notes: Vec<Line>,
     says_progress: bool,
 }
@@ -95,7 +95,7 @@ impl<'w> Heartbeat<'w> {
             self.counted = self.worker.count_rows(&self.counted);
             self.watch_silence();
             let Some(write) = self.next_write(flush_requested) else { continue };
-            match lease.report(write.report.clone()).await {
+            match lease.checkpoint(write.report.clone()).await {
                 Ok(()) => self.written(write),
                 Err(error) => {
                     self.put_back(write);
@@ -180,13 +180,18 @@ impl<'w> Heartbeat<'w> {
         let notes = count.take_notes();
         let lines: Vec<Line> = notes.iter().cloned().chain(self.worker.held_lines(&held)).chain(news).chain(stalled).collect();
         let (held_now, layout) = (held.clone(), count.layout());
-        Some(Write { report: Report { counted, progress, layout, held: held_now, lines, waiting }, held, notes, says_progress })
+        Some(Write {
+            report: Checkpoint { counted, progress, layout, held: held_now, lines, waiting },
+            held,
+            notes,
+            says_progress,
+        })
     }
 
     fn written(&mut self, write: Write) {
         let Write { report, says_progress, .. } = write;
         self.worker.flight.confirm();
-        if self.worker.lease.job.has_grown(&report.progress) {
+        if self.worker.lease.job.has_progressed(&report.progress) {
             self.slot.close_breakers();
         }
         if says_progress {

@@ -13,8 +13,8 @@ use crate::{
     kafka::Flight,
     kill,
     patch::{self, Outcome, Patch, ReportError},
-    queue::{Counted, Lease, LeaseError, Report},
-    task::{HeldRow, Line, Progress, line},
+    queue::{Checkpoint, DeviceCount, Lease, LeaseError},
+    task::{Line, Progress, QuarantinedRow, line},
 };
 
 /// What a worker is told beside its lease.
@@ -121,9 +121,9 @@ impl Worker {
         let (progress, held) = self.flight.progress();
         let lines = self.count.take_notes().into_iter().chain(self.held_lines(&held)).collect();
         let (counted, layout) = (self.count.news().take(), self.count.layout());
-        let mut report = Report { counted, progress, layout, held, lines, waiting: None };
+        let mut report = Checkpoint { counted, progress, layout, held, lines, waiting: None };
         let (progress, lines) = (&report.progress, &mut report.lines);
-        let (published, grown) = (progress.published, job.has_grown(progress));
+        let (published, grown) = (progress.published, job.has_progressed(progress));
         match &outcome {
             Outcome::Outage { part, .. } if !grown => slot.open_breaker(*part),
             Outcome::Stopped | Outcome::Abandoned { .. } | Outcome::Unknown { .. } => {}
@@ -153,11 +153,11 @@ impl Worker {
                 );
                 ("abandoned", self.write(report, |report| self.lease.release(report)).await)
             }
-            Outcome::Unknown { reason } if job.outages_with_one_more(grown) >= MAX_UNKNOWN_ERRORS => {
+            Outcome::Unknown { reason } if job.next_outage_count(grown) >= MAX_UNKNOWN_ERRORS => {
                 self.fail(report, format!("{reason} (tried {MAX_UNKNOWN_ERRORS} times in a row)")).await
             }
             Outcome::Outage { reason, .. } | Outcome::Unknown { reason } => {
-                let wait = self.backoff(job.outages_with_one_more(grown));
+                let wait = self.backoff(job.next_outage_count(grown));
                 tracing::warn!(reason, published, ?wait, "the job waits for what is away");
                 lines.push(line::waiting(job.device, &reason, published, wait));
                 ("retried", self.write(report, |report| self.lease.retry(report, wait)).await)
@@ -173,7 +173,7 @@ impl Worker {
         }
     }
 
-    async fn fail(&self, mut report: Report, reason: String) -> (&'static str, Result<(), LeaseError>) {
+    async fn fail(&self, mut report: Checkpoint, reason: String) -> (&'static str, Result<(), LeaseError>) {
         let job = &self.lease.job;
         let published = report.progress.published;
         tracing::error!(reason, published, "the job has failed; its task goes on with the other devices");
@@ -181,7 +181,7 @@ impl Worker {
         ("failed", self.write(report, |report| self.lease.fail(report, reason.clone())).await)
     }
 
-    async fn cancel(&self, mut report: Report, unanswered: u64) -> (&'static str, Result<(), LeaseError>) {
+    async fn cancel(&self, mut report: Checkpoint, unanswered: u64) -> (&'static str, Result<(), LeaseError>) {
         let published = report.progress.published;
         tracing::info!(published, unanswered, "the job ends, since its task is cancelled");
         report.lines.push(line::cancelled(self.lease.job.device, published, unanswered));
@@ -196,7 +196,7 @@ impl Worker {
         recounted.into_iter().chain([line::published(device, progress.published, read)]).collect()
     }
 
-    pub fn held_lines(&self, held: &[HeldRow]) -> Vec<Line> {
+    pub fn held_lines(&self, held: &[QuarantinedRow]) -> Vec<Line> {
         if held.is_empty() {
             return Vec::new();
         }
@@ -205,7 +205,7 @@ impl Worker {
     }
 
     /// Writes the end, trying again while the lease lasts.
-    async fn write<F>(&self, report: Report, write: impl Fn(Report) -> F) -> Result<(), LeaseError>
+    async fn write<F>(&self, report: Checkpoint, write: impl Fn(Checkpoint) -> F) -> Result<(), LeaseError>
     where
         F: Future<Output = Result<(), LeaseError>>,
     {
@@ -234,7 +234,7 @@ impl Worker {
 pub(super) struct Count {
     total: OnceLock<u64>,
     /// Not told to the queue yet.
-    news: Mutex<Option<Counted>>,
+    news: Mutex<Option<DeviceCount>>,
     layout: OnceLock<String>,
     /// Lines that are not in the log yet.
     notes: Mutex<Vec<Line>>,
@@ -268,7 +268,7 @@ impl Count {
         *newer = notes;
     }
 
-    pub fn news(&self) -> MutexGuard<'_, Option<Counted>> {
+    pub fn news(&self) -> MutexGuard<'_, Option<DeviceCount>> {
         // Nothing panics while it is locked.
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -283,7 +283,7 @@ struct Reporter<'a> {
 
 impl patch::Report for Reporter<'_> {
     fn counted(&self, name: Option<String>, total: u64) {
-        *self.count.news() = Some(Counted { name, total });
+        *self.count.news() = Some(DeviceCount { name, total });
         self.count.total.get_or_init(|| total);
     }
 

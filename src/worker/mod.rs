@@ -84,7 +84,7 @@ impl Pool {
         'working: loop {
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
-                if let Err(error) = self.queue.end_leases_of_the_dead().await {
+                if let Err(error) = self.queue.expire_leases_of_dead_instances().await {
                     tracing::warn!(%error, "leases of dead services can't be ended; they expire");
                 }
             }

@@ -92,7 +92,7 @@ async fn another_service_on_the_queue_stops_its_jobs_too() {
     // As another service would: through its own handle on the file.
     let other = app.queue().await;
     let cancelled = other.cancel(TaskId(task.parse().unwrap())).await.unwrap().unwrap();
-    assert_eq!((cancelled.task.state, cancelled.ended_before), (TaskState::Running, false));
+    assert_eq!((cancelled.task.state, cancelled.already_finished), (TaskState::Running, false));
     let log = client.log().await;
     assert_eq!(log.last().unwrap()["payload"]["state"], "cancelled");
     assert!(app.topic.read_device(device).await.len() < 50_000, "it went on to the end");

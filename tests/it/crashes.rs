@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use data_patch::{
-    queue::{ClaimLimits, Clock, Report},
+    queue::{Checkpoint, ClaimLimits, Clock},
     task::{TaskId, TaskState},
 };
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
@@ -28,7 +28,7 @@ async fn a_job_that_kills_its_worker_again_and_again_is_given_up() {
         crash(&bench);
     }
     let claimed = bench.queue.claim(&bench.owner, || 1, LEASE, MAX_CRASHES).await.unwrap();
-    assert_eq!((claimed.leases.len(), claimed.given_up), (0, 1));
+    assert_eq!((claimed.leases.len(), claimed.failed_crash_looping), (0, 1));
     assert_eq!(bench.state(task).await, TaskState::Failed);
     let log = bench.log(task).await;
     assert!(log.iter().any(|line| line.contains("its worker died 2 times in a row")), "{log:?}");
@@ -39,7 +39,7 @@ async fn crashes_with_progress_in_between_do_not_count() {
     let bench = Bench::new().await;
     bench.submit(1).await;
     for rows in 1..10 {
-        bench.claim_one().await.report(progress(rows)).await.unwrap();
+        bench.claim_one().await.checkpoint(progress(rows)).await.unwrap();
         crash(&bench);
     }
     assert_eq!(bench.claim_one().await.job.progress.published, 9);
@@ -50,8 +50,8 @@ async fn a_job_that_stood_still_is_not_to_blame() {
     let bench = Bench::new().await;
     let task = bench.submit(1).await;
     for _ in 0..3 * MAX_CRASHES {
-        let waits = Report { waiting: Some(true), ..Report::default() };
-        bench.claim_one().await.report(waits).await.unwrap();
+        let waits = Checkpoint { waiting: Some(true), ..Checkpoint::default() };
+        bench.claim_one().await.checkpoint(waits).await.unwrap();
         crash(&bench);
     }
     assert_eq!(bench.claim(9).await.len(), 1);
@@ -100,7 +100,7 @@ async fn no_job_is_failed_however_often_the_service_dies_with_many_in_progress()
         // As a service with no slot for a suspect: only what is in progress in company.
         let limits = || ClaimLimits { jobs: 20, suspects: 20, ..ClaimLimits::default() };
         let claimed = bench.queue.claim(&bench.owner, limits, LEASE, MAX_CRASHES).await.unwrap();
-        assert_eq!((claimed.leases.len(), claimed.given_up), (20, 0));
+        assert_eq!((claimed.leases.len(), claimed.failed_crash_looping), (20, 0));
         crash(&bench);
     }
     assert_eq!(bench.state(task).await, TaskState::Running);
@@ -150,7 +150,7 @@ async fn that_a_job_stood_still_is_over_when_its_service_hands_it_back() {
     let service = open_queue(&bench.folder, Clock::Manual(Arc::clone(&bench.now))).await;
     let owner = service.owner();
     let lease = service.claim(&owner, || 1, LEASE, MAX_CRASHES).await.unwrap().leases.pop().unwrap();
-    lease.report(Report { waiting: Some(true), ..Report::default() }).await.unwrap();
+    lease.checkpoint(Checkpoint { waiting: Some(true), ..Checkpoint::default() }).await.unwrap();
     service.close().await;
     for _ in 0..MAX_CRASHES {
         bench.claim_one().await;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use data_patch::queue::{Clock, Report, Submitted};
+use data_patch::queue::{Checkpoint, Clock, Submitted};
 use futures_util::future::join_all;
 
 use crate::support::{open_queue, queue::task};
@@ -25,7 +25,7 @@ async fn a_heartbeat_does_not_wait_for_all_large_submits() {
         submitted
     }));
     let heartbeat = async {
-        lease.report(Report::default()).await.unwrap();
+        lease.checkpoint(Checkpoint::default()).await.unwrap();
         stored.load(Ordering::SeqCst)
     };
     let (submitted, before) = tokio::join!(submits, heartbeat);

@@ -27,7 +27,7 @@ async fn a_device_of_which_too_many_rows_are_held_back_fails_and_says_that_the_r
     assert_eq!(last["payload"]["state"], "failed");
     assert!(message(last).starts_with("task finished: 1 of 2 devices, 8 rows published"), "{last}");
     let queue = app.queue().await;
-    let kept = queue.held_rows(data_patch::task::TaskId(task.parse().unwrap())).await.unwrap().len();
+    let kept = queue.quarantined_rows(data_patch::task::TaskId(task.parse().unwrap())).await.unwrap().len();
     assert!((100..=2_500).contains(&kept), "{kept} positions are kept");
     queue.close().await;
     app.stop().await;

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use data_patch::{
     config::{self, Overrides},
-    queue::{Clock, LeaseError, OpenError, Queue, Report, Submitted},
-    task::{HeldRow, Position, Progress, TaskId, TaskState},
+    queue::{Checkpoint, Clock, LeaseError, OpenError, Queue, Submitted},
+    task::{Position, Progress, QuarantinedRow, TaskId, TaskState},
 };
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
@@ -26,10 +26,10 @@ async fn a_task_goes_its_way() {
     let leases = bench.claim(5).await;
     assert_eq!(leases.len(), 2);
     assert_eq!(bench.state(task).await, TaskState::Running);
-    leases[0].report(counted(Some("水"), 3)).await.unwrap();
+    leases[0].checkpoint(counted(Some("水"), 3)).await.unwrap();
     leases[0].succeed(progress(3)).await.unwrap();
     assert_eq!(bench.state(task).await, TaskState::Running);
-    leases[1].fail(Report::default(), "no such device".to_owned()).await.unwrap();
+    leases[1].fail(Checkpoint::default(), "no such device".to_owned()).await.unwrap();
     assert_eq!(bench.state(task).await, TaskState::Failed);
     let log = bench.log(task).await;
     assert!(log[0].ends_with("水 has 3 rows to publish"), "{log:?}");
@@ -44,11 +44,11 @@ async fn a_stale_worker_changes_nothing() {
     let stale = bench.claim_one().await;
     bench.pass(LEASE);
     let fresh = bench.claim_one().await;
-    fresh.report(progress(5)).await.unwrap();
+    fresh.checkpoint(progress(5)).await.unwrap();
     let before = bench.log(task).await;
     let lost = |result: Result<(), LeaseError>| assert!(matches!(result, Err(LeaseError::Lost)), "{result:?}");
-    lost(stale.report(counted(None, 9)).await);
-    lost(stale.report(progress(9)).await);
+    lost(stale.checkpoint(counted(None, 9)).await);
+    lost(stale.checkpoint(progress(9)).await);
     lost(stale.succeed(progress(9)).await);
     lost(stale.fail(progress(9), "stale".to_owned()).await);
     lost(stale.retry(progress(9), Duration::ZERO).await);
@@ -58,7 +58,7 @@ async fn a_stale_worker_changes_nothing() {
     fresh.release(progress(5)).await.unwrap();
     let next = bench.claim_one().await;
     assert_eq!((next.job.progress.published, next.job.attempt), (5, 3));
-    lost(fresh.report(progress(9)).await);
+    lost(fresh.checkpoint(progress(9)).await);
 }
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn a_lease_lasts_until_it_is_over_and_longer_when_it_is_renewed() {
     let lease = bench.claim_one().await;
     bench.pass(NEARLY_A_LEASE);
     assert!(bench.claim(1).await.is_empty());
-    lease.report(progress(1)).await.unwrap();
+    lease.checkpoint(progress(1)).await.unwrap();
     bench.pass(NEARLY_A_LEASE);
     assert!(bench.claim(1).await.is_empty());
     bench.pass(Duration::from_millis(1));
@@ -82,12 +82,12 @@ async fn a_job_that_waits_after_an_outage_comes_back_when_it_is_time() {
     let wait = Duration::from_secs(30);
     let lease = bench.claim_one().await;
     assert_eq!(lease.job.outages, 0);
-    lease.retry(Report::default(), wait).await.unwrap();
+    lease.retry(Checkpoint::default(), wait).await.unwrap();
     assert!(bench.claim(1).await.is_empty());
     bench.pass(wait);
     let lease = bench.claim_one().await;
     assert_eq!(lease.job.outages, 1);
-    lease.retry(Report::default(), Duration::ZERO).await.unwrap();
+    lease.retry(Checkpoint::default(), Duration::ZERO).await.unwrap();
     let lease = bench.claim_one().await;
     assert_eq!(lease.job.outages, 2);
     lease.retry(progress(1), Duration::ZERO).await.unwrap();
@@ -156,13 +156,13 @@ async fn a_request_id_makes_one_task_however_many_send_it() {
 async fn held_rows_are_written_once_in_a_rerun() {
     let bench = Bench::new().await;
     let task = bench.submit(1).await;
-    let held = vec![HeldRow { position: Position { time_us: 5, key: "k".to_owned() }, reason: "no JSON".to_owned() }];
+    let held = vec![QuarantinedRow { position: Position { time_us: 5, key: "k".to_owned() }, reason: "no JSON".to_owned() }];
     for _ in 0..2 {
         let lease = bench.claim_one().await;
-        lease.report(Report { held: held.clone(), ..Report::default() }).await.unwrap();
+        lease.checkpoint(Checkpoint { held: held.clone(), ..Checkpoint::default() }).await.unwrap();
         bench.pass(LEASE);
     }
-    assert_eq!(bench.queue.held_rows(task).await.unwrap().len(), 1);
+    assert_eq!(bench.queue.quarantined_rows(task).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -171,11 +171,11 @@ async fn ended_tasks_are_pruned_and_others_kept() {
     let mut ended = Vec::new();
     for _ in 0..10 {
         ended.push(bench.submit(1).await);
-        bench.claim_one().await.succeed(Report::default()).await.unwrap();
+        bench.claim_one().await.succeed(Checkpoint::default()).await.unwrap();
     }
     bench.pass(Duration::from_hours(1));
     let young = bench.submit(1).await;
-    bench.claim_one().await.succeed(Report::default()).await.unwrap();
+    bench.claim_one().await.succeed(Checkpoint::default()).await.unwrap();
     let open = bench.submit(1).await;
     assert_eq!(bench.queue.prune(bench.queue.now_ms()).await.unwrap(), 10);
     for task in ended {
@@ -190,12 +190,12 @@ async fn a_watch_sees_each_line_once_while_they_are_written() {
     let bench = Bench::new().await;
     let task = bench.submit(1).await;
     let lease = bench.claim_one().await;
-    let mut watches: Vec<_> = (0..5).map(|_| bench.queue.watch(task, 0)).collect();
+    let mut watches: Vec<_> = (0..5).map(|_| bench.queue.tail(task, 0)).collect();
     let writing = tokio::spawn(async move {
         for rows in 0..600 {
-            lease.report(counted(None, rows)).await.unwrap();
+            lease.checkpoint(counted(None, rows)).await.unwrap();
         }
-        lease.succeed(Report::default()).await.unwrap();
+        lease.succeed(Checkpoint::default()).await.unwrap();
     });
     for watch in &mut watches {
         let mut seqs = Vec::new();
@@ -257,7 +257,7 @@ async fn a_queue_of_the_first_version_keeps_its_tasks() {
     assert_eq!((lease.job.attempt, lease.job.total), (4, Some(9)));
     assert_eq!(lease.job.progress, Progress { cursor, published: 4, held: 1 });
     assert_eq!(queue.events_after(id, 0, 9).await.unwrap()[0].message, "said");
-    assert_eq!(queue.held_rows(id).await.unwrap()[0].1.reason, "torn");
+    assert_eq!(queue.quarantined_rows(id).await.unwrap()[0].1.reason, "torn");
     let Submitted::Conflict { task, .. } = queue.submit(task(1, Some("named"))).await.unwrap() else {
         panic!("its name is forgotten")
     };

@@ -126,7 +126,7 @@ async fn what_the_guard_holds_back_is_kept_counted_and_told() {
     assert!(messages.last().unwrap().contains("6 rows published, 6 held back"), "{messages:#?}");
     assert_eq!(log.last().unwrap()["payload"]["state"], "succeeded");
 
-    let kept = app.queue().await.held_rows(data_patch::task::TaskId(task.parse().unwrap())).await.unwrap();
+    let kept = app.queue().await.quarantined_rows(data_patch::task::TaskId(task.parse().unwrap())).await.unwrap();
     let keys: Vec<_> = kept.iter().map(|(of, row)| (*of, row.position.key.as_str())).collect();
     assert_eq!(keys, ["100", "101", "102", "103", "104", "105"].map(|key| (device, key)));
     assert_eq!(app.topic.read().await.len(), 6);
@@ -142,7 +142,7 @@ async fn many_held_rows_are_reported_in_portions() {
     app.store.add(&rows).await;
     let (task, log) = app.publish(thing, &[device]).await;
     assert!(message(log.last().unwrap()).contains("1 row published, 5000 held back"), "{log:#?}");
-    let kept = app.queue().await.held_rows(data_patch::task::TaskId(task.parse().unwrap())).await.unwrap();
+    let kept = app.queue().await.quarantined_rows(data_patch::task::TaskId(task.parse().unwrap())).await.unwrap();
     assert_eq!(kept.len(), 5_000);
     app.stop().await;
 }

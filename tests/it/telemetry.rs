@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, process::Stdio, time::Duration};
 
-use data_patch::queue::{LeaseError, Report};
+use data_patch::queue::{Checkpoint, LeaseError};
 use serde_json::json;
 
 use crate::support::{
@@ -95,7 +95,7 @@ async fn the_oldest_waiting_job_is_the_one_that_no_worker_takes() {
     assert_eq!(oldest().await, Duration::from_secs(5), "the other one waits");
     let _second = bench.claim_one().await;
     assert_eq!(oldest().await, Duration::ZERO, "both are worked on");
-    first.retry(Report::default(), Duration::from_secs(3)).await.unwrap();
+    first.retry(Checkpoint::default(), Duration::from_secs(3)).await.unwrap();
     bench.pass(Duration::from_secs(4));
     assert_eq!(oldest().await, Duration::from_secs(1), "it waits since its backoff is over");
     assert_eq!(bench.queue.backlog().await.unwrap().jobs, 2);
@@ -109,7 +109,7 @@ async fn a_lease_is_lost_once() {
     bench.pass(LEASE * 2);
     let _fresh = bench.claim_one().await;
     for _ in 0..2 {
-        assert!(matches!(stale.report(Report::default()).await, Err(LeaseError::Lost)));
+        assert!(matches!(stale.checkpoint(Checkpoint::default()).await, Err(LeaseError::Lost)));
     }
     assert_eq!(bench.queue.metrics().leases_lost.get(), 1);
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     Result, Statement, state,
-    statement::{Text, by_index, given, is, set, set_some, text_of},
+    statement::{Text, build_sql, by_index, eq_param, param, set, set_some},
     uuid,
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 pub fn insert_job(task: TaskId, ordinal: usize, device: Uuid, now_ms: i64) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
         let columns = [Job::TaskId, Job::Ordinal, Job::DeviceId, Job::State, Job::DueAt];
-        text_of(Query::insert().into_table(Job::Table).columns(columns).values_panic(columns.map(|_| given())))
+        build_sql(Query::insert().into_table(Job::Table).columns(columns).values_panic(columns.map(|_| param())))
     });
     Statement::new(&TEXT, [task.into(), (ordinal as u64).into(), device.into(), JobState::Queued.into(), now_ms.into()])
 }
@@ -28,8 +28,12 @@ pub fn insert_job(task: TaskId, ordinal: usize, device: Uuid, now_ms: i64) -> St
 /// The devices of a task, in the order of the request.
 pub fn devices(task: TaskId) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        text_of(
-            Query::select().column(Job::DeviceId).from(Job::Table).and_where(is(Job::TaskId)).order_by(Job::Ordinal, Order::Asc),
+        build_sql(
+            Query::select()
+                .column(Job::DeviceId)
+                .from(Job::Table)
+                .and_where(eq_param(Job::TaskId))
+                .order_by(Job::Ordinal, Order::Asc),
         )
     });
     Statement::new(&TEXT, [task.into()])
@@ -82,20 +86,20 @@ fn select_due(condition: Option<&'static str>, index: &str) -> String {
             Job::CursorLayout,
         ])
         .from(Job::Table)
-        .and_where(is(Job::TaskId))
-        .and_where(Expr::col(Job::DueAt).lte(given()))
+        .and_where(eq_param(Job::TaskId))
+        .and_where(Expr::col(Job::DueAt).lte(param()))
         .and_where_option(condition.map(Expr::cust))
         .order_by(Job::DueAt, Order::Asc)
         .order_by(Job::Ordinal, Order::Asc)
         .limit(0)
         .take();
-    by_index(&text_of(&select), r#"FROM "job""#, index)
+    by_index(&build_sql(&select), r#"FROM "job""#, index)
 }
 
 /// A row, if any job that has not ended is a suspect.
 pub fn any_suspect() -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        let text = text_of(
+        let text = build_sql(
             Query::select()
                 .expr(Expr::cust("1"))
                 .from(Job::Table)
@@ -111,7 +115,7 @@ pub fn any_suspect() -> Statement<'static> {
 pub fn lease<'a>(job: &DueRow, owner: &'a str, until_ms: i64) -> Statement<'a> {
     static TEXT: Text = Text::new(|| {
         let columns = [Job::State, Job::Attempt, Job::Owner, Job::DueAt];
-        text_of(Query::update().table(Job::Table).values(columns.map(set)).and_where(is(Job::Id)))
+        build_sql(Query::update().table(Job::Table).values(columns.map(set)).and_where(eq_param(Job::Id)))
     });
     let state = JobState::Running;
     Statement::new(&TEXT, [state.into(), job.attempt.into(), owner.into(), until_ms.into(), job.id.into()])
@@ -120,13 +124,13 @@ pub fn lease<'a>(job: &DueRow, owner: &'a str, until_ms: i64) -> Statement<'a> {
 /// The jobs that were in progress on an instance, and whose lease ends by `until_ms`.
 pub fn in_progress(owner: &str, until_ms: i64) -> Statement<'_> {
     static TEXT: Text = Text::new(|| {
-        let text = text_of(
+        let text = build_sql(
             Query::select()
                 .columns([Job::Id, Job::Crashes, Job::Suspected, Job::Waiting])
                 .from(Job::Table)
-                .and_where(is(Job::Owner))
-                .and_where(is(Job::State))
-                .and_where(Expr::col(Job::DueAt).lte(given())),
+                .and_where(eq_param(Job::Owner))
+                .and_where(eq_param(Job::State))
+                .and_where(Expr::col(Job::DueAt).lte(param())),
         );
         by_index(&text, r#"FROM "job""#, index::JOB_DUE)
     });
@@ -147,7 +151,7 @@ pub fn read_in_progress(row: &Row<'_>) -> Result<InProgress> {
 pub fn end_lease_after_crash(job: &InProgress, now_ms: i64) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
         let columns = [Job::Crashes, Job::Suspected, Job::Waiting, Job::Owner, Job::DueAt];
-        text_of(Query::update().table(Job::Table).values(columns.map(set)).and_where(is(Job::Id)))
+        build_sql(Query::update().table(Job::Table).values(columns.map(set)).and_where(eq_param(Job::Id)))
     });
     let values = [job.crashes.into(), job.suspected.into(), 0_i64.into(), None::<&str>.into(), now_ms.into(), job.id.into()];
     Statement::new(&TEXT, values)
@@ -156,12 +160,12 @@ pub fn end_lease_after_crash(job: &InProgress, now_ms: i64) -> Statement<'static
 /// Hands back what an instance still has leased. No worker of it may write any more.
 pub fn release_all(owner: &str, now_ms: i64) -> Statement<'_> {
     static TEXT: Text = Text::new(|| {
-        let text = text_of(
+        let text = build_sql(
             Query::update()
                 .table(Job::Table)
                 .values([set(Job::State), set(Job::DueAt), set(Job::Waiting)])
-                .and_where(is(Job::Owner))
-                .and_where(is(Job::State))
+                .and_where(eq_param(Job::Owner))
+                .and_where(eq_param(Job::State))
                 .and_where(Expr::col(Job::DueAt).is_not_null()),
         );
         by_index(&text, r#"UPDATE "job""#, index::JOB_DUE)
@@ -172,12 +176,12 @@ pub fn release_all(owner: &str, now_ms: i64) -> Statement<'_> {
 /// Ends the jobs of a task that wait; those that run end when they have stopped.
 pub fn cancel_waiting_jobs(task: TaskId) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        let text = text_of(
+        let text = build_sql(
             Query::update()
                 .table(Job::Table)
                 .values([set(Job::State), set(Job::DueAt)])
-                .and_where(is(Job::TaskId))
-                .and_where(is(Job::State))
+                .and_where(eq_param(Job::TaskId))
+                .and_where(eq_param(Job::State))
                 .and_where(Expr::col(Job::DueAt).is_not_null()),
         );
         by_index(&text, r#"UPDATE "job""#, index::JOB_DUE)
@@ -189,7 +193,7 @@ pub fn cancel_waiting_jobs(task: TaskId) -> Statement<'static> {
 pub fn end_job(id: i64, state: JobState, reason: Option<&str>) -> Statement<'_> {
     static TEXT: Text = Text::new(|| {
         let columns = [Job::State, Job::DueAt, Job::Reason];
-        text_of(Query::update().table(Job::Table).values(columns.map(set)).and_where(is(Job::Id)))
+        build_sql(Query::update().table(Job::Table).values(columns.map(set)).and_where(eq_param(Job::Id)))
     });
     Statement::new(&TEXT, [state.into(), None::<i64>.into(), reason.into(), id.into()])
 }
@@ -198,11 +202,11 @@ pub fn end_job(id: i64, state: JobState, reason: Option<&str>) -> Statement<'_> 
 pub fn fail_jobs_of_unreadable_task(task: String, reason: &str) -> Statement<'_> {
     static TEXT: Text = Text::new(|| {
         let columns = [Job::State, Job::DueAt, Job::Reason];
-        let text = text_of(
+        let text = build_sql(
             Query::update()
                 .table(Job::Table)
                 .values(columns.map(set))
-                .and_where(is(Job::TaskId))
+                .and_where(eq_param(Job::TaskId))
                 .and_where(Expr::col(Job::DueAt).is_not_null()),
         );
         by_index(&text, r#"UPDATE "job""#, index::JOB_DUE)
@@ -296,14 +300,14 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
             Job::Unanswered,
             Job::Reason,
         ];
-        text_of(
+        build_sql(
             Query::update()
                 .table(Job::Table)
                 .values(always.map(set))
                 .values(some.map(set_some))
-                .and_where(is(Job::Id))
-                .and_where(is(Job::Attempt))
-                .and_where(is(Job::State)),
+                .and_where(eq_param(Job::Id))
+                .and_where(eq_param(Job::Attempt))
+                .and_where(eq_param(Job::State)),
         )
     });
     let cursor = write.progress.and_then(|progress| progress.cursor.as_ref());

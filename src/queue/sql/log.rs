@@ -6,24 +6,25 @@ use uuid::Uuid;
 
 use super::{
     Result, Statement, state,
-    statement::{Text, given, is, set, text_of},
+    statement::{Text, build_sql, eq_param, param, set},
     uuid,
 };
 use crate::{
     queue::schema::{Event, Quarantine, Task},
-    task::{HeldRow, LogEvent, Position, TaskId, TaskState},
+    task::{LogEntry, Position, QuarantinedRow, TaskId, TaskState},
 };
 
 /// The number of the last line.
 pub fn last_seq(task: TaskId) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| text_of(Query::select().column(Task::LastSeq).from(Task::Table).and_where(is(Task::Id))));
+    static TEXT: Text =
+        Text::new(|| build_sql(Query::select().column(Task::LastSeq).from(Task::Table).and_where(eq_param(Task::Id))));
     Statement::new(&TEXT, [task.into()])
 }
 
 /// Makes a task's log longer.
 pub fn advance_log(task: TaskId, last_seq: u64) -> Statement<'static> {
     static TEXT: Text =
-        Text::new(|| text_of(Query::update().table(Task::Table).values([set(Task::LastSeq)]).and_where(is(Task::Id))));
+        Text::new(|| build_sql(Query::update().table(Task::Table).values([set(Task::LastSeq)]).and_where(eq_param(Task::Id))));
     Statement::new(&TEXT, [last_seq.into(), task.into()])
 }
 
@@ -31,7 +32,7 @@ pub fn advance_log(task: TaskId, last_seq: u64) -> Statement<'static> {
 pub fn end_log(task: TaskId, last_seq: u64, ends: TaskState, now_ms: i64) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
         let columns = [Task::LastSeq, Task::State, Task::FinishedAt];
-        text_of(Query::update().table(Task::Table).values(columns.map(set)).and_where(is(Task::Id)))
+        build_sql(Query::update().table(Task::Table).values(columns.map(set)).and_where(eq_param(Task::Id)))
     });
     Statement::new(&TEXT, [last_seq.into(), ends.into(), now_ms.into(), task.into()])
 }
@@ -40,23 +41,23 @@ pub fn read_last_seq(row: &Row<'_>) -> Result<u64> {
     row.get("last_seq")
 }
 
-pub fn insert_event(event: &LogEvent) -> Statement<'_> {
+pub fn insert_event(event: &LogEntry) -> Statement<'_> {
     static TEXT: Text = Text::new(|| {
         let columns = [Event::TaskId, Event::Seq, Event::At, Event::Ok, Event::Message, Event::Ends];
-        text_of(Query::insert().into_table(Event::Table).columns(columns).values_panic(columns.map(|_| given())))
+        build_sql(Query::insert().into_table(Event::Table).columns(columns).values_panic(columns.map(|_| param())))
     });
-    let LogEvent { task, seq, at_ms, ok, message, ends } = event;
+    let LogEntry { task, seq, at_ms, ok, message, ends } = event;
     Statement::new(&TEXT, [(*task).into(), (*seq).into(), (*at_ms).into(), (*ok).into(), message.as_str().into(), (*ends).into()])
 }
 
 pub fn events_after(task: TaskId, seq: u64, limit: u64) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        text_of(
+        build_sql(
             Query::select()
                 .columns([Event::Seq, Event::At, Event::Ok, Event::Message, Event::Ends])
                 .from(Event::Table)
-                .and_where(is(Event::TaskId))
-                .and_where(Expr::col(Event::Seq).gt(given()))
+                .and_where(eq_param(Event::TaskId))
+                .and_where(Expr::col(Event::Seq).gt(param()))
                 .order_by(Event::Seq, Order::Asc)
                 .limit(0),
         )
@@ -64,8 +65,8 @@ pub fn events_after(task: TaskId, seq: u64, limit: u64) -> Statement<'static> {
     Statement::new(&TEXT, [task.into(), seq.into(), limit.into()])
 }
 
-pub fn read_event(task: TaskId, row: &Row<'_>) -> Result<LogEvent> {
-    Ok(LogEvent {
+pub fn read_event(task: TaskId, row: &Row<'_>) -> Result<LogEntry> {
+    Ok(LogEntry {
         task,
         seq: row.get("seq")?,
         at_ms: row.get("at")?,
@@ -79,7 +80,7 @@ pub fn read_event(task: TaskId, row: &Row<'_>) -> Result<LogEvent> {
 }
 
 /// A row that was held back; one that is there already is left as it is.
-pub fn insert_held(task: TaskId, device: Uuid, row: &HeldRow, now_ms: i64) -> Statement<'_> {
+pub fn insert_quarantined(task: TaskId, device: Uuid, row: &QuarantinedRow, now_ms: i64) -> Statement<'_> {
     static TEXT: Text = Text::new(|| {
         let columns = [
             Quarantine::TaskId,
@@ -89,11 +90,11 @@ pub fn insert_held(task: TaskId, device: Uuid, row: &HeldRow, now_ms: i64) -> St
             Quarantine::Reason,
             Quarantine::HeldAt,
         ];
-        text_of(
+        build_sql(
             Query::insert()
                 .into_table(Quarantine::Table)
                 .columns(columns)
-                .values_panic(columns.map(|_| given()))
+                .values_panic(columns.map(|_| param()))
                 .on_conflict(OnConflict::new().do_nothing().to_owned()),
         )
     });
@@ -102,13 +103,13 @@ pub fn insert_held(task: TaskId, device: Uuid, row: &HeldRow, now_ms: i64) -> St
 }
 
 /// The held-back rows of a task, in the order of device, time and key.
-pub fn held_rows(task: TaskId) -> Statement<'static> {
+pub fn quarantined_rows(task: TaskId) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        text_of(
+        build_sql(
             Query::select()
                 .columns([Quarantine::DeviceId, Quarantine::RowTime, Quarantine::RowKey, Quarantine::Reason])
                 .from(Quarantine::Table)
-                .and_where(is(Quarantine::TaskId))
+                .and_where(eq_param(Quarantine::TaskId))
                 .order_by(Quarantine::DeviceId, Order::Asc)
                 .order_by(Quarantine::RowTime, Order::Asc)
                 .order_by(Quarantine::RowKey, Order::Asc),
@@ -117,7 +118,7 @@ pub fn held_rows(task: TaskId) -> Statement<'static> {
     Statement::new(&TEXT, [task.into()])
 }
 
-pub fn read_held(row: &Row<'_>) -> Result<(Uuid, HeldRow)> {
+pub fn read_quarantined(row: &Row<'_>) -> Result<(Uuid, QuarantinedRow)> {
     let position = Position { time_us: row.get("row_time")?, key: row.get("row_key")? };
-    Ok((uuid(row, "device_id")?, HeldRow { position, reason: row.get("reason")? }))
+    Ok((uuid(row, "device_id")?, QuarantinedRow { position, reason: row.get("reason")? }))
 }

@@ -21,19 +21,19 @@ pub use task::*;
 type Result<T> = rusqlite::Result<T>;
 
 /// A text of the file that does not say what it should.
-fn bad(column: &str, error: impl std::error::Error) -> Error {
+fn decode_error(column: &str, error: impl std::error::Error) -> Error {
     Error::FromSqlConversionFailure(0, Type::Text, format!("{column}: {error}").into())
 }
 
 fn uuid(row: &Row<'_>, column: &str) -> Result<Uuid> {
-    Uuid::try_parse(row.get_ref(column)?.as_str()?).map_err(|error| bad(column, error))
+    Uuid::try_parse(row.get_ref(column)?.as_str()?).map_err(|error| decode_error(column, error))
 }
 
-fn moment(row: &Row<'_>, column: &str) -> Result<DateTime<Utc>> {
-    let time = DateTime::parse_from_rfc3339(row.get_ref(column)?.as_str()?).map_err(|error| bad(column, error))?;
+fn timestamp(row: &Row<'_>, column: &str) -> Result<DateTime<Utc>> {
+    let time = DateTime::parse_from_rfc3339(row.get_ref(column)?.as_str()?).map_err(|error| decode_error(column, error))?;
     Ok(time.to_utc())
 }
 
 fn state<S: FromStr<Err: std::error::Error>>(row: &Row<'_>, column: &str) -> Result<S> {
-    row.get_ref(column)?.as_str()?.parse().map_err(|error| bad(column, error))
+    row.get_ref(column)?.as_str()?.parse().map_err(|error| decode_error(column, error))
 }

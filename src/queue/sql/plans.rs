@@ -7,8 +7,8 @@ use rusqlite::Connection;
 use super::*;
 use crate::{
     config::{self, Overrides},
-    queue::{Clock, Queue, crash::InProgress, file},
-    task::{HeldRow, JobState, LogEvent, NewTask, Position, Progress, TaskId, TaskState},
+    queue::{Clock, Queue, connection, crash::InProgress},
+    task::{JobState, LogEntry, NewTask, Position, Progress, QuarantinedRow, TaskId, TaskState},
 };
 
 /// Statements that read every entry of an index, and why they may.
@@ -48,8 +48,8 @@ fn statements() -> Vec<(&'static str, String)> {
         total: None,
         progress: Progress::default(),
     };
-    let event = LogEvent { task: id, seq: 1, at_ms: 0, ok: true, message: String::new(), ends: None };
-    let held = HeldRow { position: Position { time_us: 0, key: String::new() }, reason: String::new() };
+    let event = LogEntry { task: id, seq: 1, at_ms: 0, ok: true, message: String::new(), ends: None };
+    let held = QuarantinedRow { position: Position { time_us: 0, key: String::new() }, reason: String::new() };
     let running = JobState::Running;
     let blamed = InProgress { id: 1, crashes: 0, suspected: 0, waiting: false };
     [
@@ -66,8 +66,8 @@ fn statements() -> Vec<(&'static str, String)> {
         ("tasks_being_cancelled", tasks_being_cancelled()),
         ("fail_unreadable_task", fail_unreadable_task("t".to_owned(), 0)),
         ("last_turn", last_turn()),
-        ("work_left", work_left(id)),
-        ("sums", sums(id)),
+        ("work_left", has_open_jobs(id)),
+        ("sums", task_totals(id)),
         ("failures", failures(id, 1)),
         ("prune", prune(0, 1)),
         ("backlog", backlog()),
@@ -89,8 +89,8 @@ fn statements() -> Vec<(&'static str, String)> {
         ("end_log", end_log(id, 1, TaskState::Failed, 0)),
         ("insert_event", insert_event(&event)),
         ("events_after", events_after(id, 0, 1)),
-        ("insert_held", insert_held(id, device, &held, 0)),
-        ("held_rows", held_rows(id)),
+        ("insert_held", insert_quarantined(id, device, &held, 0)),
+        ("held_rows", quarantined_rows(id)),
     ]
     .map(|(name, statement)| (name, statement.text.into_owned()))
     .into()
@@ -114,7 +114,7 @@ async fn queue_of(folder: &Path, tasks: u32, devices: u32) -> Connection {
     overrides.set(&["queue", "url"], format!("sqlite://{}", path.display()));
     let config = config::load(None, std::iter::empty(), overrides).unwrap();
     Queue::open(&config.queue, Clock::System).await.unwrap().close().await;
-    let connection = file::connect(&path).unwrap();
+    let connection = connection::connect(&path).unwrap();
     let fill = format!(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {tasks})
          INSERT INTO task (id, thing_id, topic, range_from, range_to, state, turn, created_at, finished_at, request_id)
@@ -164,7 +164,7 @@ async fn plans_do_not_depend_on_when_statistics_were_taken() {
         other.execute_batch("ANALYZE").unwrap();
         let taken: i64 = other.query_row("SELECT count(*) FROM sqlite_stat1", [], |row| row.get(0)).unwrap();
         assert!(taken > 0, "no statistics were taken");
-        for connection in [writer, file::connect(&folder.path().join("queue.db")).unwrap()] {
+        for connection in [writer, connection::connect(&folder.path().join("queue.db")).unwrap()] {
             for (name, plan) in plans(&connection) {
                 assert_eq!(plan, without[name], "{name}, statistics of {tasks} tasks of {devices} devices");
             }

@@ -28,7 +28,7 @@ impl<'a> Statement<'a> {
 }
 
 /// The text of a statement, in which each value has become a `?`, whatever it is.
-pub fn text_of(statement: &impl QueryStatementWriter) -> String {
+pub fn build_sql(statement: &impl QueryStatementWriter) -> String {
     statement.build(SqliteQueryBuilder).0
 }
 
@@ -41,23 +41,23 @@ pub fn by_index(text: &str, at: &str, index: &str) -> String {
 }
 
 /// Stands for a value that is given with each use.
-pub fn given() -> Expr {
+pub fn param() -> Expr {
     Expr::val(0)
 }
 
 /// Sets a column to a given value.
 pub fn set<C>(column: C) -> (C, Expr) {
-    (column, given())
+    (column, param())
 }
 
 /// Sets a column to a given value, or for NULL leaves what is there.
 pub fn set_some<C: IntoColumnRef + Copy>(column: C) -> (C, Expr) {
-    (column, Func::coalesce([given(), Expr::col(column)]).into())
+    (column, Func::coalesce([param(), Expr::col(column)]).into())
 }
 
 /// A column is a given value.
-pub fn is(column: impl IntoColumnRef) -> Expr {
-    Expr::col(column).eq(given())
+pub fn eq_param(column: impl IntoColumnRef) -> Expr {
+    Expr::col(column).eq(param())
 }
 
 /// A value as the file has it.

@@ -6,9 +6,9 @@ use rusqlite::Row;
 use sea_query::{CaseStatement, Expr, ExprTrait, Func, Order, Query, SelectStatement};
 
 use super::{
-    Result, Statement, moment, state,
-    statement::{Text, Value, by_index, given, is, set, text_of},
-    uuid,
+    Result, Statement, state,
+    statement::{Text, Value, build_sql, by_index, eq_param, param, set},
+    timestamp, uuid,
 };
 use crate::{
     queue::{
@@ -31,7 +31,7 @@ pub fn insert_task(id: TaskId, task: &NewTask, now_ms: i64) -> Statement<'_> {
             Task::Turn,
             Task::CreatedAt,
         ];
-        text_of(Query::insert().into_table(Task::Table).columns(columns).values_panic(columns.map(|_| given())))
+        build_sql(Query::insert().into_table(Task::Table).columns(columns).values_panic(columns.map(|_| param())))
     });
     let values = [
         id.into(),
@@ -66,13 +66,14 @@ fn select_task() -> SelectStatement {
 }
 
 pub fn task(id: TaskId) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| text_of(select_task().and_where(is(Task::Id))));
+    static TEXT: Text = Text::new(|| build_sql(select_task().and_where(eq_param(Task::Id))));
     Statement::new(&TEXT, [id.into()])
 }
 
 pub fn task_of_request(request_id: &str) -> Statement<'_> {
-    static TEXT: Text =
-        Text::new(|| by_index(&text_of(select_task().and_where(is(Task::RequestId))), r#"FROM "task""#, index::TASK_REQUEST));
+    static TEXT: Text = Text::new(|| {
+        by_index(&build_sql(select_task().and_where(eq_param(Task::RequestId))), r#"FROM "task""#, index::TASK_REQUEST)
+    });
     Statement::new(&TEXT, [request_id.into()])
 }
 
@@ -81,8 +82,8 @@ pub fn read_task(row: &Row<'_>) -> Result<TaskRow> {
         id: TaskId(uuid(row, "id")?),
         thing: uuid(row, "thing_id")?,
         topic: row.get("topic")?,
-        from: moment(row, "range_from")?,
-        to: moment(row, "range_to")?,
+        from: timestamp(row, "range_from")?,
+        to: timestamp(row, "range_to")?,
         state: state(row, "state")?,
         last_seq: row.get("last_seq")?,
         created_at_ms: row.get("created_at")?,
@@ -97,8 +98,8 @@ pub fn read_task_or_id(row: &Row<'_>) -> Result<std::result::Result<TaskRow, (St
 
 /// The lengths of the logs of some tasks.
 pub fn last_seqs(tasks: &[TaskId]) -> Statement<'static> {
-    let some = Expr::col(Task::Id).is_in(tasks.iter().map(|_| given()));
-    let text = text_of(Query::select().columns([Task::Id, Task::LastSeq]).from(Task::Table).and_where(some));
+    let some = Expr::col(Task::Id).is_in(tasks.iter().map(|_| param()));
+    let text = build_sql(Query::select().columns([Task::Id, Task::LastSeq]).from(Task::Table).and_where(some));
     let text = by_index(&text, r#"FROM "task""#, index::TASK_ID);
     Statement { text: Cow::Owned(text), values: tasks.iter().map(|task| Value::from(*task)).collect() }
 }
@@ -109,19 +110,19 @@ pub fn read_log_length(row: &Row<'_>) -> Result<(TaskId, u64)> {
 
 pub fn set_task_served(id: TaskId, turn: i64) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        text_of(Query::update().table(Task::Table).values([set(Task::State), set(Task::Turn)]).and_where(is(Task::Id)))
+        build_sql(Query::update().table(Task::Table).values([set(Task::State), set(Task::Turn)]).and_where(eq_param(Task::Id)))
     });
     Statement::new(&TEXT, [TaskState::Running.into(), turn.into(), id.into()])
 }
 
 /// The tasks that have something to claim, the one served longest ago first, but for those of some topics.
 pub fn tasks_due(now_ms: i64, limit: u64, without_topics: &[&str]) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| text_of(&select_tasks_due(0)));
+    static TEXT: Text = Text::new(|| build_sql(&select_tasks_due(0)));
     if without_topics.is_empty() {
         return Statement::new(&TEXT, [now_ms.into(), limit.into()]);
     }
     // Only while a topic is away.
-    let text = text_of(&select_tasks_due(without_topics.len()));
+    let text = build_sql(&select_tasks_due(without_topics.len()));
     let topics = without_topics.iter().map(|topic| Value::from((*topic).to_owned()));
     let values = std::iter::once(now_ms.into()).chain(topics).chain([limit.into()]).collect();
     Statement { text: Cow::Owned(text), values }
@@ -132,31 +133,32 @@ fn select_tasks_due(without_topics: usize) -> SelectStatement {
         .expr(Expr::cust("1"))
         .from(Job::Table)
         .and_where(Expr::col((Job::Table, Job::TaskId)).equals((Task::Table, Task::Id)))
-        .and_where(Expr::col((Job::Table, Job::DueAt)).lte(given()))
+        .and_where(Expr::col((Job::Table, Job::DueAt)).lte(param()))
         .take();
     let mut select = select_task();
     select.and_where(Expr::col((Task::Table, Task::FinishedAt)).is_null()).and_where(Expr::exists(due));
     if without_topics > 0 {
-        select.and_where(Expr::col((Task::Table, Task::Topic)).is_not_in((0..without_topics).map(|_| given())));
+        select.and_where(Expr::col((Task::Table, Task::Topic)).is_not_in((0..without_topics).map(|_| param())));
     }
     select.order_by((Task::Table, Task::Turn), Order::Asc).limit(0).take()
 }
 
 /// Notes that somebody asked to cancel a task.
 pub fn request_cancel(task: TaskId, wall_ms: i64) -> Statement<'static> {
-    static TEXT: Text =
-        Text::new(|| text_of(Query::update().table(Task::Table).values([set(Task::CancelRequestedAt)]).and_where(is(Task::Id))));
+    static TEXT: Text = Text::new(|| {
+        build_sql(Query::update().table(Task::Table).values([set(Task::CancelRequestedAt)]).and_where(eq_param(Task::Id)))
+    });
     Statement::new(&TEXT, [wall_ms.into(), task.into()])
 }
 
 /// A row, if somebody asked to cancel a task.
 pub fn cancel_requested(task: TaskId) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        text_of(
+        build_sql(
             Query::select()
                 .expr(Expr::cust("1"))
                 .from(Task::Table)
-                .and_where(is(Task::Id))
+                .and_where(eq_param(Task::Id))
                 .and_where(Expr::col(Task::CancelRequestedAt).is_not_null()),
         )
     });
@@ -166,7 +168,7 @@ pub fn cancel_requested(task: TaskId) -> Statement<'static> {
 /// The tasks that somebody asked to cancel and that have not ended.
 pub fn tasks_being_cancelled() -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        let text = text_of(
+        let text = build_sql(
             Query::select()
                 .column(Task::Id)
                 .from(Task::Table)
@@ -182,7 +184,7 @@ pub fn tasks_being_cancelled() -> Statement<'static> {
 pub fn fail_unreadable_task(id: String, wall_ms: i64) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
         let columns = [Task::State, Task::FinishedAt];
-        text_of(Query::update().table(Task::Table).values(columns.map(set)).and_where(is(Task::Id)))
+        build_sql(Query::update().table(Task::Table).values(columns.map(set)).and_where(eq_param(Task::Id)))
     });
     Statement::new(&TEXT, [TaskState::Failed.into(), wall_ms.into(), id.into()])
 }
@@ -194,7 +196,7 @@ pub fn read_task_id(row: &Row<'_>) -> Result<TaskId> {
 /// The highest turn of an open task.
 pub fn last_turn() -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        text_of(
+        build_sql(
             Query::select()
                 .expr_as(Func::max(Expr::col(Task::Turn)), "turn")
                 .from(Task::Table)
@@ -209,13 +211,13 @@ pub fn read_turn(row: &Row<'_>) -> Result<i64> {
 }
 
 /// A row, if a task has work left. Asked before [`sums`], which reads all of a task's jobs.
-pub fn work_left(task: TaskId) -> Statement<'static> {
+pub fn has_open_jobs(task: TaskId) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        text_of(
+        build_sql(
             Query::select()
                 .expr(Expr::cust("1"))
                 .from(Job::Table)
-                .and_where(is(Job::TaskId))
+                .and_where(eq_param(Job::TaskId))
                 .and_where(Expr::col(Job::DueAt).is_not_null())
                 .limit(1),
         )
@@ -225,27 +227,27 @@ pub fn work_left(task: TaskId) -> Statement<'static> {
 }
 
 /// What became of the jobs of a task that has no work left.
-pub fn sums(task: TaskId) -> Statement<'static> {
+pub fn task_totals(task: TaskId) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
         // By case, since for GROUP BY SQLite makes a table in memory.
         let jobs_in = |column: &'static str| {
-            let one = CaseStatement::new().case(is(Job::State), Expr::cust("1"));
+            let one = CaseStatement::new().case(eq_param(Job::State), Expr::cust("1"));
             (Expr::expr(one).count(), column)
         };
-        let no_rows = is(Job::State).and(Expr::cust("\"published\" + \"held\" = 0"));
+        let no_rows = eq_param(Job::State).and(Expr::cust("\"published\" + \"held\" = 0"));
         let empty = CaseStatement::new().case(no_rows, Expr::cust("1"));
         let mut select = Query::select();
         for (count, column) in ["succeeded", "failed", "cancelled"].map(jobs_in) {
             select.expr_as(count, column);
         }
-        let text = text_of(
+        let text = build_sql(
             select
                 .expr_as(Expr::col(Job::Published).sum(), "published")
                 .expr_as(Expr::col(Job::Held).sum(), "held")
                 .expr_as(Expr::col(Job::Unanswered).sum(), "unanswered")
                 .expr_as(Expr::expr(empty).count(), "empty")
                 .from(Job::Table)
-                .and_where(is(Job::TaskId)),
+                .and_where(eq_param(Job::TaskId)),
         );
         by_index(&text, r#"FROM "job""#, index::JOB_TASK)
     });
@@ -254,7 +256,7 @@ pub fn sums(task: TaskId) -> Statement<'static> {
 }
 
 /// What became of a task's jobs.
-pub struct Sums {
+pub struct TaskTotals {
     pub jobs: JobCounts,
     /// Rows.
     pub published: u64,
@@ -265,7 +267,7 @@ pub struct Sums {
     pub empty: u64,
 }
 
-pub fn read_sums(row: &Row<'_>) -> Result<Sums> {
+pub fn read_task_totals(row: &Row<'_>) -> Result<TaskTotals> {
     let jobs = JobCounts {
         succeeded: row.get("succeeded")?,
         failed: row.get("failed")?,
@@ -274,7 +276,7 @@ pub fn read_sums(row: &Row<'_>) -> Result<Sums> {
     };
     // A task without jobs has no sums.
     let rows = |column: &str| row.get::<_, Option<u64>>(column).map(Option::unwrap_or_default);
-    Ok(Sums {
+    Ok(TaskTotals {
         jobs,
         published: rows("published")?,
         held: rows("held")?,
@@ -285,12 +287,12 @@ pub fn read_sums(row: &Row<'_>) -> Result<Sums> {
 
 pub fn failures(task: TaskId, limit: u64) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
-        text_of(
+        build_sql(
             Query::select()
                 .columns([Job::DeviceId, Job::Reason])
                 .from(Job::Table)
-                .and_where(is(Job::TaskId))
-                .and_where(is(Job::State))
+                .and_where(eq_param(Job::TaskId))
+                .and_where(eq_param(Job::State))
                 .order_by(Job::Ordinal, Order::Asc)
                 .limit(0),
         )
@@ -306,8 +308,8 @@ pub fn read_failure(row: &Row<'_>) -> Result<(String, String)> {
 pub fn prune(before_ms: i64, limit: u64) -> Statement<'static> {
     static TEXT: Text = Text::new(|| {
         let old =
-            Query::select().column(Task::Id).from(Task::Table).and_where(Expr::col(Task::FinishedAt).lt(given())).limit(0).take();
-        let text = text_of(Query::delete().from_table(Task::Table).and_where(Expr::col(Task::Id).in_subquery(old)));
+            Query::select().column(Task::Id).from(Task::Table).and_where(Expr::col(Task::FinishedAt).lt(param())).limit(0).take();
+        let text = build_sql(Query::delete().from_table(Task::Table).and_where(Expr::col(Task::Id).in_subquery(old)));
         let text = by_index(&text, r#"SELECT "id" FROM "task""#, index::TASK_FINISHED);
         by_index(&text, r#"DELETE FROM "task""#, index::TASK_ID)
     });
@@ -323,7 +325,7 @@ pub fn backlog() -> Statement<'static> {
             .from(Job::Table)
             .and_where(Expr::col(Job::DueAt).is_not_null())
             .take();
-        by_index(&text_of(&select), r#"FROM "job""#, index::JOB_DUE)
+        by_index(&build_sql(&select), r#"FROM "job""#, index::JOB_DUE)
     });
     Statement::new(&TEXT, [])
 }

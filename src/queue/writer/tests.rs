@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{thread::GROUP, *};
+use super::{thread::MAX_BATCH, *};
 use crate::queue::Clock;
 
 fn writer(folder: &tempfile::TempDir) -> Writer {
     let connection = Connection::open(folder.path().join("x.db")).unwrap();
     connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE x (n INTEGER PRIMARY KEY)").unwrap();
     let clock = QueueClock::open(&connection, Clock::Manual(Arc::default())).unwrap();
-    Writer::start(connection, Hub::default(), clock, QueueMetrics::default()).unwrap()
+    Writer::start(connection, EventHub::default(), clock, QueueMetrics::default()).unwrap()
 }
 
 /// Keeps the writer from what waits until the other end is dropped.
@@ -48,7 +48,7 @@ async fn what_comes_last_is_made_after_what_was_asked_for_later() {
         }
     };
     let (first, go) = hold(&writer);
-    let (last, one, two) = (writer.write_last(note("last")), writer.write(note("one")), writer.write(note("two")));
+    let (last, one, two) = (writer.write_at_end_of_batch(note("last")), writer.write(note("one")), writer.write(note("two")));
     let (first, last, one, two, ()) = tokio::join!(first, last, one, two, async move { drop(go) });
     assert!(first.is_ok() && last.is_ok() && one.is_ok() && two.is_ok());
     assert_eq!(*made.lock().unwrap(), ["one", "two", "last"]);
@@ -91,7 +91,10 @@ async fn a_transaction_is_bounded_in_rows() {
     assert!(first.is_ok() && small.iter().chain(&large).all(Result::is_ok));
     assert_eq!(committed(&folder), 100 * 100 + 20 * 900);
     let most = notes.lock().unwrap().iter().map(|(_, before)| *before).max().unwrap();
-    assert!(most < ROWS.cast_signed() && most >= 900, "{most} rows were in a transaction when a change joined it");
+    assert!(
+        most < MAX_ROWS_PER_TRANSACTION.cast_signed() && most >= 900,
+        "{most} rows were in a transaction when a change joined it"
+    );
 }
 
 #[tokio::test]
@@ -101,7 +104,7 @@ async fn a_small_change_waits_for_one_large_one_at_the_most() {
     let (first, go) = hold(&writer);
     let large = futures_util::future::join_all((0..64).map(|_| writer.write_large(insert(&folder, &notes, "large", 5_000))));
     let small = writer.write(insert(&folder, &notes, "small", 1));
-    let claim = writer.write_last(insert(&folder, &notes, "claim", 1));
+    let claim = writer.write_at_end_of_batch(insert(&folder, &notes, "claim", 1));
     let (first, large, small, claim, ()) = tokio::join!(first, large, small, claim, async move { drop(go) });
     assert!(first.is_ok() && small.is_ok() && claim.is_ok() && large.iter().all(Result::is_ok));
     let notes = notes.lock().unwrap();
@@ -116,9 +119,9 @@ async fn a_large_change_gets_its_turn_while_small_ones_wait() {
     let (first, go) = hold(&writer);
     let large = writer.write_large(insert(&folder, &notes, "large", 1));
     // More than go into one transaction.
-    let small = futures_util::future::join_all((0..4 * GROUP).map(|_| writer.write(insert(&folder, &notes, "small", 1))));
+    let small = futures_util::future::join_all((0..4 * MAX_BATCH).map(|_| writer.write(insert(&folder, &notes, "small", 1))));
     let (first, large, small, ()) = tokio::join!(first, large, small, async move { drop(go) });
     assert!(first.is_ok() && large.is_ok() && small.iter().all(Result::is_ok));
     let place = notes.lock().unwrap().iter().position(|(name, _)| *name == "large").unwrap();
-    assert!(place <= GROUP, "it was made after {place} small ones");
+    assert!(place <= MAX_BATCH, "it was made after {place} small ones");
 }

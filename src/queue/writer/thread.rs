@@ -5,35 +5,35 @@ use std::{collections::VecDeque, time::Instant};
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::mpsc;
 
-use super::{Change, Order, Tx, WAITING};
+use super::{CHANNEL_CAPACITY, RequestKind, Tx, WriteRequest};
 use crate::{
-    events::Hub,
+    events::EventHub,
     kill,
     queue::{QueueError, clock::QueueClock},
     telemetry::{QueueMetrics, count_error},
 };
 
 /// Changes in one transaction at the most, so that the first is not kept from its answer for long.
-pub(super) const GROUP: usize = 256;
+pub(super) const MAX_BATCH: usize = 256;
 
 /// Why a transaction was not made.
-struct Failure {
+struct CommitError {
     error: rusqlite::Error,
     /// It is one change that can't be made; else the disk is full or broken, or another service does not end its own.
-    of_a_change: bool,
+    is_statement_error: bool,
 }
 
-impl From<rusqlite::Error> for Failure {
+impl From<rusqlite::Error> for CommitError {
     fn from(error: rusqlite::Error) -> Self {
-        Self { error, of_a_change: false }
+        Self { error, is_statement_error: false }
     }
 }
 
 /// The changes that wait.
-struct Waiting {
-    arriving: mpsc::Receiver<Box<dyn Change>>,
-    small: VecDeque<Box<dyn Change>>,
-    large: VecDeque<Box<dyn Change>>,
+struct WriterThread {
+    arriving: mpsc::Receiver<Box<dyn WriteRequest>>,
+    small: VecDeque<Box<dyn WriteRequest>>,
+    large: VecDeque<Box<dyn WriteRequest>>,
 }
 
 /// Which changes a transaction takes.
@@ -43,45 +43,45 @@ enum Lane {
     Large,
 }
 
-impl Waiting {
+impl WriterThread {
     /// Blocks until there is a change to be made; `false`: there will be none any more.
     fn wait(&mut self) -> bool {
-        self.take_in();
+        self.receive();
         if self.small.is_empty() && self.large.is_empty() {
             let Some(change) = self.arriving.blocking_recv() else { return false };
-            self.sort(change);
-            self.take_in();
+            self.classify(change);
+            self.receive();
         }
         true
     }
 
     /// Takes what has arrived, unless as many wait already as may.
-    fn take_in(&mut self) {
-        while self.small.len() < WAITING
+    fn receive(&mut self) {
+        while self.small.len() < CHANNEL_CAPACITY
             && let Ok(change) = self.arriving.try_recv()
         {
-            self.sort(change);
+            self.classify(change);
         }
     }
 
-    fn sort(&mut self, change: Box<dyn Change>) {
-        match change.order() {
-            Order::Small | Order::Last => self.small.push_back(change),
-            Order::Large => self.large.push_back(change),
+    fn classify(&mut self, change: Box<dyn WriteRequest>) {
+        match change.kind() {
+            RequestKind::Small | RequestKind::EndOfBatch => self.small.push_back(change),
+            RequestKind::Large => self.large.push_back(change),
         }
     }
 
     /// The next change for a transaction.
-    fn next(&mut self, lane: Lane, is_full: bool) -> Option<Box<dyn Change>> {
-        self.take_in();
+    fn next(&mut self, lane: Lane, is_full: bool) -> Option<Box<dyn WriteRequest>> {
+        self.receive();
         match lane {
             Lane::Large if is_full => None,
             Lane::Large => self.large.pop_front(),
             Lane::Small => {
-                let first = |order| self.small.iter().position(|change| change.order() == order);
+                let first = |order| self.small.iter().position(|change| change.kind() == order);
                 // What comes last is made in a full transaction too: else it would wait as long as small changes keep coming.
-                let next = if is_full { None } else { first(Order::Small) };
-                let next = next.or_else(|| first(Order::Last))?;
+                let next = if is_full { None } else { first(RequestKind::Small) };
+                let next = next.or_else(|| first(RequestKind::EndOfBatch))?;
                 self.small.remove(next)
             }
         }
@@ -91,26 +91,26 @@ impl Waiting {
 /// The changes that wait, and the connection that they are made on.
 pub(super) struct Pen {
     connection: Connection,
-    hub: Hub,
+    hub: EventHub,
     clock: QueueClock,
     metrics: QueueMetrics,
-    waiting: Waiting,
+    waiting: WriterThread,
 }
 
 impl Pen {
     pub fn new(
         connection: Connection,
-        hub: Hub,
+        hub: EventHub,
         clock: QueueClock,
         metrics: QueueMetrics,
-        arriving: mpsc::Receiver<Box<dyn Change>>,
+        arriving: mpsc::Receiver<Box<dyn WriteRequest>>,
     ) -> Self {
-        let waiting = Waiting { arriving, small: VecDeque::new(), large: VecDeque::new() };
+        let waiting = WriterThread { arriving, small: VecDeque::new(), large: VecDeque::new() };
         Self { connection, hub, clock, metrics, waiting }
     }
 
     /// Writes until nobody can ask for more.
-    pub fn write(&mut self) {
+    pub fn run(&mut self) {
         let mut last = Lane::Large;
         while self.waiting.wait() {
             // In turn, so that a change of either kind waits for one transaction of the other at the most.
@@ -122,34 +122,34 @@ impl Pen {
             last = lane;
             let mut group: Vec<_> = self.waiting.next(lane, false).into_iter().collect();
             let committed = self.commit(&mut group, Some(lane));
-            if group.len() > 1 && committed.as_ref().is_err_and(|failure| failure.of_a_change) {
+            if group.len() > 1 && committed.as_ref().is_err_and(|failure| failure.is_statement_error) {
                 // Each by itself, so that the others do not fail with it. No savepoints: they copy each page that is changed.
                 for change in group {
                     let mut alone = vec![change];
                     let committed = self.commit(&mut alone, None);
-                    self.settle(alone, committed);
+                    self.respond(alone, committed);
                 }
             } else {
-                self.settle(group, committed);
+                self.respond(group, committed);
             }
         }
     }
 
     /// One transaction with the changes of a group, and those of a lane that wait or arrive meanwhile: they join the group.
-    fn commit(&mut self, group: &mut Vec<Box<dyn Change>>, lane: Option<Lane>) -> Result<(), Failure> {
+    fn commit(&mut self, group: &mut Vec<Box<dyn WriteRequest>>, lane: Option<Lane>) -> Result<(), CommitError> {
         // IMMEDIATE: a transaction that read first and wrote then could fail with a stale snapshot, which no waiting mends.
         let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
         let mut tx = Tx::new(&self.connection, &self.clock);
         let mut made = 0;
         loop {
             if made == group.len() {
-                let is_full = made >= GROUP || tx.is_full();
+                let is_full = made >= MAX_BATCH || tx.is_full();
                 let Some(change) = lane.and_then(|lane| self.waiting.next(lane, is_full)) else { break };
                 group.push(change);
             }
             let Some(change) = group.get_mut(made) else { break };
             // Where going on makes no sense SQLite has ended the transaction itself.
-            change.apply(&mut tx).map_err(|error| Failure { error, of_a_change: !self.connection.is_autocommit() })?;
+            change.apply(&mut tx).map_err(|error| CommitError { error, is_statement_error: !self.connection.is_autocommit() })?;
             made += 1;
         }
         kill::point("commit");
@@ -160,19 +160,19 @@ impl Pen {
             if let Some(state) = event.ends {
                 tracing::info!(task = %event.task, state = state.as_str(), "{}", event.message);
             }
-            self.hub.logged(event);
+            self.hub.publish(event);
         }
         Ok(())
     }
 
     /// Answers all changes of a group.
-    fn settle(&self, group: Vec<Box<dyn Change>>, committed: Result<(), Failure>) {
+    fn respond(&self, group: Vec<Box<dyn WriteRequest>>, committed: Result<(), CommitError>) {
         let committed = committed.map_err(|failure| QueueError::of(failure.error));
         if let Err(error) = &committed {
             count_error(&self.metrics.errors, error.cause());
         }
         for change in group {
-            change.settle(committed.clone());
+            change.respond(committed.clone());
         }
     }
 }

@@ -15,7 +15,7 @@ use std::{
 
 use chrono::TimeZone;
 use data_patch::{
-    queue::{Clock, Counted, Lease, LeaseError, Queue, Report, Submitted},
+    queue::{Checkpoint, Clock, DeviceCount, Lease, LeaseError, Queue, Submitted},
     task::{NewTask, Position, Progress, TaskId},
 };
 use proptest::prelude::*;
@@ -86,7 +86,7 @@ impl Real {
             });
             self.leases.push(lease);
         }
-        Answer::Leased(leased, claimed.given_up)
+        Answer::Leased(leased, claimed.failed_crash_looping)
     }
 
     async fn write(&self, lease: usize, write: &Write) -> Answer {
@@ -95,15 +95,15 @@ impl Real {
         let report = |rows: u64| {
             let published = before.published + rows;
             let cursor = Some(Position { time_us: published.cast_signed(), key: published.to_string() });
-            Report { progress: Progress { cursor, published, held: 0 }, ..Report::default() }
+            Checkpoint { progress: Progress { cursor, published, held: 0 }, ..Checkpoint::default() }
         };
         let written = match write {
             Write::Counted(total) => {
-                let counted = Some(Counted { name: None, total: *total });
-                lease.report(Report { counted, ..report(0) }).await
+                let counted = Some(DeviceCount { name: None, total: *total });
+                lease.checkpoint(Checkpoint { counted, ..report(0) }).await
             }
-            Write::Report(rows) => lease.report(report(*rows)).await,
-            Write::Waits(waiting) => lease.report(Report { waiting: Some(*waiting), ..report(0) }).await,
+            Write::Report(rows) => lease.checkpoint(report(*rows)).await,
+            Write::Waits(waiting) => lease.checkpoint(Checkpoint { waiting: Some(*waiting), ..report(0) }).await,
             Write::Succeed => lease.succeed(report(0)).await,
             Write::Fail => lease.fail(report(0), "because".to_owned()).await,
             Write::Retry(ms) => lease.retry(report(0), Duration::from_millis(ms.unsigned_abs())).await,
@@ -125,7 +125,7 @@ impl Real {
             Step::Cancel { task } if !self.tasks.is_empty() => {
                 let task = self.tasks[task.index(self.tasks.len())];
                 let cancelled = self.queues[1].cancel(task).await.unwrap().expect("no such task");
-                if cancelled.ended_before { Answer::EndedBefore } else { Answer::Cancelled }
+                if cancelled.already_finished { Answer::EndedBefore } else { Answer::Cancelled }
             }
             Step::Pass { .. } | Step::Write { .. } | Step::Cancel { .. } => Answer::Nothing,
         }

@@ -10,7 +10,7 @@ use std::{
 
 use chrono::TimeZone;
 use data_patch::{
-    queue::{Clock, Counted, Lease, Queue, Report, Submitted},
+    queue::{Checkpoint, Clock, DeviceCount, Lease, Queue, Submitted},
     task::{NewTask, Position, Progress, TaskId, TaskState},
 };
 use tempfile::TempDir;
@@ -78,11 +78,11 @@ pub fn task(devices: usize, request_id: Option<&str>) -> NewTask {
     }
 }
 
-pub fn progress(rows: u64) -> Report {
+pub fn progress(rows: u64) -> Checkpoint {
     let cursor = Position { time_us: rows.cast_signed(), key: rows.to_string() };
-    Report { progress: Progress { cursor: Some(cursor), published: rows, held: 0 }, ..Report::default() }
+    Checkpoint { progress: Progress { cursor: Some(cursor), published: rows, held: 0 }, ..Checkpoint::default() }
 }
 
-pub fn counted(name: Option<&str>, total: u64) -> Report {
-    Report { counted: Some(Counted { name: name.map(str::to_owned), total }), ..Report::default() }
+pub fn counted(name: Option<&str>, total: u64) -> Checkpoint {
+    Checkpoint { counted: Some(DeviceCount { name: name.map(str::to_owned), total }), ..Checkpoint::default() }
 }

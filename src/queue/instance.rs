@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 /// This service's own name and lock.
 #[derive(Debug)]
-pub struct Owner {
+pub struct ServiceInstance {
     id: Arc<str>,
     path: PathBuf,
     /// The queue's file name and `-owner-`; names follow it.
@@ -27,7 +27,7 @@ pub struct Owner {
     _lock: File,
 }
 
-impl Owner {
+impl ServiceInstance {
     /// Takes a name, and its lock, beside the queue file.
     pub fn register(queue: &Path) -> io::Result<Self> {
         let file = queue.file_name().unwrap_or_default().to_string_lossy();
@@ -51,7 +51,7 @@ impl Owner {
     }
 
     /// The services that have ended without taking their file away.
-    pub fn dead(&self) -> io::Result<Vec<Dead>> {
+    pub fn find_dead(&self) -> io::Result<Vec<DeadInstance>> {
         let mut dead = Vec::new();
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         for entry in fs::read_dir(folder)? {
@@ -63,14 +63,14 @@ impl Owner {
             // One that went away meanwhile is no error.
             let Ok(lock) = File::open(entry.path()) else { continue };
             if lock.try_lock().is_ok() {
-                dead.push(Dead { id: id.to_owned(), path: entry.path(), _lock: lock });
+                dead.push(DeadInstance { id: id.to_owned(), path: entry.path(), _lock: lock });
             }
         }
         Ok(dead)
     }
 }
 
-impl Drop for Owner {
+impl Drop for ServiceInstance {
     fn drop(&mut self) {
         // What is left behind is found dead by the next service.
         if !self.leaves_leases.load(Ordering::Relaxed) {
@@ -81,15 +81,15 @@ impl Drop for Owner {
 
 /// A service that has ended; its lock is held here, so that one service at a time cleans up after it.
 #[derive(Debug)]
-pub struct Dead {
+pub struct DeadInstance {
     pub id: String,
     path: PathBuf,
     _lock: File,
 }
 
-impl Dead {
+impl DeadInstance {
     /// Its leases are ended.
-    pub fn bury(self) {
+    pub fn remove(self) {
         let _ = fs::remove_file(&self.path);
     }
 }
@@ -102,17 +102,17 @@ mod tests {
     fn the_living_are_told_from_the_dead() {
         let folder = tempfile::tempdir().unwrap();
         let queue = folder.path().join("queue.db");
-        let (one, other) = (Owner::register(&queue).unwrap(), Owner::register(&queue).unwrap());
-        assert!(one.dead().unwrap().is_empty());
+        let (one, other) = (ServiceInstance::register(&queue).unwrap(), ServiceInstance::register(&queue).unwrap());
+        assert!(one.find_dead().unwrap().is_empty());
         let id = other.id().to_string();
         // As a crash leaves it: the file stays, the lock does not.
         fs::copy(&other.path, folder.path().join("copy")).unwrap();
         let path = other.path.clone();
         drop(other);
         fs::rename(folder.path().join("copy"), &path).unwrap();
-        let mut dead = one.dead().unwrap();
+        let mut dead = one.find_dead().unwrap();
         assert_eq!(dead.iter().map(|dead| dead.id.as_str()).collect::<Vec<_>>(), [id]);
-        dead.remove(0).bury();
-        assert!(one.dead().unwrap().is_empty() && !path.exists());
+        dead.remove(0).remove();
+        assert!(one.find_dead().unwrap().is_empty() && !path.exists());
     }
 }

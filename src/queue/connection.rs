@@ -12,7 +12,7 @@ use super::{QueueError, sql::Statement};
 use crate::db;
 
 /// Statements that a connection keeps prepared: all that there are.
-const PREPARED: usize = 64;
+const STATEMENT_CACHE: usize = 64;
 
 /// What a write-ahead log keeps of its size after a checkpoint.
 const JOURNAL_BYTES: u32 = 16 << 20;
@@ -20,7 +20,7 @@ const JOURNAL_BYTES: u32 = 16 << 20;
 /// A connection to a file that is there, durable at each commit.
 pub fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.set_prepared_statement_cache_capacity(PREPARED);
+    connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
     // A plan is made once, and not anew for each value of a limit or of a time: that took most of a claim.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.busy_timeout(db::BUSY)?;
@@ -60,13 +60,13 @@ pub fn rows<T>(
 pub struct Readers {
     path: Arc<PathBuf>,
     idle: Arc<Mutex<Vec<Connection>>>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Readers {
     pub fn new(path: PathBuf, connections: u32) -> Self {
-        let places = Arc::new(Semaphore::new(connections as usize));
-        Self { path: Arc::new(path), idle: Arc::default(), places }
+        let permits = Arc::new(Semaphore::new(connections as usize));
+        Self { path: Arc::new(path), idle: Arc::default(), permits }
     }
 
     /// Reads all rows of a statement, in a thread where waiting for the disk disturbs nobody.
@@ -75,7 +75,7 @@ impl Readers {
         statement: Statement<'static>,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<Vec<T>, QueueError> {
-        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| QueueError::Closed)?;
+        let place = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| QueueError::Closed)?;
         let readers = self.clone();
         let reading = spawn_blocking(move || {
             let _place = place;
@@ -92,7 +92,7 @@ impl Readers {
 
     /// Closes the connections; what is asked later is refused.
     pub fn close(&self) {
-        self.places.close();
+        self.permits.close();
         self.idle().clear();
     }
 
