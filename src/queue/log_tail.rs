@@ -40,7 +40,7 @@ impl LogTail {
                 return Ok(Some(self.advance(told)));
             }
             if self.catching_up {
-                let page = self.queue.events_after(self.task, self.next_seq - 1, PAGE).await?;
+                let page = self.queue.log_after(self.task, self.next_seq - 1, PAGE).await?;
                 self.catching_up = page.len() as u64 == PAGE;
                 self.stored = page.into_iter().map(|event| Arc::new(EncodedEvent::stored(event))).collect();
                 continue;

@@ -154,8 +154,8 @@ impl Queue {
     ///
     /// # Errors
     /// The file can't be read.
-    pub async fn events_after(&self, task: TaskId, seq: u64, limit: u64) -> Result<Vec<LogEntry>, QueueError> {
-        self.inner.readers.rows(sql::events_after(task, seq, limit), move |row| sql::read_event(task, row)).await
+    pub async fn log_after(&self, task: TaskId, seq: u64, limit: u64) -> Result<Vec<LogEntry>, QueueError> {
+        self.inner.readers.rows(sql::log_after(task, seq, limit), move |row| sql::read_log_entry(task, row)).await
     }
 
     /// The rows of a task that were held back, with their devices.

@@ -96,7 +96,7 @@ impl<'a> Tx<'a> {
             Some(state) => sql::end_log(task, last_seq, state, self.wall_ms),
         })?;
         for event in &events {
-            self.run(&sql::insert_event(event))?;
+            self.run(&sql::insert_log_entry(event))?;
         }
         self.told.extend(events);
         Ok(last_seq)

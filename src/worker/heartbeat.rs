@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    job::{LastProgressLog, WRITE_RETRY_DELAY, Worker},
+    runner::{LastProgressLog, LeaseRunner, WRITE_RETRY_DELAY},
     slots::SlotGuard,
 };
 use crate::{
@@ -19,14 +19,14 @@ const MIN_CHECKPOINT_ROWS: u64 = 200;
 const MAX_CHECKPOINT_DELAY: Duration = Duration::from_millis(250);
 /// A job with nothing acknowledged, and nothing read, for so long stands still: it is not to blame for a crash
 /// ([`super::stillness`]).
-const STANDS_STILL_AFTER: Duration = Duration::from_secs(2);
+const WAITING_AFTER: Duration = Duration::from_secs(2);
 /// A job whose rows in flight are not acknowledged for so long leaves its slot to another meanwhile.
 const PARK_AFTER: Duration = Duration::from_secs(2);
 /// A cancelled job whose rows in flight are not acknowledged for so long drops those that were not sent yet.
-const CANCEL_PATIENCE: Duration = Duration::from_secs(5);
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct Heartbeat<'w> {
-    worker: &'w Worker,
+    worker: &'w LeaseRunner,
     slot: &'w SlotGuard,
     /// What the queue has.
     stored: Progress,
@@ -37,16 +37,16 @@ pub(super) struct Heartbeat<'w> {
     counted: Progress,
     logged: LastProgressLog,
     /// When rows were done with last.
-    moved_at: Instant,
+    last_progress_at: Instant,
     /// How often the job had got on when that was looked at last, and when it had.
-    steps: u64,
-    stepped_at: Instant,
+    resume_count: u64,
+    resumed_at: Instant,
     /// When that was logged last, or when there was nothing to say of it.
     stall_logged_at: Instant,
 }
 
 /// What is to be written now.
-struct Write {
+struct PendingWrite {
     report: Checkpoint,
     held: Vec<QuarantinedRow>,
     notes: Vec<Line>,
@@ -54,11 +54,11 @@ struct Write {
 }
 
 impl<'w> Heartbeat<'w> {
-    pub fn new(worker: &'w Worker, slot: &'w SlotGuard) -> Self {
+    pub fn new(worker: &'w LeaseRunner, slot: &'w SlotGuard) -> Self {
         let (now, progress) = (Instant::now(), worker.lease.job.progress.clone());
         // Not before half of a period, so that a small job that runs across a tick has no line more for it.
         let half = Duration::from_millis(worker.pool.config.progress_ms) / 2;
-        let next_at = worker.signals.progress_logs.after(now + half);
+        let next_at = worker.signals.progress_logs.next_after(now + half);
         let logged = LastProgressLog { published: progress.published, next_at };
         let (stored, counted) = (progress.clone(), progress);
         Self {
@@ -69,9 +69,9 @@ impl<'w> Heartbeat<'w> {
             stored_waiting: Some(false),
             counted,
             logged,
-            moved_at: now,
-            steps: 0,
-            stepped_at: now,
+            last_progress_at: now,
+            resume_count: 0,
+            resumed_at: now,
             stall_logged_at: now,
         }
     }
@@ -83,26 +83,26 @@ impl<'w> Heartbeat<'w> {
 
     /// Beats until the work is over; tells whether the lease was lost.
     pub async fn run(&mut self, over: &CancellationToken) -> bool {
-        let Worker { flight, lease, signals, .. } = self.worker;
+        let LeaseRunner { flight, lease, signals, .. } = self.worker;
         loop {
             let flush_requested = tokio::select! {
                 biased;
                 () = over.cancelled() => return false,
                 () = flight.crowded() => true,
-                () = self.worker.stillness.resumed() => false,
-                () = tokio::time::sleep_until(signals.checkpoints.after(Instant::now()).into()) => false,
+                () = self.worker.stillness.resume_requested() => false,
+                () = tokio::time::sleep_until(signals.checkpoints.next_after(Instant::now()).into()) => false,
             };
             self.counted = self.worker.count_rows(&self.counted);
-            self.watch_silence();
+            self.check_ack_silence();
             let Some(write) = self.next_write(flush_requested) else { continue };
             match lease.checkpoint(write.report.clone()).await {
                 Ok(()) => self.written(write),
                 Err(error) => {
-                    self.put_back(write);
+                    self.restore(write);
                     if matches!(error, LeaseError::Lost) || lease.remaining().is_zero() {
                         tracing::warn!(%error, "the heartbeat failed for good");
                         // What was not sent yet is not to be sent any more.
-                        signals.abandon.cancel();
+                        signals.abort.cancel();
                         over.cancelled().await;
                         return true;
                     }
@@ -114,45 +114,45 @@ impl<'w> Heartbeat<'w> {
     }
 
     /// While Kafka does not answer, another job may have the slot, and a cancelled job does not wait for ever.
-    fn watch_silence(&self) {
+    fn check_ack_silence(&self) {
         let silence = self.worker.flight.silence().unwrap_or_default();
         self.slot.set_parked(silence >= PARK_AFTER);
         let signals = &self.worker.signals;
-        if silence >= CANCEL_PATIENCE && signals.cancel.is_cancelled() && !signals.abandon.is_cancelled() {
+        if silence >= CANCEL_TIMEOUT && signals.cancel.is_cancelled() && !signals.abort.is_cancelled() {
             tracing::info!(?silence, "the task is cancelled and Kafka does not answer: rows that were not sent yet are dropped");
-            signals.abandon.cancel();
+            signals.abort.cancel();
         }
     }
 
     /// Whether nothing was done with or read for a while.
-    fn stands_still(&mut self) -> bool {
-        let steps = self.worker.stillness.steps();
-        if steps != self.steps {
-            (self.steps, self.stepped_at) = (steps, Instant::now());
+    fn is_waiting(&mut self) -> bool {
+        let steps = self.worker.stillness.resume_count();
+        if steps != self.resume_count {
+            (self.resume_count, self.resumed_at) = (steps, Instant::now());
         }
-        self.moved_at.max(self.stepped_at).elapsed() >= STANDS_STILL_AFTER
+        self.last_progress_at.max(self.resumed_at).elapsed() >= WAITING_AFTER
     }
 
     /// What is to be written, or nothing where that can wait.
-    fn next_write(&mut self, flush_requested: bool) -> Option<Write> {
-        let Worker { flight, lease, pool, signals, count, .. } = self.worker;
+    fn next_write(&mut self, flush_requested: bool) -> Option<PendingWrite> {
+        let LeaseRunner { flight, lease, pool, signals, count, .. } = self.worker;
         let (progress, held) = flight.progress();
         let now = Instant::now();
         if progress != self.stored {
-            self.moved_at = now;
+            self.last_progress_at = now;
         }
         if progress != self.stored || !flight.is_waiting() {
             self.stall_logged_at = now;
         }
         let is_stalled = self.stall_logged_at.elapsed() >= Duration::from_secs(pool.config.stall_seconds);
-        let stands_still = self.stands_still();
+        let stands_still = self.is_waiting();
         let waiting = (self.stored_waiting != Some(stands_still)).then_some(stands_still);
-        let counted = count.news().take();
+        let counted = count.pending().take();
         let published = progress.published;
         // The next time comes whether there are news now or not: what comes in between waits for the others.
         let is_time = now >= self.logged.next_at;
         if is_time {
-            self.logged.next_at = signals.progress_logs.after(now);
+            self.logged.next_at = signals.progress_logs.next_after(now);
         }
         let is_news = |rows: &u64| is_time && published > self.logged.published && published < *rows;
         let news = count.total().filter(is_news).map(|rows| line::published(lease.job.device, published, rows));
@@ -164,23 +164,24 @@ impl<'w> Heartbeat<'w> {
         let is_urgent = is_stalled || news.is_some() || waiting.is_some();
         if (is_quiet || is_little) && !is_urgent && lease.remaining() > pool.config.lease() / 2 {
             flight.unreport(held);
-            *count.news() = counted;
+            *count.pending() = counted;
             return None;
         }
         self.stored_at = now;
         if waiting == Some(true) {
-            self.worker.stillness.tell();
+            self.worker.stillness.record();
         }
-        let stalled = is_stalled.then(|| line::stalled(lease.job.device, published, self.moved_at.elapsed()));
+        let stalled = is_stalled.then(|| line::stalled(lease.job.device, published, self.last_progress_at.elapsed()));
         if is_stalled {
             self.stall_logged_at = now;
-            tracing::warn!(published, since = ?self.moved_at.elapsed(), "Kafka acknowledges nothing; the job goes on when it does");
+            tracing::warn!(published, since = ?self.last_progress_at.elapsed(), "Kafka acknowledges nothing; the job goes on when it does");
         }
         let says_progress = news.is_some();
         let notes = count.take_notes();
-        let lines: Vec<Line> = notes.iter().cloned().chain(self.worker.held_lines(&held)).chain(news).chain(stalled).collect();
+        let lines: Vec<Line> =
+            notes.iter().cloned().chain(self.worker.quarantine_lines(&held)).chain(news).chain(stalled).collect();
         let (held_now, layout) = (held.clone(), count.layout());
-        Some(Write {
+        Some(PendingWrite {
             report: Checkpoint { counted, progress, layout, held: held_now, lines, waiting },
             held,
             notes,
@@ -188,8 +189,8 @@ impl<'w> Heartbeat<'w> {
         })
     }
 
-    fn written(&mut self, write: Write) {
-        let Write { report, says_progress, .. } = write;
+    fn written(&mut self, write: PendingWrite) {
+        let PendingWrite { report, says_progress, .. } = write;
         self.worker.flight.confirm();
         if self.worker.lease.job.has_progressed(&report.progress) {
             self.slot.close_breakers();
@@ -200,18 +201,18 @@ impl<'w> Heartbeat<'w> {
         if let Some(waiting) = report.waiting {
             self.stored_waiting = Some(waiting);
             if !waiting {
-                self.worker.stillness.untell();
+                self.worker.stillness.clear();
             }
         }
         self.stored = report.progress;
     }
 
-    fn put_back(&mut self, write: Write) {
+    fn restore(&mut self, write: PendingWrite) {
         if write.report.waiting.is_some() {
             self.stored_waiting = None;
         }
         self.worker.flight.unreport(write.held);
-        *self.worker.count.news() = write.report.counted;
-        self.worker.count.put_notes_back(write.notes);
+        *self.worker.count.pending() = write.report.counted;
+        self.worker.count.restore_notes(write.notes);
     }
 }

@@ -1,10 +1,10 @@
 //! The way in by lease: a pool that claims jobs, and works on several at a time.
 
+mod aligned_interval;
 mod heartbeat;
-mod job;
+mod runner;
 mod slots;
-mod stillness;
-mod ticks;
+mod waiting;
 
 use std::{
     collections::HashMap,
@@ -26,26 +26,26 @@ use crate::{
     task::TaskId,
     telemetry::Metrics,
 };
-use job::Signals;
-use slots::{Freed, WorkerSlots};
-use ticks::Ticks;
+use aligned_interval::AlignedInterval;
+use runner::JobSignals;
+use slots::{SlotFreed, WorkerSlots};
 
 /// How often the queue is asked for work of which nobody told: backoffs that are over, leases that have expired, tasks
 /// that another process took in or cancelled.
-const ASK_EVERY: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often the queue is asked whether another process cancelled a task that runs here.
 const STEERING_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// While less than an eighth of the places is free, they wait so long for others: small jobs end in swarms, and are claimed in
 /// one commit then.
-const GATHER: Duration = Duration::from_millis(1);
+const CLAIM_COALESCE_DELAY: Duration = Duration::from_millis(1);
 
 /// What storing the last cursors may take when the time for rows in flight is over.
-const LAST_WRITES: Duration = Duration::from_secs(2);
+const FINAL_CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often other services on the same queue are looked for that have died.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const DEAD_INSTANCE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the pool works with.
 #[derive(Clone)]
@@ -75,14 +75,14 @@ impl Pool {
         let (freed_tx, mut freed) = mpsc::unbounded_channel();
         let abandon = CancellationToken::new();
         let begun = Instant::now();
-        let checkpoints = Ticks::new(begun, Duration::from_millis(self.config.cursor_ms));
+        let checkpoints = AlignedInterval::new(begun, Duration::from_millis(self.config.cursor_ms));
         // The lines of a task's devices then go to each of its watchers together.
-        let progress_logs = Ticks::new(begun, Duration::from_millis(self.config.progress_ms));
+        let progress_logs = AlignedInterval::new(begun, Duration::from_millis(self.config.progress_ms));
         let mut steering_polls = tokio::time::interval(STEERING_POLL_INTERVAL);
         steering_polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut looked = Instant::now().checked_sub(LOOK_EVERY).unwrap_or_else(Instant::now);
+        let mut looked = Instant::now().checked_sub(DEAD_INSTANCE_CHECK_INTERVAL).unwrap_or_else(Instant::now);
         'working: loop {
-            if looked.elapsed() >= LOOK_EVERY {
+            if looked.elapsed() >= DEAD_INSTANCE_CHECK_INTERVAL {
                 looked = Instant::now();
                 if let Err(error) = self.queue.expire_leases_of_dead_instances().await {
                     tracing::warn!(%error, "leases of dead services can't be ended; they expire");
@@ -92,24 +92,24 @@ impl Pool {
                 for lease in self.claim(&owner, &slots).await {
                     kill::point("claimed");
                     let (task, stop, cancel) = (lease.job.task.id, stop.child_token(), CancellationToken::new());
-                    let signals = Signals {
+                    let signals = JobSignals {
                         stop: stop.clone(),
                         cancel: cancel.clone(),
-                        abandon: abandon.child_token(),
+                        abort: abandon.child_token(),
                         checkpoints,
                         progress_logs,
                     };
                     let slot = slots.acquire(&lease.job.task.topic.as_str().into(), lease.job.is_suspect, &freed_tx);
                     running.insert(slot.number, Running { task, since: Instant::now(), stop, cancel });
                     // Boxed: it is large, and spawning moves it four times.
-                    workers.spawn(Box::pin(job::run(self.clone(), lease, signals, slot)));
+                    workers.spawn(Box::pin(runner::run(self.clone(), lease, signals, slot)));
                 }
                 self.metrics.jobs_running.set(i64::try_from(running.len()).unwrap_or(i64::MAX));
             } else {
-                self.make_way(&running, &slots).await;
+                self.preempt_longest(&running, &slots).await;
             }
             // Until there may be something to claim, and a place for it.
-            let ask_at = Instant::now() + ASK_EVERY;
+            let ask_at = Instant::now() + POLL_INTERVAL;
             loop {
                 tokio::select! {
                     () = stop.cancelled() => break 'working,
@@ -117,10 +117,10 @@ impl Pool {
                     _ = steering_polls.tick() => self.cancel_running(&running).await,
                     Some(first) = freed.recv() => {
                         if slots.free() < slots.limit() / 8 {
-                            tokio::time::sleep(GATHER).await;
+                            tokio::time::sleep(CLAIM_COALESCE_DELAY).await;
                         }
                         for freed in std::iter::once(first).chain(std::iter::from_fn(|| freed.try_recv().ok())) {
-                            if let Freed::Left(slot) = freed {
+                            if let SlotFreed::Left(slot) = freed {
                                 running.remove(&slot);
                             }
                         }
@@ -141,7 +141,7 @@ impl Pool {
                 "rows in flight were not acknowledged in time; their jobs are handed back, and they go out again after the next start"
             );
             abandon.cancel();
-            if timeout(LAST_WRITES, async { while workers.join_next().await.is_some() {} }).await.is_err() {
+            if timeout(FINAL_CHECKPOINT_TIMEOUT, async { while workers.join_next().await.is_some() {} }).await.is_err() {
                 workers.shutdown().await;
             }
         }
@@ -174,7 +174,7 @@ impl Pool {
     }
 
     /// When a task has no place here, and work to be done, and another has more than its share: that gives one up.
-    async fn make_way(&self, running: &HashMap<u64, Running>, slots: &WorkerSlots) {
+    async fn preempt_longest(&self, running: &HashMap<u64, Running>, slots: &WorkerSlots) {
         let slice = Duration::from_secs(self.config.slice_seconds);
         if running.values().any(|job| job.stop.is_cancelled()) || !running.values().any(|job| job.since.elapsed() >= slice) {
             return;

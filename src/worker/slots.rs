@@ -35,7 +35,7 @@ struct State {
 
 /// What the pool hears of its slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Freed {
+pub enum SlotFreed {
     /// The work of this slot's job is over.
     Left(u64),
     /// A job waits, and another may have its slot meanwhile.
@@ -92,7 +92,7 @@ impl WorkerSlots {
     }
 
     /// Takes a slot; `freed` hears of it when it is free again.
-    pub fn acquire(self: &Arc<Self>, topic: &Arc<str>, is_suspect: bool, freed: &UnboundedSender<Freed>) -> SlotGuard {
+    pub fn acquire(self: &Arc<Self>, topic: &Arc<str>, is_suspect: bool, freed: &UnboundedSender<SlotFreed>) -> SlotGuard {
         let mut state = self.state();
         state.numbers += 1;
         let number = state.numbers;
@@ -134,7 +134,7 @@ pub struct SlotGuard {
     pub number: u64,
     is_suspect: bool,
     is_parked: Mutex<bool>,
-    freed: UnboundedSender<Freed>,
+    freed: UnboundedSender<SlotFreed>,
 }
 
 impl SlotGuard {
@@ -158,13 +158,13 @@ impl SlotGuard {
         *is_parked = parked;
         if parked {
             self.slots.state().give_back(&self.topic);
-            self.tell(Freed::Parked);
+            self.notify(SlotFreed::Parked);
         } else {
             self.slots.state().take(&self.topic);
         }
     }
 
-    fn tell(&self, freed: Freed) {
+    fn notify(&self, freed: SlotFreed) {
         // An error means that the pool has stopped.
         let _ = self.freed.send(freed);
     }
@@ -177,7 +177,7 @@ impl Drop for SlotGuard {
             let mut state = self.slots.state();
             state.suspects = state.suspects.saturating_sub(1);
         }
-        self.tell(Freed::Left(self.number));
+        self.notify(SlotFreed::Left(self.number));
     }
 }
 
@@ -189,8 +189,8 @@ mod tests {
 
     struct Pool {
         slots: Arc<WorkerSlots>,
-        freed: UnboundedSender<Freed>,
-        _receiver: mpsc::UnboundedReceiver<Freed>,
+        freed: UnboundedSender<SlotFreed>,
+        _receiver: mpsc::UnboundedReceiver<SlotFreed>,
     }
 
     impl Pool {

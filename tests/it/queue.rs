@@ -180,7 +180,7 @@ async fn ended_tasks_are_pruned_and_others_kept() {
     assert_eq!(bench.queue.prune(bench.queue.now_ms()).await.unwrap(), 10);
     for task in ended {
         assert!(bench.queue.task(task).await.unwrap().is_none());
-        assert!(bench.queue.events_after(task, 0, 10).await.unwrap().is_empty());
+        assert!(bench.queue.log_after(task, 0, 10).await.unwrap().is_empty());
     }
     assert!(bench.queue.task(young).await.unwrap().is_some() && bench.queue.task(open).await.unwrap().is_some());
 }
@@ -256,7 +256,7 @@ async fn a_queue_of_the_first_version_keeps_its_tasks() {
     let cursor = Some(Position { time_us: 77, key: "k".to_owned() });
     assert_eq!((lease.job.attempt, lease.job.total), (4, Some(9)));
     assert_eq!(lease.job.progress, Progress { cursor, published: 4, held: 1 });
-    assert_eq!(queue.events_after(id, 0, 9).await.unwrap()[0].message, "said");
+    assert_eq!(queue.log_after(id, 0, 9).await.unwrap()[0].message, "said");
     assert_eq!(queue.quarantined_rows(id).await.unwrap()[0].1.reason, "torn");
     let Submitted::Conflict { task, .. } = queue.submit(task(1, Some("named"))).await.unwrap() else {
         panic!("its name is forgotten")

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     Result, Statement, state,
-    statement::{Text, build_sql, by_index, eq_param, param, set, set_some},
+    statement::{Sql, build_sql, by_index, eq_param, param, set, set_or_keep},
     uuid,
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub fn insert_job(task: TaskId, ordinal: usize, device: Uuid, now_ms: i64) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let columns = [Job::TaskId, Job::Ordinal, Job::DeviceId, Job::State, Job::DueAt];
         build_sql(Query::insert().into_table(Job::Table).columns(columns).values_panic(columns.map(|_| param())))
     });
@@ -27,7 +27,7 @@ pub fn insert_job(task: TaskId, ordinal: usize, device: Uuid, now_ms: i64) -> St
 
 /// The devices of a task, in the order of the request.
 pub fn devices(task: TaskId) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         build_sql(
             Query::select()
                 .column(Job::DeviceId)
@@ -54,9 +54,9 @@ pub enum Suspects {
 
 /// Jobs of a task that may be leased, at most `limit`, the one due longest first.
 pub fn due_jobs(task: TaskId, now_ms: i64, limit: u64, suspects: Suspects) -> Statement<'static> {
-    static ALL: Text = Text::new(|| select_due(None, index::JOB_DUE));
-    static WITHOUT: Text = Text::new(|| select_due(Some("\"suspected\" <= 1"), index::JOB_DUE));
-    static ONLY: Text = Text::new(|| select_due(Some("\"suspected\" > 1"), index::JOB_SUSPECT));
+    static ALL: Sql = Sql::new(|| select_due(None, index::JOB_DUE));
+    static WITHOUT: Sql = Sql::new(|| select_due(Some("\"suspected\" <= 1"), index::JOB_DUE));
+    static ONLY: Sql = Sql::new(|| select_due(Some("\"suspected\" > 1"), index::JOB_SUSPECT));
     let text = match suspects {
         Suspects::Included => &ALL,
         Suspects::Excluded => &WITHOUT,
@@ -98,7 +98,7 @@ fn select_due(condition: Option<&'static str>, index: &str) -> String {
 
 /// A row, if any job that has not ended is a suspect.
 pub fn any_suspect() -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let text = build_sql(
             Query::select()
                 .expr(Expr::cust("1"))
@@ -113,7 +113,7 @@ pub fn any_suspect() -> Statement<'static> {
 
 /// Leases a job.
 pub fn lease<'a>(job: &DueRow, owner: &'a str, until_ms: i64) -> Statement<'a> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let columns = [Job::State, Job::Attempt, Job::Owner, Job::DueAt];
         build_sql(Query::update().table(Job::Table).values(columns.map(set)).and_where(eq_param(Job::Id)))
     });
@@ -123,7 +123,7 @@ pub fn lease<'a>(job: &DueRow, owner: &'a str, until_ms: i64) -> Statement<'a> {
 
 /// The jobs that were in progress on an instance, and whose lease ends by `until_ms`.
 pub fn in_progress(owner: &str, until_ms: i64) -> Statement<'_> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let text = build_sql(
             Query::select()
                 .columns([Job::Id, Job::Crashes, Job::Suspected, Job::Waiting])
@@ -149,7 +149,7 @@ pub fn read_in_progress(row: &Row<'_>) -> Result<InProgress> {
 /// Ends the lease of a job whose instance died, and notes what that says about the job. It has no owner from then on, so that
 /// the crash counts once.
 pub fn end_lease_after_crash(job: &InProgress, now_ms: i64) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let columns = [Job::Crashes, Job::Suspected, Job::Waiting, Job::Owner, Job::DueAt];
         build_sql(Query::update().table(Job::Table).values(columns.map(set)).and_where(eq_param(Job::Id)))
     });
@@ -159,7 +159,7 @@ pub fn end_lease_after_crash(job: &InProgress, now_ms: i64) -> Statement<'static
 
 /// Hands back what an instance still has leased. No worker of it may write any more.
 pub fn release_all(owner: &str, now_ms: i64) -> Statement<'_> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let text = build_sql(
             Query::update()
                 .table(Job::Table)
@@ -175,7 +175,7 @@ pub fn release_all(owner: &str, now_ms: i64) -> Statement<'_> {
 
 /// Ends the jobs of a task that wait; those that run end when they have stopped.
 pub fn cancel_waiting_jobs(task: TaskId) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let text = build_sql(
             Query::update()
                 .table(Job::Table)
@@ -191,7 +191,7 @@ pub fn cancel_waiting_jobs(task: TaskId) -> Statement<'static> {
 
 /// Ends a job whatever its state is, with or without a reason.
 pub fn end_job(id: i64, state: JobState, reason: Option<&str>) -> Statement<'_> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let columns = [Job::State, Job::DueAt, Job::Reason];
         build_sql(Query::update().table(Job::Table).values(columns.map(set)).and_where(eq_param(Job::Id)))
     });
@@ -200,7 +200,7 @@ pub fn end_job(id: i64, state: JobState, reason: Option<&str>) -> Statement<'_> 
 
 /// Ends all jobs of a task whose entry cannot be read, by the text of its id.
 pub fn fail_jobs_of_unreadable_task(task: String, reason: &str) -> Statement<'_> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let columns = [Job::State, Job::DueAt, Job::Reason];
         let text = build_sql(
             Query::update()
@@ -283,7 +283,7 @@ pub struct JobWrite<'a> {
 
 /// Changes a job, if `attempt` still holds the lease.
 pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>, write: &JobWrite<'a>) -> Statement<'a> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let always = [Job::State, Job::DueAt];
         let some = [
             Job::DeviceName,
@@ -304,7 +304,7 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
             Query::update()
                 .table(Job::Table)
                 .values(always.map(set))
-                .values(some.map(set_some))
+                .values(some.map(set_or_keep))
                 .and_where(eq_param(Job::Id))
                 .and_where(eq_param(Job::Attempt))
                 .and_where(eq_param(Job::State)),

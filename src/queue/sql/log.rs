@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{
     Result, Statement, state,
-    statement::{Text, build_sql, eq_param, param, set},
+    statement::{Sql, build_sql, eq_param, param, set},
     uuid,
 };
 use crate::{
@@ -16,21 +16,21 @@ use crate::{
 
 /// The number of the last line.
 pub fn last_seq(task: TaskId) -> Statement<'static> {
-    static TEXT: Text =
-        Text::new(|| build_sql(Query::select().column(Task::LastSeq).from(Task::Table).and_where(eq_param(Task::Id))));
+    static TEXT: Sql =
+        Sql::new(|| build_sql(Query::select().column(Task::LastSeq).from(Task::Table).and_where(eq_param(Task::Id))));
     Statement::new(&TEXT, [task.into()])
 }
 
 /// Makes a task's log longer.
 pub fn advance_log(task: TaskId, last_seq: u64) -> Statement<'static> {
-    static TEXT: Text =
-        Text::new(|| build_sql(Query::update().table(Task::Table).values([set(Task::LastSeq)]).and_where(eq_param(Task::Id))));
+    static TEXT: Sql =
+        Sql::new(|| build_sql(Query::update().table(Task::Table).values([set(Task::LastSeq)]).and_where(eq_param(Task::Id))));
     Statement::new(&TEXT, [last_seq.into(), task.into()])
 }
 
 /// Makes a task's log longer for the last time, and ends the task.
 pub fn end_log(task: TaskId, last_seq: u64, ends: TaskState, now_ms: i64) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let columns = [Task::LastSeq, Task::State, Task::FinishedAt];
         build_sql(Query::update().table(Task::Table).values(columns.map(set)).and_where(eq_param(Task::Id)))
     });
@@ -41,8 +41,8 @@ pub fn read_last_seq(row: &Row<'_>) -> Result<u64> {
     row.get("last_seq")
 }
 
-pub fn insert_event(event: &LogEntry) -> Statement<'_> {
-    static TEXT: Text = Text::new(|| {
+pub fn insert_log_entry(event: &LogEntry) -> Statement<'_> {
+    static TEXT: Sql = Sql::new(|| {
         let columns = [Event::TaskId, Event::Seq, Event::At, Event::Ok, Event::Message, Event::Ends];
         build_sql(Query::insert().into_table(Event::Table).columns(columns).values_panic(columns.map(|_| param())))
     });
@@ -50,8 +50,8 @@ pub fn insert_event(event: &LogEntry) -> Statement<'_> {
     Statement::new(&TEXT, [(*task).into(), (*seq).into(), (*at_ms).into(), (*ok).into(), message.as_str().into(), (*ends).into()])
 }
 
-pub fn events_after(task: TaskId, seq: u64, limit: u64) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+pub fn log_after(task: TaskId, seq: u64, limit: u64) -> Statement<'static> {
+    static TEXT: Sql = Sql::new(|| {
         build_sql(
             Query::select()
                 .columns([Event::Seq, Event::At, Event::Ok, Event::Message, Event::Ends])
@@ -65,7 +65,7 @@ pub fn events_after(task: TaskId, seq: u64, limit: u64) -> Statement<'static> {
     Statement::new(&TEXT, [task.into(), seq.into(), limit.into()])
 }
 
-pub fn read_event(task: TaskId, row: &Row<'_>) -> Result<LogEntry> {
+pub fn read_log_entry(task: TaskId, row: &Row<'_>) -> Result<LogEntry> {
     Ok(LogEntry {
         task,
         seq: row.get("seq")?,
@@ -81,7 +81,7 @@ pub fn read_event(task: TaskId, row: &Row<'_>) -> Result<LogEntry> {
 
 /// A row that was held back; one that is there already is left as it is.
 pub fn insert_quarantined(task: TaskId, device: Uuid, row: &QuarantinedRow, now_ms: i64) -> Statement<'_> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let columns = [
             Quarantine::TaskId,
             Quarantine::DeviceId,
@@ -104,7 +104,7 @@ pub fn insert_quarantined(task: TaskId, device: Uuid, row: &QuarantinedRow, now_
 
 /// The held-back rows of a task, in the order of device, time and key.
 pub fn quarantined_rows(task: TaskId) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         build_sql(
             Query::select()
                 .columns([Quarantine::DeviceId, Quarantine::RowTime, Quarantine::RowKey, Quarantine::Reason])

@@ -87,8 +87,8 @@ fn statements() -> Vec<(&'static str, String)> {
         ("last_seq", last_seq(id)),
         ("advance_log", advance_log(id, 1)),
         ("end_log", end_log(id, 1, TaskState::Failed, 0)),
-        ("insert_event", insert_event(&event)),
-        ("events_after", events_after(id, 0, 1)),
+        ("insert_event", insert_log_entry(&event)),
+        ("events_after", log_after(id, 0, 1)),
         ("insert_held", insert_quarantined(id, device, &held, 0)),
         ("held_rows", quarantined_rows(id)),
     ]

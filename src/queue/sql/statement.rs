@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::task::{JobState, TaskId, TaskState};
 
 /// The text of a statement, built when it is first used.
-pub type Text = LazyLock<String>;
+pub type Sql = LazyLock<String>;
 
 /// A statement, and its values in the order in which its text asks for them.
 pub struct Statement<'a> {
@@ -22,7 +22,7 @@ pub struct Statement<'a> {
 }
 
 impl<'a> Statement<'a> {
-    pub fn new<const N: usize>(text: &'static Text, values: [Value<'a>; N]) -> Self {
+    pub fn new<const N: usize>(text: &'static Sql, values: [Value<'a>; N]) -> Self {
         Self { text: Cow::Borrowed(text.as_str()), values: values.into() }
     }
 }
@@ -51,7 +51,7 @@ pub fn set<C>(column: C) -> (C, Expr) {
 }
 
 /// Sets a column to a given value, or for NULL leaves what is there.
-pub fn set_some<C: IntoColumnRef + Copy>(column: C) -> (C, Expr) {
+pub fn set_or_keep<C: IntoColumnRef + Copy>(column: C) -> (C, Expr) {
     (column, Func::coalesce([param(), Expr::col(column)]).into())
 }
 

@@ -7,7 +7,7 @@ use sea_query::{CaseStatement, Expr, ExprTrait, Func, Order, Query, SelectStatem
 
 use super::{
     Result, Statement, state,
-    statement::{Text, Value, build_sql, by_index, eq_param, param, set},
+    statement::{Sql, Value, build_sql, by_index, eq_param, param, set},
     timestamp, uuid,
 };
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 };
 
 pub fn insert_task(id: TaskId, task: &NewTask, now_ms: i64) -> Statement<'_> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let columns = [
             Task::Id,
             Task::RequestId,
@@ -66,12 +66,12 @@ fn select_task() -> SelectStatement {
 }
 
 pub fn task(id: TaskId) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| build_sql(select_task().and_where(eq_param(Task::Id))));
+    static TEXT: Sql = Sql::new(|| build_sql(select_task().and_where(eq_param(Task::Id))));
     Statement::new(&TEXT, [id.into()])
 }
 
 pub fn task_of_request(request_id: &str) -> Statement<'_> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         by_index(&build_sql(select_task().and_where(eq_param(Task::RequestId))), r#"FROM "task""#, index::TASK_REQUEST)
     });
     Statement::new(&TEXT, [request_id.into()])
@@ -109,7 +109,7 @@ pub fn read_log_length(row: &Row<'_>) -> Result<(TaskId, u64)> {
 }
 
 pub fn set_task_served(id: TaskId, turn: i64) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         build_sql(Query::update().table(Task::Table).values([set(Task::State), set(Task::Turn)]).and_where(eq_param(Task::Id)))
     });
     Statement::new(&TEXT, [TaskState::Running.into(), turn.into(), id.into()])
@@ -117,7 +117,7 @@ pub fn set_task_served(id: TaskId, turn: i64) -> Statement<'static> {
 
 /// The tasks that have something to claim, the one served longest ago first, but for those of some topics.
 pub fn tasks_due(now_ms: i64, limit: u64, without_topics: &[&str]) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| build_sql(&select_tasks_due(0)));
+    static TEXT: Sql = Sql::new(|| build_sql(&select_tasks_due(0)));
     if without_topics.is_empty() {
         return Statement::new(&TEXT, [now_ms.into(), limit.into()]);
     }
@@ -145,7 +145,7 @@ fn select_tasks_due(without_topics: usize) -> SelectStatement {
 
 /// Notes that somebody asked to cancel a task.
 pub fn request_cancel(task: TaskId, wall_ms: i64) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         build_sql(Query::update().table(Task::Table).values([set(Task::CancelRequestedAt)]).and_where(eq_param(Task::Id)))
     });
     Statement::new(&TEXT, [wall_ms.into(), task.into()])
@@ -153,7 +153,7 @@ pub fn request_cancel(task: TaskId, wall_ms: i64) -> Statement<'static> {
 
 /// A row, if somebody asked to cancel a task.
 pub fn cancel_requested(task: TaskId) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         build_sql(
             Query::select()
                 .expr(Expr::cust("1"))
@@ -167,7 +167,7 @@ pub fn cancel_requested(task: TaskId) -> Statement<'static> {
 
 /// The tasks that somebody asked to cancel and that have not ended.
 pub fn tasks_being_cancelled() -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let text = build_sql(
             Query::select()
                 .column(Task::Id)
@@ -182,7 +182,7 @@ pub fn tasks_being_cancelled() -> Statement<'static> {
 
 /// Ends a task whose entry cannot be read, by the text of its id.
 pub fn fail_unreadable_task(id: String, wall_ms: i64) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let columns = [Task::State, Task::FinishedAt];
         build_sql(Query::update().table(Task::Table).values(columns.map(set)).and_where(eq_param(Task::Id)))
     });
@@ -195,7 +195,7 @@ pub fn read_task_id(row: &Row<'_>) -> Result<TaskId> {
 
 /// The highest turn of an open task.
 pub fn last_turn() -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         build_sql(
             Query::select()
                 .expr_as(Func::max(Expr::col(Task::Turn)), "turn")
@@ -212,7 +212,7 @@ pub fn read_turn(row: &Row<'_>) -> Result<i64> {
 
 /// A row, if a task has work left. Asked before [`sums`], which reads all of a task's jobs.
 pub fn has_open_jobs(task: TaskId) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         build_sql(
             Query::select()
                 .expr(Expr::cust("1"))
@@ -228,7 +228,7 @@ pub fn has_open_jobs(task: TaskId) -> Statement<'static> {
 
 /// What became of the jobs of a task that has no work left.
 pub fn task_totals(task: TaskId) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         // By case, since for GROUP BY SQLite makes a table in memory.
         let jobs_in = |column: &'static str| {
             let one = CaseStatement::new().case(eq_param(Job::State), Expr::cust("1"));
@@ -286,7 +286,7 @@ pub fn read_task_totals(row: &Row<'_>) -> Result<TaskTotals> {
 }
 
 pub fn failures(task: TaskId, limit: u64) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         build_sql(
             Query::select()
                 .columns([Job::DeviceId, Job::Reason])
@@ -306,7 +306,7 @@ pub fn read_failure(row: &Row<'_>) -> Result<(String, String)> {
 
 /// Removes a few tasks that ended before a moment, with all that hangs on them.
 pub fn prune(before_ms: i64, limit: u64) -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let old =
             Query::select().column(Task::Id).from(Task::Table).and_where(Expr::col(Task::FinishedAt).lt(param())).limit(0).take();
         let text = build_sql(Query::delete().from_table(Task::Table).and_where(Expr::col(Task::Id).in_subquery(old)));
@@ -318,7 +318,7 @@ pub fn prune(before_ms: i64, limit: u64) -> Statement<'static> {
 
 /// How many jobs have not ended, and when the first of them was or is due.
 pub fn backlog() -> Statement<'static> {
-    static TEXT: Text = Text::new(|| {
+    static TEXT: Sql = Sql::new(|| {
         let select = Query::select()
             .expr_as(Expr::col(Job::Id).count(), "jobs")
             .expr_as(Expr::col(Job::DueAt).min(), "first_due_at")

@@ -163,7 +163,7 @@ impl StateMachineTest for QueueTest {
             for (id, task) in real.tasks.iter().zip(&model.tasks) {
                 let row = queue.task(*id).await.unwrap().unwrap();
                 assert_eq!((row.state, row.last_seq), (task.state, task.lines));
-                let log = queue.events_after(*id, 0, 1_000).await.unwrap();
+                let log = queue.log_after(*id, 0, 1_000).await.unwrap();
                 let seqs: Vec<u64> = log.iter().map(|event| event.seq).collect();
                 assert_eq!(seqs, (1..=task.lines).collect::<Vec<_>>());
                 let ends: Vec<_> = log.iter().filter_map(|event| event.ends.map(|state| (event.seq, state))).collect();

@@ -8,7 +8,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{Pool, heartbeat::Heartbeat, slots::SlotGuard, stillness::Stillness, ticks::Ticks};
+use super::{Pool, aligned_interval::AlignedInterval, heartbeat::Heartbeat, slots::SlotGuard, waiting::WaitState};
 use crate::{
     kafka::Flight,
     kill,
@@ -19,36 +19,36 @@ use crate::{
 
 /// What a worker is told beside its lease.
 #[derive(Clone)]
-pub struct Signals {
+pub struct JobSignals {
     /// Stop reading, wait for what is on its way, and hand the lease back.
     pub stop: CancellationToken,
     /// The task is cancelled: as `stop`, and the job ends.
     pub cancel: CancellationToken,
     /// Wait no longer.
-    pub abandon: CancellationToken,
+    pub abort: CancellationToken,
     /// When cursors are stored.
-    pub checkpoints: Ticks,
+    pub checkpoints: AlignedInterval,
     /// When the log says how far jobs have got.
-    pub progress_logs: Ticks,
+    pub progress_logs: AlignedInterval,
 }
 
 /// Works on a lease until its job ends, is asked to stop, or is lost.
 ///
 /// Its slot is free when its work is over, before its end is stored: the claim of the next job goes to the disk together
 /// with it.
-pub async fn run(pool: Pool, lease: Lease, signals: Signals, slot: SlotGuard) {
+pub async fn run(pool: Pool, lease: Lease, signals: JobSignals, slot: SlotGuard) {
     // An error span, so that warnings and errors bear task and device at every log level.
     let span = tracing::error_span!("job", task = %lease.job.task.id, device = %lease.job.device, attempt = lease.job.attempt);
-    Worker::new(pool, lease, signals).run(slot).instrument(span).await;
+    LeaseRunner::new(pool, lease, signals).run(slot).instrument(span).await;
 }
 
-pub(super) struct Worker {
+pub(super) struct LeaseRunner {
     pub pool: Pool,
     pub lease: Lease,
     pub flight: Arc<Flight>,
-    pub signals: Signals,
-    pub count: Count,
-    pub stillness: Stillness,
+    pub signals: JobSignals,
+    pub count: RowCount,
+    pub stillness: WaitState,
 }
 
 /// Before a write to the queue is tried again that could not be made.
@@ -63,11 +63,11 @@ pub(super) struct LastProgressLog {
     pub next_at: Instant,
 }
 
-impl Worker {
-    fn new(pool: Pool, lease: Lease, signals: Signals) -> Self {
+impl LeaseRunner {
+    fn new(pool: Pool, lease: Lease, signals: JobSignals) -> Self {
         let flight = Arc::new(Flight::new(lease.job.progress.clone()));
-        let count = Count::new(lease.job.total);
-        Self { pool, lease, flight, signals, count, stillness: Stillness::default() }
+        let count = RowCount::new(lease.job.total);
+        Self { pool, lease, flight, signals, count, stillness: WaitState::default() }
     }
 
     async fn run(self, slot: SlotGuard) {
@@ -82,8 +82,8 @@ impl Worker {
             total: job.total,
             layout: job.layout.clone(),
         };
-        let signals = patch::Signals { stop: self.signals.stop.clone(), abandon: self.signals.abandon.clone() };
-        let report = Reporter { lease: &self.lease, count: &self.count, stillness: &self.stillness };
+        let signals = patch::Signals { stop: self.signals.stop.clone(), abandon: self.signals.abort.clone() };
+        let report = LeaseContext { lease: &self.lease, count: &self.count, stillness: &self.stillness };
         let over = CancellationToken::new();
         let work = async {
             let outcome = self.pool.patcher.run(&patch, &self.flight, &report, &signals).await;
@@ -94,7 +94,7 @@ impl Worker {
         let (outcome, is_lost) = tokio::join!(work, heartbeat.run(&over));
         let (logged, counted_rows) = heartbeat.end();
         match outcome {
-            Ok(outcome) if !is_lost => self.end(outcome, &logged, slot).await,
+            Ok(outcome) if !is_lost => self.finish(outcome, &logged, slot).await,
             outcome => {
                 let reason = outcome.err().map_or_else(|| "the lease is lost".to_owned(), |error| error.to_string());
                 tracing::warn!(
@@ -116,11 +116,11 @@ impl Worker {
     }
 
     /// Writes how it ended.
-    async fn end(&self, outcome: Outcome, logged: &LastProgressLog, slot: SlotGuard) {
+    async fn finish(&self, outcome: Outcome, logged: &LastProgressLog, slot: SlotGuard) {
         let job = &self.lease.job;
         let (progress, held) = self.flight.progress();
-        let lines = self.count.take_notes().into_iter().chain(self.held_lines(&held)).collect();
-        let (counted, layout) = (self.count.news().take(), self.count.layout());
+        let lines = self.count.take_notes().into_iter().chain(self.quarantine_lines(&held)).collect();
+        let (counted, layout) = (self.count.pending().take(), self.count.layout());
         let mut report = Checkpoint { counted, progress, layout, held, lines, waiting: None };
         let (progress, lines) = (&report.progress, &mut report.lines);
         let (published, grown) = (progress.published, job.has_progressed(progress));
@@ -196,7 +196,7 @@ impl Worker {
         recounted.into_iter().chain([line::published(device, progress.published, read)]).collect()
     }
 
-    pub fn held_lines(&self, held: &[QuarantinedRow]) -> Vec<Line> {
+    pub fn quarantine_lines(&self, held: &[QuarantinedRow]) -> Vec<Line> {
         if held.is_empty() {
             return Vec::new();
         }
@@ -231,16 +231,16 @@ impl Worker {
 
 /// The number of rows that were counted, once it is known.
 #[derive(Default)]
-pub(super) struct Count {
+pub(super) struct RowCount {
     total: OnceLock<u64>,
     /// Not told to the queue yet.
-    news: Mutex<Option<DeviceCount>>,
+    pending: Mutex<Option<DeviceCount>>,
     layout: OnceLock<String>,
     /// Lines that are not in the log yet.
     notes: Mutex<Vec<Line>>,
 }
 
-impl Count {
+impl RowCount {
     fn new(total: Option<u64>) -> Self {
         Self { total: total.map(OnceLock::from).unwrap_or_default(), ..Self::default() }
     }
@@ -262,28 +262,28 @@ impl Count {
         std::mem::take(&mut *self.notes())
     }
 
-    pub fn put_notes_back(&self, mut notes: Vec<Line>) {
+    pub fn restore_notes(&self, mut notes: Vec<Line>) {
         let mut newer = self.notes();
         notes.append(&mut newer);
         *newer = notes;
     }
 
-    pub fn news(&self) -> MutexGuard<'_, Option<DeviceCount>> {
+    pub fn pending(&self) -> MutexGuard<'_, Option<DeviceCount>> {
         // Nothing panics while it is locked.
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The job's way to its lease.
-struct Reporter<'a> {
+struct LeaseContext<'a> {
     lease: &'a Lease,
-    count: &'a Count,
-    stillness: &'a Stillness,
+    count: &'a RowCount,
+    stillness: &'a WaitState,
 }
 
-impl patch::Report for Reporter<'_> {
+impl patch::Report for LeaseContext<'_> {
     fn counted(&self, name: Option<String>, total: u64) {
-        *self.count.news() = Some(DeviceCount { name, total });
+        *self.count.pending() = Some(DeviceCount { name, total });
         self.count.total.get_or_init(|| total);
     }
 
@@ -296,7 +296,7 @@ impl patch::Report for Reporter<'_> {
     }
 
     async fn goes_on(&self) {
-        self.stillness.go_on().await;
+        self.stillness.resume().await;
     }
 
     fn may_send(&self) -> Result<(), ReportError> {

@@ -14,46 +14,46 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Notify;
 
 #[derive(Debug, Default)]
-pub(super) struct Stillness {
+pub(super) struct WaitState {
     /// Grows with each batch and row that the job goes on to.
-    steps: AtomicU64,
+    resume_count: AtomicU64,
     /// The queue has it that the job stands still, or may have: a write of it is under way or has failed.
-    is_told: AtomicBool,
+    is_recorded: AtomicBool,
     /// The job has got what it waited for.
-    resumed: Notify,
+    resume_requested: Notify,
     /// The queue has it that the job goes on.
-    untold: Notify,
+    cleared: Notify,
 }
 
-impl Stillness {
+impl WaitState {
     /// The job is about to go on; returns once the queue knows. Cancel-safe.
-    pub async fn go_on(&self) {
-        self.steps.fetch_add(1, Ordering::Relaxed);
-        while self.is_told.load(Ordering::Relaxed) {
-            self.resumed.notify_one();
-            self.untold.notified().await;
+    pub async fn resume(&self) {
+        self.resume_count.fetch_add(1, Ordering::Relaxed);
+        while self.is_recorded.load(Ordering::Relaxed) {
+            self.resume_requested.notify_one();
+            self.cleared.notified().await;
         }
     }
 
     /// Another number each time that the job has gone on.
-    pub fn steps(&self) -> u64 {
-        self.steps.load(Ordering::Relaxed)
+    pub fn resume_count(&self) -> u64 {
+        self.resume_count.load(Ordering::Relaxed)
     }
 
     /// Waits until the job wants to go on that the queue has standing still.
-    pub async fn resumed(&self) {
-        self.resumed.notified().await;
+    pub async fn resume_requested(&self) {
+        self.resume_requested.notified().await;
     }
 
     /// The queue is told from now on that it stands still.
-    pub fn tell(&self) {
-        self.is_told.store(true, Ordering::Relaxed);
+    pub fn record(&self) {
+        self.is_recorded.store(true, Ordering::Relaxed);
     }
 
     /// The queue has it that it goes on.
-    pub fn untell(&self) {
-        self.is_told.store(false, Ordering::Relaxed);
-        self.untold.notify_one();
+    pub fn clear(&self) {
+        self.is_recorded.store(false, Ordering::Relaxed);
+        self.cleared.notify_one();
     }
 }
 
@@ -67,16 +67,16 @@ mod tests {
 
     #[tokio::test]
     async fn a_job_that_the_queue_has_standing_still_goes_on_only_when_it_knows_better() {
-        let stillness = Stillness::default();
-        assert_eq!(stillness.go_on().now_or_never(), Some(()));
+        let stillness = WaitState::default();
+        assert_eq!(stillness.resume().now_or_never(), Some(()));
         // What was said before anybody waited says nothing of the next time.
-        stillness.untell();
-        stillness.tell();
-        let mut going_on = pin!(stillness.go_on());
+        stillness.clear();
+        stillness.record();
+        let mut going_on = pin!(stillness.resume());
         assert_eq!(going_on.as_mut().now_or_never(), None);
-        assert_eq!(stillness.resumed().now_or_never(), Some(()));
-        stillness.untell();
+        assert_eq!(stillness.resume_requested().now_or_never(), Some(()));
+        stillness.clear();
         assert_eq!(going_on.now_or_never(), Some(()));
-        assert_eq!(stillness.steps(), 2);
+        assert_eq!(stillness.resume_count(), 2);
     }
 }
