@@ -12,8 +12,8 @@ use data_patch::{
     config::GuardMode,
     iota::{DocType, Key, KeyType, TimeType, copy::Decoder, sample},
     kafka::Records,
-    patch::Guard,
     protocol::{ClientMessage, Rules, Token, reply},
+    replay::Validator,
     task::{LogEntry, TaskId},
 };
 
@@ -23,7 +23,7 @@ fn guard(c: &mut Criterion) {
     let mut group = c.benchmark_group("guard");
     group.throughput(Throughput::Bytes(doc.len() as u64));
     for mode in [GuardMode::Et, GuardMode::Json, GuardMode::Off] {
-        let guard = Guard::new(mode, reading.device_id);
+        let guard = Validator::new(mode, reading.device_id);
         group.bench_function(format!("{mode:?}"), |b| b.iter(|| guard.check(Some(black_box(&doc).clone())).unwrap()));
     }
     group.finish();

@@ -11,9 +11,9 @@ use crate::{
     iota::Store,
     kafka::{EmbeddedBroker, Kafka},
     kill,
-    patch::Patcher,
     protocol::{Rules, Token},
     queue::{Clock, Queue},
+    replay::ReplayRunner,
     server::{self, Budget, Context, Guesses, Readiness, Throttle, TrustedProxies},
     telemetry::Metrics,
     worker::Pool,
@@ -65,7 +65,7 @@ pub async fn run(
     });
     let pool = Pool {
         queue: queue.clone(),
-        patcher: Patcher { store, kafka: kafka.clone(), guard: config.guard },
+        patcher: ReplayRunner { store, kafka: kafka.clone(), guard: config.guard },
         config: config.worker.clone(),
         metrics,
     };

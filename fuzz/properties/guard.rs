@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use data_patch::{
     config::GuardMode,
-    patch::guard::{Fault, Guard, Kind},
+    replay::validator::{InvalidRow, JsonType, Validator},
 };
 use serde_json::Value;
 use uuid::{Uuid, uuid};
@@ -15,7 +15,7 @@ const MAX_FAULT_CHARS: usize = 1_000;
 pub fn check(input: &[u8]) {
     let ours = guarded(GuardMode::Et, input);
     match (guarded(GuardMode::Json, input), &ours) {
-        (Ok(()), _) | (Err(Fault::NotJson(_)), Err(Fault::NotJson(_))) => {}
+        (Ok(()), _) | (Err(InvalidRow::NotJson(_)), Err(InvalidRow::NotJson(_))) => {}
         (json, _) => panic!("{ours:?}, but only looked at as JSON: {json:?}"),
     }
     if input.windows(8).any(|name| name == b"RawValue") {
@@ -29,51 +29,51 @@ pub fn check(input: &[u8]) {
         }
         // JSON's grammar allows these, and the guard passes over them where nobody looks.
         Err(error) if only_a_tree_minds(&error) => {}
-        Err(_) => assert!(matches!(ours, Err(Fault::NotJson(_))), "{ours:?}"),
+        Err(_) => assert!(matches!(ours, Err(InvalidRow::NotJson(_))), "{ours:?}"),
     }
 }
 
 /// What the guard says; the words about what is not JSON are serde_json's, and are left out.
-fn guarded(mode: GuardMode, doc: &[u8]) -> Result<(), Fault> {
-    match Guard::new(mode, DEVICE).check(Some(Bytes::copy_from_slice(doc))) {
+fn guarded(mode: GuardMode, doc: &[u8]) -> Result<(), InvalidRow> {
+    match Validator::new(mode, DEVICE).check(Some(Bytes::copy_from_slice(doc))) {
         Ok(passed) => {
             assert_eq!(passed, doc, "what is published is what is stored");
             Ok(())
         }
         Err(fault) => {
             assert!(fault.to_string().chars().count() < MAX_FAULT_CHARS, "{fault}");
-            Err(if matches!(fault, Fault::NotJson(_)) { Fault::NotJson(String::new()) } else { fault })
+            Err(if matches!(fault, InvalidRow::NotJson(_)) { InvalidRow::NotJson(String::new()) } else { fault })
         }
     }
 }
 
-fn judged(tree: &Value) -> Result<(), Fault> {
-    let Value::Object(reading) = tree else { return Err(Fault::NotAnObject(kind(tree))) };
+fn judged(tree: &Value) -> Result<(), InvalidRow> {
+    let Value::Object(reading) = tree else { return Err(InvalidRow::NotAnObject(kind(tree))) };
     let said = |name| reading.get(name).filter(|value| !value.is_null());
     match said("deviceId") {
-        None => return Err(Fault::Lacks("deviceId")),
+        None => return Err(InvalidRow::Lacks("deviceId")),
         Some(Value::String(id)) if id.parse() == Ok(DEVICE) => {}
-        Some(Value::String(id)) => return Err(Fault::OtherDevice(id.chars().take(64).collect())),
-        Some(other) => return Err(Fault::OtherDevice(kind(other).to_string())),
+        Some(Value::String(id)) => return Err(InvalidRow::OtherDevice(id.chars().take(64).collect())),
+        Some(other) => return Err(InvalidRow::OtherDevice(kind(other).to_string())),
     }
     if said("triggerTime").is_none() {
-        return Err(Fault::Lacks("triggerTime"));
+        return Err(InvalidRow::Lacks("triggerTime"));
     }
     match reading.get("data") {
-        Some(Value::Object(data)) if data.get("data").is_some_and(Value::is_array) => Err(Fault::ListInData),
+        Some(Value::Object(data)) if data.get("data").is_some_and(Value::is_array) => Err(InvalidRow::ListInData),
         None | Some(Value::Object(_)) => Ok(()),
-        Some(other) => Err(Fault::DataNotAnObject(kind(other))),
+        Some(other) => Err(InvalidRow::DataNotAnObject(kind(other))),
     }
 }
 
-fn kind(value: &Value) -> Kind {
+fn kind(value: &Value) -> JsonType {
     match value {
-        Value::Null => Kind::Null,
-        Value::Bool(_) => Kind::Truth,
-        Value::Number(_) => Kind::Number,
-        Value::String(_) => Kind::Text,
-        Value::Array(_) => Kind::List,
-        Value::Object(_) => Kind::Object,
+        Value::Null => JsonType::Null,
+        Value::Bool(_) => JsonType::Bool,
+        Value::Number(_) => JsonType::Number,
+        Value::String(_) => JsonType::String,
+        Value::Array(_) => JsonType::Array,
+        Value::Object(_) => JsonType::Object,
     }
 }
 

@@ -21,8 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config, kill,
-    patch::Patcher,
     queue::{Lease, Queue},
+    replay::ReplayRunner,
     task::TaskId,
     telemetry::Metrics,
 };
@@ -51,7 +51,7 @@ const DEAD_INSTANCE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Pool {
     pub queue: Queue,
-    pub patcher: Patcher,
+    pub patcher: ReplayRunner,
     pub config: config::Worker,
     pub metrics: Metrics,
 }

@@ -12,8 +12,8 @@ use super::{Pool, aligned_interval::AlignedInterval, heartbeat::Heartbeat, slots
 use crate::{
     kafka::Flight,
     kill,
-    patch::{self, Outcome, Patch, ReportError},
     queue::{Checkpoint, DeviceCount, Lease, LeaseError},
+    replay::{self, LeaseExpired, Outcome, Replay},
     task::{Line, Progress, QuarantinedRow, line},
 };
 
@@ -72,7 +72,7 @@ impl LeaseRunner {
 
     async fn run(self, slot: SlotGuard) {
         let job = &self.lease.job;
-        let patch = Patch {
+        let patch = Replay {
             task: job.task.id,
             thing: job.task.thing,
             device: job.device,
@@ -82,7 +82,7 @@ impl LeaseRunner {
             total: job.total,
             layout: job.layout.clone(),
         };
-        let signals = patch::Signals { stop: self.signals.stop.clone(), abandon: self.signals.abort.clone() };
+        let signals = replay::Signals { stop: self.signals.stop.clone(), abort: self.signals.abort.clone() };
         let report = LeaseContext { lease: &self.lease, count: &self.count, stillness: &self.stillness };
         let over = CancellationToken::new();
         let work = async {
@@ -281,7 +281,7 @@ struct LeaseContext<'a> {
     stillness: &'a WaitState,
 }
 
-impl patch::Report for LeaseContext<'_> {
+impl replay::JobContext for LeaseContext<'_> {
     fn counted(&self, name: Option<String>, total: u64) {
         *self.count.pending() = Some(DeviceCount { name, total });
         self.count.total.get_or_init(|| total);
@@ -295,13 +295,13 @@ impl patch::Report for LeaseContext<'_> {
         self.count.notes().push(line::note(self.lease.job.device, &text));
     }
 
-    async fn goes_on(&self) {
+    async fn resume(&self) {
         self.stillness.resume().await;
     }
 
-    fn may_send(&self) -> Result<(), ReportError> {
+    fn ensure_lease_valid(&self) -> Result<(), LeaseExpired> {
         if self.lease.remaining().is_zero() {
-            return Err(ReportError("the lease may be over: it was not renewed in time".to_owned()));
+            return Err(LeaseExpired("the lease may be over: it was not renewed in time".to_owned()));
         }
         Ok(())
     }

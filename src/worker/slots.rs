@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::{patch::Part, queue::ClaimLimits};
+use crate::{queue::ClaimLimits, replay::Dependency};
 
 /// The pool's slots.
 #[derive(Debug)]
@@ -76,11 +76,11 @@ impl WorkerSlots {
     }
 
     /// A job met an outage, and had published nothing.
-    pub fn open_breaker(&self, part: Part, topic: &Arc<str>) {
+    pub fn open_breaker(&self, part: Dependency, topic: &Arc<str>) {
         let mut state = self.state();
         match part {
-            Part::Store => state.store_is_away = true,
-            Part::Topic => drop(state.topics_away.insert(Arc::clone(topic))),
+            Dependency::Source => state.store_is_away = true,
+            Dependency::Topic => drop(state.topics_away.insert(Arc::clone(topic))),
         }
     }
 
@@ -144,7 +144,7 @@ impl SlotGuard {
     }
 
     /// The job met an outage, and had published nothing.
-    pub fn open_breaker(&self, part: Part) {
+    pub fn open_breaker(&self, part: Dependency) {
         self.slots.open_breaker(part, &self.topic);
     }
 
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn a_sick_topic_is_tried_by_one_job_and_others_have_their_slots() {
         let pool = Pool::new();
-        pool.acquire("sick").open_breaker(Part::Topic);
+        pool.acquire("sick").open_breaker(Dependency::Topic);
         assert_eq!(pool.limits(), (4, Some(1)));
         let probe = pool.acquire("sick");
         let healthy = pool.acquire("healthy");
@@ -227,7 +227,7 @@ mod tests {
     fn a_store_that_is_away_is_tried_by_one_job() {
         let pool = Pool::new();
         let first = pool.acquire("a");
-        first.open_breaker(Part::Store);
+        first.open_breaker(Dependency::Source);
         assert_eq!(pool.limits().0, 0);
         drop(first);
         assert_eq!(pool.limits().0, 1);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use data_patch::{
     kafka::Kafka,
-    patch::{Outcome, Report, ReportError, Signals},
+    replay::{JobContext, LeaseExpired, Outcome, Signals},
 };
 
 use crate::support::{
@@ -19,10 +19,10 @@ struct Turns {
     most: AtomicUsize,
 }
 
-impl Report for Turns {
+impl JobContext for Turns {
     fn counted(&self, _name: Option<String>, _total: u64) {}
 
-    fn may_send(&self) -> Result<(), ReportError> {
+    fn ensure_lease_valid(&self) -> Result<(), LeaseExpired> {
         self.most.fetch_max(self.rows.fetch_add(1, Relaxed) + 1, Relaxed);
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use data_patch::{
     kafka::Kafka,
-    patch::{Outcome, Patch, Patcher, Report, ReportError, Signals},
+    replay::{JobContext, LeaseExpired, Outcome, Replay, ReplayRunner, Signals},
 };
 use rdkafka::{
     ClientConfig,
@@ -37,10 +37,10 @@ struct Shrinking {
     sent: AtomicUsize,
 }
 
-impl Report for Shrinking {
+impl JobContext for Shrinking {
     fn counted(&self, _name: Option<String>, _total: u64) {}
 
-    fn may_send(&self) -> Result<(), ReportError> {
+    fn ensure_lease_valid(&self) -> Result<(), LeaseExpired> {
         if self.sent.fetch_add(1, Relaxed) == self.at {
             let topic = self.topic.clone();
             tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(set_limit(&topic, self.limit)));
@@ -66,7 +66,7 @@ enum Limit {
 }
 
 /// Works without compression, fills its batches, and knows the topic as it is now.
-async fn patcher(store: &TestStore, topic: &TestTopic, limit: Limit) -> (Patcher, TempDir) {
+async fn patcher(store: &TestStore, topic: &TestTopic, limit: Limit) -> (ReplayRunner, TempDir) {
     let (folder, broker) = (tempfile::tempdir().unwrap(), &topic.broker);
     let config = config(&folder, store, broker, |overrides| {
         let properties = [("compression.type".to_owned(), "none".into()), ("linger.ms".to_owned(), 500.into())];
@@ -155,7 +155,7 @@ async fn order_holds_when_the_first_batch_of_all_is_refused() {
     let (patcher, _folder) = patcher(&store, &topic, Limit::Told).await;
     let report = Shrinking { topic: topic.clone(), at: 0, limit: 7_000, sent: AtomicUsize::default() };
     // That there are many is known, so batches wait until they are full.
-    let patch = Patch { total: Some(1_000_000), ..all_rows(thing, device, &topic) };
+    let patch = Replay { total: Some(1_000_000), ..all_rows(thing, device, &topic) };
     let flight = new_flight();
     let outcome = patcher.run(&patch, &flight, &report, &Signals::default()).await.unwrap();
     assert!(matches!(outcome, Outcome::Done), "{outcome:?}");

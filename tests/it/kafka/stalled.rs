@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use data_patch::{
     kafka::{EmbeddedBroker, Flight, Kafka},
-    patch::{Outcome, Part, Patch, Patcher, Report, ReportError, Signals},
+    replay::{Dependency, JobContext, LeaseExpired, Outcome, Replay, ReplayRunner, Signals},
 };
 use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};
@@ -20,10 +20,10 @@ const DEAD: i32 = 0;
 
 struct Silent;
 
-impl Report for Silent {
+impl JobContext for Silent {
     fn counted(&self, _name: Option<String>, _total: u64) {}
 
-    fn may_send(&self) -> Result<(), ReportError> {
+    fn ensure_lease_valid(&self) -> Result<(), LeaseExpired> {
         Ok(())
     }
 }
@@ -34,7 +34,7 @@ struct Site {
     store: TestStore,
     broker: Arc<EmbeddedBroker>,
     topic: TestTopic,
-    patcher: Patcher,
+    patcher: ReplayRunner,
     thing: Uuid,
 }
 
@@ -65,7 +65,7 @@ impl Site {
     fn job(&self, device: Uuid) -> Job {
         let (flight, signals) = (new_flight(), Signals::default());
         // That there are many is known: all use one producer.
-        let patch = Patch { total: Some(1_000_000), ..all_rows(self.thing, device, &self.topic) };
+        let patch = Replay { total: Some(1_000_000), ..all_rows(self.thing, device, &self.topic) };
         let (patcher, run_flight, run_signals) = (self.patcher.clone(), Arc::clone(&flight), signals.clone());
         let running = tokio::spawn(async move { patcher.run(&patch, &run_flight, &Silent, &run_signals).await.unwrap() });
         Job { flight, signals, running }
@@ -117,7 +117,7 @@ async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
 
     // One that has nothing on its way does not wait with it.
     let Outcome::Outage { part, reason } = site.job(dead[1]).ends().await else { panic!("no outage") };
-    assert_eq!(part, Part::Topic);
+    assert_eq!(part, Dependency::Topic);
     assert!(reason.contains(&format!("partition {DEAD} of topic {} has acknowledged nothing for", site.topic.name)), "{reason}");
 
     eventually("silence", async || dead_job.flight.silence() > Some(Duration::from_secs(2))).await;
@@ -142,7 +142,7 @@ async fn rows_that_wait_for_a_leader_are_dropped_when_their_job_is_abandoned() {
     let other = site.job(healthy);
     other.has_rows_on_their_way().await;
 
-    job.signals.abandon.cancel();
+    job.signals.abort.cancel();
     let flight = Arc::clone(&job.flight);
     let Outcome::Abandoned { unanswered } = job.ends().await else { panic!("not abandoned") };
     assert!(unanswered <= ROWS as u64, "{unanswered}");
@@ -168,10 +168,10 @@ async fn a_job_that_is_abandoned_with_nothing_on_its_way_has_stopped() {
     let holder = site.job(first);
     holder.has_rows_on_their_way().await;
     let job = site.job(second);
-    job.signals.abandon.cancel();
+    job.signals.abort.cancel();
     let outcome = job.ends().await;
     assert!(matches!(outcome, Outcome::Stopped), "{outcome:?}");
-    holder.signals.abandon.cancel();
+    holder.signals.abort.cancel();
     let outcome = holder.ends().await;
     assert!(matches!(outcome, Outcome::Abandoned { unanswered: 0..=3_000 }), "{outcome:?}");
 }

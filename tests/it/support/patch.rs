@@ -6,21 +6,21 @@ use data_patch::{
     config::Config,
     iota::Store,
     kafka::{Flight, Kafka},
-    patch::{Patch, Patcher},
+    replay::{Replay, ReplayRunner},
     task::{Progress, TaskId},
 };
 use uuid::Uuid;
 
 use super::TestTopic;
 
-pub fn patcher(config: &Config, kafka: Kafka) -> Patcher {
-    Patcher { store: Store::new(&config.iota).unwrap(), kafka, guard: config.guard }
+pub fn patcher(config: &Config, kafka: Kafka) -> ReplayRunner {
+    ReplayRunner { store: Store::new(&config.iota).unwrap(), kafka, guard: config.guard }
 }
 
 /// All rows of a device, which were not counted yet.
-pub fn all_rows(thing: Uuid, device: Uuid, topic: &TestTopic) -> Patch {
+pub fn all_rows(thing: Uuid, device: Uuid, topic: &TestTopic) -> Replay {
     let (from, to) = ("2019-01-01T00:00:00Z".parse().unwrap(), "2020-01-01T00:00:00Z".parse().unwrap());
-    Patch { task: TaskId::new(), thing, device, topic: topic.name.clone(), from, to, total: None, layout: None }
+    Replay { task: TaskId::new(), thing, device, topic: topic.name.clone(), from, to, total: None, layout: None }
 }
 
 /// The account of a job of which nothing is done yet.

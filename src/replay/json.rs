@@ -14,23 +14,23 @@ pub struct NotJson;
 
 /// What sort of thing a JSON value is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum JsonType {
     Null,
-    Truth,
+    Bool,
     Number,
-    Text,
-    List,
+    String,
+    Array,
     Object,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for JsonType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Null => "null",
-            Self::Truth => "a truth value",
+            Self::Bool => "a truth value",
             Self::Number => "a number",
-            Self::Text => "a text",
-            Self::List => "a list",
+            Self::String => "a text",
+            Self::Array => "a list",
             Self::Object => "an object",
         })
     }
@@ -38,15 +38,15 @@ impl fmt::Display for Kind {
 
 /// A JSON text as it is written, without its quotes.
 #[derive(Debug, Clone, Copy)]
-pub struct Text<'d> {
+pub struct JsonString<'d> {
     /// Of a document in UTF-8, cut at quotes: in UTF-8 too.
     written: &'d [u8],
     has_escapes: bool,
 }
 
-impl<'d> Text<'d> {
+impl<'d> JsonString<'d> {
     /// What it says. Half a surrogate pair says nothing: such a text stands for itself.
-    pub fn said(self) -> Cow<'d, str> {
+    pub fn unescaped(self) -> Cow<'d, str> {
         let written = str::from_utf8(self.written).unwrap_or_default();
         let unescaped = || serde_json::from_str(&format!("\"{written}\"")).ok();
         self.has_escapes.then(unescaped).flatten().map_or(Cow::Borrowed(written), Cow::Owned)
@@ -54,8 +54,8 @@ impl<'d> Text<'d> {
 
     /// Whether it says this.
     #[inline]
-    pub fn says(self, what: &str) -> bool {
-        if self.has_escapes { self.said() == what } else { self.written == what.as_bytes() }
+    pub fn eq_str(self, what: &str) -> bool {
+        if self.has_escapes { self.unescaped() == what } else { self.written == what.as_bytes() }
     }
 }
 
@@ -66,34 +66,34 @@ const DEPTH: u8 = 64;
 /// A document. Each step takes the place where something begins and gives the one behind it: places stay in registers, where a
 /// cursor that is lent from call to call would be stored and loaded for each byte.
 #[derive(Debug, Clone, Copy)]
-pub struct Json<'d> {
+pub struct JsonScanner<'d> {
     doc: &'d [u8],
 }
 
-impl<'d> Json<'d> {
+impl<'d> JsonScanner<'d> {
     pub fn new(doc: &'d str) -> Self {
         Self { doc: doc.as_bytes() }
     }
 
     /// Where its value begins.
     pub fn begin(self) -> usize {
-        self.space(0)
+        self.skip_whitespace(0)
     }
 
     /// Nothing follows.
     pub fn end(self, at: usize) -> Result<(), NotJson> {
-        if self.space(at) == self.doc.len() { Ok(()) } else { Err(NotJson) }
+        if self.skip_whitespace(at) == self.doc.len() { Ok(()) } else { Err(NotJson) }
     }
 
     /// What sort of value begins here.
-    pub fn kind(self, at: usize) -> Result<Kind, NotJson> {
+    pub fn kind(self, at: usize) -> Result<JsonType, NotJson> {
         Ok(match self.byte(at) {
-            b'"' => Kind::Text,
-            b'{' => Kind::Object,
-            b'[' => Kind::List,
-            b'-' | b'0'..=b'9' => Kind::Number,
-            b't' | b'f' => Kind::Truth,
-            b'n' => Kind::Null,
+            b'"' => JsonType::String,
+            b'{' => JsonType::Object,
+            b'[' => JsonType::Array,
+            b'-' | b'0'..=b'9' => JsonType::Number,
+            b't' | b'f' => JsonType::Bool,
+            b'n' => JsonType::Null,
             _ => return Err(NotJson),
         })
     }
@@ -106,29 +106,33 @@ impl<'d> Json<'d> {
 
     /// Looks through an object; `field` is told each name and where its value begins, and looks through that.
     #[inline]
-    pub fn object(self, at: usize, mut field: impl FnMut(Text<'d>, usize) -> Result<usize, NotJson>) -> Result<usize, NotJson> {
+    pub fn object(
+        self,
+        at: usize,
+        mut field: impl FnMut(JsonString<'d>, usize) -> Result<usize, NotJson>,
+    ) -> Result<usize, NotJson> {
         let mut at = self.first(at, b'{', b'}')?;
         while let Next::Item(item) = at {
-            let (name, end) = self.text(item)?;
+            let (name, end) = self.string(item)?;
             let end = field(name, self.colon(end)?)?;
-            at = match self.four(end) {
+            at = match self.peek4(end) {
                 [b',', b' ', b'"', _] => Next::Item(end + 2),
                 [b',', b'"', ..] => Next::Item(end + 1),
                 _ => self.next(end, b'}')?,
             };
         }
-        Ok(at.place())
+        Ok(at.offset())
     }
 
     /// Looks through a text.
     #[expect(clippy::inline_always, reason = "a sixth of the time: most of a document are texts")]
     #[inline(always)]
-    pub fn text(self, at: usize) -> Result<(Text<'d>, usize), NotJson> {
+    pub fn string(self, at: usize) -> Result<(JsonString<'d>, usize), NotJson> {
         let start = self.expect(at, b'"')?;
         let mut at = start;
         let mut has_escapes = false;
         loop {
-            at = self.plain(at);
+            at = self.skip_plain_chars(at);
             match self.byte(at) {
                 b'"' => break,
                 b'\\' => {
@@ -139,40 +143,40 @@ impl<'d> Json<'d> {
             }
         }
         let written = self.doc.get(start..at).ok_or(NotJson)?;
-        Ok((Text { written, has_escapes }, at + 1))
+        Ok((JsonString { written, has_escapes }, at + 1))
     }
 
     /// Looks through a value that may hold others, `deeper` levels of them.
     #[inline]
     fn value(self, at: usize, deeper: u8) -> Result<usize, NotJson> {
-        if self.byte(at) == b'"' { self.text(at).map(|(_, end)| end) } else { self.no_text(at, deeper) }
+        if self.byte(at) == b'"' { self.string(at).map(|(_, end)| end) } else { self.non_string(at, deeper) }
     }
 
-    fn no_text(self, at: usize, deeper: u8) -> Result<usize, NotJson> {
+    fn non_string(self, at: usize, deeper: u8) -> Result<usize, NotJson> {
         match self.byte(at) {
             b'-' | b'0'..=b'9' => self.number(at),
             b'{' | b'[' => match deeper.checked_sub(1) {
-                None => self.deep(at),
+                None => self.skip_deep(at),
                 Some(deeper) if self.byte(at) == b'{' => self.object(at, |_, at| self.value(at, deeper)),
-                Some(deeper) => self.list(at, deeper),
+                Some(deeper) => self.array(at, deeper),
             },
-            b't' => self.word(at, "true"),
-            b'f' => self.word(at, "false"),
-            b'n' => self.word(at, "null"),
+            b't' => self.literal(at, "true"),
+            b'f' => self.literal(at, "false"),
+            b'n' => self.literal(at, "null"),
             _ => Err(NotJson),
         }
     }
 
-    fn list(self, at: usize, deeper: u8) -> Result<usize, NotJson> {
+    fn array(self, at: usize, deeper: u8) -> Result<usize, NotJson> {
         let mut at = self.first(at, b'[', b']')?;
         while let Next::Item(item) = at {
             at = self.next(self.value(item, deeper)?, b']')?;
         }
-        Ok(at.place())
+        Ok(at.offset())
     }
 
     #[cold]
-    fn deep(self, at: usize) -> Result<usize, NotJson> {
+    fn skip_deep(self, at: usize) -> Result<usize, NotJson> {
         let rest = self.doc.get(at..).ok_or(NotJson)?;
         let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<IgnoredAny>();
         values.next().and_then(Result::ok).ok_or(NotJson)?;
@@ -181,15 +185,15 @@ impl<'d> Json<'d> {
 
     /// What is first in the container that begins here.
     fn first(self, at: usize, open: u8, close: u8) -> Result<Next, NotJson> {
-        let at = self.space(self.expect(at, open)?);
+        let at = self.skip_whitespace(self.expect(at, open)?);
         Ok(if self.byte(at) == close { Next::End(at + 1) } else { Next::Item(at) })
     }
 
     /// What follows an item.
     fn next(self, at: usize, close: u8) -> Result<Next, NotJson> {
-        let at = self.space(at);
+        let at = self.skip_whitespace(at);
         match self.byte(at) {
-            b',' => Ok(Next::Item(self.space(at + 1))),
+            b',' => Ok(Next::Item(self.skip_whitespace(at + 1))),
             byte if byte == close => Ok(Next::End(at + 1)),
             _ => Err(NotJson),
         }
@@ -198,10 +202,10 @@ impl<'d> Json<'d> {
     /// The value behind a name. It is written in these two ways nearly always: by PostgreSQL, and without space.
     #[inline]
     fn colon(self, at: usize) -> Result<usize, NotJson> {
-        match self.four(at) {
+        match self.peek4(at) {
             [b':', b' ', b'!'..=255, _] => Ok(at + 2),
             [b':', b'!'..=255, ..] => Ok(at + 1),
-            _ => Ok(self.space(self.expect(self.space(at), b':')?)),
+            _ => Ok(self.skip_whitespace(self.expect(self.skip_whitespace(at), b':')?)),
         }
     }
 
@@ -231,7 +235,7 @@ impl<'d> Json<'d> {
         if at == start { Err(NotJson) } else { Ok(at) }
     }
 
-    fn word(self, at: usize, word: &str) -> Result<usize, NotJson> {
+    fn literal(self, at: usize, word: &str) -> Result<usize, NotJson> {
         let is_there = self.doc.get(at..).is_some_and(|rest| rest.starts_with(word.as_bytes()));
         if is_there { Ok(at + word.len()) } else { Err(NotJson) }
     }
@@ -257,13 +261,13 @@ impl<'d> Json<'d> {
 
     /// The next four bytes; zeros, if there are not so many.
     #[inline]
-    fn four(self, at: usize) -> [u8; 4] {
+    fn peek4(self, at: usize) -> [u8; 4] {
         self.doc.get(at..).and_then(|rest| rest.first_chunk()).copied().unwrap_or_default()
     }
 
     /// Where the next byte is that is not space.
     #[inline]
-    fn space(self, mut at: usize) -> usize {
+    fn skip_whitespace(self, mut at: usize) -> usize {
         while matches!(self.byte(at), b' ' | b'\n' | b'\t' | b'\r') {
             at += 1;
         }
@@ -273,7 +277,7 @@ impl<'d> Json<'d> {
     /// Where the next byte is that can't stand in a text for itself: quote, backslash or control character. Sixteen are looked
     /// at together.
     #[inline]
-    fn plain(self, mut at: usize) -> usize {
+    fn skip_plain_chars(self, mut at: usize) -> usize {
         while let Some(chunk) = self.doc.get(at..).and_then(|rest| rest.first_chunk()) {
             let chunk = u8x16::new(*chunk);
             let is = |byte| chunk.simd_eq(u8x16::splat(byte));
@@ -299,7 +303,7 @@ enum Next {
 }
 
 impl Next {
-    fn place(self) -> usize {
+    fn offset(self) -> usize {
         match self {
             Self::Item(at) | Self::End(at) => at,
         }
@@ -313,7 +317,7 @@ mod tests {
     use super::*;
 
     fn is_json(doc: &str) -> bool {
-        let json = Json::new(doc);
+        let json = JsonScanner::new(doc);
         json.skip(json.begin()).and_then(|end| json.end(end)).is_ok()
     }
 
@@ -372,7 +376,7 @@ mod tests {
             for place in 0..40 {
                 let mut doc = [0x80_u8, 0xff, b'!', b' ', b'#', b'[', b']', 0x7f].repeat(5);
                 doc[place] = special;
-                assert_eq!(Json { doc: &doc }.plain(0), place);
+                assert_eq!(JsonScanner { doc: &doc }.skip_plain_chars(0), place);
             }
         }
     }

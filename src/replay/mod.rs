@@ -3,9 +3,9 @@
 //! Knows no queue: it is given a [`Report`] to tell how far it has got. What it needs may be away; then it ends with an
 //! outage, and can go on later from what it has reported.
 
-pub mod guard;
 mod json;
 mod outcome;
+pub mod validator;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -17,8 +17,8 @@ use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use guard::Guard;
-pub use outcome::{Outcome, Part};
+pub use outcome::{Dependency, Outcome};
+pub use validator::Validator;
 
 use crate::{
     config,
@@ -29,14 +29,14 @@ use crate::{
 };
 
 /// A device of so many rows has little: it is over before the producer would have waited for more to send together.
-const LITTLE: u64 = 1_000;
+const SMALL_DEVICE_ROWS: u64 = 1_000;
 
 /// So many restarts in a row with no row acknowledged or held back in between, and the job waits as in an outage. Halving a
 /// batch down to single rows takes seven.
 const MAX_RESTARTS: u32 = 20;
 
 /// Before each restart in a row, as much longer.
-const RESTART_AFTER: Duration = Duration::from_millis(20);
+const RESTART_DELAY: Duration = Duration::from_millis(20);
 
 /// How the work on a job is ended from outside.
 #[derive(Debug, Clone, Default)]
@@ -44,12 +44,12 @@ pub struct Signals {
     /// Stop reading, and wait for what is on its way.
     pub stop: CancellationToken,
     /// Wait no longer: drop what was not sent.
-    pub abandon: CancellationToken,
+    pub abort: CancellationToken,
 }
 
 /// What is to be done; how far it has got, its [`Flight`] tells.
 #[derive(Debug, Clone)]
-pub struct Patch {
+pub struct Replay {
     pub task: TaskId,
     pub thing: Uuid,
     pub device: Uuid,
@@ -64,7 +64,7 @@ pub struct Patch {
 }
 
 /// Where a job tells how far it has got.
-pub trait Report: Send + Sync {
+pub trait JobContext: Send + Sync {
     /// The rows were counted.
     fn counted(&self, name: Option<String>, total: u64);
 
@@ -75,7 +75,7 @@ pub trait Report: Send + Sync {
     fn note(&self, _text: String) {}
 
     /// It has rows that it may have waited for, and is about to do something with them: returns when it may.
-    fn goes_on(&self) -> impl Future<Output = ()> + Send {
+    fn resume(&self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
 
@@ -83,13 +83,13 @@ pub trait Report: Send + Sync {
     ///
     /// # Errors
     /// It may not: a worker that was frozen may have lost the job to another.
-    fn may_send(&self) -> Result<(), ReportError>;
+    fn ensure_lease_valid(&self) -> Result<(), LeaseExpired>;
 }
 
 /// The job must end at once.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct ReportError(pub String);
+pub struct LeaseExpired(pub String);
 
 /// Why the work ended before its end.
 enum Interrupted {
@@ -97,7 +97,7 @@ enum Interrupted {
     NoDevice,
     Store(StoreError),
     Kafka(KafkaError),
-    Abandoned(ReportError),
+    Abandoned(LeaseExpired),
     /// More rows were held back than one device may have.
     TooManyInvalid {
         held: u64,
@@ -116,21 +116,21 @@ impl From<KafkaError> for Interrupted {
     }
 }
 
-impl From<ReportError> for Interrupted {
-    fn from(error: ReportError) -> Self {
+impl From<LeaseExpired> for Interrupted {
+    fn from(error: LeaseExpired) -> Self {
         Self::Abandoned(error)
     }
 }
 
 /// What jobs work with; clones share it.
 #[derive(Clone)]
-pub struct Patcher {
+pub struct ReplayRunner {
     pub store: Store,
     pub kafka: Kafka,
     pub guard: config::Guard,
 }
 
-impl Patcher {
+impl ReplayRunner {
     /// Works on a job until it is done, is asked to stop, or can't go on; then nothing of it is on its way any more, unless it
     /// was abandoned. The account of its rows is in `flight` all the time, so that its cursor can be stored while it goes on.
     ///
@@ -138,15 +138,15 @@ impl Patcher {
     /// It was taken away.
     pub async fn run(
         &self,
-        patch: &Patch,
+        patch: &Replay,
         flight: &Arc<Flight>,
-        report: &impl Report,
+        report: &impl JobContext,
         signals: &Signals,
-    ) -> Result<Outcome, ReportError> {
+    ) -> Result<Outcome, LeaseExpired> {
         tokio::select! {
             biased;
-            outcome = self.work(patch, flight, report, &signals.stop) => outcome,
-            () = signals.abandon.cancelled() => Ok(if flight.is_waiting() {
+            outcome = self.replay(patch, flight, report, &signals.stop) => outcome,
+            () = signals.abort.cancelled() => Ok(if flight.is_waiting() {
                 Outcome::Abandoned { unanswered: flight.abandon().await }
             } else {
                 Outcome::Stopped
@@ -156,13 +156,13 @@ impl Patcher {
 
     /// Publishes, and goes on from the last safe row where the rows must go another way: through a new producer, or in
     /// smaller batches.
-    async fn work(
+    async fn replay(
         &self,
-        patch: &Patch,
+        patch: &Replay,
         flight: &Arc<Flight>,
-        report: &impl Report,
+        report: &impl JobContext,
         stop: &CancellationToken,
-    ) -> Result<Outcome, ReportError> {
+    ) -> Result<Outcome, LeaseExpired> {
         let (mut restarts, mut reached) = (0, 0);
         let pace = OnceLock::new();
         loop {
@@ -185,7 +185,7 @@ impl Patcher {
                     {
                         return Ok(self.outcome_of(error).await);
                     }
-                    tokio::time::sleep(RESTART_AFTER * (restarts - 1)).await;
+                    tokio::time::sleep(RESTART_DELAY * (restarts - 1)).await;
                 }
                 (_, Err(error)) => {
                     if matches!(error, KafkaError::NoTopic(_)) {
@@ -226,21 +226,21 @@ impl Patcher {
     /// `known` is the pace of an earlier try.
     async fn prepare(
         &self,
-        patch: &Patch,
+        patch: &Replay,
         flight: &Flight,
-        report: &impl Report,
+        report: &impl JobContext,
         known: &OnceLock<Pace>,
     ) -> Result<(Sender, Rows, Arc<Mapping>), Interrupted> {
         self.kafka.look_up(&patch.topic).await?;
         let mapping = self.store.mapping().await?;
-        Self::place(patch, flight, report, &mapping);
+        Self::check_layout(patch, flight, report, &mapping);
         let selection = Selection { device: patch.device, from: patch.from, to: patch.to, after: flight.cursor() };
         let (pace, rows) = if let Some(pace) = known.get() {
             (*pace, self.store.rows(selection))
         } else if patch.total.is_some() || selection.after.is_some() {
             (Pace::Much, self.store.rows(selection))
         } else {
-            self.begin(patch, selection, report).await?
+            self.open_device(patch, selection, report).await?
         };
         let pace = *known.get_or_init(|| pace);
         let sender = self.kafka.sender(&patch.topic, Records::new(patch.task, patch.device), pace).await?;
@@ -248,7 +248,7 @@ impl Patcher {
     }
 
     /// A cursor means something only in the layout that it was stored in: in another one the range is begun again.
-    fn place(patch: &Patch, flight: &Flight, report: &impl Report, mapping: &Mapping) {
+    fn check_layout(patch: &Replay, flight: &Flight, report: &impl JobContext, mapping: &Mapping) {
         let layout = mapping.layout();
         if let Some(before) = patch.layout.as_ref().filter(|before| **before != layout)
             && flight.cursor().is_some_and(|cursor| cursor != mapping.before(patch.from, patch.to))
@@ -267,7 +267,12 @@ impl Patcher {
     }
 
     /// Begins with a device of which nothing is known yet.
-    async fn begin(&self, patch: &Patch, selection: Selection, report: &impl Report) -> Result<(Pace, Rows), Interrupted> {
+    async fn open_device(
+        &self,
+        patch: &Replay,
+        selection: Selection,
+        report: &impl JobContext,
+    ) -> Result<(Pace, Rows), Interrupted> {
         let mut opened = self.store.open(patch.thing, selection.clone());
         let device = opened.device().await?.ok_or(Interrupted::NoDevice)?;
         let mut rows = opened.rows;
@@ -283,27 +288,27 @@ impl Patcher {
             }
         };
         report.counted(device.name, total);
-        Ok((if total <= LITTLE { Pace::Little } else { Pace::Much }, rows))
+        Ok((if total <= SMALL_DEVICE_ROWS { Pace::Little } else { Pace::Much }, rows))
     }
 
     /// Sends rows until there are no more, or it is asked to stop.
     async fn publish(
         &self,
-        patch: &Patch,
+        patch: &Replay,
         flight: &Arc<Flight>,
-        report: &impl Report,
+        report: &impl JobContext,
         pace: &OnceLock<Pace>,
         stop: &CancellationToken,
     ) -> Result<(), Interrupted> {
         let sending = async {
             let (mut sender, mut rows, mapping) = self.prepare(patch, flight, report, pace).await?;
-            let guard = Guard::new(self.guard.mode, patch.device);
+            let guard = Validator::new(self.guard.mode, patch.device);
             while let Some(batch) = rows.next().await? {
                 // Cursors are said to be in the one layout, and the rows may have been read by a newer one.
                 if let Some(read) = rows.mapping().filter(|read| read.layout() != mapping.layout()) {
                     return Err(StoreError::Changed(format!("{} became {}", mapping.layout(), read.layout())).into());
                 }
-                report.goes_on().await;
+                report.resume().await;
                 kill::point("read");
                 send(batch, &mut sender, flight, &guard, mapping.time, report, stop).await?;
                 let held = flight.held();
@@ -329,9 +334,9 @@ async fn send(
     batch: Vec<Row>,
     sender: &mut Sender,
     flight: &Arc<Flight>,
-    guard: &Guard,
+    guard: &Validator,
     time: TimeType,
-    report: &impl Report,
+    report: &impl JobContext,
     stop: &CancellationToken,
 ) -> Result<(), Interrupted> {
     let doc_bytes = batch.iter().map(|row| row.doc.as_ref().map_or(0, Bytes::len)).sum();
@@ -340,11 +345,11 @@ async fn send(
         if stop.is_cancelled() {
             return Err(Interrupted::Stopped);
         }
-        report.goes_on().await;
+        report.resume().await;
         match guard.check(row.doc) {
             Ok(doc) => {
                 // For each, since any wait may have been long.
-                report.may_send()?;
+                report.ensure_lease_valid()?;
                 let instant_us = time.instant_us(row.time_us);
                 let outgoing = Outgoing { instant_us, time_us: row.time_us, key: row.key, doc };
                 sender.send(outgoing, &room).await?;

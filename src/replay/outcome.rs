@@ -4,9 +4,9 @@ use crate::{iota::StoreError, kafka::KafkaError};
 
 /// What a job depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Part {
+pub enum Dependency {
     /// The store that it reads.
-    Store,
+    Source,
     /// The topic that it writes to.
     Topic,
 }
@@ -24,7 +24,7 @@ pub enum Outcome {
         unanswered: u64,
     },
     /// Something is away; trying again later is right.
-    Outage { part: Part, reason: String },
+    Outage { part: Dependency, reason: String },
     /// An error of a kind that nobody knows; trying again a few times is right.
     Unknown { reason: String },
     /// Waiting does not help.
@@ -32,7 +32,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    fn of(part: Part, is_unknown: bool, is_outage: bool, reason: String) -> Self {
+    fn of(part: Dependency, is_unknown: bool, is_outage: bool, reason: String) -> Self {
         if is_unknown {
             Self::Unknown { reason }
         } else if is_outage {
@@ -45,12 +45,12 @@ impl Outcome {
 
 impl From<StoreError> for Outcome {
     fn from(error: StoreError) -> Self {
-        Self::of(Part::Store, error.is_unknown(), error.is_outage(), error.to_string())
+        Self::of(Dependency::Source, error.is_unknown(), error.is_outage(), error.to_string())
     }
 }
 
 impl From<KafkaError> for Outcome {
     fn from(error: KafkaError) -> Self {
-        Self::of(Part::Topic, error.is_unknown(), error.is_outage(), error.to_string())
+        Self::of(Dependency::Topic, error.is_unknown(), error.is_outage(), error.to_string())
     }
 }

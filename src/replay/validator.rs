@@ -6,38 +6,38 @@ use bytes::Bytes;
 use serde::de::IgnoredAny;
 use uuid::Uuid;
 
-pub use super::json::Kind;
-use super::json::{Json, NotJson, Text};
+pub use super::json::JsonType;
+use super::json::{JsonScanner, JsonString, NotJson};
 use crate::config::GuardMode;
 
 /// Why a row is held back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
+pub enum InvalidRow {
     #[error("it has no document (NULL)")]
     NoDocument,
     #[error("its document is not JSON: {0}")]
     NotJson(String),
     #[error("its document is {0}, not an object")]
-    NotAnObject(Kind),
+    NotAnObject(JsonType),
     #[error("its document lacks {0}")]
     Lacks(&'static str),
     #[error("its document is of another device ({0})")]
     OtherDevice(String),
     #[error("its `data` is {0}, not an object")]
-    DataNotAnObject(Kind),
+    DataNotAnObject(JsonType),
     #[error("its `data.data` is a list")]
     ListInData,
 }
 
 /// Holds rows of one device against the rules.
 #[derive(Debug, Clone)]
-pub struct Guard {
+pub struct Validator {
     mode: GuardMode,
     device: Uuid,
     device_text: String,
 }
 
-impl Guard {
+impl Validator {
     pub fn new(mode: GuardMode, device: Uuid) -> Self {
         Self { mode, device, device_text: device.to_string() }
     }
@@ -46,13 +46,13 @@ impl Guard {
     ///
     /// # Errors
     /// What is wrong with the row.
-    pub fn check(&self, doc: Option<Bytes>) -> Result<Bytes, Fault> {
-        let doc = doc.ok_or(Fault::NoDocument)?;
+    pub fn check(&self, doc: Option<Bytes>) -> Result<Bytes, InvalidRow> {
+        let doc = doc.ok_or(InvalidRow::NoDocument)?;
         match self.mode {
             GuardMode::Off => {}
             GuardMode::Json => {
                 let doc = utf8(&doc)?;
-                let json = Json::new(doc);
+                let json = JsonScanner::new(doc);
                 json.skip(json.begin()).and_then(|end| json.end(end)).map_err(|NotJson| not_json(doc))?;
             }
             GuardMode::Et => self.et(utf8(&doc)?)?,
@@ -60,80 +60,80 @@ impl Guard {
         Ok(doc)
     }
 
-    fn et(&self, doc: &str) -> Result<(), Fault> {
-        let json = Json::new(doc);
+    fn et(&self, doc: &str) -> Result<(), InvalidRow> {
+        let json = JsonScanner::new(doc);
         // All of it is JSON, before anything else is said of it.
-        let reading = Reading::of(json).map_err(|NotJson| not_json(doc))?.map_err(Fault::NotAnObject)?;
+        let reading = Reading::of(json).map_err(|NotJson| not_json(doc))?.map_err(InvalidRow::NotAnObject)?;
         match reading.device_id {
-            None => return Err(Fault::Lacks("deviceId")),
-            Some(Err(kind)) => return Err(Fault::OtherDevice(kind.to_string())),
+            None => return Err(InvalidRow::Lacks("deviceId")),
+            Some(Err(kind)) => return Err(InvalidRow::OtherDevice(kind.to_string())),
             Some(Ok(device)) if !self.is_own(device) => {
-                return Err(Fault::OtherDevice(device.said().chars().take(64).collect()));
+                return Err(InvalidRow::OtherDevice(device.unescaped().chars().take(64).collect()));
             }
             Some(Ok(_)) => {}
         }
         if !reading.has_time {
-            return Err(Fault::Lacks("triggerTime"));
+            return Err(InvalidRow::Lacks("triggerTime"));
         }
         match reading.data {
-            None | Some(Data { kind: Kind::Object, list_in_data: false }) => Ok(()),
-            Some(Data { kind: Kind::Object, .. }) => Err(Fault::ListInData),
-            Some(Data { kind, .. }) => Err(Fault::DataNotAnObject(kind)),
+            None | Some(Data { kind: JsonType::Object, list_in_data: false }) => Ok(()),
+            Some(Data { kind: JsonType::Object, .. }) => Err(InvalidRow::ListInData),
+            Some(Data { kind, .. }) => Err(InvalidRow::DataNotAnObject(kind)),
         }
     }
 
-    fn is_own(&self, device: Text<'_>) -> bool {
-        device.says(&self.device_text) || Uuid::try_parse(&device.said()).is_ok_and(|said| said == self.device)
+    fn is_own(&self, device: JsonString<'_>) -> bool {
+        device.eq_str(&self.device_text) || Uuid::try_parse(&device.unescaped()).is_ok_and(|said| said == self.device)
     }
 }
 
-fn utf8(doc: &[u8]) -> Result<&str, Fault> {
-    std::str::from_utf8(doc).map_err(|error| Fault::NotJson(error.to_string()))
+fn utf8(doc: &[u8]) -> Result<&str, InvalidRow> {
+    std::str::from_utf8(doc).map_err(|error| InvalidRow::NotJson(error.to_string()))
 }
 
 /// What is wrong with it, and where, in serde_json's words.
-fn not_json(doc: &str) -> Fault {
+fn not_json(doc: &str) -> InvalidRow {
     let wrong = serde_json::from_str::<IgnoredAny>(doc).err();
-    Fault::NotJson(wrong.map_or_else(|| "its grammar is wrong".to_owned(), |error| error.to_string()))
+    InvalidRow::NotJson(wrong.map_or_else(|| "its grammar is wrong".to_owned(), |error| error.to_string()))
 }
 
 /// What ET needs of a reading. Where a name comes twice the last counts, as it does for ET.
 #[derive(Default)]
 struct Reading<'d> {
     /// What it is, if it is no text: then it is no device's.
-    device_id: Option<Result<Text<'d>, Kind>>,
+    device_id: Option<Result<JsonString<'d>, JsonType>>,
     has_time: bool,
     data: Option<Data>,
 }
 
 /// `data`, of which only `data.data` matters.
 struct Data {
-    kind: Kind,
+    kind: JsonType,
     list_in_data: bool,
 }
 
 impl<'d> Reading<'d> {
     /// What it is, if it is no object.
-    fn of(json: Json<'d>) -> Result<Result<Self, Kind>, NotJson> {
+    fn of(json: JsonScanner<'d>) -> Result<Result<Self, JsonType>, NotJson> {
         let begin = json.begin();
         let kind = json.kind(begin)?;
-        if kind != Kind::Object {
+        if kind != JsonType::Object {
             json.end(json.skip(begin)?)?;
             return Ok(Err(kind));
         }
         let mut reading = Self::default();
         let end = json.object(begin, |name, at| {
-            if name.says("deviceId") {
+            if name.eq_str("deviceId") {
                 let kind = json.kind(at)?;
-                if kind == Kind::Text {
-                    let (device, end) = json.text(at)?;
+                if kind == JsonType::String {
+                    let (device, end) = json.string(at)?;
                     reading.device_id = Some(Ok(device));
                     return Ok(end);
                 }
-                reading.device_id = (kind != Kind::Null).then_some(Err(kind));
-            } else if name.says("triggerTime") {
-                reading.has_time = json.kind(at)? != Kind::Null;
-            } else if name.says("data") {
+                reading.device_id = (kind != JsonType::Null).then_some(Err(kind));
+            } else if name.eq_str("triggerTime") {
+                reading.has_time = json.kind(at)? != JsonType::Null;
+            } else if name.eq_str("data") {
                 let (data, end) = Data::of(json, at)?;
                 reading.data = Some(data);
                 return Ok(end);
@@ -146,14 +146,14 @@ impl<'d> Reading<'d> {
 }
 
 impl Data {
-    fn of(json: Json<'_>, at: usize) -> Result<(Self, usize), NotJson> {
+    fn of(json: JsonScanner<'_>, at: usize) -> Result<(Self, usize), NotJson> {
         let mut data = Self { kind: json.kind(at)?, list_in_data: false };
-        if data.kind != Kind::Object {
+        if data.kind != JsonType::Object {
             return Ok((data, json.skip(at)?));
         }
         let end = json.object(at, |name, at| {
-            if name.says("data") {
-                data.list_in_data = json.kind(at)? == Kind::List;
+            if name.eq_str("data") {
+                data.list_in_data = json.kind(at)? == JsonType::Array;
             }
             json.skip(at)
         })?;
@@ -170,11 +170,11 @@ mod tests {
 
     const DEVICE: Uuid = uuid!("b34299aa-625e-4404-a580-fde1d7cbc3e8");
 
-    fn check(mode: GuardMode, doc: &str) -> Result<(), Fault> {
-        Guard::new(mode, DEVICE).check(Some(Bytes::from(doc.to_owned()))).map(|_| ())
+    fn check(mode: GuardMode, doc: &str) -> Result<(), InvalidRow> {
+        Validator::new(mode, DEVICE).check(Some(Bytes::from(doc.to_owned()))).map(|_| ())
     }
 
-    fn et(rest: &str) -> Result<(), Fault> {
+    fn et(rest: &str) -> Result<(), InvalidRow> {
         check(GuardMode::Et, &format!(r#"{{"deviceId":"b34299aa-625e-4404-a580-fde1d7cbc3e8","triggerTime":"t"{rest}}}"#))
     }
 
@@ -195,24 +195,31 @@ mod tests {
 
     #[test]
     fn what_it_cannot_is_named() {
-        assert_eq!(et(r#","data":{"data":[{}]}"#), Err(Fault::ListInData));
-        assert_eq!(et(r#","data":[]"#), Err(Fault::DataNotAnObject(Kind::List)));
-        assert_eq!(et(r#","data":null"#), Err(Fault::DataNotAnObject(Kind::Null)));
-        assert_eq!(et(r#","data":"{}""#), Err(Fault::DataNotAnObject(Kind::Text)));
-        assert_eq!(et(r#","triggerTime":null"#), Err(Fault::Lacks("triggerTime")));
-        assert_eq!(et(r#","deviceId":null"#), Err(Fault::Lacks("deviceId")));
-        assert_eq!(et(r#","deviceId":"x""#), Err(Fault::OtherDevice("x".to_owned())));
-        assert_eq!(et(r#","deviceId":7"#), Err(Fault::OtherDevice("a number".to_owned())));
-        assert_eq!(check(GuardMode::Et, "{}"), Err(Fault::Lacks("deviceId")));
-        for (doc, kind) in
-            [("[]", Kind::List), ("null", Kind::Null), ("1.5", Kind::Number), ("\"{}\"", Kind::Text), ("true", Kind::Truth)]
-        {
-            assert_eq!(check(GuardMode::Et, doc), Err(Fault::NotAnObject(kind)), "{doc}");
+        assert_eq!(et(r#","data":{"data":[{}]}"#), Err(InvalidRow::ListInData));
+        assert_eq!(et(r#","data":[]"#), Err(InvalidRow::DataNotAnObject(JsonType::Array)));
+        assert_eq!(et(r#","data":null"#), Err(InvalidRow::DataNotAnObject(JsonType::Null)));
+        assert_eq!(et(r#","data":"{}""#), Err(InvalidRow::DataNotAnObject(JsonType::String)));
+        assert_eq!(et(r#","triggerTime":null"#), Err(InvalidRow::Lacks("triggerTime")));
+        assert_eq!(et(r#","deviceId":null"#), Err(InvalidRow::Lacks("deviceId")));
+        assert_eq!(et(r#","deviceId":"x""#), Err(InvalidRow::OtherDevice("x".to_owned())));
+        assert_eq!(et(r#","deviceId":7"#), Err(InvalidRow::OtherDevice("a number".to_owned())));
+        assert_eq!(check(GuardMode::Et, "{}"), Err(InvalidRow::Lacks("deviceId")));
+        for (doc, kind) in [
+            ("[]", JsonType::Array),
+            ("null", JsonType::Null),
+            ("1.5", JsonType::Number),
+            ("\"{}\"", JsonType::String),
+            ("true", JsonType::Bool),
+        ] {
+            assert_eq!(check(GuardMode::Et, doc), Err(InvalidRow::NotAnObject(kind)), "{doc}");
         }
         for doc in ["", "{", "{}x", "{\"deviceId\":}", "NaN", "{'a':1}"] {
-            assert!(matches!(check(GuardMode::Et, doc), Err(Fault::NotJson(_))), "{doc}");
+            assert!(matches!(check(GuardMode::Et, doc), Err(InvalidRow::NotJson(_))), "{doc}");
         }
-        assert!(matches!(Guard::new(GuardMode::Et, DEVICE).check(Some(Bytes::from_static(b"\"\xff\""))), Err(Fault::NotJson(_))));
+        assert!(matches!(
+            Validator::new(GuardMode::Et, DEVICE).check(Some(Bytes::from_static(b"\"\xff\""))),
+            Err(InvalidRow::NotJson(_))
+        ));
     }
 
     #[test]
@@ -220,7 +227,7 @@ mod tests {
         assert_eq!(check(GuardMode::Json, "[1,{\"data\":[]}]"), Ok(()));
         assert!(check(GuardMode::Json, "[1,").is_err());
         assert_eq!(check(GuardMode::Off, "[1,"), Ok(()));
-        assert_eq!(Guard::new(GuardMode::Off, DEVICE).check(None), Err(Fault::NoDocument));
+        assert_eq!(Validator::new(GuardMode::Off, DEVICE).check(None), Err(InvalidRow::NoDocument));
     }
 
     #[test]
@@ -232,7 +239,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_document_is_too_odd(doc in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Guard::new(GuardMode::Et, DEVICE).check(Some(Bytes::from(doc)));
+            let _ = Validator::new(GuardMode::Et, DEVICE).check(Some(Bytes::from(doc)));
         }
     }
 }
