@@ -11,7 +11,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use data_patch::{
     config::GuardMode,
     iota::{DocType, Key, KeyType, TimeType, copy::Decoder, sample},
-    kafka::Records,
+    kafka::RecordBuilder,
     protocol::{ClientMessage, Rules, Token, reply},
     replay::Validator,
     task::{LogEntry, TaskId},
@@ -64,7 +64,7 @@ fn decode(c: &mut Criterion) {
 
 fn record(c: &mut Criterion) {
     let reading = sample::readings().next().unwrap();
-    let mut records = Records::new(TaskId::new(), reading.device_id);
+    let mut records = RecordBuilder::new(TaskId::new(), reading.device_id);
     c.bench_function("record", |b| b.iter(|| records.headers(black_box(1_547_211_780_000_000), &Key::Integer(7))));
 }
 

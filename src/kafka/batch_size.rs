@@ -23,12 +23,12 @@ pub(super) struct Sizes {
 /// What is known of each topic, for the life of the process.
 #[derive(Debug, Default)]
 pub(super) struct BatchSizes {
-    learnt: Mutex<HashMap<String, Learnt>>,
+    learnt: Mutex<HashMap<String, Learned>>,
 }
 
 /// A batch was refused that should have fitted.
 #[derive(Debug, Clone, Copy)]
-struct Learnt {
+struct Learned {
     bytes: usize,
     /// What the topic said of its limit then. When it says something else, that counts.
     told: Option<usize>,
@@ -39,7 +39,7 @@ impl BatchSizes {
     pub fn of(&self, topic: &str, told: Option<usize>) -> Sizes {
         let usual = told.map_or(LARGEST, |told| told.min(LARGEST));
         match self.learnt().get(topic).filter(|learnt| learnt.told == told) {
-            Some(Learnt { bytes, .. }) => Sizes { batch_bytes: usual.min(*bytes), row_bytes: usual.min(*bytes) },
+            Some(Learned { bytes, .. }) => Sizes { batch_bytes: usual.min(*bytes), row_bytes: usual.min(*bytes) },
             None => Sizes { batch_bytes: usual, row_bytes: told.unwrap_or(LARGEST) },
         }
     }
@@ -51,7 +51,7 @@ impl BatchSizes {
             return;
         }
         let half = if bytes / 2 < SMALLEST { 0 } else { bytes / 2 };
-        self.learnt().insert(topic.to_owned(), Learnt { bytes: half, told });
+        self.learnt().insert(topic.to_owned(), Learned { bytes: half, told });
         tracing::info!(
             topic,
             refused_bytes = bytes,
@@ -60,7 +60,7 @@ impl BatchSizes {
         );
     }
 
-    fn learnt(&self) -> std::sync::MutexGuard<'_, HashMap<String, Learnt>> {
+    fn learnt(&self) -> std::sync::MutexGuard<'_, HashMap<String, Learned>> {
         self.learnt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

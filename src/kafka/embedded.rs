@@ -14,16 +14,16 @@ const DEAD: i32 = 2;
 /// A broker that lives as long as this.
 pub struct EmbeddedBroker {
     brokers: String,
-    orders: mpsc::Sender<Order>,
+    commands: mpsc::Sender<Command>,
 }
 
-struct Order {
+struct Command {
     topic: String,
-    what: What,
+    what: CommandKind,
     done: tokio::sync::oneshot::Sender<Result<(), KafkaError>>,
 }
 
-enum What {
+enum CommandKind {
     /// A topic of so many partitions.
     Create(i32),
     /// The partition has this broker as its leader.
@@ -51,7 +51,7 @@ impl EmbeddedBroker {
 
     async fn start_brokers(count: i32) -> Result<Self, KafkaError> {
         let (started, starting) = tokio::sync::oneshot::channel();
-        let (orders, incoming) = mpsc::channel::<Order>();
+        let (orders, incoming) = mpsc::channel::<Command>();
         // The cluster may not leave the thread that made it.
         std::thread::spawn(move || {
             let cluster = MockCluster::new(count).and_then(|cluster| {
@@ -66,18 +66,18 @@ impl EmbeddedBroker {
                 }
             };
             let _ = started.send(Ok(cluster.bootstrap_servers()));
-            for Order { topic, what, done } in incoming {
+            for Command { topic, what, done } in incoming {
                 let carried_out = match what {
-                    What::Create(partitions) => cluster.create_topic(&topic, partitions, 1).and_then(|()| {
+                    CommandKind::Create(partitions) => cluster.create_topic(&topic, partitions, 1).and_then(|()| {
                         (0..partitions).try_for_each(|partition| cluster.partition_leader(&topic, partition, Some(ALIVE)))
                     }),
-                    What::Lead(partition, broker) => cluster.partition_leader(&topic, partition, Some(broker)),
+                    CommandKind::Lead(partition, broker) => cluster.partition_leader(&topic, partition, Some(broker)),
                 };
                 let _ = done.send(carried_out.map_err(KafkaError::from));
             }
         });
-        let brokers = starting.await.map_err(|_| KafkaError::Refused("the embedded broker did not start".to_owned()))??;
-        Ok(Self { brokers, orders })
+        let brokers = starting.await.map_err(|_| KafkaError::Rejected("the embedded broker did not start".to_owned()))??;
+        Ok(Self { brokers, commands: orders })
     }
 
     /// Host and port.
@@ -90,7 +90,7 @@ impl EmbeddedBroker {
     /// # Errors
     /// librdkafka can't make it.
     pub async fn create_topic(&self, topic: &str, partitions: i32) -> Result<(), KafkaError> {
-        self.order(topic, What::Create(partitions)).await
+        self.send_command(topic, CommandKind::Create(partitions)).await
     }
 
     /// Makes the broker that is down a partition's leader, so that nothing can be written to it, or the one that is up; for
@@ -100,13 +100,13 @@ impl EmbeddedBroker {
     /// librdkafka can't do it.
     #[doc(hidden)]
     pub async fn set_leader(&self, topic: &str, partition: i32, is_alive: bool) -> Result<(), KafkaError> {
-        self.order(topic, What::Lead(partition, if is_alive { ALIVE } else { DEAD })).await
+        self.send_command(topic, CommandKind::Lead(partition, if is_alive { ALIVE } else { DEAD })).await
     }
 
-    async fn order(&self, topic: &str, what: What) -> Result<(), KafkaError> {
-        let gone = |_| KafkaError::Away("the embedded broker has ended".to_owned());
+    async fn send_command(&self, topic: &str, what: CommandKind) -> Result<(), KafkaError> {
+        let gone = |_| KafkaError::Unavailable("the embedded broker has ended".to_owned());
         let (done, carried_out) = tokio::sync::oneshot::channel();
-        self.orders.send(Order { topic: topic.to_owned(), what, done }).map_err(|error| gone(error.to_string()))?;
+        self.commands.send(Command { topic: topic.to_owned(), what, done }).map_err(|error| gone(error.to_string()))?;
         carried_out.await.map_err(|error| gone(error.to_string()))?
     }
 }

@@ -7,14 +7,14 @@ use rdkafka::{error as native, types::RDKafkaErrorCode as Code};
 pub enum KafkaError {
     /// The brokers are away or busy; they will come back.
     #[error("Kafka is away: {0}")]
-    Away(String),
+    Unavailable(String),
     /// One partition has acknowledged nothing for a while.
     #[error("Kafka is away: partition {partition} of topic {topic} has acknowledged nothing for {seconds} s")]
     Stalled { topic: String, partition: i32, seconds: u64 },
     #[error(
         "topic {0} does not exist on the brokers (and is not made by us). Create it, or name the topic that ET consumes, and submit again"
     )]
-    NoTopic(String),
+    UnknownTopic(String),
     #[error(
         "Kafka refuses topic {topic}: {reason}. Give the service's user the rights to write and describe it, and submit again"
     )]
@@ -39,7 +39,7 @@ pub enum KafkaError {
     ProducerReplaced,
     /// Something that waiting does not help.
     #[error("Kafka refuses: {0}")]
-    Refused(String),
+    Rejected(String),
     /// It is not known whether waiting helps.
     #[error("Kafka: {0}")]
     Unknown(String),
@@ -52,9 +52,9 @@ impl KafkaError {
     }
 
     /// Whether trying again later is right.
-    pub fn is_outage(&self) -> bool {
+    pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Away(_)
+            Self::Unavailable(_)
             | Self::Stalled { .. }
             // Nothing is wrong with the rows; a clock, or a setting of the topic, can be put right.
             | Self::InvalidRecord(_)
@@ -62,22 +62,22 @@ impl KafkaError {
             | Self::BatchTooLarge { .. }
             | Self::ProducerReplaced
             | Self::Unknown(_) => true,
-            Self::NoTopic(_) | Self::Forbidden { .. } | Self::Compacted(_) | Self::Refused(_) => false,
+            Self::UnknownTopic(_) | Self::Forbidden { .. } | Self::Compacted(_) | Self::Rejected(_) => false,
         }
     }
 
     /// A word for its kind, for metrics.
     pub fn cause(&self) -> &'static str {
         match self {
-            Self::Away(_) => "away",
+            Self::Unavailable(_) => "away",
             Self::Stalled { .. } => "stalled",
-            Self::NoTopic(_) => "no_topic",
+            Self::UnknownTopic(_) => "no_topic",
             Self::Forbidden { .. } => "forbidden",
             Self::Compacted(_) => "compacted",
             Self::InvalidRecord(_) | Self::Timestamp(_) => "timestamp",
             Self::BatchTooLarge { .. } => "batch_too_large",
             Self::ProducerReplaced => "producer_replaced",
-            Self::Refused(_) => "refused",
+            Self::Rejected(_) => "refused",
             Self::Unknown(_) => "unknown",
         }
     }
@@ -90,7 +90,7 @@ impl KafkaError {
     /// What a code says about a topic, or about a message sent to it.
     pub(super) fn of_topic(code: Code, topic: &str) -> Self {
         match code {
-            Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => Self::NoTopic(topic.to_owned()),
+            Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => Self::UnknownTopic(topic.to_owned()),
             Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed | Code::InvalidTopic | Code::PolicyViolation => {
                 Self::Forbidden { topic: topic.to_owned(), reason: code.to_string() }
             }
@@ -104,9 +104,9 @@ impl KafkaError {
     fn of(code: Code) -> Self {
         let text = format!("{code} ({code:?})");
         if is_unavailable(code) {
-            Self::Away(text)
+            Self::Unavailable(text)
         } else if is_refusal(code) {
-            Self::Refused(text)
+            Self::Rejected(text)
         } else {
             Self::Unknown(text)
         }
@@ -218,12 +218,12 @@ impl From<native::KafkaError> for KafkaError {
                 } else {
                     ""
                 };
-                Self::Refused(format!("kafka.properties.{name}: {reason}{hint}"))
+                Self::Rejected(format!("kafka.properties.{name}: {reason}{hint}"))
             }
-            native::KafkaError::ClientCreation(reason) => Self::Refused(format!("kafka.properties: {reason}")),
+            native::KafkaError::ClientCreation(reason) => Self::Rejected(format!("kafka.properties: {reason}")),
             error => match error.rdkafka_error_code().map(Self::of) {
-                Some(Self::Away(_)) => Self::Away(error.to_string()),
-                Some(Self::Refused(_)) => Self::Refused(error.to_string()),
+                Some(Self::Unavailable(_)) => Self::Unavailable(error.to_string()),
+                Some(Self::Rejected(_)) => Self::Rejected(error.to_string()),
                 _ => Self::Unknown(error.to_string()),
             },
         }
@@ -237,10 +237,10 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_taken_for_an_outage_of_the_brokers() {
         let of = |code| KafkaError::of_topic(code, "t");
-        assert!(matches!(of(Code::NotEnoughReplicas), KafkaError::Away(_)));
-        assert!(matches!(of(Code::UnsupportedVersion), KafkaError::Refused(_)));
+        assert!(matches!(of(Code::NotEnoughReplicas), KafkaError::Unavailable(_)));
+        assert!(matches!(of(Code::UnsupportedVersion), KafkaError::Rejected(_)));
         assert!(matches!(of(Code::TopicAuthorizationFailed), KafkaError::Forbidden { .. }));
-        assert!(matches!(of(Code::UnknownTopic), KafkaError::NoTopic(_)));
+        assert!(matches!(of(Code::UnknownTopic), KafkaError::UnknownTopic(_)));
         assert!(matches!(of(Code::InvalidTimestamp), KafkaError::InvalidRecord(_)));
         assert!(matches!(of(Code::PurgeQueue), KafkaError::ProducerReplaced));
         for code in [Code::Unknown, Code::SaslAuthenticationFailed, Code::InvalidMessage, Code::CriticalSystemResource] {
@@ -252,16 +252,16 @@ mod tests {
     #[test]
     fn a_look_up_is_classified_like_a_message() {
         let of = |code| KafkaError::from(native::KafkaError::MetadataFetch(code));
-        assert!(matches!(of(Code::AllBrokersDown), KafkaError::Away(_)));
-        assert!(matches!(of(Code::UnsupportedVersion), KafkaError::Refused(_)));
+        assert!(matches!(of(Code::AllBrokersDown), KafkaError::Unavailable(_)));
+        assert!(matches!(of(Code::UnsupportedVersion), KafkaError::Rejected(_)));
         assert!(matches!(of(Code::Unknown), KafkaError::Unknown(_)));
     }
 
     #[test]
     fn only_some_are_outages() {
-        assert!(KafkaError::Unknown(String::new()).is_outage());
-        assert!(KafkaError::InvalidRecord(String::new()).is_outage());
-        assert!(!KafkaError::Compacted(String::new()).is_outage());
-        assert!(!KafkaError::Refused(String::new()).is_outage());
+        assert!(KafkaError::Unknown(String::new()).is_retryable());
+        assert!(KafkaError::InvalidRecord(String::new()).is_retryable());
+        assert!(!KafkaError::Compacted(String::new()).is_retryable());
+        assert!(!KafkaError::Rejected(String::new()).is_retryable());
     }
 }

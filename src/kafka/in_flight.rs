@@ -20,10 +20,10 @@ use super::KafkaError;
 const STALLED_AFTER: Duration = Duration::from_secs(2);
 
 /// A job waits this long for a stalled partition before it goes back to the queue.
-const WAIT_FOR_STALLED: Duration = Duration::from_secs(2);
+const STALLED_LANE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often waiting jobs look for stalled partitions.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// One partition of one topic, with what was handed to the producer for it and what was answered.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ type Key = (Arc<str>, i32);
 /// Bytes of stalled lanes are set aside: they do not count against the limit, so that other lanes go on. At most as many
 /// bytes as the limit itself are set aside, which bounds all bytes by twice the limit.
 #[derive(Debug)]
-struct Budget<W> {
+struct ByteBudget<W> {
     limit: usize,
     /// Bytes that count against the limit.
     used: usize,
@@ -79,7 +79,7 @@ struct LaneState<W> {
     held: usize,
     /// As many of `held` are set aside.
     set_aside: usize,
-    waiting: VecDeque<Waiting<W>>,
+    waiting: VecDeque<Waiter<W>>,
     /// Answers when it was looked at last.
     settled: u64,
     /// When it was first seen with rows in flight and without a new answer.
@@ -88,7 +88,7 @@ struct LaneState<W> {
 }
 
 #[derive(Debug)]
-struct Waiting<W> {
+struct Waiter<W> {
     ticket: u64,
     bytes: usize,
     whom: W,
@@ -102,7 +102,7 @@ struct Grant<W> {
     whom: W,
 }
 
-impl<W> Budget<W> {
+impl<W> ByteBudget<W> {
     fn new(limit: usize) -> Self {
         Self { limit, used: 0, set_aside: 0, lanes: HashMap::new(), turns: VecDeque::new(), tickets: 0 }
     }
@@ -124,7 +124,7 @@ impl<W> Budget<W> {
         self.tickets += 1;
         let (ticket, bytes) = (self.tickets, bytes.min(self.limit));
         let state = self.lane(lane);
-        state.waiting.push_back(Waiting { ticket, bytes, whom });
+        state.waiting.push_back(Waiter { ticket, bytes, whom });
         if state.waiting.len() == 1 {
             self.turns.push_back(lane.key());
         }
@@ -153,7 +153,7 @@ impl<W> Budget<W> {
                 continue;
             }
             let fits = |bytes: usize| self.used == 0 || self.used + bytes <= self.limit;
-            let Some(Waiting { bytes, whom, .. }) = state.waiting.pop_front_if(|waiting| fits(waiting.bytes)) else {
+            let Some(Waiter { bytes, whom, .. }) = state.waiting.pop_front_if(|waiting| fits(waiting.bytes)) else {
                 self.turns.push_front(key);
                 break;
             };
@@ -182,7 +182,7 @@ impl<W> Budget<W> {
     }
 
     /// Finds out which lanes are stalled; `now` is the time since any fixed moment.
-    fn look(&mut self, now: Duration) {
+    fn check_stalls(&mut self, now: Duration) {
         for state in self.lanes.values_mut() {
             // In this order: a row that is settled in between only makes it look further.
             let settled = state.lane.settled.load(Ordering::Relaxed);
@@ -224,7 +224,7 @@ impl<W> Budget<W> {
 
 /// The budget that jobs wait on.
 pub(super) struct InFlight {
-    budget: Mutex<Budget<oneshot::Sender<Reservation>>>,
+    budget: Mutex<ByteBudget<oneshot::Sender<Reservation>>>,
     lanes: Mutex<HashMap<Key, Arc<Lane>>>,
     since: Instant,
     /// When lanes were looked at last, in milliseconds since `since`.
@@ -245,13 +245,13 @@ impl Drop for Reservation {
 }
 
 /// Leaves the queue when the wait is given up.
-struct Place<'a> {
+struct WaiterGuard<'a> {
     in_flight: &'a Arc<InFlight>,
     lane: &'a Lane,
     ticket: u64,
 }
 
-impl Drop for Place<'_> {
+impl Drop for WaiterGuard<'_> {
     fn drop(&mut self) {
         self.in_flight.change(|budget| budget.cancel(self.lane, self.ticket));
     }
@@ -259,7 +259,7 @@ impl Drop for Place<'_> {
 
 impl InFlight {
     pub fn new(limit: usize) -> Arc<Self> {
-        let (budget, lanes) = (Mutex::new(Budget::new(limit)), Mutex::default());
+        let (budget, lanes) = (Mutex::new(ByteBudget::new(limit)), Mutex::default());
         Arc::new(Self { budget, lanes, since: Instant::now(), looked_ms: AtomicU64::new(0) })
     }
 
@@ -288,8 +288,8 @@ impl InFlight {
     pub async fn reserve(self: &Arc<Self>, lane: &Arc<Lane>, bytes: usize) -> Result<Reservation, KafkaError> {
         let (whom, mut granted) = oneshot::channel();
         let ticket = self.change(|budget| budget.request(lane, bytes, whom));
-        let _place = Place { in_flight: self, lane, ticket };
-        let stopping = |_| KafkaError::Away("the service is stopping".to_owned());
+        let _place = WaiterGuard { in_flight: self, lane, ticket };
+        let stopping = |_| KafkaError::Unavailable("the service is stopping".to_owned());
         self.unless_stalled(lane, async { (&mut granted).await.map_err(stopping) }).await?
     }
 
@@ -298,16 +298,16 @@ impl InFlight {
     /// # Errors
     /// The partition is stalled.
     pub async fn unless_stalled<T>(self: &Arc<Self>, lane: &Lane, what: impl Future<Output = T>) -> Result<T, KafkaError> {
-        self.look();
+        self.check_stalls();
         let begun = Instant::now();
         let mut what = std::pin::pin!(what);
         loop {
-            if let Ok(done) = tokio::time::timeout(LOOK_EVERY, &mut what).await {
+            if let Ok(done) = tokio::time::timeout(STALL_CHECK_INTERVAL, &mut what).await {
                 return Ok(done);
             }
-            self.look();
+            self.check_stalls();
             let silent = self.budget().stalled_for(lane, self.since.elapsed());
-            if let Some(silent) = silent.filter(|_| begun.elapsed() >= WAIT_FOR_STALLED) {
+            if let Some(silent) = silent.filter(|_| begun.elapsed() >= STALLED_LANE_TIMEOUT) {
                 let (topic, partition) = (lane.topic.to_string(), lane.partition);
                 return Err(KafkaError::Stalled { topic, partition, seconds: silent.as_secs() });
             }
@@ -315,24 +315,24 @@ impl InFlight {
     }
 
     /// Looks for stalled partitions, if nobody has just done so.
-    fn look(self: &Arc<Self>) {
+    fn check_stalls(self: &Arc<Self>) {
         let now = self.since.elapsed();
-        let (now_ms, every_ms) = (now.as_millis() as u64, LOOK_EVERY.as_millis() as u64);
+        let (now_ms, every_ms) = (now.as_millis() as u64, STALL_CHECK_INTERVAL.as_millis() as u64);
         let looked_ms = self.looked_ms.load(Ordering::Relaxed);
         if now_ms >= looked_ms + every_ms
             && self.looked_ms.compare_exchange(looked_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
-            self.change(|budget| budget.look(now));
+            self.change(|budget| budget.check_stalls(now));
         }
     }
 
-    fn budget(&self) -> MutexGuard<'_, Budget<oneshot::Sender<Reservation>>> {
+    fn budget(&self) -> MutexGuard<'_, ByteBudget<oneshot::Sender<Reservation>>> {
         // Nothing in here can panic half-way through a change.
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the budget, and hands out what can be granted after it.
-    fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut Budget<oneshot::Sender<Reservation>>) -> T) -> T {
+    fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut ByteBudget<oneshot::Sender<Reservation>>) -> T) -> T {
         let (changed, grants) = {
             let mut budget = self.budget();
             (change(&mut budget), budget.grant())

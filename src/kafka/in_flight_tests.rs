@@ -16,7 +16,7 @@ fn whom(grants: Vec<Grant<u32>>) -> Vec<u32> {
 
 #[test]
 fn lanes_take_turns() {
-    let (mut budget, lanes) = (Budget::new(100), lanes(2));
+    let (mut budget, lanes) = (ByteBudget::new(100), lanes(2));
     budget.request(&lanes[0], 100, 0);
     assert_eq!(whom(budget.grant()), [0]);
     for (lane, number) in [(0, 1), (0, 2), (0, 3), (1, 4)] {
@@ -29,7 +29,7 @@ fn lanes_take_turns() {
 
 #[test]
 fn a_large_request_is_not_starved_by_small_ones() {
-    let (mut budget, lanes) = (Budget::new(100), lanes(2));
+    let (mut budget, lanes) = (ByteBudget::new(100), lanes(2));
     budget.request(&lanes[0], 60, 0);
     assert_eq!(whom(budget.grant()), [0]);
     budget.request(&lanes[1], 90, 1);
@@ -41,22 +41,22 @@ fn a_large_request_is_not_starved_by_small_ones() {
 
 #[test]
 fn a_stalled_lane_gets_nothing_and_keeps_nobody_waiting() {
-    let (mut budget, lanes) = (Budget::new(100), lanes(2));
+    let (mut budget, lanes) = (ByteBudget::new(100), lanes(2));
     budget.request(&lanes[0], 100, 0);
     budget.request(&lanes[1], 40, 1);
     budget.request(&lanes[0], 40, 2);
     assert_eq!(whom(budget.grant()), [0]);
     lanes[0].sent();
-    budget.look(at(10));
-    budget.look(at(11));
+    budget.check_stalls(at(10));
+    budget.check_stalls(at(11));
     assert!(budget.grant().is_empty(), "not yet");
-    budget.look(at(12));
+    budget.check_stalls(at(12));
     assert_eq!(budget.stalled_for(&lanes[0], at(13)), Some(at(3)));
     assert_eq!(whom(budget.grant()), [1]);
     assert_eq!((budget.used, budget.set_aside), (40, 100));
 
     lanes[0].settled();
-    budget.look(at(13));
+    budget.check_stalls(at(13));
     assert_eq!((budget.used, budget.set_aside), (140, 0), "its bytes are back");
     assert!(budget.grant().is_empty());
     budget.release(&lanes[0], 100);
@@ -65,18 +65,18 @@ fn a_stalled_lane_gets_nothing_and_keeps_nobody_waiting() {
 
 #[test]
 fn silence_counts_from_the_last_answer() {
-    let (mut budget, lanes) = (Budget::new(100), lanes(1));
+    let (mut budget, lanes) = (ByteBudget::new(100), lanes(1));
     budget.request(&lanes[0], 10, 0);
     budget.grant();
     lanes[0].sent();
     lanes[0].sent();
-    budget.look(at(0));
+    budget.check_stalls(at(0));
     lanes[0].settled();
-    budget.look(at(1));
-    budget.look(at(2));
-    budget.look(at(3));
+    budget.check_stalls(at(1));
+    budget.check_stalls(at(2));
+    budget.check_stalls(at(3));
     assert_eq!(budget.stalled_for(&lanes[0], at(3)), None);
-    budget.look(at(4));
+    budget.check_stalls(at(4));
     assert_eq!(budget.stalled_for(&lanes[0], at(4)), Some(at(2)));
 }
 
@@ -105,7 +105,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn bytes_are_conserved_and_whoever_waits_is_served(steps in proptest::collection::vec(step(), 0..200)) {
-        let (mut budget, lanes) = (Budget::new(100), lanes(3));
+        let (mut budget, lanes) = (ByteBudget::new(100), lanes(3));
         let (mut waiting, mut held, mut now, mut number) = (Vec::new(), Vec::new(), 0, 0_u32);
         for step in steps {
             match step {
@@ -129,7 +129,7 @@ proptest! {
                 }
                 Step::Look(seconds) => {
                     now += seconds;
-                    budget.look(at(now));
+                    budget.check_stalls(at(now));
                 }
                 _ => {}
             }
@@ -148,7 +148,7 @@ proptest! {
                 lane.settled.store(lane.sent.load(Ordering::Relaxed), Ordering::Relaxed);
             }
             now += 1;
-            budget.look(at(now));
+            budget.check_stalls(at(now));
             for (lane, bytes) in held.drain(..) {
                 budget.release(&lane, bytes);
             }

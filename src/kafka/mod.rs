@@ -2,10 +2,10 @@
 //!
 //! [`Kafka::sender`] gives a job its [`Sender`]; what became of the rows is told by its [`Flight`].
 
+mod ack_tracker;
 mod batch_size;
 mod embedded;
 mod error;
-mod flight;
 mod in_flight;
 mod partition;
 mod producer;
@@ -25,11 +25,11 @@ use std::{
 
 use rdkafka::ClientConfig;
 
+pub use ack_tracker::{AckTracker, Delivery};
 pub use embedded::EmbeddedBroker;
 pub use error::KafkaError;
-pub use flight::{Flight, Settled};
-pub use record::Records;
-pub use sender::{Outgoing, Room, Sender};
+pub use record::RecordBuilder;
+pub use sender::{InFlightPermit, OutgoingRow, Sender};
 
 use crate::{
     config::{self, Timestamp},
@@ -37,20 +37,20 @@ use crate::{
 };
 use batch_size::BatchSizes;
 use in_flight::InFlight;
-use producer::{Batching, Kind, Producer, Reaper};
+use producer::{Kind, Producer, ProducerKey, Reaper};
 use topics::Topics;
 
 /// How a job's rows are put into batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Pace {
+pub enum BatchMode {
     /// There are few: sent nearly at once.
-    Little,
+    LowLatency,
     /// There are many: batches may fill.
-    Much,
+    Throughput,
 }
 
 /// librdkafka takes no number below 1; where batches have no size at all, every row goes alone.
-const LEAST_BATCH_BYTES: usize = 1_024;
+const MIN_BATCH_BYTES: usize = 1_024;
 
 /// A handle; clones share the producers.
 #[derive(Clone)]
@@ -65,7 +65,7 @@ struct Inner {
     topics: Topics,
     batch_sizes: BatchSizes,
     /// Up to three for each topic in use. One topic's refusals, and a cancel in it, touch no other topic's rows.
-    producers: Mutex<HashMap<Batching, Arc<Producer>>>,
+    producers: Mutex<HashMap<ProducerKey, Arc<Producer>>>,
     reaper: Reaper,
     in_flight: Arc<InFlight>,
     sent_alone: Arc<AtomicU64>,
@@ -108,7 +108,10 @@ impl Kafka {
         };
         // One that is likely used; a wrong property is told at the start, not by the first job.
         let topic = config.default_topic.as_str().into();
-        kafka.producer(&topic, Kind::Bulk { bytes: kafka.inner.batch_sizes.of(&topic, None).batch_bytes, pace: Pace::Little })?;
+        kafka.producer(
+            &topic,
+            Kind::Bulk { bytes: kafka.inner.batch_sizes.of(&topic, None).batch_bytes, pace: BatchMode::LowLatency },
+        )?;
         Ok(kafka)
     }
 
@@ -126,8 +129,8 @@ impl Kafka {
     }
 
     /// Asks anew when the topic is looked up next: it has turned out to be gone, or to be other than it was.
-    pub fn forget(&self, topic: &str) {
-        self.inner.topics.forget(topic);
+    pub fn invalidate(&self, topic: &str) {
+        self.inner.topics.invalidate(topic);
     }
 
     /// Whether a broker answers.
@@ -143,7 +146,7 @@ impl Kafka {
     ///
     /// # Errors
     /// As [`look_up`](Self::look_up).
-    pub async fn sender(&self, topic: &str, records: Records, pace: Pace) -> Result<Sender, KafkaError> {
+    pub async fn sender(&self, topic: &str, records: RecordBuilder, pace: BatchMode) -> Result<Sender, KafkaError> {
         let found = self.inner.topics.look_up(topic).await?;
         let sizes = self.inner.batch_sizes.of(topic, found.settings.max_message_bytes);
         let topic: Arc<str> = topic.into();
@@ -171,7 +174,7 @@ impl Kafka {
     /// # Errors
     /// As [`look_up`](Self::look_up).
     pub async fn batch_refused(&self, topic: &str, bytes: usize) -> Result<(), KafkaError> {
-        self.forget(topic);
+        self.invalidate(topic);
         let told = self.inner.topics.look_up(topic).await?.settings.max_message_bytes;
         self.inner.batch_sizes.refused(topic, bytes, told);
         Ok(())
@@ -223,7 +226,7 @@ impl Kafka {
 
     /// The producer of these batches; a new one where the last has met an error that it can't go on after.
     fn producer(&self, topic: &Arc<str>, kind: Kind) -> Result<Arc<Producer>, KafkaError> {
-        let batching = Batching { topic: Arc::clone(topic), kind };
+        let batching = ProducerKey { topic: Arc::clone(topic), kind };
         let mut producers = self.inner.producers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(producer) = producers.get(&batching) {
             if !producer.is_retired() {
@@ -232,7 +235,7 @@ impl Kafka {
             let forbidden = producer.forbidden();
             producers.remove(&batching);
             if let Some(reason) = forbidden {
-                return Err(KafkaError::Refused(reason));
+                return Err(KafkaError::Rejected(reason));
             }
         }
         // Those of topics that nobody writes to any more, and of other sizes.
@@ -252,7 +255,7 @@ impl Kafka {
 /// Our choice of librdkafka's properties, the operator's above it, and above both what the promises rest on.
 fn client_config(config: &config::Kafka, brokers: &str, kind: Kind) -> ClientConfig {
     // Full batches cost Kafka and us less; few rows are not to wait for others.
-    let linger_ms = if matches!(kind, Kind::Bulk { pace: Pace::Much, .. }) { "50" } else { "1" };
+    let linger_ms = if matches!(kind, Kind::Bulk { pace: BatchMode::Throughput, .. }) { "50" } else { "1" };
     let mut client = ClientConfig::new();
     client
         .set("client.id", "data-patch")
@@ -288,7 +291,7 @@ fn client_config(config: &config::Kafka, brokers: &str, kind: Kind) -> ClientCon
         // A batch that is refused ends the producer, and nothing behind it is accepted. Otherwise librdkafka would go on with
         // the rows behind it, and those of the refused batch would come after them.
         Kind::Bulk { bytes, .. } => {
-            client.set("enable.gapless.guarantee", "true").set("batch.size", bytes.max(LEAST_BATCH_BYTES).to_string())
+            client.set("enable.gapless.guarantee", "true").set("batch.size", bytes.max(MIN_BATCH_BYTES).to_string())
         }
         // A row that goes alone has no row of its device behind it.
         Kind::Alone => client.set("batch.num.messages", "1"),

@@ -20,25 +20,25 @@ use rdkafka::{
     types::RDKafkaErrorCode as Code,
 };
 
-use super::{KafkaError, Pace, Settled, error::ends_the_producer, sender::Room, statistics::ProducerStatistics};
+use super::{BatchMode, Delivery, KafkaError, error::ends_the_producer, sender::InFlightPermit, statistics::ProducerStatistics};
 use crate::{iota::Key, kill, telemetry::KafkaMetrics};
 
 /// Batches that librdkafka has on the wire at the most, for each partition, without an answer.
-const MAX_IN_FLIGHT: usize = 5;
+const MAX_BATCHES_IN_FLIGHT: usize = 5;
 
 /// A broker remembers a producer's sequence numbers in a partition for longer than this after its last row there
 /// (`producer.id.expiration.ms`, a day by default).
 const OPEN_FOR: Duration = Duration::from_mins(10);
 
 /// How often what can't be sent any more is dropped from a retired producer.
-const DROP_EVERY: Duration = Duration::from_millis(50);
+const PURGE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A producer that nobody has used for so long may be ended.
-pub(super) const IDLE: Duration = Duration::from_mins(2);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// What a producer is for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Batching {
+pub(super) struct ProducerKey {
     pub topic: Arc<str>,
     pub kind: Kind,
 }
@@ -47,38 +47,38 @@ pub(super) struct Batching {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
     /// Many rows, of so many bytes at the most, unless a single row is larger.
-    Bulk { bytes: usize, pace: Pace },
+    Bulk { bytes: usize, pace: BatchMode },
     /// One row: what is refused for its size is that row.
     Alone,
 }
 
 /// librdkafka's producer, with a thread of its own that takes the acknowledgements.
 pub(super) struct Producer {
-    pub native: ThreadedProducer<Deliveries, NoCustomPartitioner>,
-    pub batching: Batching,
+    pub native: ThreadedProducer<DeliveryCallback, NoCustomPartitioner>,
+    pub key: ProducerKey,
     state: Arc<State>,
     openings: Mutex<HashMap<i32, Arc<Opening>>>,
-    used: Mutex<Instant>,
+    used_at: Mutex<Instant>,
 }
 
 impl std::fmt::Debug for Producer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Producer").field("batching", &self.batching).finish_non_exhaustive()
+        f.debug_struct("Producer").field("batching", &self.key).finish_non_exhaustive()
     }
 }
 
 impl Producer {
     pub fn new(
         config: &ClientConfig,
-        batching: Batching,
+        batching: ProducerKey,
         reaper: &Reaper,
         metrics: KafkaMetrics,
     ) -> Result<Arc<Self>, KafkaError> {
         let state = Arc::new(State { is_retired: AtomicBool::new(false), me: OnceLock::new(), reaper: reaper.clone() });
-        let deliveries = Deliveries { state: Arc::clone(&state), statistics: ProducerStatistics::new(metrics) };
+        let deliveries = DeliveryCallback { state: Arc::clone(&state), statistics: ProducerStatistics::new(metrics) };
         let native = ThreadedProducer::from_config_and_context(config, deliveries)?;
         let (openings, used) = (Mutex::default(), Mutex::new(Instant::now()));
-        let producer = Arc::new(Self { native, batching, state: Arc::clone(&state), openings, used });
+        let producer = Arc::new(Self { native, key: batching, state: Arc::clone(&state), openings, used_at: used });
         let _ = state.me.set(Arc::downgrade(&producer));
         Ok(producer)
     }
@@ -106,15 +106,15 @@ impl Producer {
 
     /// Bytes that may have been sent to a partition without an answer, at the most.
     pub fn sendable_bytes(&self) -> usize {
-        match self.batching.kind {
-            Kind::Bulk { bytes, .. } => bytes.saturating_mul(MAX_IN_FLIGHT),
+        match self.key.kind {
+            Kind::Bulk { bytes, .. } => bytes.saturating_mul(MAX_BATCHES_IN_FLIGHT),
             Kind::Alone => 1,
         }
     }
 
     /// The size of its batches, for what is to be said of one that was refused.
     pub fn batch_bytes(&self) -> usize {
-        match self.batching.kind {
+        match self.key.kind {
             Kind::Bulk { bytes, .. } => bytes,
             Kind::Alone => 0,
         }
@@ -122,14 +122,14 @@ impl Producer {
 
     /// The beginning of its work in a partition.
     pub fn opening(&self, partition: i32) -> Arc<Opening> {
-        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.used_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         let mut openings = self.openings.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(openings.entry(partition).or_default())
     }
 
     /// Whether nobody has begun to use it for a while.
     pub fn is_idle(&self) -> bool {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= IDLE
+        self.used_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= IDLE_TIMEOUT
     }
 }
 
@@ -205,7 +205,7 @@ fn reap(incoming: &mpsc::Receiver<Arc<Producer>>) {
         let next = if retired.is_empty() {
             incoming.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
         } else {
-            incoming.recv_timeout(DROP_EVERY)
+            incoming.recv_timeout(PURGE_INTERVAL)
         };
         match next {
             Ok(producer) => retired.push(producer),
@@ -222,7 +222,7 @@ fn reap(incoming: &mpsc::Receiver<Arc<Producer>>) {
 }
 
 /// Takes what librdkafka says of each message.
-pub(super) struct Deliveries {
+pub(super) struct DeliveryCallback {
     state: Arc<State>,
     statistics: ProducerStatistics,
 }
@@ -230,7 +230,7 @@ pub(super) struct Deliveries {
 /// What a message carries to its acknowledgement.
 pub(super) struct Receipt {
     /// Given back when all that have it are settled.
-    pub room: Arc<Room>,
+    pub permit: Arc<InFlightPermit>,
     pub number: u64,
     pub time_us: i64,
     pub key: Key,
@@ -238,7 +238,7 @@ pub(super) struct Receipt {
     pub batch_bytes: usize,
 }
 
-impl ClientContext for Deliveries {
+impl ClientContext for DeliveryCallback {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
             // Said of each property that librdkafka calls experimental, at each producer's start; and of an error after which the
@@ -266,13 +266,13 @@ impl ClientContext for Deliveries {
     }
 }
 
-impl ProducerContext<NoCustomPartitioner> for Deliveries {
+impl ProducerContext<NoCustomPartitioner> for DeliveryCallback {
     type DeliveryOpaque = Box<Receipt>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, receipt: Box<Receipt>) {
-        let Receipt { room, number, time_us, key, batch_bytes } = *receipt;
+        let Receipt { permit: room, number, time_us, key, batch_bytes } = *receipt;
         let how = match result {
-            Ok(_) => Settled::Acknowledged,
+            Ok(_) => Delivery::Acknowledged,
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
                 if ends_the_producer(code) {
@@ -280,17 +280,17 @@ impl ProducerContext<NoCustomPartitioner> for Deliveries {
                 }
                 match code {
                     Code::MessageSizeTooLarge | Code::MessageBatchTooLarge if batch_bytes == 0 => {
-                        Settled::TooLarge(message.payload_len())
+                        Delivery::TooLarge(message.payload_len())
                     }
                     Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => {
-                        Settled::Failed(KafkaError::BatchTooLarge { bytes: batch_bytes })
+                        Delivery::Failed(KafkaError::BatchTooLarge { bytes: batch_bytes })
                     }
-                    Code::PurgeQueue | Code::PurgeInflight => Settled::Dropped(message.payload_len()),
-                    _ => Settled::Failed(KafkaError::of_topic(code, message.topic())),
+                    Code::PurgeQueue | Code::PurgeInflight => Delivery::Dropped(message.payload_len()),
+                    _ => Delivery::Failed(KafkaError::of_topic(code, message.topic())),
                 }
             }
         };
-        room.settle(number, time_us, key, how);
+        room.complete(number, time_us, key, how);
         kill::point("acknowledged");
     }
 }

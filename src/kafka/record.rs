@@ -13,14 +13,14 @@ use crate::{
 
 /// The records of one device in one task.
 #[derive(Debug)]
-pub struct Records {
+pub struct RecordBuilder {
     task: String,
     device: String,
     /// The device with a slash behind it, then time and key of the last row; its memory is used again for the next.
     row: String,
 }
 
-impl Records {
+impl RecordBuilder {
     pub fn new(task: TaskId, device: Uuid) -> Self {
         Self { task: task.to_string(), device: device.to_string(), row: format!("{device}/") }
     }

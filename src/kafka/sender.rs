@@ -13,7 +13,7 @@ use rdkafka::{producer::BaseRecord, types::RDKafkaErrorCode as Code};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{
-    Flight, Kafka, KafkaError, Records, Settled,
+    AckTracker, Delivery, Kafka, KafkaError, RecordBuilder,
     batch_size::Sizes,
     error::ends_the_producer,
     in_flight::{InFlight, Lane, Reservation},
@@ -25,8 +25,8 @@ use crate::{config::Timestamp, iota::Key, telemetry::Durations};
 const OVERHEAD_BYTES: usize = 512;
 
 /// Room for rows of one flight among the bytes of all.
-pub struct Room {
-    pub(super) flight: Arc<Flight>,
+pub struct InFlightPermit {
+    pub(super) acks: Arc<AckTracker>,
     lane: Arc<Lane>,
     opening: Arc<Opening>,
     /// One was acknowledged.
@@ -37,18 +37,18 @@ pub struct Room {
     _bytes: Reservation,
 }
 
-impl Room {
+impl InFlightPermit {
     /// Notes what became of a row that was sent.
-    pub(super) fn settle(&self, number: u64, time_us: i64, key: Key, how: Settled) {
-        if matches!(how, Settled::Acknowledged) {
+    pub(super) fn complete(&self, number: u64, time_us: i64, key: Key, how: Delivery) {
+        if matches!(how, Delivery::Acknowledged) {
             self.acknowledged.store(true, Ordering::Relaxed);
         }
         self.lane.settled();
-        self.flight.settle(number, time_us, key, how);
+        self.acks.complete(number, time_us, key, how);
     }
 }
 
-impl Drop for Room {
+impl Drop for InFlightPermit {
     fn drop(&mut self) {
         if self.acknowledged.load(Ordering::Relaxed) {
             self.opening.acknowledged();
@@ -59,7 +59,7 @@ impl Drop for Room {
 
 /// A row on its way out.
 #[derive(Debug)]
-pub struct Outgoing {
+pub struct OutgoingRow {
     /// When the reading was made, in microseconds since 1970.
     pub instant_us: i64,
     /// Where the row stands in its store.
@@ -84,7 +84,7 @@ pub struct Sender {
     pub(super) sent_alone: Arc<AtomicU64>,
     pub(super) acknowledgement: Durations,
     pub(super) timestamp: Timestamp,
-    pub(super) records: Records,
+    pub(super) records: RecordBuilder,
 }
 
 impl Sender {
@@ -92,8 +92,13 @@ impl Sender {
     ///
     /// # Errors
     /// The partition has acknowledged nothing for a while, or the service is stopping.
-    pub async fn room(&mut self, flight: &Arc<Flight>, rows: usize, doc_bytes: usize) -> Result<Arc<Room>, KafkaError> {
-        flight.goes_through(&self.producer);
+    pub async fn reserve(
+        &mut self,
+        flight: &Arc<AckTracker>,
+        rows: usize,
+        doc_bytes: usize,
+    ) -> Result<Arc<InFlightPermit>, KafkaError> {
+        flight.use_producer(&self.producer);
         if self.turn.is_none() && !self.opening.is_open() {
             // Before there is room, so that those who wait for their turn hold none.
             let turn = self.in_flight.unless_stalled(&self.lane, Arc::clone(&self.opening.turn).lock_owned()).await?;
@@ -102,8 +107,8 @@ impl Sender {
             }
         }
         let bytes = self.in_flight.reserve(&self.lane, doc_bytes + rows * OVERHEAD_BYTES).await?;
-        Ok(Arc::new(Room {
-            flight: Arc::clone(flight),
+        Ok(Arc::new(InFlightPermit {
+            acks: Arc::clone(flight),
             lane: Arc::clone(&self.lane),
             opening: Arc::clone(&self.opening),
             acknowledged: false.into(),
@@ -118,13 +123,13 @@ impl Sender {
     ///
     /// # Errors
     /// It, or a row before it, can't be sent.
-    pub async fn send(&mut self, row: Outgoing, room: &Arc<Room>) -> Result<(), KafkaError> {
+    pub async fn send(&mut self, row: OutgoingRow, room: &Arc<InFlightPermit>) -> Result<(), KafkaError> {
         if row.doc.len() + OVERHEAD_BYTES > self.sizes.row_bytes {
             return self.send_alone(row, room).await;
         }
         self.enqueue(&Arc::clone(&self.producer), row, room)?;
         if self.turn.is_some() {
-            room.flight.settled().await?;
+            room.acks.drained().await?;
             self.opening.acknowledged();
             self.turn = None;
         }
@@ -132,25 +137,25 @@ impl Sender {
     }
 
     /// Sends a row that is too large to go with others: after those before it, and before those behind it.
-    async fn send_alone(&mut self, row: Outgoing, room: &Arc<Room>) -> Result<(), KafkaError> {
-        room.flight.settled().await?;
+    async fn send_alone(&mut self, row: OutgoingRow, room: &Arc<InFlightPermit>) -> Result<(), KafkaError> {
+        room.acks.drained().await?;
         let producer = match &self.alone {
             Some(producer) if !producer.is_retired() => Arc::clone(producer),
             _ => Arc::clone(self.alone.insert(self.kafka.producer(&self.topic, Kind::Alone)?)),
         };
-        room.flight.goes_through(&producer);
+        room.acks.use_producer(&producer);
         self.enqueue(&producer, row, room)?;
         self.sent_alone.fetch_add(1, Ordering::Relaxed);
-        room.flight.settled().await
+        room.acks.drained().await
     }
 
-    fn enqueue(&mut self, producer: &Arc<Producer>, row: Outgoing, room: &Arc<Room>) -> Result<(), KafkaError> {
-        let flight = &room.flight;
-        let number = flight.take()?;
+    fn enqueue(&mut self, producer: &Arc<Producer>, row: OutgoingRow, room: &Arc<InFlightPermit>) -> Result<(), KafkaError> {
+        let flight = &room.acks;
+        let number = flight.register()?;
         let headers = self.records.headers(row.instant_us, &row.key);
         let doc: &[u8] = &row.doc;
         let receipt = Box::new(Receipt {
-            room: Arc::clone(room),
+            permit: Arc::clone(room),
             number,
             time_us: row.time_us,
             key: row.key,
@@ -166,15 +171,15 @@ impl Sender {
         let Receipt { number, time_us, key, .. } = *record.delivery_opaque;
         let how = match error.rdkafka_error_code().unwrap_or(Code::Fail) {
             // Larger than librdkafka sends at all. It goes alone, so those before it are settled.
-            Code::MessageSizeTooLarge => Settled::TooLarge(doc.len()),
+            Code::MessageSizeTooLarge => Delivery::TooLarge(doc.len()),
             code => {
                 if ends_the_producer(code) {
                     producer.retire();
                 }
-                Settled::Failed(KafkaError::of_topic(code, &self.topic))
+                Delivery::Failed(KafkaError::of_topic(code, &self.topic))
             }
         };
-        room.settle(number, time_us, key, how);
+        room.complete(number, time_us, key, how);
         flight.failure().map_or(Ok(()), Err)
     }
 }

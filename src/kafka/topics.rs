@@ -16,11 +16,11 @@ use rdkafka::{
 use super::KafkaError;
 
 /// How long an answer is believed: a task of thousands of devices asks once in a while, not thousands of times.
-const FRESH: Duration = Duration::from_secs(30);
+const TTL: Duration = Duration::from_secs(30);
 
 /// A broker that has just started, or has not heard yet of a topic that was just created, says for a moment that there is
 /// none. That fails jobs for good, so it is asked again before it is believed.
-const ASK_AGAIN: [Duration; 6] = [
+const MISSING_TOPIC_RETRIES: [Duration; 6] = [
     Duration::from_millis(100),
     Duration::from_millis(300),
     Duration::from_millis(600),
@@ -30,13 +30,13 @@ const ASK_AGAIN: [Duration; 6] = [
 ];
 
 /// How long it is believed that there is no such topic: the devices of a task do not each ask again and again.
-const MISSING_FRESH: Duration = Duration::from_secs(5);
+const NEGATIVE_TTL: Duration = Duration::from_secs(5);
 
 /// How long it is believed that a broker answers, or that none does.
-const PING_FRESH: Duration = Duration::from_secs(1);
+const PING_TTL: Duration = Duration::from_secs(1);
 
 /// How long the number of a topic's partitions is remembered after the topic was asked for last.
-const REMEMBERED: Duration = Duration::from_hours(24);
+const MAX_REMEMBERED: Duration = Duration::from_hours(24);
 
 /// What is known of a topic.
 #[derive(Debug, Clone, Copy)]
@@ -65,7 +65,7 @@ pub struct Topics {
     client: Arc<AdminClient<DefaultClientContext>>,
     timeout: Duration,
     /// librdkafka's mock cluster does not know the question, and librdkafka would wait for a broker that does.
-    tells_settings: bool,
+    supports_describe_configs: bool,
     allow_compacted: bool,
     known: Mutex<HashMap<String, Topic>>,
     missing: Mutex<HashMap<String, Instant>>,
@@ -82,7 +82,7 @@ impl Topics {
         Ok(Self {
             client: Arc::new(config.create()?),
             timeout,
-            tells_settings,
+            supports_describe_configs: tells_settings,
             allow_compacted,
             known: Mutex::default(),
             missing: Mutex::default(),
@@ -92,25 +92,25 @@ impl Topics {
 
     /// What is known of a topic, asked for where it is not known or long ago.
     pub async fn look_up(&self, name: &str) -> Result<Topic, KafkaError> {
-        if let Some(topic) = self.known().get(name).filter(|topic| topic.asked.elapsed() < FRESH && !topic.is_forgotten) {
+        if let Some(topic) = self.known().get(name).filter(|topic| topic.asked.elapsed() < TTL && !topic.is_forgotten) {
             return Ok(*topic);
         }
         let missing_since = self.missing().get(name).copied();
-        if missing_since.is_some_and(|since| since.elapsed() < MISSING_FRESH) {
-            return Err(KafkaError::NoTopic(name.to_owned()));
+        if missing_since.is_some_and(|since| since.elapsed() < NEGATIVE_TTL) {
+            return Err(KafkaError::UnknownTopic(name.to_owned()));
         }
-        let mut answer = self.ask(name).await;
-        for wait in ASK_AGAIN {
-            if !matches!(answer, Err(KafkaError::NoTopic(_))) {
+        let mut answer = self.fetch(name).await;
+        for wait in MISSING_TOPIC_RETRIES {
+            if !matches!(answer, Err(KafkaError::UnknownTopic(_))) {
                 break;
             }
             tokio::time::sleep(wait).await;
-            answer = self.ask(name).await;
+            answer = self.fetch(name).await;
         }
         match &answer {
             Ok(topic) => {
                 let mut known = self.known();
-                known.retain(|_, topic| topic.asked.elapsed() < REMEMBERED);
+                known.retain(|_, topic| topic.asked.elapsed() < MAX_REMEMBERED);
                 let before = known.insert(name.to_owned(), *topic).map(|topic| topic.partitions);
                 if before.is_some_and(|before| before != topic.partitions) {
                     tracing::warn!(
@@ -122,9 +122,9 @@ impl Topics {
                     );
                 }
             }
-            Err(KafkaError::NoTopic(_)) => {
+            Err(KafkaError::UnknownTopic(_)) => {
                 let mut missing = self.missing();
-                missing.retain(|_, since| since.elapsed() < MISSING_FRESH);
+                missing.retain(|_, since| since.elapsed() < NEGATIVE_TTL);
                 missing.insert(name.to_owned(), Instant::now());
             }
             Err(_) => {}
@@ -133,7 +133,7 @@ impl Topics {
     }
 
     /// Forgets a topic that has turned out to be gone.
-    pub fn forget(&self, name: &str) {
+    pub fn invalidate(&self, name: &str) {
         if let Some(topic) = self.known().get_mut(name) {
             topic.is_forgotten = true;
         }
@@ -143,7 +143,7 @@ impl Topics {
     pub async fn ping(&self) -> Result<(), KafkaError> {
         let mut last = self.last_ping.lock().await;
         if let Some((asked, answer)) = &*last
-            && asked.elapsed() < PING_FRESH
+            && asked.elapsed() < PING_TTL
         {
             return answer.clone();
         }
@@ -154,7 +154,7 @@ impl Topics {
         answer
     }
 
-    async fn ask(&self, name: &str) -> Result<Topic, KafkaError> {
+    async fn fetch(&self, name: &str) -> Result<Topic, KafkaError> {
         let (client, timeout, topic) = (Arc::clone(&self.client), self.timeout, name.to_owned());
         let (code, partitions) = in_background(move || {
             let metadata = client.inner().fetch_metadata(Some(&topic), timeout)?;
@@ -177,7 +177,7 @@ impl Topics {
 
     /// The topic's settings; unknown where this user may not see them, and on the embedded broker.
     async fn settings(&self, name: &str) -> Option<Settings> {
-        if !self.tells_settings {
+        if !self.supports_describe_configs {
             return None;
         }
         let options = AdminOptions::new().request_timeout(Some(self.timeout));
@@ -205,5 +205,5 @@ impl Topics {
 
 /// librdkafka's look-ups block.
 async fn in_background<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Result<T, KafkaError> {
-    tokio::task::spawn_blocking(ask).await.map_err(|error| KafkaError::Away(error.to_string()))
+    tokio::task::spawn_blocking(ask).await.map_err(|error| KafkaError::Unavailable(error.to_string()))
 }

@@ -23,7 +23,7 @@ pub use validator::Validator;
 use crate::{
     config,
     iota::{Beginning, Mapping, Row, Rows, Selection, Store, StoreError, TimeType},
-    kafka::{Flight, Kafka, KafkaError, Outgoing, Pace, Records, Sender},
+    kafka::{AckTracker, BatchMode, Kafka, KafkaError, OutgoingRow, RecordBuilder, Sender},
     kill,
     task::{Position, QuarantinedRow, TaskId},
 };
@@ -139,15 +139,15 @@ impl ReplayRunner {
     pub async fn run(
         &self,
         patch: &Replay,
-        flight: &Arc<Flight>,
+        flight: &Arc<AckTracker>,
         report: &impl JobContext,
         signals: &Signals,
     ) -> Result<Outcome, LeaseExpired> {
         tokio::select! {
             biased;
             outcome = self.replay(patch, flight, report, &signals.stop) => outcome,
-            () = signals.abort.cancelled() => Ok(if flight.is_waiting() {
-                Outcome::Abandoned { unanswered: flight.abandon().await }
+            () = signals.abort.cancelled() => Ok(if flight.has_in_flight() {
+                Outcome::Abandoned { unanswered: flight.abort().await }
             } else {
                 Outcome::Stopped
             }),
@@ -159,7 +159,7 @@ impl ReplayRunner {
     async fn replay(
         &self,
         patch: &Replay,
-        flight: &Arc<Flight>,
+        flight: &Arc<AckTracker>,
         report: &impl JobContext,
         stop: &CancellationToken,
     ) -> Result<Outcome, LeaseExpired> {
@@ -167,7 +167,7 @@ impl ReplayRunner {
         let pace = OnceLock::new();
         loop {
             let ended = self.publish(patch, flight, report, &pace, stop).await;
-            let settled = flight.settled().await;
+            let settled = flight.drained().await;
             match (ended, settled) {
                 (Err(Interrupted::Abandoned(error)), _) => return Err(error),
                 (Err(Interrupted::Stopped), Err(error)) if error.is_restart() => {
@@ -188,8 +188,8 @@ impl ReplayRunner {
                     tokio::time::sleep(RESTART_DELAY * (restarts - 1)).await;
                 }
                 (_, Err(error)) => {
-                    if matches!(error, KafkaError::NoTopic(_)) {
-                        self.kafka.forget(&patch.topic);
+                    if matches!(error, KafkaError::UnknownTopic(_)) {
+                        self.kafka.invalidate(&patch.topic);
                     }
                     return Ok(self.outcome_of(error).await);
                 }
@@ -227,9 +227,9 @@ impl ReplayRunner {
     async fn prepare(
         &self,
         patch: &Replay,
-        flight: &Flight,
+        flight: &AckTracker,
         report: &impl JobContext,
-        known: &OnceLock<Pace>,
+        known: &OnceLock<BatchMode>,
     ) -> Result<(Sender, Rows, Arc<Mapping>), Interrupted> {
         self.kafka.look_up(&patch.topic).await?;
         let mapping = self.store.mapping().await?;
@@ -238,22 +238,22 @@ impl ReplayRunner {
         let (pace, rows) = if let Some(pace) = known.get() {
             (*pace, self.store.rows(selection))
         } else if patch.total.is_some() || selection.after.is_some() {
-            (Pace::Much, self.store.rows(selection))
+            (BatchMode::Throughput, self.store.rows(selection))
         } else {
             self.open_device(patch, selection, report).await?
         };
         let pace = *known.get_or_init(|| pace);
-        let sender = self.kafka.sender(&patch.topic, Records::new(patch.task, patch.device), pace).await?;
+        let sender = self.kafka.sender(&patch.topic, RecordBuilder::new(patch.task, patch.device), pace).await?;
         Ok((sender, rows, mapping))
     }
 
     /// A cursor means something only in the layout that it was stored in: in another one the range is begun again.
-    fn check_layout(patch: &Replay, flight: &Flight, report: &impl JobContext, mapping: &Mapping) {
+    fn check_layout(patch: &Replay, flight: &AckTracker, report: &impl JobContext, mapping: &Mapping) {
         let layout = mapping.layout();
         if let Some(before) = patch.layout.as_ref().filter(|before| **before != layout)
             && flight.cursor().is_some_and(|cursor| cursor != mapping.before(patch.from, patch.to))
         {
-            flight.begin_again(mapping.before(patch.from, patch.to));
+            flight.restart_from(mapping.before(patch.from, patch.to));
             report.note(format!(
                 "the IoTA store's table was {before} (time/key) when the work stopped and is {layout} now, so the device is published again from the beginning of its range"
             ));
@@ -272,7 +272,7 @@ impl ReplayRunner {
         patch: &Replay,
         selection: Selection,
         report: &impl JobContext,
-    ) -> Result<(Pace, Rows), Interrupted> {
+    ) -> Result<(BatchMode, Rows), Interrupted> {
         let mut opened = self.store.open(patch.thing, selection.clone());
         let device = opened.device().await?.ok_or(Interrupted::NoDevice)?;
         let mut rows = opened.rows;
@@ -288,16 +288,16 @@ impl ReplayRunner {
             }
         };
         report.counted(device.name, total);
-        Ok((if total <= SMALL_DEVICE_ROWS { Pace::Little } else { Pace::Much }, rows))
+        Ok((if total <= SMALL_DEVICE_ROWS { BatchMode::LowLatency } else { BatchMode::Throughput }, rows))
     }
 
     /// Sends rows until there are no more, or it is asked to stop.
     async fn publish(
         &self,
         patch: &Replay,
-        flight: &Arc<Flight>,
+        flight: &Arc<AckTracker>,
         report: &impl JobContext,
-        pace: &OnceLock<Pace>,
+        pace: &OnceLock<BatchMode>,
         stop: &CancellationToken,
     ) -> Result<(), Interrupted> {
         let sending = async {
@@ -311,7 +311,7 @@ impl ReplayRunner {
                 report.resume().await;
                 kill::point("read");
                 send(batch, &mut sender, flight, &guard, mapping.time, report, stop).await?;
-                let held = flight.held();
+                let held = flight.quarantined();
                 if held > self.guard.max_quarantined {
                     return Err(Interrupted::TooManyInvalid { held });
                 }
@@ -333,14 +333,14 @@ impl ReplayRunner {
 async fn send(
     batch: Vec<Row>,
     sender: &mut Sender,
-    flight: &Arc<Flight>,
+    flight: &Arc<AckTracker>,
     guard: &Validator,
     time: TimeType,
     report: &impl JobContext,
     stop: &CancellationToken,
 ) -> Result<(), Interrupted> {
     let doc_bytes = batch.iter().map(|row| row.doc.as_ref().map_or(0, Bytes::len)).sum();
-    let room = sender.room(flight, batch.len(), doc_bytes).await?;
+    let room = sender.reserve(flight, batch.len(), doc_bytes).await?;
     for row in batch {
         if stop.is_cancelled() {
             return Err(Interrupted::Stopped);
@@ -351,13 +351,13 @@ async fn send(
                 // For each, since any wait may have been long.
                 report.ensure_lease_valid()?;
                 let instant_us = time.instant_us(row.time_us);
-                let outgoing = Outgoing { instant_us, time_us: row.time_us, key: row.key, doc };
+                let outgoing = OutgoingRow { instant_us, time_us: row.time_us, key: row.key, doc };
                 sender.send(outgoing, &room).await?;
                 kill::point("produced");
             }
             Err(fault) => {
                 let position = Position { time_us: row.time_us, key: row.key.to_string() };
-                flight.hold(QuarantinedRow { position, reason: fault.to_string() }).await?;
+                flight.quarantine(QuarantinedRow { position, reason: fault.to_string() }).await?;
             }
         }
     }

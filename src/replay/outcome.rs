@@ -51,6 +51,6 @@ impl From<StoreError> for Outcome {
 
 impl From<KafkaError> for Outcome {
     fn from(error: KafkaError) -> Self {
-        Self::of(Dependency::Topic, error.is_unknown(), error.is_outage(), error.to_string())
+        Self::of(Dependency::Topic, error.is_unknown(), error.is_retryable(), error.to_string())
     }
 }

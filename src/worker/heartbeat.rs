@@ -88,7 +88,7 @@ impl<'w> Heartbeat<'w> {
             let flush_requested = tokio::select! {
                 biased;
                 () = over.cancelled() => return false,
-                () = flight.crowded() => true,
+                () = flight.flush_requested() => true,
                 () = self.worker.stillness.resume_requested() => false,
                 () = tokio::time::sleep_until(signals.checkpoints.next_after(Instant::now()).into()) => false,
             };
@@ -115,7 +115,7 @@ impl<'w> Heartbeat<'w> {
 
     /// While Kafka does not answer, another job may have the slot, and a cancelled job does not wait for ever.
     fn check_ack_silence(&self) {
-        let silence = self.worker.flight.silence().unwrap_or_default();
+        let silence = self.worker.flight.ack_silence().unwrap_or_default();
         self.slot.set_parked(silence >= PARK_AFTER);
         let signals = &self.worker.signals;
         if silence >= CANCEL_TIMEOUT && signals.cancel.is_cancelled() && !signals.abort.is_cancelled() {
@@ -141,7 +141,7 @@ impl<'w> Heartbeat<'w> {
         if progress != self.stored {
             self.last_progress_at = now;
         }
-        if progress != self.stored || !flight.is_waiting() {
+        if progress != self.stored || !flight.has_in_flight() {
             self.stall_logged_at = now;
         }
         let is_stalled = self.stall_logged_at.elapsed() >= Duration::from_secs(pool.config.stall_seconds);
@@ -163,7 +163,7 @@ impl<'w> Heartbeat<'w> {
         let is_little = !flush_requested && rows < MIN_CHECKPOINT_ROWS && self.stored_at.elapsed() < MAX_CHECKPOINT_DELAY;
         let is_urgent = is_stalled || news.is_some() || waiting.is_some();
         if (is_quiet || is_little) && !is_urgent && lease.remaining() > pool.config.lease() / 2 {
-            flight.unreport(held);
+            flight.requeue(held);
             *count.pending() = counted;
             return None;
         }
@@ -191,7 +191,7 @@ impl<'w> Heartbeat<'w> {
 
     fn written(&mut self, write: PendingWrite) {
         let PendingWrite { report, says_progress, .. } = write;
-        self.worker.flight.confirm();
+        self.worker.flight.confirm_reported();
         if self.worker.lease.job.has_progressed(&report.progress) {
             self.slot.close_breakers();
         }
@@ -211,7 +211,7 @@ impl<'w> Heartbeat<'w> {
         if write.report.waiting.is_some() {
             self.stored_waiting = None;
         }
-        self.worker.flight.unreport(write.held);
+        self.worker.flight.requeue(write.held);
         *self.worker.count.pending() = write.report.counted;
         self.worker.count.restore_notes(write.notes);
     }

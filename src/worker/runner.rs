@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use super::{Pool, aligned_interval::AlignedInterval, heartbeat::Heartbeat, slots::SlotGuard, waiting::WaitState};
 use crate::{
-    kafka::Flight,
+    kafka::AckTracker,
     kill,
     queue::{Checkpoint, DeviceCount, Lease, LeaseError},
     replay::{self, LeaseExpired, Outcome, Replay},
@@ -45,7 +45,7 @@ pub async fn run(pool: Pool, lease: Lease, signals: JobSignals, slot: SlotGuard)
 pub(super) struct LeaseRunner {
     pub pool: Pool,
     pub lease: Lease,
-    pub flight: Arc<Flight>,
+    pub flight: Arc<AckTracker>,
     pub signals: JobSignals,
     pub count: RowCount,
     pub stillness: WaitState,
@@ -65,7 +65,7 @@ pub(super) struct LastProgressLog {
 
 impl LeaseRunner {
     fn new(pool: Pool, lease: Lease, signals: JobSignals) -> Self {
-        let flight = Arc::new(Flight::new(lease.job.progress.clone()));
+        let flight = Arc::new(AckTracker::new(lease.job.progress.clone()));
         let count = RowCount::new(lease.job.total);
         Self { pool, lease, flight, signals, count, stillness: WaitState::default() }
     }

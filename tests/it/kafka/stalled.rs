@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use data_patch::{
-    kafka::{EmbeddedBroker, Flight, Kafka},
+    kafka::{AckTracker, EmbeddedBroker, Kafka},
     replay::{Dependency, JobContext, LeaseExpired, Outcome, Replay, ReplayRunner, Signals},
 };
 use tempfile::TempDir;
@@ -79,7 +79,7 @@ impl Site {
 }
 
 struct Job {
-    flight: Arc<Flight>,
+    flight: Arc<AckTracker>,
     signals: Signals,
     running: JoinHandle<Outcome>,
 }
@@ -95,7 +95,7 @@ impl Job {
     }
 
     async fn has_rows_on_their_way(&self) {
-        eventually("rows on their way", async || self.flight.is_waiting()).await;
+        eventually("rows on their way", async || self.flight.has_in_flight()).await;
     }
 }
 
@@ -113,14 +113,14 @@ async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
     dead_job.has_rows_on_their_way().await;
 
     site.job(healthy).succeeds().await;
-    assert!(dead_job.flight.is_waiting());
+    assert!(dead_job.flight.has_in_flight());
 
     // One that has nothing on its way does not wait with it.
     let Outcome::Outage { part, reason } = site.job(dead[1]).ends().await else { panic!("no outage") };
     assert_eq!(part, Dependency::Topic);
     assert!(reason.contains(&format!("partition {DEAD} of topic {} has acknowledged nothing for", site.topic.name)), "{reason}");
 
-    eventually("silence", async || dead_job.flight.silence() > Some(Duration::from_secs(2))).await;
+    eventually("silence", async || dead_job.flight.ack_silence() > Some(Duration::from_secs(2))).await;
     site.has_leader(true).await;
     dead_job.succeeds().await;
     for device in [healthy, dead[0]] {

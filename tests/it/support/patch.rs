@@ -5,7 +5,7 @@ use std::sync::Arc;
 use data_patch::{
     config::Config,
     iota::Store,
-    kafka::{Flight, Kafka},
+    kafka::{AckTracker, Kafka},
     replay::{Replay, ReplayRunner},
     task::{Progress, TaskId},
 };
@@ -24,6 +24,6 @@ pub fn all_rows(thing: Uuid, device: Uuid, topic: &TestTopic) -> Replay {
 }
 
 /// The account of a job of which nothing is done yet.
-pub fn new_flight() -> Arc<Flight> {
-    Arc::new(Flight::new(Progress::default()))
+pub fn new_flight() -> Arc<AckTracker> {
+    Arc::new(AckTracker::new(Progress::default()))
 }

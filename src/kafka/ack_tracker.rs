@@ -15,42 +15,42 @@ use crate::{
 };
 
 /// Rows held back and not reported yet, at the most; then reading waits.
-const UNREPORTED: usize = 2_000;
+const MAX_UNREPORTED: usize = 2_000;
 
 /// How long the answers may take for rows that were dropped before they were sent.
-const DROPPED_WITHIN: Duration = Duration::from_millis(500);
+const DROP_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The account of one job's rows. The frontier is the first row that is neither acknowledged nor held back; cursor and
 /// counts are about the rows before it, so they never claim too much.
 #[derive(Debug)]
-pub struct Flight {
+pub struct AckTracker {
     state: Mutex<State>,
     /// Told when no row is on its way any more.
-    landed: Notify,
+    drained: Notify,
     /// Told when so many held-back rows wait that they should be reported soon.
-    crowded: Notify,
+    flush_requested: Notify,
     /// Told when held-back rows were reported, or come nearer to it.
-    moved: Notify,
+    capacity_freed: Notify,
 }
 
 #[derive(Debug)]
 struct State {
     /// Rows taken into account; the next has this number.
-    taken: u64,
+    registered: u64,
     /// Rows handed to the producer that it has said nothing of yet.
-    on_their_way: u64,
+    in_flight: u64,
     /// The number of the row at the frontier.
-    frontier: u64,
+    ack_watermark: u64,
     /// Rows behind the frontier that were held back before they were sent.
-    waiting: VecDeque<(u64, QuarantinedRow)>,
+    quarantined_ahead: VecDeque<(u64, QuarantinedRow)>,
     /// The last row before the frontier.
-    last: Option<Last>,
+    last_row: Option<LastRow>,
     published: u64,
-    held: u64,
+    quarantined: u64,
     /// Held back, before the frontier, and not reported yet.
     unreported: Vec<QuarantinedRow>,
     /// As many more are being reported just now.
-    in_report: usize,
+    reporting: usize,
     failure: Option<KafkaError>,
     /// The first row that failed: those before it may still be acknowledged, and count.
     failed: u64,
@@ -63,7 +63,7 @@ struct State {
 }
 
 #[derive(Debug)]
-enum Last {
+enum LastRow {
     /// Where an earlier worker got to, or a held-back row.
     At(Position),
     /// A row that was acknowledged; written as text only when it is asked for.
@@ -72,7 +72,7 @@ enum Last {
 
 /// How a row that was sent came back.
 #[derive(Debug)]
-pub enum Settled {
+pub enum Delivery {
     Acknowledged,
     /// The broker refused the message for its size, alone in its batch.
     TooLarge(usize),
@@ -81,29 +81,29 @@ pub enum Settled {
     Failed(KafkaError),
 }
 
-impl Flight {
+impl AckTracker {
     /// Goes on from what an earlier worker stored.
     pub fn new(progress: Progress) -> Self {
         Self {
             state: Mutex::new(State {
-                taken: 0,
-                on_their_way: 0,
-                frontier: 0,
-                waiting: VecDeque::new(),
-                last: progress.cursor.map(Last::At),
+                registered: 0,
+                in_flight: 0,
+                ack_watermark: 0,
+                quarantined_ahead: VecDeque::new(),
+                last_row: progress.cursor.map(LastRow::At),
                 published: progress.published,
-                held: progress.held,
+                quarantined: progress.held,
                 unreported: Vec::new(),
-                in_report: 0,
+                reporting: 0,
                 failure: None,
                 failed: u64::MAX,
                 dropped: Vec::new(),
                 producers: Vec::new(),
                 silent_since: None,
             }),
-            landed: Notify::new(),
-            crowded: Notify::new(),
-            moved: Notify::new(),
+            drained: Notify::new(),
+            flush_requested: Notify::new(),
+            capacity_freed: Notify::new(),
         }
     }
 
@@ -116,62 +116,62 @@ impl Flight {
     ///
     /// # Errors
     /// A row before it has failed.
-    pub(super) fn take(&self) -> Result<u64, KafkaError> {
+    pub(super) fn register(&self) -> Result<u64, KafkaError> {
         let mut state = self.state();
         if let Some(failure) = &state.failure {
             return Err(failure.clone());
         }
-        if state.on_their_way == 0 {
+        if state.in_flight == 0 {
             state.silent_since = Some(Instant::now());
         }
-        state.on_their_way += 1;
-        state.taken += 1;
-        Ok(state.taken - 1)
+        state.in_flight += 1;
+        state.registered += 1;
+        Ok(state.registered - 1)
     }
 
     /// Takes a row into account that is held back; waits while too many are not reported yet.
     ///
     /// # Errors
     /// A row before it has failed.
-    pub async fn hold(&self, row: QuarantinedRow) -> Result<(), KafkaError> {
+    pub async fn quarantine(&self, row: QuarantinedRow) -> Result<(), KafkaError> {
         loop {
             {
                 let mut state = self.state();
                 if let Some(failure) = &state.failure {
                     return Err(failure.clone());
                 }
-                if state.unreported.len() + state.in_report + state.waiting.len() < UNREPORTED {
-                    let number = state.taken;
-                    state.taken += 1;
-                    state.waiting.push_back((number, row));
+                if state.unreported.len() + state.reporting + state.quarantined_ahead.len() < MAX_UNREPORTED {
+                    let number = state.registered;
+                    state.registered += 1;
+                    state.quarantined_ahead.push_back((number, row));
                     state.advance();
                     return Ok(());
                 }
                 if !state.unreported.is_empty() {
-                    self.crowded.notify_one();
+                    self.flush_requested.notify_one();
                 }
             }
-            self.moved.notified().await;
+            self.capacity_freed.notified().await;
         }
     }
 
     /// Waits until held-back rows should be reported before it is time.
-    pub async fn crowded(&self) {
-        self.crowded.notified().await;
+    pub async fn flush_requested(&self) {
+        self.flush_requested.notified().await;
     }
 
     /// Notes what became of a row that was sent.
-    pub(super) fn settle(&self, number: u64, time_us: i64, key: Key, how: Settled) {
+    pub(super) fn complete(&self, number: u64, time_us: i64, key: Key, how: Delivery) {
         let mut state = self.state();
-        state.on_their_way -= 1;
+        state.in_flight -= 1;
         state.silent_since = None;
-        let waiting = state.waiting.len();
-        state.settle(number, time_us, key, how);
-        if waiting != state.waiting.len() || state.failure.is_some() {
-            self.moved.notify_one();
+        let waiting = state.quarantined_ahead.len();
+        state.complete(number, time_us, key, how);
+        if waiting != state.quarantined_ahead.len() || state.failure.is_some() {
+            self.capacity_freed.notify_one();
         }
-        if state.on_their_way == 0 {
-            self.landed.notify_one();
+        if state.in_flight == 0 {
+            self.drained.notify_one();
         }
     }
 
@@ -184,40 +184,40 @@ impl Flight {
     ///
     /// # Errors
     /// A row has failed; those before it are good.
-    pub async fn settled(&self) -> Result<(), KafkaError> {
-        self.landed().await;
+    pub async fn drained(&self) -> Result<(), KafkaError> {
+        self.wait_until_drained().await;
         self.failure().map_or(Ok(()), Err)
     }
 
     /// Whether rows are handed over that nothing is known of yet.
-    pub fn is_waiting(&self) -> bool {
-        self.state().on_their_way > 0
+    pub fn has_in_flight(&self) -> bool {
+        self.state().in_flight > 0
     }
 
     /// Rows held back so far, those behind rows that are still on their way too.
-    pub fn held(&self) -> u64 {
+    pub fn quarantined(&self) -> u64 {
         let state = self.state();
-        state.held + state.waiting.len() as u64
+        state.quarantined + state.quarantined_ahead.len() as u64
     }
 
     /// The counts alone, with no cursor.
     pub fn counts(&self) -> Progress {
         let state = self.state();
-        Progress { cursor: None, published: state.published, held: state.held }
+        Progress { cursor: None, published: state.published, held: state.quarantined }
     }
 
     /// How long rows have been on their way with none of them answered. It is measured from one call to the next, so it must
     /// be asked for regularly, and says too little by at most the time between two calls.
-    pub fn silence(&self) -> Option<Duration> {
+    pub fn ack_silence(&self) -> Option<Duration> {
         let mut state = self.state();
-        if state.on_their_way == 0 {
+        if state.in_flight == 0 {
             return None;
         }
         Some(state.silent_since.get_or_insert_with(Instant::now).elapsed())
     }
 
     /// Rows are about to be handed to this producer.
-    pub(super) fn goes_through(&self, producer: &Arc<Producer>) {
+    pub(super) fn use_producer(&self, producer: &Arc<Producer>) {
         let mut state = self.state();
         let producer = Arc::downgrade(producer);
         if !state.producers.iter().any(|known| known.ptr_eq(&producer)) {
@@ -231,11 +231,11 @@ impl Flight {
     ///
     /// The rows of other jobs that wait in the same producers are dropped with them; these jobs send them again through a
     /// new producer.
-    pub async fn abandon(&self) -> u64 {
+    pub async fn abort(&self) -> u64 {
         let (producers, unsent) = {
             let mut state = self.state();
             state.fail(u64::MAX, KafkaError::ProducerReplaced);
-            (std::mem::take(&mut state.producers), state.on_their_way == 0)
+            (std::mem::take(&mut state.producers), state.in_flight == 0)
         };
         if unsent {
             return 0;
@@ -246,14 +246,14 @@ impl Flight {
             producer.retire();
         }
         // Those that are on the wire just now are not answered while the broker is away.
-        let _ = tokio::time::timeout(DROPPED_WITHIN, self.landed()).await;
+        let _ = tokio::time::timeout(DROP_TIMEOUT, self.wait_until_drained()).await;
         self.state().unanswered(sendable)
     }
 
-    async fn landed(&self) {
-        while self.state().on_their_way > 0 {
+    async fn wait_until_drained(&self) {
+        while self.state().in_flight > 0 {
             // A permit of an earlier change only makes the loop look once more.
-            self.landed.notified().await;
+            self.drained.notified().await;
         }
     }
 
@@ -263,15 +263,15 @@ impl Flight {
         state.failure = None;
         state.failed = u64::MAX;
         state.dropped.clear();
-        state.waiting.clear();
-        state.taken = state.frontier;
+        state.quarantined_ahead.clear();
+        state.registered = state.ack_watermark;
     }
 
     /// Forgets what an earlier worker got to: everything after `cursor` is read again, and counted again. No row was taken yet.
-    pub fn begin_again(&self, cursor: Position) {
+    pub fn restart_from(&self, cursor: Position) {
         let mut state = self.state();
-        state.last = Some(Last::At(cursor));
-        (state.published, state.held) = (0, 0);
+        state.last_row = Some(LastRow::At(cursor));
+        (state.published, state.quarantined) = (0, 0);
     }
 
     /// The last row before the frontier.
@@ -282,29 +282,29 @@ impl Flight {
     /// Rows before the frontier.
     pub fn rows(&self) -> u64 {
         let state = self.state();
-        state.published + state.held
+        state.published + state.quarantined
     }
 
     /// Cursor and counts at this moment, and the rows held back that are to be reported with them: then
     /// [`confirm`](Self::confirm) or [`unreport`](Self::unreport) them.
     pub fn progress(&self) -> (Progress, Vec<QuarantinedRow>) {
         let mut state = self.state();
-        let progress = Progress { cursor: state.cursor(), published: state.published, held: state.held };
+        let progress = Progress { cursor: state.cursor(), published: state.published, held: state.quarantined };
         let held = std::mem::take(&mut state.unreported);
-        state.in_report = held.len();
+        state.reporting = held.len();
         (progress, held)
     }
 
     /// The rows held back are reported.
-    pub fn confirm(&self) {
-        self.state().in_report = 0;
-        self.moved.notify_one();
+    pub fn confirm_reported(&self) {
+        self.state().reporting = 0;
+        self.capacity_freed.notify_one();
     }
 
     /// Puts back rows that could not be reported.
-    pub fn unreport(&self, mut rows: Vec<QuarantinedRow>) {
+    pub fn requeue(&self, mut rows: Vec<QuarantinedRow>) {
         let mut state = self.state();
-        state.in_report = 0;
+        state.reporting = 0;
         rows.append(&mut state.unreported);
         state.unreported = rows;
     }
@@ -316,31 +316,31 @@ impl State {
         self.failure.get_or_insert(error);
     }
 
-    fn settle(&mut self, number: u64, time_us: i64, key: Key, how: Settled) {
+    fn complete(&mut self, number: u64, time_us: i64, key: Key, how: Delivery) {
         match how {
-            Settled::Failed(error) => self.fail(number, error),
-            Settled::Dropped(bytes) => {
+            Delivery::Failed(error) => self.fail(number, error),
+            Delivery::Dropped(bytes) => {
                 self.dropped.push((number, bytes));
                 self.fail(number, KafkaError::ProducerReplaced);
             }
             // The frontier stays before the first row that failed, and the rows from there on go out again. Rows are dropped
             // from the queue while those before them are still on the wire.
-            _ if self.failure.is_some() && (number != self.frontier || number > self.failed) => {}
+            _ if self.failure.is_some() && (number != self.ack_watermark || number > self.failed) => {}
             // An idempotent producer acknowledges a partition's messages in their order. Were it ever otherwise, a
             // cursor set here would claim rows that are not in the topic.
-            _ if number != self.frontier => {
-                self.fail(number, KafkaError::Away(format!("row {number} was settled before row {}", self.frontier)));
+            _ if number != self.ack_watermark => {
+                self.fail(number, KafkaError::Unavailable(format!("row {number} was settled before row {}", self.ack_watermark)));
             }
-            Settled::Acknowledged => {
+            Delivery::Acknowledged => {
                 self.published += 1;
-                self.frontier += 1;
-                self.last = Some(Last::Row { time_us, key });
+                self.ack_watermark += 1;
+                self.last_row = Some(LastRow::Row { time_us, key });
                 self.advance();
             }
-            Settled::TooLarge(bytes) => {
+            Delivery::TooLarge(bytes) => {
                 let reason = format!("its document of {bytes} bytes is too large for the topic (max.message.bytes)");
                 let position = Position { time_us, key: key.to_string() };
-                self.waiting.push_front((number, QuarantinedRow { position, reason }));
+                self.quarantined_ahead.push_front((number, QuarantinedRow { position, reason }));
                 self.advance();
             }
         }
@@ -348,10 +348,10 @@ impl State {
 
     /// Moves the frontier over rows that were held back.
     fn advance(&mut self) {
-        while let Some((_, row)) = self.waiting.pop_front_if(|(number, _)| *number == self.frontier) {
-            self.frontier += 1;
-            self.held += 1;
-            self.last = Some(Last::At(row.position.clone()));
+        while let Some((_, row)) = self.quarantined_ahead.pop_front_if(|(number, _)| *number == self.ack_watermark) {
+            self.ack_watermark += 1;
+            self.quarantined += 1;
+            self.last_row = Some(LastRow::At(row.position.clone()));
             self.unreported.push(row);
         }
     }
@@ -366,17 +366,17 @@ impl State {
             bytes += size;
             fits
         });
-        self.on_their_way + sent.count() as u64
+        self.in_flight + sent.count() as u64
     }
 
     fn cursor(&self) -> Option<Position> {
-        self.last.as_ref().map(|last| match last {
-            Last::At(position) => position.clone(),
-            Last::Row { time_us, key } => Position { time_us: *time_us, key: key.to_string() },
+        self.last_row.as_ref().map(|last| match last {
+            LastRow::At(position) => position.clone(),
+            LastRow::Row { time_us, key } => Position { time_us: *time_us, key: key.to_string() },
         })
     }
 }
 
 #[cfg(test)]
-#[path = "flight_tests.rs"]
+#[path = "ack_tracker_tests.rs"]
 mod tests;
