@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, UnknownFields},
-    iota::Store,
+    iota::Source,
     kafka::{EmbeddedBroker, Kafka},
     kill,
     protocol::{Rules, Token},
@@ -37,7 +37,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let metrics = Metrics::default();
     let queue = Queue::open(&config.queue, Clock::System).await?;
-    let store = Store::new(&config.iota)?;
+    let store = Source::new(&config.iota)?;
     let (kafka, _broker) = connect_kafka(&config, broker).await?;
     look_around(&config, &store, &kafka).await?;
 
@@ -138,16 +138,16 @@ async fn start_broker(config: &Config) -> anyhow::Result<EmbeddedBroker> {
 }
 
 /// Says what is away, and refuses what can't get better.
-async fn look_around(config: &Config, store: &Store, kafka: &Kafka) -> anyhow::Result<()> {
+async fn look_around(config: &Config, store: &Source, kafka: &Kafka) -> anyhow::Result<()> {
     /// A store that is well answers much sooner; one that does not must not keep the service from taking tasks in.
     const PATIENCE: Duration = Duration::from_secs(5);
     match tokio::time::timeout(PATIENCE, store.mapping()).await {
         Ok(Ok(mapping)) => {
-            for advice in &mapping.advice {
+            for advice in &mapping.warnings {
                 tracing::warn!(advice, "the IoTA store");
             }
         }
-        Ok(Err(error)) if !error.is_outage() => return Err(error.into()),
+        Ok(Err(error)) if !error.is_retryable() => return Err(error.into()),
         Ok(Err(error)) => tracing::warn!(%error, "the service starts all the same; jobs wait until the store is back"),
         Err(_) => tracing::warn!("the IoTA store does not answer yet; the service starts all the same, and jobs wait for it"),
     }

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use super::out;
 use crate::{
     config::Config,
-    iota::Store,
+    iota::Source,
     kafka::Kafka,
     queue::{Clock, Queue},
 };
@@ -56,7 +56,7 @@ async fn check_store(config: &Config) -> anyhow::Result<bool> {
     let mut iota = config.iota.clone();
     // Whoever looks at this waits for it.
     iota.timeout_seconds = iota.timeout_seconds.min(PATIENCE.as_secs());
-    let found = match Store::new(&iota) {
+    let found = match Source::new(&iota) {
         Err(error) => Err(error),
         Ok(store) => store.examine().await,
     };

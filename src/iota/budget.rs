@@ -30,7 +30,7 @@ impl Budget {
         if let Ok(permit) = Arc::clone(&self.units).try_acquire_many_owned(units) {
             return Share(Some(permit));
         }
-        let _waiting = Waiting::new(&self.waiting);
+        let _waiting = WaitingGuard::new(&self.waiting);
         // Nobody closes the semaphore.
         Share(Arc::clone(&self.units).acquire_many_owned(units).await.ok())
     }
@@ -65,16 +65,16 @@ impl Share {
 }
 
 /// Counts who waits, also when the wait is given up.
-struct Waiting<'a>(&'a AtomicUsize);
+struct WaitingGuard<'a>(&'a AtomicUsize);
 
-impl<'a> Waiting<'a> {
+impl<'a> WaitingGuard<'a> {
     fn new(waiting: &'a AtomicUsize) -> Self {
         waiting.fetch_add(1, Ordering::Relaxed);
         Self(waiting)
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -4,7 +4,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use uuid::Uuid;
 
-use super::{DocType, Key, KeyType, Row, StoreError, TimeType};
+use super::{DocType, Key, KeyType, Row, SourceError, TimeType};
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// 2000-01-01, from where PostgreSQL counts, in microseconds since 1970.
@@ -33,7 +33,7 @@ impl Decoder {
 
     /// Of rows that each have a number before these columns.
     #[must_use]
-    pub fn numbered(self) -> Self {
+    pub fn with_ordinal(self) -> Self {
         Self { numbered: true, ..self }
     }
 
@@ -59,7 +59,7 @@ impl Decoder {
     ///
     /// # Errors
     /// The stream is not what PostgreSQL would send.
-    pub fn row(&mut self) -> Result<Option<Row>, StoreError> {
+    pub fn row(&mut self) -> Result<Option<Row>, SourceError> {
         if !self.begun {
             let Some(rest) = header(&self.rest)? else { return Ok(None) };
             self.rest = rest;
@@ -75,7 +75,7 @@ impl Decoder {
         let mut number = self.number;
         if self.numbered {
             let Some(field) = field(&mut at)? else { return Ok(None) };
-            number = field.and_then(|mut field| field.try_get_i32().ok()).ok_or_else(|| odd("a row's number"))?;
+            number = field.and_then(|mut field| field.try_get_i32().ok()).ok_or_else(|| malformed("a row's number"))?;
         }
         let Some(time) = field(&mut at)? else { return Ok(None) };
         let Some(key) = field(&mut at)? else { return Ok(None) };
@@ -89,48 +89,48 @@ impl Decoder {
     }
 
     /// Whether the stream's end was seen: without it, rows may be missing.
-    pub fn is_whole(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.ended
     }
 
-    fn time(&self, field: Option<&[u8]>) -> Result<i64, StoreError> {
-        let stored = field.and_then(|mut field| field.try_get_i64().ok()).ok_or_else(|| odd("a time"))?;
+    fn time(&self, field: Option<&[u8]>) -> Result<i64, SourceError> {
+        let stored = field.and_then(|mut field| field.try_get_i64().ok()).ok_or_else(|| malformed("a time"))?;
         Ok(match self.time {
             TimeType::Instant | TimeType::Local(_) => stored.saturating_add(POSTGRES_EPOCH_US),
             TimeType::EpochMillis => stored.saturating_mul(1_000),
         })
     }
 
-    fn key(&self, field: Option<&[u8]>) -> Result<Key, StoreError> {
-        let field = field.ok_or_else(|| StoreError::Refused("a row has no key (iota.raw.id is NULL)".to_owned()))?;
+    fn key(&self, field: Option<&[u8]>) -> Result<Key, SourceError> {
+        let field = field.ok_or_else(|| SourceError::Rejected("a row has no key (iota.raw.id is NULL)".to_owned()))?;
         let key = match self.key {
             KeyType::Integer => field.try_into().ok().map(|bytes| Key::Integer(i64::from_be_bytes(bytes))),
             KeyType::Uuid => Uuid::from_slice(field).ok().map(Key::Uuid),
             KeyType::Text => std::str::from_utf8(field).ok().map(|text| Key::Text(text.into())),
         };
-        key.ok_or_else(|| odd("a row key"))
+        key.ok_or_else(|| malformed("a row key"))
     }
 
-    fn doc<'f>(&self, field: Option<&'f [u8]>) -> Result<Option<&'f [u8]>, StoreError> {
+    fn doc<'f>(&self, field: Option<&'f [u8]>) -> Result<Option<&'f [u8]>, SourceError> {
         match (self.doc, field) {
             (DocType::Jsonb, Some(field)) => match field {
                 [JSONB_VERSION, doc @ ..] => Ok(Some(doc)),
-                _ => Err(odd("a jsonb document")),
+                _ => Err(malformed("a jsonb document")),
             },
             (_, field) => Ok(field),
         }
     }
 }
 
-fn odd(what: &str) -> StoreError {
-    StoreError::Refused(format!("{what} came in a form that is not PostgreSQL's"))
+fn malformed(what: &str) -> SourceError {
+    SourceError::Rejected(format!("{what} came in a form that is not PostgreSQL's"))
 }
 
 /// What follows the header, once that is there.
-fn header(bytes: &Bytes) -> Result<Option<Bytes>, StoreError> {
+fn header(bytes: &Bytes) -> Result<Option<Bytes>, SourceError> {
     let seen = bytes.len().min(SIGNATURE.len());
     if bytes.get(..seen) != SIGNATURE.get(..seen) {
-        return Err(odd("the stream's beginning"));
+        return Err(malformed("the stream's beginning"));
     }
     let mut at = bytes.clone();
     if at.len() < SIGNATURE.len() + 8 {
@@ -139,7 +139,7 @@ fn header(bytes: &Bytes) -> Result<Option<Bytes>, StoreError> {
     // The signature, and flags that concern nobody here.
     at.advance(SIGNATURE.len() + 4);
     let Ok(extension) = at.try_get_i32() else { return Ok(None) };
-    let extension = usize::try_from(extension).map_err(|_| odd("the stream's beginning"))?;
+    let extension = usize::try_from(extension).map_err(|_| malformed("the stream's beginning"))?;
     if at.len() < extension {
         return Ok(None);
     }
@@ -149,12 +149,12 @@ fn header(bytes: &Bytes) -> Result<Option<Bytes>, StoreError> {
 
 /// A field, or that it is NULL; or nothing, if it is not there as a whole.
 #[expect(clippy::option_option, reason = "not there yet, and there as NULL, are two things")]
-fn field<'f>(at: &mut &'f [u8]) -> Result<Option<Option<&'f [u8]>>, StoreError> {
+fn field<'f>(at: &mut &'f [u8]) -> Result<Option<Option<&'f [u8]>>, SourceError> {
     let Ok(length) = at.try_get_i32() else { return Ok(None) };
     if length == -1 {
         return Ok(Some(None));
     }
-    let length = usize::try_from(length).map_err(|_| odd("a field's length"))?;
+    let length = usize::try_from(length).map_err(|_| malformed("a field's length"))?;
     let Some((field, rest)) = at.split_at_checked(length) else { return Ok(None) };
     *at = rest;
     Ok(Some(Some(field)))
@@ -218,7 +218,7 @@ mod tests {
                     break;
                 }
             }
-            prop_assert!(decoder.is_whole());
+            prop_assert!(decoder.is_complete());
             let expected = rows.map(|(time_us, key, doc)| Row { time_us, key: Key::Integer(key), doc: doc.map(|doc| Bytes::from(doc.to_owned())) });
             prop_assert_eq!(read, expected);
         }

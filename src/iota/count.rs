@@ -1,12 +1,12 @@
 //! Counting a selection: in one statement, or in pieces where that had to give way.
 
-use super::{Backend, Mapping, Selection, Store, StoreError, StoredRange, postgres, select, sqlite};
+use super::{Backend, Mapping, Selection, Source, SourceError, StoredRange, postgres, select, sqlite};
 
 /// Rows of a selection.
 ///
 /// # Errors
 /// There are rows with no key, or the store is away or refuses.
-pub async fn rows(store: &Store, mapping: &Mapping, selection: &Selection) -> Result<u64, StoreError> {
+pub async fn rows(store: &Source, mapping: &Mapping, selection: &Selection) -> Result<u64, SourceError> {
     let mut left = vec![select::range(mapping, selection)];
     let (mut rows, mut keys) = (0, 0);
     while let Some(range) = left.pop() {
@@ -16,7 +16,7 @@ pub async fn rows(store: &Store, mapping: &Mapping, selection: &Selection) -> Re
                 keys += piece.1;
             }
             // Without an index each piece would take as long as the whole: it is tried again until it gets through.
-            Err(StoreError::GaveWay) => match halves(&range).filter(|_| mapping.has_index) {
+            Err(SourceError::GaveWay) => match halves(&range).filter(|_| mapping.has_index) {
                 Some(halves) => left.extend(halves),
                 None => left.push(range),
             },
@@ -24,12 +24,12 @@ pub async fn rows(store: &Store, mapping: &Mapping, selection: &Selection) -> Re
         }
     }
     if keys < rows {
-        return Err(StoreError::NoKey { device: selection.device, rows: rows - keys });
+        return Err(SourceError::MissingRowKey { device: selection.device, rows: rows - keys });
     }
     Ok(rows)
 }
 
-async fn piece(store: &Store, mapping: &Mapping, selection: &Selection, range: &StoredRange) -> Result<(u64, u64), StoreError> {
+async fn piece(store: &Source, mapping: &Mapping, selection: &Selection, range: &StoredRange) -> Result<(u64, u64), SourceError> {
     let query = select::count(mapping, selection.device, range);
     Ok(match &store.backend {
         Backend::Postgres(server) => postgres::count(server, &query).await?,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::{Row as _, SqlitePool};
 
 use super::{
-    DocType, IdType, KeyType, Mapping, StoreError, TimeType,
+    DocType, IdType, KeyType, Mapping, SourceError, TimeType,
     postgres::Server,
     select::{layout_check, literal, quoted},
 };
@@ -33,19 +33,19 @@ struct Table {
     is_partitioned: bool,
 }
 
-pub async fn postgres(server: &Server, config: &Iota) -> Result<Mapping, StoreError> {
+pub async fn postgres(server: &Server, config: &Iota) -> Result<Mapping, SourceError> {
     let device = postgres_table(server, &config.device.table).await?;
     let raw = postgres_table(server, &config.raw.table).await?;
-    fit(config, &device, &raw)
+    build_mapping(config, &device, &raw)
 }
 
-pub async fn sqlite(pool: &SqlitePool, config: &Iota) -> Result<Mapping, StoreError> {
+pub async fn sqlite(pool: &SqlitePool, config: &Iota) -> Result<Mapping, SourceError> {
     let device = sqlite_table(pool, &config.device.table).await?;
     let raw = sqlite_table(pool, &config.raw.table).await?;
-    fit(config, &device, &raw)
+    build_mapping(config, &device, &raw)
 }
 
-fn fit(config: &Iota, device: &Table, raw: &Table) -> Result<Mapping, StoreError> {
+fn build_mapping(config: &Iota, device: &Table, raw: &Table) -> Result<Mapping, SourceError> {
     let device_id = device.column(&config.device.id, "iota.device.id")?;
     let thing = device.column(&config.device.thing, "iota.device.thing")?;
     device.column(&config.device.name, "iota.device.name")?;
@@ -78,12 +78,12 @@ fn fit(config: &Iota, device: &Table, raw: &Table) -> Result<Mapping, StoreError
         raw: config.raw.clone(),
         has_index: raw.leading.contains(&config.raw.device),
         check,
-        advice,
+        warnings: advice,
     })
 }
 
 /// Two rows with the same device, time and key could not be told apart at a page's edge, and one would be lost.
-fn require_unique_key(raw: &Table, names: &RawTable, trusted: bool, advice: &mut Vec<String>) -> Result<(), StoreError> {
+fn require_unique_key(raw: &Table, names: &RawTable, trusted: bool, advice: &mut Vec<String>) -> Result<(), SourceError> {
     let within: BTreeSet<_> = [&names.id, &names.device, &names.time].into_iter().cloned().collect();
     let is_unique = raw.unique.iter().any(|columns| columns.contains(&names.id) && columns.is_subset(&within));
     if is_unique && raw.heirs.is_empty() {
@@ -98,7 +98,7 @@ fn require_unique_key(raw: &Table, names: &RawTable, trusted: bool, advice: &mut
             ));
             return Ok(());
         }
-        return Err(StoreError::Mapping(format!(
+        return Err(SourceError::Mapping(format!(
             "{} has children by INHERITS ({heirs}), and no unique index of a parent holds for its children: two rows with the same time and {:?} could not be told apart, and one could be lost. \
              Make them declarative partitions (ATTACH PARTITION), or set iota.trust_row_key = true if you know that {:?} is unique in all of them",
             raw.name, names.id, names.id
@@ -108,7 +108,7 @@ fn require_unique_key(raw: &Table, names: &RawTable, trusted: bool, advice: &mut
         advice.push(format!("no unique index makes {:?} of {} unique; iota.trust_row_key says that it is", names.id, raw.name));
         return Ok(());
     }
-    Err(StoreError::Mapping(format!(
+    Err(SourceError::Mapping(format!(
         "no unique index of {} says that its row key {:?} is unique (alone, or with device and time), and rows that look the same could be lost. \
          Name a unique column in iota.raw.id, add a unique index, or set iota.trust_row_key = true if you know that it is unique",
         raw.name, names.id
@@ -116,21 +116,25 @@ fn require_unique_key(raw: &Table, names: &RawTable, trusted: bool, advice: &mut
 }
 
 impl Table {
-    fn column(&self, name: &str, option: &str) -> Result<&Column, StoreError> {
+    fn column(&self, name: &str, option: &str) -> Result<&Column, SourceError> {
         self.columns.get(name).ok_or_else(|| {
             let there_are: Vec<_> = self.columns.keys().map(String::as_str).collect();
-            StoreError::Mapping(format!("table {} has no column {name:?} ({option}); it has {}", self.name, there_are.join(", ")))
+            SourceError::Mapping(format!(
+                "table {} has no column {name:?} ({option}); it has {}",
+                self.name,
+                there_are.join(", ")
+            ))
         })
     }
 }
 
-fn no_table(name: &str) -> StoreError {
-    StoreError::Mapping(format!(
+fn no_table(name: &str) -> SourceError {
+    SourceError::Mapping(format!(
         "there is no table {name:?}; set iota.device.table and iota.raw.table (\"schema.table\" is fine), and see that this user may read them"
     ))
 }
 
-async fn postgres_table(server: &Server, name: &str) -> Result<Table, StoreError> {
+async fn postgres_table(server: &Server, name: &str) -> Result<Table, SourceError> {
     let path = literal(&name.splitn(2, '.').map(quoted).collect::<Vec<_>>().join("."));
     let columns = format!(
         "SELECT attname::text AS name, format_type(atttypid, NULL) AS type, atttypid::int8 AS oid, NOT attnotnull AS nullable
@@ -179,7 +183,7 @@ async fn postgres_table(server: &Server, name: &str) -> Result<Table, StoreError
     Ok(table)
 }
 
-async fn sqlite_table(pool: &SqlitePool, name: &str) -> Result<Table, StoreError> {
+async fn sqlite_table(pool: &SqlitePool, name: &str) -> Result<Table, SourceError> {
     let columns = sqlx::query("SELECT name, type, \"notnull\" AS not_null, pk FROM pragma_table_info($1)")
         .bind(name)
         .fetch_all(pool)

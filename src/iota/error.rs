@@ -4,13 +4,13 @@ use uuid::Uuid;
 
 /// Why rows could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum StoreError {
+pub enum SourceError {
     /// The store is away; it will come back.
     #[error("the IoTA store is away: {0}")]
-    Away(String),
+    Unavailable(String),
     /// The store answers, and says no; waiting does not help.
     #[error("the IoTA store refuses: {0}")]
-    Refused(String),
+    Rejected(String),
     /// Nobody knows whether waiting helps: try again, but not for ever.
     #[error("the IoTA store gave an error that is not known: {0}")]
     Unknown(String),
@@ -27,45 +27,45 @@ pub enum StoreError {
     #[error(
         "{rows} rows of device {device} in the range have no row key; they could be lost at a page's edge. Give them one, or name another column in iota.raw.id"
     )]
-    NoKey { device: Uuid, rows: u64 },
+    MissingRowKey { device: Uuid, rows: u64 },
 }
 
-impl StoreError {
+impl SourceError {
     /// Whether nobody knows if trying again helps.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Unknown(_))
     }
 
     /// Whether trying again later is right. For [`Unknown`](Self::Unknown) it is, a few times.
-    pub fn is_outage(&self) -> bool {
+    pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Away(_) | Self::Unknown(_) | Self::Changed(_) | Self::GaveWay => true,
-            Self::Refused(_) | Self::Mapping(_) | Self::NoKey { .. } => false,
+            Self::Unavailable(_) | Self::Unknown(_) | Self::Changed(_) | Self::GaveWay => true,
+            Self::Rejected(_) | Self::Mapping(_) | Self::MissingRowKey { .. } => false,
         }
     }
 
     /// A word for its kind, for metrics.
     pub fn cause(&self) -> &'static str {
         match self {
-            Self::Away(_) => "away",
-            Self::Refused(_) => "refused",
+            Self::Unavailable(_) => "away",
+            Self::Rejected(_) => "refused",
             Self::Unknown(_) => "unknown",
             Self::Mapping(_) => "mapping",
             Self::Changed(_) => "changed",
             Self::GaveWay => "gave_way",
-            Self::NoKey { .. } => "no_row_key",
+            Self::MissingRowKey { .. } => "no_row_key",
         }
     }
 
     pub(super) fn timeout(doing: &str, seconds: u64) -> Self {
-        Self::Away(format!("{doing} took longer than {seconds} s"))
+        Self::Unavailable(format!("{doing} took longer than {seconds} s"))
     }
 }
 
 /// A message that starts so comes from the check which is part of each query (`select::layout_check`).
 pub(super) const CHANGED: &str = "data-patch: layout";
 
-impl From<sqlx::Error> for StoreError {
+impl From<sqlx::Error> for SourceError {
     fn from(error: sqlx::Error) -> Self {
         use sqlx::Error;
         let text = error.to_string();
@@ -81,7 +81,7 @@ impl From<sqlx::Error> for StoreError {
                 of_sqlite(&code, text)
             }
             // The network, and a pool that has none of its connections free.
-            Error::Io(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => Self::Away(text),
+            Error::Io(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => Self::Unavailable(text),
             Error::Configuration(_)
             | Error::ConfigFile(_)
             | Error::InvalidArgument(_)
@@ -95,7 +95,7 @@ impl From<sqlx::Error> for StoreError {
             | Error::AnyDriverError(_)
             | Error::Migrate(_)
             | Error::InvalidSavePointStatement
-            | Error::BeginFailed => Self::Refused(text),
+            | Error::BeginFailed => Self::Rejected(text),
             // TLS and the protocol: a certificate can be wrong for good, or a server in the middle of its start.
             _ => Self::Unknown(text),
         }
@@ -103,35 +103,35 @@ impl From<sqlx::Error> for StoreError {
 }
 
 /// By the class of the SQLSTATE (PostgreSQL's documentation, appendix A).
-fn of_postgres(code: &str, text: String) -> StoreError {
+fn of_postgres(code: &str, text: String) -> SourceError {
     match code {
         // Too large a statement or row, which stay so; a setting that a pooler or server does not have.
         // A damaged table or index (XX001, XX002) does not mend itself.
-        "54000" | "54001" | "54011" | "54023" | "XX001" | "XX002" => StoreError::Refused(text),
+        "54000" | "54001" | "54011" | "54023" | "XX001" | "XX002" => SourceError::Rejected(text),
         // A password can be set right, and the database of a standby be created a moment later: 28, 3D. An idle or
         // running session ended by the server, a lock not had in time, a deadlock, a standby's conflict: 25P03, 40, 55, 57.
         // Resources, the system itself: 53, 58. The connection: 08.
-        "25P03" => StoreError::Away(text),
+        "25P03" => SourceError::Unavailable(text),
         _ => match code.get(..2).unwrap_or_default() {
-            "08" | "28" | "3D" | "40" | "53" | "55" | "57" | "58" => StoreError::Away(text),
+            "08" | "28" | "3D" | "40" | "53" | "55" | "57" | "58" => SourceError::Unavailable(text),
             // Not supported, data, rights and names, schemas, and what a reader can't be guilty of by chance.
             "0A" | "0L" | "0P" | "21" | "22" | "23" | "2F" | "34" | "38" | "39" | "3F" | "42" | "44" | "P0" => {
-                StoreError::Refused(text)
+                SourceError::Rejected(text)
             }
-            _ => StoreError::Unknown(text),
+            _ => SourceError::Unknown(text),
         },
     }
 }
 
 /// By SQLite's primary result code.
-fn of_sqlite(code: &str, text: String) -> StoreError {
+fn of_sqlite(code: &str, text: String) -> SourceError {
     match code.parse::<u32>().map(|code| code & 0xff) {
         // A missing table or column, a damaged file, a wrong type, a file that is no database; too large; rights; a misuse.
-        Ok(1 | 3 | 11 | 18 | 20 | 21 | 23 | 25 | 26) => StoreError::Refused(text),
+        Ok(1 | 3 | 11 | 18 | 20 | 21 | 23 | 25 | 26) => SourceError::Rejected(text),
         // Busy, locked, no memory, interrupted, the disk, full, can't be opened, the protocol of its locks, its schema was
         // just changed, no support for large files on this system.
-        Ok(5..=7 | 9 | 10 | 13..=15 | 17) => StoreError::Away(text),
-        _ => StoreError::Unknown(text),
+        Ok(5..=7 | 9 | 10 | 13..=15 | 17) => SourceError::Unavailable(text),
+        _ => SourceError::Unknown(text),
     }
 }
 
@@ -153,7 +153,7 @@ mod tests {
             ("", true, true),
         ] {
             let error = of_postgres(code, String::new());
-            assert_eq!((error.is_outage(), matches!(error, StoreError::Unknown(_))), (outage, unknown), "{code}");
+            assert_eq!((error.is_retryable(), matches!(error, SourceError::Unknown(_))), (outage, unknown), "{code}");
         }
         for (code, outage, unknown) in [
             ("5", true, false),
@@ -164,15 +164,15 @@ mod tests {
             ("99", true, true),
         ] {
             let error = of_sqlite(code, String::new());
-            assert_eq!((error.is_outage(), matches!(error, StoreError::Unknown(_))), (outage, unknown), "{code}");
+            assert_eq!((error.is_retryable(), matches!(error, SourceError::Unknown(_))), (outage, unknown), "{code}");
         }
     }
 
     #[test]
     fn errors_of_the_driver_are_told_apart() {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-        assert!(matches!(StoreError::from(sqlx::Error::Io(refused)), StoreError::Away(_)));
-        assert!(matches!(StoreError::from(sqlx::Error::Protocol("?".to_owned())), StoreError::Unknown(_)));
-        assert!(matches!(StoreError::from(sqlx::Error::ColumnNotFound("name".to_owned())), StoreError::Refused(_)));
+        assert!(matches!(SourceError::from(sqlx::Error::Io(refused)), SourceError::Unavailable(_)));
+        assert!(matches!(SourceError::from(sqlx::Error::Protocol("?".to_owned())), SourceError::Unknown(_)));
+        assert!(matches!(SourceError::from(sqlx::Error::ColumnNotFound("name".to_owned())), SourceError::Rejected(_)));
     }
 }

@@ -8,14 +8,14 @@ use sea_query::{PostgresQueryBuilder, SqliteQueryBuilder};
 use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
-use super::{Backend, Mapping, Selection, Store, StoreError, postgres, select};
+use super::{Backend, Mapping, Selection, Source, SourceError, postgres, select};
 
-impl Store {
+impl Source {
     /// Looks a device up, reads one row as a job would, and asks how rows would be counted; tells what was found.
     ///
     /// # Errors
     /// A job could not do it either.
-    pub async fn examine(&self) -> Result<String, StoreError> {
+    pub async fn examine(&self) -> Result<String, SourceError> {
         let mapping = self.mapping().await?;
         let mut found = mapping.to_string();
         let [device, row] = self.any(&mapping).await?;
@@ -58,7 +58,7 @@ impl Store {
     }
 
     /// Any device and its thing, and the device of any reading.
-    async fn any(&self, mapping: &Mapping) -> Result<[Option<String>; 2], StoreError> {
+    async fn any(&self, mapping: &Mapping) -> Result<[Option<String>; 2], SourceError> {
         let mut found = [None, None];
         for (found, query) in found.iter_mut().zip([select::any_device(mapping), select::any_reading(mapping)]) {
             *found = match &self.backend {
@@ -81,8 +81,10 @@ fn last_second() -> DateTime<Utc> {
     DateTime::from_timestamp(253_402_300_799, 0).unwrap_or_default()
 }
 
-fn uuid(text: &str, column: &str) -> Result<Uuid, StoreError> {
+fn uuid(text: &str, column: &str) -> Result<Uuid, SourceError> {
     Uuid::try_parse(text.trim()).map_err(|_| {
-        StoreError::Mapping(format!("column {column} holds {text:?}, which is no UUID; requests name things and devices by UUID"))
+        SourceError::Mapping(format!(
+            "column {column} holds {text:?}, which is no UUID; requests name things and devices by UUID"
+        ))
     })
 }

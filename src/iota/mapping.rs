@@ -5,7 +5,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
-use super::{StoreError, local};
+use super::{SourceError, local};
 use crate::{
     config::{DeviceTable, RawTable},
     task::Position,
@@ -30,7 +30,7 @@ pub struct Mapping {
     /// In PostgreSQL: a condition that raises an error when columns are of other types than these.
     pub(super) check: Option<String>,
     /// What works, and could be better.
-    pub advice: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 /// A range of times as the store counts them, in microseconds; both ends are included.
@@ -62,14 +62,14 @@ impl Mapping {
     }
 
     /// A position in front of a range.
-    pub fn before(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Position {
+    pub fn position_before(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Position {
         let range = self.time.range(from, to);
         // One unit of the store's earlier; what has that time is left out by the range's beginning.
         let unit = if self.time == TimeType::EpochMillis { 1_000 } else { 1 };
         Position { time_us: range.from.unwrap_or_default().saturating_sub(unit), key: String::new() }
     }
 
-    pub(super) fn changed_to(&self, now: &Self) -> StoreError {
+    pub(super) fn changed_to(&self, now: &Self) -> SourceError {
         let mut changes = Vec::new();
         for (column, before, after) in [
             (&self.raw.time, format!("{:?}", self.time), format!("{:?}", now.time)),
@@ -81,11 +81,11 @@ impl Mapping {
                 changes.push(format!("column {column} of {} was {before} and is {after}", self.raw.table));
             }
         }
-        StoreError::Changed(changes.join(", "))
+        SourceError::Changed(changes.join(", "))
     }
 
     /// What the store can't tell about the times of this range, if anything.
-    pub fn doubt(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Option<String> {
+    pub fn ambiguity_note(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Option<String> {
         let TimeType::Local(zone) = self.time else { return None };
         let twice = local::twice(zone, from, to);
         let [first, others @ ..] = twice.as_slice() else { return None };
@@ -138,11 +138,11 @@ pub enum DocType {
 }
 
 impl IdType {
-    pub(super) fn of(column: &str, r#type: &str) -> Result<Self, StoreError> {
+    pub(super) fn of(column: &str, r#type: &str) -> Result<Self, SourceError> {
         match r#type {
             "uuid" => Ok(Self::Uuid),
             "text" | "character varying" | "character" | "TEXT" => Ok(Self::Text),
-            _ => Err(unfit(column, r#type, "uuid or text")),
+            _ => Err(type_mismatch(column, r#type, "uuid or text")),
         }
     }
 }
@@ -157,12 +157,12 @@ impl KeyType {
         }
     }
 
-    pub(super) fn of(column: &str, r#type: &str) -> Result<Self, StoreError> {
+    pub(super) fn of(column: &str, r#type: &str) -> Result<Self, SourceError> {
         match r#type {
             "smallint" | "integer" | "bigint" | "INTEGER" => Ok(Self::Integer),
             "uuid" => Ok(Self::Uuid),
             "text" | "character varying" | "TEXT" => Ok(Self::Text),
-            _ => Err(unfit(column, r#type, "an integer, uuid or text")),
+            _ => Err(type_mismatch(column, r#type, "an integer, uuid or text")),
         }
     }
 }
@@ -177,12 +177,12 @@ impl TimeType {
         }
     }
 
-    pub(super) fn of(column: &str, r#type: &str, zone: Tz) -> Result<Self, StoreError> {
+    pub(super) fn of(column: &str, r#type: &str, zone: Tz) -> Result<Self, SourceError> {
         match r#type {
             "timestamp with time zone" => Ok(Self::Instant),
             "timestamp without time zone" => Ok(Self::Local(zone)),
             "bigint" | "INTEGER" => Ok(Self::EpochMillis),
-            _ => Err(unfit(column, r#type, "timestamptz, timestamp, or a bigint of milliseconds since 1970")),
+            _ => Err(type_mismatch(column, r#type, "timestamptz, timestamp, or a bigint of milliseconds since 1970")),
         }
     }
 
@@ -227,18 +227,18 @@ impl DocType {
         }
     }
 
-    pub(super) fn of(column: &str, r#type: &str) -> Result<Self, StoreError> {
+    pub(super) fn of(column: &str, r#type: &str) -> Result<Self, SourceError> {
         match r#type {
             "jsonb" => Ok(Self::Jsonb),
             "json" => Ok(Self::Json),
             "text" | "character varying" | "TEXT" => Ok(Self::Text),
-            _ => Err(unfit(column, r#type, "jsonb, json or text")),
+            _ => Err(type_mismatch(column, r#type, "jsonb, json or text")),
         }
     }
 }
 
-fn unfit(column: &str, r#type: &str, expected: &str) -> StoreError {
-    StoreError::Mapping(format!("column {column} is of type {type}; it must be {expected}"))
+fn type_mismatch(column: &str, r#type: &str, expected: &str) -> SourceError {
+    SourceError::Mapping(format!("column {column} is of type {type}; it must be {expected}"))
 }
 
 /// What `data-patch check` prints.
@@ -255,7 +255,7 @@ impl fmt::Display for Mapping {
             "readings  {:?}: key {:?} ({:?}), device {:?} ({:?}), time {:?} ({:?}), document {:?} ({:?})",
             raw.table, raw.id, self.key, raw.device, self.raw_device, raw.time, self.time, raw.doc, self.doc
         )?;
-        for advice in &self.advice {
+        for advice in &self.warnings {
             write!(f, "\nadvice    {advice}")?;
         }
         Ok(())

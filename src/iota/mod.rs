@@ -3,14 +3,15 @@
 //! A device's rows are read in the order of time and row key, page by page (keyset), so that a reader can go on after
 //! any row, and no query holds a snapshot of a live store for long.
 
+mod batched_open;
 mod budget;
-mod convoy;
 pub mod copy;
 mod count;
 mod discover;
 mod error;
 mod examine;
 mod local;
+mod lock_watchdog;
 mod mapping;
 mod pages;
 #[cfg(test)]
@@ -22,7 +23,6 @@ pub mod sample;
 pub mod sample_store;
 mod select;
 mod sqlite;
-mod watch;
 
 use std::{
     fmt,
@@ -39,10 +39,10 @@ use tokio::sync::{Mutex, Semaphore, SemaphorePermit, oneshot};
 use uuid::Uuid;
 
 use budget::{Budget, Share};
-pub use error::StoreError;
+pub use error::SourceError;
 pub use mapping::{DocType, IdType, KeyType, Mapping, StoredRange, TimeType};
 use rows::Out;
-pub use rows::{Beginning, Opened, Rows};
+pub use rows::{FirstRows, OpenDevice, Rows};
 
 use crate::{
     config,
@@ -52,20 +52,20 @@ use crate::{
 
 /// A store; clones share their connections.
 #[derive(Clone)]
-pub struct Store {
+pub struct Source {
     backend: Backend,
     config: Arc<config::Iota>,
     mapping: Arc<RwLock<Option<Arc<Mapping>>>>,
     /// One at a time finds the mapping.
-    finding: Arc<Mutex<()>>,
+    refreshing: Arc<Mutex<()>>,
     /// Connections for pages. One is left for other questions, which would find no free one and take the store for away.
     pages: Arc<Semaphore>,
     /// Memory for rows that are read and not taken yet.
     budget: Budget,
     /// Bytes of a row of the page that was read last; 0: none was.
-    mean: Arc<AtomicU64>,
+    mean_row_bytes: Arc<AtomicU64>,
     /// Devices that wait to be begun together.
-    waiting: convoy::Waiting,
+    batch_queue: batched_open::BatchQueue,
     metrics: StoreMetrics,
 }
 
@@ -133,12 +133,12 @@ pub struct Device {
     pub name: Option<String>,
 }
 
-impl Store {
+impl Source {
     /// Prepares connections; none is made yet.
     ///
     /// # Errors
     /// The URL can't be read.
-    pub fn new(config: &config::Iota) -> Result<Self, StoreError> {
+    pub fn new(config: &config::Iota) -> Result<Self, SourceError> {
         let url = config.url.reveal();
         let backend = if url.starts_with("sqlite:") {
             Backend::Sqlite(sqlite::pool(config)?)
@@ -150,11 +150,11 @@ impl Store {
             backend,
             config: Arc::new(config.clone()),
             mapping: Arc::default(),
-            finding: Arc::default(),
+            refreshing: Arc::default(),
             pages,
             budget: Budget::new(config.read_ahead_bytes),
-            mean: Arc::default(),
-            waiting: convoy::Waiting::default(),
+            mean_row_bytes: Arc::default(),
+            batch_queue: batched_open::BatchQueue::default(),
             metrics: StoreMetrics::default(),
         })
     }
@@ -165,7 +165,7 @@ impl Store {
     }
 
     /// Counts an error that ended an attempt.
-    pub fn count_error(&self, error: &StoreError) {
+    pub fn count_error(&self, error: &SourceError) {
         count_error(&self.metrics.errors, error.cause());
     }
 
@@ -173,7 +173,7 @@ impl Store {
     ///
     /// # Errors
     /// The store is away, or its tables do not fit the configuration.
-    pub async fn mapping(&self) -> Result<Arc<Mapping>, StoreError> {
+    pub async fn mapping(&self) -> Result<Arc<Mapping>, SourceError> {
         match self.known_mapping() {
             Some(mapping) => Ok(mapping),
             None => Box::pin(self.find_mapping(None)).await,
@@ -185,13 +185,13 @@ impl Store {
     }
 
     /// How its tables are laid out now; asked of the store unless somebody did since they were found as in `old`.
-    async fn look_again(&self, old: &Arc<Mapping>) -> Result<Arc<Mapping>, StoreError> {
+    async fn refresh_mapping(&self, old: &Arc<Mapping>) -> Result<Arc<Mapping>, SourceError> {
         Box::pin(self.find_mapping(Some(old))).await
     }
 
-    async fn find_mapping(&self, old: Option<&Arc<Mapping>>) -> Result<Arc<Mapping>, StoreError> {
+    async fn find_mapping(&self, old: Option<&Arc<Mapping>>) -> Result<Arc<Mapping>, SourceError> {
         let find = async {
-            let _finding = self.finding.lock().await;
+            let _finding = self.refreshing.lock().await;
             if let Some(mapping) = self.known_mapping()
                 && old.is_none_or(|old| !Arc::ptr_eq(old, &mapping))
             {
@@ -218,7 +218,7 @@ impl Store {
     ///
     /// # Errors
     /// It does not.
-    pub async fn ping(&self) -> Result<(), StoreError> {
+    pub async fn ping(&self) -> Result<(), SourceError> {
         // The semaphore is never closed.
         let _place = self.pages.acquire().await;
         let ask = async {
@@ -234,7 +234,7 @@ impl Store {
     ///
     /// # Errors
     /// The store is away or refuses.
-    pub async fn device(&self, thing: Uuid, device: Uuid) -> Result<Option<Device>, StoreError> {
+    pub async fn device(&self, thing: Uuid, device: Uuid) -> Result<Option<Device>, SourceError> {
         let mapping = self.mapping().await?;
         let query = select::device(&mapping, thing, device);
         let ask = async {
@@ -250,22 +250,22 @@ impl Store {
     ///
     /// # Errors
     /// The store is away or refuses, or there are rows with no key.
-    pub async fn count(&self, selection: &Selection) -> Result<u64, StoreError> {
+    pub async fn count(&self, selection: &Selection) -> Result<u64, SourceError> {
         let mapping = self.mapping().await?;
         let counted = Box::pin(count::rows(self, &mapping, selection));
         self.in_time("counting rows (iota.query_timeout_seconds)", self.config.query_timeout_seconds, counted).await
     }
 
     /// Looks a device of a thing up, and reads a selection of it from its beginning to its end.
-    pub fn open(&self, thing: Uuid, selection: Selection) -> Opened {
+    pub fn open(&self, thing: Uuid, selection: Selection) -> OpenDevice {
         let (out, rows) = Out::new(selection.after.clone());
         let (found, device) = oneshot::channel();
         let store = self.clone();
         match &self.backend {
             Backend::Postgres(server) => {
                 let (server, out) = (server.clone(), Some(out));
-                self.waiting.push(convoy::Member { thing, selection, device: Some(found), out, rows: 0 });
-                tokio::spawn(async move { store.set_out(&server).await });
+                self.batch_queue.push(batched_open::PendingDevice { thing, selection, device: Some(found), out, rows: 0 });
+                tokio::spawn(async move { store.run_next_batch(&server).await });
             }
             Backend::Sqlite(_) => {
                 tokio::spawn(async move {
@@ -274,34 +274,40 @@ impl Store {
                 });
             }
         }
-        Opened { device, rows }
+        OpenDevice { device, rows }
     }
 
     /// Begins the devices that wait, as many as go together; or none, when others have taken them along.
-    async fn set_out(&self, server: &postgres::Server) {
+    async fn run_next_batch(&self, server: &postgres::Server) {
         // Those that are opened at the same time get there first, and go along.
         tokio::task::yield_now().await;
-        if self.waiting.is_empty() {
+        if self.batch_queue.is_empty() {
             return;
         }
-        let share = self.budget.reserve(pages::PAGE).await;
+        let share = self.budget.reserve(pages::PAGE_BYTES).await;
         let Ok(place) = self.pages.acquire().await else { return };
-        let members = self.waiting.take();
+        let members = self.batch_queue.take();
         if !members.is_empty() {
             // Boxed: of many devices that are opened together one comes this far.
-            Box::pin(self.lead(server, place, share, members)).await;
+            Box::pin(self.read_batch(server, place, share, members)).await;
         }
     }
 
     /// Reads devices together, and sends on those that have more.
-    async fn lead(&self, server: &postgres::Server, place: SemaphorePermit<'_>, share: Share, members: Vec<convoy::Member>) {
-        let mut convoy = convoy::Convoy::new(members, share, self.mean());
+    async fn read_batch(
+        &self,
+        server: &postgres::Server,
+        place: SemaphorePermit<'_>,
+        share: Share,
+        members: Vec<batched_open::PendingDevice>,
+    ) {
+        let mut convoy = batched_open::DeviceBatch::new(members, share, self.mean_row_bytes());
         let read = async {
             let mapping = self.mapping().await?;
             convoy.set_mapping(&mapping);
-            let read = postgres::convoy(server, &mapping, &mut convoy, self.timeouts()).await;
-            if let Err(StoreError::Changed(_) | StoreError::Refused(_)) = &read {
-                self.look_again(&mapping).await?;
+            let read = postgres::batch(server, &mapping, &mut convoy, self.timeouts()).await;
+            if let Err(SourceError::Changed(_) | SourceError::Rejected(_)) = &read {
+                self.refresh_mapping(&mapping).await?;
             }
             read
         };
@@ -310,7 +316,7 @@ impl Store {
         if let Err(error) = &result {
             tracing::warn!(%error, "devices could not be begun together; each is read by itself now");
         }
-        self.note_mean(convoy.mean());
+        self.record_mean_row_bytes(convoy.mean());
         for parted in convoy.end(&result) {
             let store = self.clone();
             tokio::spawn(async move { store.read(parted.selection, parted.out, parted.is_read).await });
@@ -331,13 +337,13 @@ impl Store {
     }
 
     /// Bytes of a row, as far as is known.
-    fn mean(&self) -> Option<u64> {
-        Some(self.mean.load(Ordering::Relaxed)).filter(|mean| *mean > 0)
+    fn mean_row_bytes(&self) -> Option<u64> {
+        Some(self.mean_row_bytes.load(Ordering::Relaxed)).filter(|mean| *mean > 0)
     }
 
-    fn note_mean(&self, mean: Option<u64>) {
+    fn record_mean_row_bytes(&self, mean: Option<u64>) {
         if let Some(mean) = mean {
-            self.mean.store(mean, Ordering::Relaxed);
+            self.mean_row_bytes.store(mean, Ordering::Relaxed);
         }
     }
 
@@ -352,9 +358,9 @@ impl Store {
         &self,
         doing: &str,
         seconds: u64,
-        ask: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let late = |_| StoreError::timeout(doing, seconds);
+        ask: impl Future<Output = Result<T, SourceError>>,
+    ) -> Result<T, SourceError> {
+        let late = |_| SourceError::timeout(doing, seconds);
         tokio::time::timeout(Duration::from_secs(seconds), ask).await.map_err(late)?
     }
 }

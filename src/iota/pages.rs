@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    Backend, Mapping, Page, Rows, Selection, Store, StoreError,
+    Backend, Mapping, Page, Rows, Selection, Source, SourceError,
     budget::Share,
     postgres,
     rows::{Next, Out},
@@ -17,18 +17,18 @@ use super::{
 use crate::task::Position;
 
 /// Bytes of a page, at the most; one row is always read, however large.
-pub(super) const PAGE: usize = 4 * 1_024 * 1_024;
+pub(super) const PAGE_BYTES: usize = 4 * 1_024 * 1_024;
 /// Pages of a selection side by side, at the most; the first of them is handed on while the others are read.
-const SIDE_BY_SIDE: usize = 3;
+const MAX_PARALLEL_PAGES: usize = 3;
 /// Rows of such a page, at the most.
-const ROWS: u32 = 4_000;
+const MAX_PAGE_ROWS: u32 = 4_000;
 /// Bytes of a row, as long as none was seen.
-const FIRST_GUESS: u64 = 1_024;
+const ASSUMED_ROW_BYTES: u64 = 1_024;
 /// So often in a row a page is tried again because its tables were being rewritten.
-const REWRITES: u32 = 20;
+const MAX_LAYOUT_CHANGES: u32 = 20;
 
 /// Where the next page begins.
-enum Edge {
+enum PageStart {
     After(Option<Position>),
     /// The store is asked for it: the last row of the page before.
     Asked(oneshot::Receiver<Option<Position>>),
@@ -36,7 +36,7 @@ enum Edge {
     End,
 }
 
-impl Edge {
+impl PageStart {
     /// Waits for the store's answer.
     async fn answer(&mut self) {
         match self {
@@ -55,7 +55,7 @@ struct Slot {
 
 /// What is known of a selection while it is read.
 #[derive(Default)]
-struct Seen {
+struct ReadState {
     /// Bytes of a row.
     mean: Option<u64>,
     /// Rows of a page, at the most, after one that had to give way.
@@ -63,19 +63,19 @@ struct Seen {
     rewrites: u32,
 }
 
-impl Store {
+impl Source {
     /// Reads a selection until it ends, or nobody wants more; `is_read`: until it is read again, it was read.
     pub(super) async fn read(&self, selection: Selection, out: Out, is_read: bool) {
-        self.read_on(selection, out, Seen::default(), is_read).await;
+        self.read_on(selection, out, ReadState::default(), is_read).await;
     }
 
     /// The same from the beginning, with so many rows in the first page.
     pub(super) async fn read_from(&self, selection: Selection, out: Out, rows: u32) {
-        let seen = Seen { most: Some(rows), ..Seen::default() };
+        let seen = ReadState { most: Some(rows), ..ReadState::default() };
         self.read_on(selection, out, seen, false).await;
     }
 
-    async fn read_on(&self, mut selection: Selection, mut out: Out, mut seen: Seen, mut is_read: bool) {
+    async fn read_on(&self, mut selection: Selection, mut out: Out, mut seen: ReadState, mut is_read: bool) {
         loop {
             // Once all is read this task waits for the last row to be taken: until then rows may have to be read again.
             match out.taken(if is_read { 0 } else { Out::LOW }, &self.budget).await {
@@ -103,25 +103,25 @@ impl Store {
     }
 
     /// Reads the next page, or pages, of a selection. `false`: it has ended.
-    async fn step(&self, selection: &mut Selection, out: &mut Out, seen: &mut Seen) -> Result<bool, StoreError> {
+    async fn step(&self, selection: &mut Selection, out: &mut Out, seen: &mut ReadState) -> Result<bool, SourceError> {
         let mapping = self.mapping().await?;
         // A position means something in the layout only that it was read in.
         if let Some(before) = out.mapping().filter(|before| !before.reads_like(&mapping)) {
             return Err(before.changed_to(&mapping));
         }
         out.set_mapping(&mapping);
-        let mean = seen.mean.or_else(|| self.mean());
+        let mean = seen.mean.or_else(|| self.mean_row_bytes());
         let limit = rows_that_fit(mean).min(self.config.page_rows).min(seen.most.unwrap_or(u32::MAX));
         let slot = tokio::select! {
             slot = self.slot() => slot,
-            () = out.unwanted() => return Ok(true),
+            () = out.closed() => return Ok(true),
         };
         let Some(slot) = slot else { return Ok(false) };
-        let read = match seen.mean.and_then(|_| self.beside()) {
-            Some(second) => self.side_by_side(&mapping, [second, slot], limit.min(ROWS), selection, out).await,
+        let read = match seen.mean.and_then(|_| self.second_slot()) {
+            Some(second) => self.read_parallel(&mapping, [second, slot], limit.min(MAX_PAGE_ROWS), selection, out).await,
             None => self.page(&mapping, selection, limit, out, slot).await.map(|page| {
                 seen.mean = page.bytes.checked_div(page.rows).or(seen.mean);
-                self.note_mean(seen.mean);
+                self.record_mean_row_bytes(seen.mean);
                 !page.is_whole || page.rows == u64::from(limit)
             }),
         };
@@ -134,30 +134,30 @@ impl Store {
     /// What becomes of a selection after a page.
     async fn judge(
         &self,
-        read: Result<bool, StoreError>,
+        read: Result<bool, SourceError>,
         mapping: &Arc<Mapping>,
         limit: u32,
-        seen: &mut Seen,
-    ) -> Result<bool, StoreError> {
+        seen: &mut ReadState,
+    ) -> Result<bool, SourceError> {
         match read {
             Ok(more) => {
                 seen.most = seen.most.and_then(|most| most.checked_mul(2));
                 seen.rewrites = 0;
                 Ok(more)
             }
-            Err(StoreError::GaveWay) => {
+            Err(SourceError::GaveWay) => {
                 seen.most = Some((limit / 2).max(1));
                 tracing::info!(rows = seen.most, "a page gave way to others who waited for its table; read on in smaller pages");
                 Ok(true)
             }
-            Err(error @ (StoreError::Changed(_) | StoreError::Refused(_))) => {
-                let now = self.look_again(mapping).await?;
+            Err(error @ (SourceError::Changed(_) | SourceError::Rejected(_))) => {
+                let now = self.refresh_mapping(mapping).await?;
                 if !mapping.reads_like(&now) {
                     return Err(mapping.changed_to(&now));
                 }
                 // A table that was rewritten looks empty to a statement that began before.
                 seen.rewrites += 1;
-                if matches!(error, StoreError::Refused(_)) || seen.rewrites > REWRITES {
+                if matches!(error, SourceError::Rejected(_)) || seen.rewrites > MAX_LAYOUT_CHANGES {
                     return Err(error);
                 }
                 Ok(true)
@@ -174,7 +174,7 @@ impl Store {
         limit: u32,
         out: &mut Out,
         slot: Slot,
-    ) -> Result<Page, StoreError> {
+    ) -> Result<Page, SourceError> {
         let Slot { place: _place, share } = slot;
         out.set_share(share);
         let query = select::page(mapping, selection, limit, None);
@@ -186,47 +186,47 @@ impl Store {
 
     /// Waits for memory, and then for a connection: who has a connection waits for nobody.
     async fn slot(&self) -> Option<Slot> {
-        let share = self.budget.reserve(PAGE).await;
+        let share = self.budget.reserve(PAGE_BYTES).await;
         // Nobody closes the semaphore.
         let place = Arc::clone(&self.pages).acquire_owned().await.ok()?;
         Some(Slot { place, share })
     }
 
     /// Another connection and memory, if both are free and make reading faster.
-    fn beside(&self) -> Option<Slot> {
+    fn second_slot(&self) -> Option<Slot> {
         let Backend::Postgres(_) = &self.backend else { return None };
         let place = Arc::clone(&self.pages).try_acquire_owned().ok()?;
-        Some(Slot { place, share: self.budget.try_reserve(PAGE)? })
+        Some(Slot { place, share: self.budget.try_reserve(PAGE_BYTES)? })
     }
 
     /// Reads pages side by side while there are places for them, and hands them on one after the other. `false`: the selection
     /// has ended.
-    async fn side_by_side(
+    async fn read_parallel(
         &self,
         mapping: &Arc<Mapping>,
         slots: [Slot; 2],
         rows: u32,
         selection: &Selection,
         out: &mut Out,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<bool, SourceError> {
         let mut free = Vec::from(slots);
-        let mut edge = Edge::After(selection.after.clone());
+        let mut edge = PageStart::After(selection.after.clone());
         let mut pages = VecDeque::<Rows>::new();
         loop {
-            if let Edge::After(after) = &edge
-                && pages.len() < SIDE_BY_SIDE
-                && let Some(slot) = free.pop().or_else(|| self.beside())
+            if let PageStart::After(after) = &edge
+                && pages.len() < MAX_PARALLEL_PAGES
+                && let Some(slot) = free.pop().or_else(|| self.second_slot())
             {
                 let selection = Selection { after: after.clone(), ..selection.clone() };
                 let (page, answer) = self.read_ahead(Arc::clone(mapping), selection, rows, slot);
                 pages.push_back(page);
-                edge = Edge::Asked(answer);
+                edge = PageStart::Asked(answer);
             }
             let Some(page) = pages.front_mut() else {
                 match edge {
-                    Edge::After(_) => return Ok(true),
-                    Edge::Asked(_) => edge.answer().await,
-                    Edge::End => return Ok(false),
+                    PageStart::After(_) => return Ok(true),
+                    PageStart::Asked(_) => edge.answer().await,
+                    PageStart::End => return Ok(false),
                 }
                 continue;
             };
@@ -240,7 +240,7 @@ impl Store {
                 biased;
                 () = edge.answer() => {}
                 batch = hand_on => match batch? {
-                    Some(Some(batch)) => drop(out.pass(batch)),
+                    Some(Some(batch)) => drop(out.forward(batch)),
                     Some(None) => drop(pages.pop_front()),
                     // Whoever called asks for the reason.
                     None => return Ok(true),
@@ -264,7 +264,7 @@ impl Store {
             let Slot { place: _place, share } = slot;
             out.set_share(share);
             let Backend::Postgres(server) = &store.backend else { return };
-            let read = postgres::page_to_its_edge(server, &mapping, selection, rows, store.timeouts(), tell, &mut out).await;
+            let read = postgres::page_until_boundary(server, &mapping, selection, rows, store.timeouts(), tell, &mut out).await;
             out.end(read);
         });
         (page, answer)
@@ -273,5 +273,5 @@ impl Store {
 
 /// Rows of so many bytes that fit a page.
 pub(super) fn rows_that_fit(mean: Option<u64>) -> u32 {
-    u32::try_from(PAGE as u64 / mean.unwrap_or(FIRST_GUESS).max(1)).unwrap_or(u32::MAX).max(1)
+    u32::try_from(PAGE_BYTES as u64 / mean.unwrap_or(ASSUMED_ROW_BYTES).max(1)).unwrap_or(u32::MAX).max(1)
 }

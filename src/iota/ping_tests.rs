@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 
-use super::{Store, sample, sample_store};
+use super::{Source, sample, sample_store};
 use crate::config::{self, Overrides};
 
 #[tokio::test]
@@ -12,7 +12,7 @@ async fn a_ping_takes_no_connection_while_pages_have_all_but_the_last() {
     sample_store::write(&path).await.unwrap();
     let mut overrides = Overrides::default();
     overrides.set(&["iota", "url"], format!("sqlite://{}", path.display())).set(&["iota", "connections"], 2);
-    let store = Store::new(&config::load(None, std::iter::empty(), overrides).unwrap().iota).unwrap();
+    let store = Source::new(&config::load(None, std::iter::empty(), overrides).unwrap().iota).unwrap();
     store.ping().await.unwrap();
     let page = store.pages.acquire().await.unwrap();
     let mut ping = pin!(store.ping());

@@ -14,13 +14,13 @@ use std::{
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, PgConnection, postgres::PgConnectOptions};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::StoreError;
+use super::SourceError;
 use crate::config::Iota;
 
 /// A connection that was idle for longer may have died unnoticed, and is asked.
-const IDLE: Duration = Duration::from_millis(500);
+const IDLE_CHECK_AFTER: Duration = Duration::from_millis(500);
 /// One that was idle for so long is closed: a pooler may have better use for it.
-const UNUSED: Duration = Duration::from_mins(1);
+const UNUSED_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Connections to one server; clones share them.
 #[derive(Clone)]
@@ -52,12 +52,12 @@ pub(super) struct Connection {
 }
 
 impl Pool {
-    pub fn new(config: &Iota) -> Result<Self, StoreError> {
+    pub fn new(config: &Iota) -> Result<Self, SourceError> {
         let options: PgConnectOptions = config
             .url
             .reveal()
             .parse()
-            .map_err(|error: sqlx::Error| StoreError::Refused(format!("iota.url {} can't be read: {error}", config.url)))?;
+            .map_err(|error: sqlx::Error| SourceError::Rejected(format!("iota.url {} can't be read: {error}", config.url)))?;
         let options = options
             .application_name("data-patch")
             // A pooler would refuse it, and no number is read as text.
@@ -77,15 +77,15 @@ impl Pool {
     }
 
     /// A connection: an idle one, or a new one, whichever is there first.
-    pub async fn acquire(&self) -> Result<Connection, StoreError> {
+    pub async fn acquire(&self) -> Result<Connection, SourceError> {
         let seconds = self.0.timeout.as_secs();
         let permit = tokio::time::timeout(self.0.timeout, Arc::clone(&self.0.permits).acquire_owned())
             .await
-            .map_err(|_| StoreError::Away(format!("all iota.connections were in use for {seconds} s")))?
-            .map_err(|_| StoreError::Away("the connections are closed".to_owned()))?;
+            .map_err(|_| SourceError::Unavailable(format!("all iota.connections were in use for {seconds} s")))?
+            .map_err(|_| SourceError::Unavailable("the connections are closed".to_owned()))?;
         let connection = tokio::time::timeout(self.0.timeout, self.idle_or_new())
             .await
-            .map_err(|_| StoreError::timeout("connecting", seconds))??;
+            .map_err(|_| SourceError::timeout("connecting", seconds))??;
         Ok(Connection { session: connection, pool: self.clone(), _permit: permit })
     }
 
@@ -93,7 +93,7 @@ impl Pool {
         loop {
             let idle = self.idle().pop();
             if let Some(Idle { mut connection, since }) = idle {
-                if since.elapsed() < IDLE || connection.execute("SELECT 1").await.is_ok() {
+                if since.elapsed() < IDLE_CHECK_AFTER || connection.execute("SELECT 1").await.is_ok() {
                     return Ok(connection);
                 }
                 continue;
@@ -135,12 +135,12 @@ impl Pool {
     /// Closes what nobody has used for long.
     async fn sweep(pool: std::sync::Weak<Inner>) {
         loop {
-            tokio::time::sleep(UNUSED / 2).await;
+            tokio::time::sleep(UNUSED_TIMEOUT / 2).await;
             let Some(inner) = pool.upgrade() else { return };
             let pool = Self(inner);
             let unused: Vec<Idle> = {
                 let mut idle = pool.idle();
-                let unused = idle.extract_if(.., |idle| idle.since.elapsed() > UNUSED).collect();
+                let unused = idle.extract_if(.., |idle| idle.since.elapsed() > UNUSED_TIMEOUT).collect();
                 if idle.is_empty() {
                     pool.0.swept.store(false, Ordering::Relaxed);
                 }

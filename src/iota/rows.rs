@@ -13,14 +13,14 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 
 use super::{
-    Device, Key, Mapping, Row, StoreError,
+    Device, Key, Mapping, Row, SourceError,
+    batched_open::Found,
     budget::{Budget, Share},
-    convoy::Found,
 };
 use crate::task::Position;
 
 /// Rows that nobody has taken for so long are dropped when others wait for memory.
-const STALE: Duration = Duration::from_secs(2);
+const STALE_AFTER: Duration = Duration::from_secs(2);
 
 /// Some rows, and their share of the memory.
 pub(super) struct Batch {
@@ -33,7 +33,7 @@ struct State {
     batches: VecDeque<Batch>,
     bytes: usize,
     /// No more come; or why not.
-    end: Option<Result<(), StoreError>>,
+    end: Option<Result<(), SourceError>>,
     /// Nobody takes them any more.
     closed: bool,
     /// What nobody took was dropped, and is to be read again.
@@ -140,11 +140,11 @@ impl Out {
             return !self.shared.state().closed;
         }
         let share = self.share.split(bytes);
-        self.pass(Batch { rows, bytes, share })
+        self.forward(Batch { rows, bytes, share })
     }
 
     /// Hands on a batch of another. `false`: nobody wants more.
-    pub(super) fn pass(&mut self, batch: Batch) -> bool {
+    pub(super) fn forward(&mut self, batch: Batch) -> bool {
         self.last = batch.rows.last().map(|row| (row.time_us, row.key.clone()));
         let mut state = self.shared.state();
         if state.closed {
@@ -174,7 +174,7 @@ impl Out {
     }
 
     /// Says that no more come, or why not; what was handed on before is good.
-    pub(super) fn end(&mut self, end: Result<(), StoreError>) {
+    pub(super) fn end(&mut self, end: Result<(), SourceError>) {
         self.page_ends();
         self.shared.state().end = Some(end);
         self.shared.came.notify_one();
@@ -207,14 +207,14 @@ impl Out {
                 if !state.dropped && state.bytes <= most {
                     return Next::More;
                 }
-                if !state.dropped && budget.is_short() && state.taken_at.elapsed() >= STALE {
+                if !state.dropped && budget.is_short() && state.taken_at.elapsed() >= STALE_AFTER {
                     tracing::debug!("rows that nobody takes are dropped, and read again when they are wanted");
                     state.batches.clear();
                     (state.bytes, state.end, state.dropped) = (0, None, true);
                 }
             }
             // A look now and then: that others wait for memory, nobody tells.
-            let _ = tokio::time::timeout(STALE / 4, self.shared.went.notified()).await;
+            let _ = tokio::time::timeout(STALE_AFTER / 4, self.shared.went.notified()).await;
         }
     }
 
@@ -226,7 +226,7 @@ impl Out {
     }
 
     /// Waits until nobody wants more.
-    pub(super) async fn unwanted(&self) {
+    pub(super) async fn closed(&self) {
         while !self.shared.state().closed {
             self.shared.went.notified().await;
         }
@@ -237,7 +237,7 @@ impl Drop for Out {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         if state.end.is_none() {
-            state.end = Some(Err(StoreError::Away("the reading was given up".to_owned())));
+            state.end = Some(Err(SourceError::Unavailable("the reading was given up".to_owned())));
             drop(state);
             self.shared.came.notify_one();
         }
@@ -256,7 +256,7 @@ impl Rows {
     ///
     /// # Errors
     /// As [`next`](Self::next).
-    pub async fn begin(&mut self) -> Result<Beginning, StoreError> {
+    pub async fn peek(&mut self) -> Result<FirstRows, SourceError> {
         while self.begun.len() < 2 {
             match self.batch().await? {
                 Some(batch) => self.begun.push_back(batch.rows),
@@ -264,14 +264,14 @@ impl Rows {
             }
         }
         let rows = self.begun.iter().map(|batch| batch.len() as u64).sum();
-        Ok(Beginning { rows, is_all: self.begun.len() < 2 })
+        Ok(FirstRows { rows, is_all: self.begun.len() < 2 })
     }
 
     /// The next rows; `None` after the last.
     ///
     /// # Errors
     /// The store is away or refuses; rows that were returned before are good, and reading can go on after them.
-    pub async fn next(&mut self) -> Result<Option<Vec<Row>>, StoreError> {
+    pub async fn next(&mut self) -> Result<Option<Vec<Row>>, SourceError> {
         match self.begun.pop_front() {
             Some(batch) => Ok(Some(batch)),
             None => Ok(self.batch().await?.map(|batch| batch.rows)),
@@ -284,7 +284,7 @@ impl Rows {
         self.shared.state().mapping.clone()
     }
 
-    pub(super) async fn batch(&mut self) -> Result<Option<Batch>, StoreError> {
+    pub(super) async fn batch(&mut self) -> Result<Option<Batch>, SourceError> {
         loop {
             {
                 let mut state = self.shared.state();
@@ -319,24 +319,26 @@ impl Drop for Rows {
 }
 
 /// A device whose rows are being read.
-pub struct Opened {
+pub struct OpenDevice {
     pub(super) device: oneshot::Receiver<Found>,
     pub rows: Rows,
 }
 
-impl Opened {
+impl OpenDevice {
     /// The device, if there is one of this id on this thing.
     ///
     /// # Errors
     /// The store is away or refuses.
-    pub async fn device(&mut self) -> Result<Option<Device>, StoreError> {
-        (&mut self.device).await.unwrap_or_else(|_| Err(StoreError::Away("the look-up of the device was given up".to_owned())))
+    pub async fn device(&mut self) -> Result<Option<Device>, SourceError> {
+        (&mut self.device)
+            .await
+            .unwrap_or_else(|_| Err(SourceError::Unavailable("the look-up of the device was given up".to_owned())))
     }
 }
 
 /// What is known once the first rows are there.
 #[derive(Debug, Clone, Copy)]
-pub struct Beginning {
+pub struct FirstRows {
     pub rows: u64,
     /// There are no more than these.
     pub is_all: bool,

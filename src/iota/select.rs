@@ -95,7 +95,7 @@ pub fn any_reading(mapping: &Mapping) -> SelectStatement {
 
 /// The first rows of each of several selections of one range, `limit` of each at the most: the selection's number (from 0
 /// on), time, key and document. Each selection's rows come in its order.
-pub fn beginnings(mapping: &Mapping, selections: &[&Selection], limit: u32) -> Option<SelectStatement> {
+pub fn first_rows(mapping: &Mapping, selections: &[&Selection], limit: u32) -> Option<SelectStatement> {
     let first = selections.first()?;
     let each = Expr::col((Alias::new("d"), Alias::new("column2")));
     let device = match mapping.raw_device {
@@ -138,24 +138,24 @@ pub fn count(mapping: &Mapping, device: Uuid, range: &StoredRange) -> SelectStat
 
 /// The next `limit` rows, none of them behind the row `until`: time, key and document, in the order of time and key.
 pub fn page(mapping: &Mapping, selection: &Selection, limit: u32, until: Option<&Position>) -> SelectStatement {
-    let end = until.map(|last| place(mapping).lte(position(mapping, last)));
-    rest(mapping, selection, columns(mapping)).and_where_option(end).limit(u64::from(limit)).take()
+    let end = until.map(|last| sort_key(mapping).lte(position(mapping, last)));
+    remaining_rows(mapping, selection, columns(mapping)).and_where_option(end).limit(u64::from(limit)).take()
 }
 
 /// Time and key of the row that is the last of the next `rows` (at least 1), with no document; no row if there are fewer.
-pub fn edge(mapping: &Mapping, selection: &Selection, rows: u32) -> SelectStatement {
-    let mut edge = rest(mapping, selection, time_and_key(mapping));
+pub fn boundary(mapping: &Mapping, selection: &Selection, rows: u32) -> SelectStatement {
+    let mut edge = remaining_rows(mapping, selection, time_and_key(mapping));
     edge.expr_as(Expr::cust("NULL"), Alias::new("d")).offset(u64::from(rows) - 1).limit(1);
     edge
 }
 
 /// The rows of a selection that are left, in the order of time and key.
-fn rest(mapping: &Mapping, selection: &Selection, mut select: SelectStatement) -> SelectStatement {
+fn remaining_rows(mapping: &Mapping, selection: &Selection, mut select: SelectStatement) -> SelectStatement {
     let mut range = range(mapping, selection);
     if let Some(after) = &selection.after {
         // The place says where to begin, and an index serves one beginning best.
         range.from = range.from.filter(|from| after.time_us < *from);
-        select.and_where(place(mapping).gt(position(mapping, after)));
+        select.and_where(sort_key(mapping).gt(position(mapping, after)));
     }
     select
         .and_where(of(RAW, &mapping.raw.device).eq(id(mapping.raw_device, selection.device)))
@@ -173,12 +173,11 @@ pub fn range(mapping: &Mapping, selection: &Selection) -> StoredRange {
 
 fn within(mapping: &Mapping, range: &StoredRange) -> Condition {
     let time = || of(RAW, &mapping.raw.time);
-    let from = range.from.map(|from| time().gte(moment(mapping.time, from)));
-    let holes = range
-        .holes
-        .iter()
-        .map(|(from, to)| Expr::expr(time().gte(moment(mapping.time, *from))).and(time().lte(moment(mapping.time, *to))).not());
-    let mut within = Condition::all().add(time().lte(moment(mapping.time, range.to)));
+    let from = range.from.map(|from| time().gte(timestamp_literal(mapping.time, from)));
+    let holes = range.holes.iter().map(|(from, to)| {
+        Expr::expr(time().gte(timestamp_literal(mapping.time, *from))).and(time().lte(timestamp_literal(mapping.time, *to))).not()
+    });
+    let mut within = Condition::all().add(time().lte(timestamp_literal(mapping.time, range.to)));
     for condition in from.into_iter().chain(holes) {
         within = within.add(condition);
     }
@@ -186,12 +185,12 @@ fn within(mapping: &Mapping, range: &StoredRange) -> Condition {
 }
 
 /// Where a row stands, to be compared with a [`position`].
-fn place(mapping: &Mapping) -> Expr {
+fn sort_key(mapping: &Mapping) -> Expr {
     Expr::tuple([of(RAW, &mapping.raw.time), of(RAW, &mapping.raw.id)])
 }
 
 fn position(mapping: &Mapping, position: &Position) -> Expr {
-    Expr::tuple([moment(mapping.time, position.time_us), key_value(mapping.key, position)])
+    Expr::tuple([timestamp_literal(mapping.time, position.time_us), key_value(mapping.key, position)])
 }
 
 /// Time, key and document of rows.
@@ -237,7 +236,7 @@ fn id(r#type: IdType, id: Uuid) -> Expr {
 }
 
 /// Microseconds as the store counts, as a value of its type.
-fn moment(r#type: TimeType, time_us: i64) -> Expr {
+fn timestamp_literal(r#type: TimeType, time_us: i64) -> Expr {
     let cast = |name: &str| {
         // A year of more than four digits can't come here: requests have none, and rows are in their range.
         let time = DateTime::from_timestamp_micros(time_us).unwrap_or_default();

@@ -6,12 +6,12 @@ use sea_query::{SelectStatement, SqliteQueryBuilder};
 use sqlx::{AssertSqlSafe, Row as _, SqlitePool, sqlite::SqliteRow};
 use uuid::Uuid;
 
-use super::{Device, Key, KeyType, Mapping, Out, Page, Row, StoreError, Timeouts, pages::PAGE};
+use super::{Device, Key, KeyType, Mapping, Out, Page, Row, SourceError, Timeouts, pages::PAGE_BYTES};
 use crate::{config::Iota, db};
 
-pub fn pool(config: &Iota) -> Result<SqlitePool, StoreError> {
+pub fn pool(config: &Iota) -> Result<SqlitePool, SourceError> {
     let options = db::foreign(config.url.reveal())
-        .map_err(|error| StoreError::Refused(format!("iota.url {} can't be read: {error}", config.url)))?;
+        .map_err(|error| SourceError::Rejected(format!("iota.url {} can't be read: {error}", config.url)))?;
     Ok(db::pool(options, config.connections))
 }
 
@@ -33,21 +33,21 @@ pub async fn page(
     query: SelectStatement,
     timeouts: Timeouts,
     out: &mut Out,
-) -> Result<Page, StoreError> {
+) -> Result<Page, SourceError> {
     let query = sqlx::query(AssertSqlSafe(query.to_string(SqliteQueryBuilder))).persistent(false);
     let mut rows = query.fetch(pool);
     let mut page = Page::default();
     let mut timeout = timeouts.first;
     while let Some(row) = tokio::time::timeout(timeout, rows.try_next())
         .await
-        .map_err(|_| StoreError::timeout("waiting for rows", timeout.as_secs()))??
+        .map_err(|_| SourceError::timeout("waiting for rows", timeout.as_secs()))??
     {
         let row = read(&row, mapping.key)?;
         page.rows += 1;
         page.bytes += row.bytes() as u64;
         timeout = timeouts.next;
         page.last = Some(row.position());
-        if !out.push(row) || page.bytes > PAGE as u64 {
+        if !out.push(row) || page.bytes > PAGE_BYTES as u64 {
             return Ok(page);
         }
     }
@@ -55,7 +55,7 @@ pub async fn page(
     Ok(page)
 }
 
-fn read(row: &SqliteRow, key: KeyType) -> Result<Row, StoreError> {
+fn read(row: &SqliteRow, key: KeyType) -> Result<Row, SourceError> {
     let key = match key {
         KeyType::Integer => Key::Integer(row.try_get("k")?),
         KeyType::Uuid => Key::Uuid(Uuid::try_parse(row.try_get("k")?).map_err(|error| sqlx::Error::Decode(error.into()))?),

@@ -22,7 +22,7 @@ pub use validator::Validator;
 
 use crate::{
     config,
-    iota::{Beginning, Mapping, Row, Rows, Selection, Store, StoreError, TimeType},
+    iota::{FirstRows, Mapping, Row, Rows, Selection, Source, SourceError, TimeType},
     kafka::{AckTracker, BatchMode, Kafka, KafkaError, OutgoingRow, RecordBuilder, Sender},
     kill,
     task::{Position, QuarantinedRow, TaskId},
@@ -95,7 +95,7 @@ pub struct LeaseExpired(pub String);
 enum Interrupted {
     Stopped,
     NoDevice,
-    Store(StoreError),
+    Store(SourceError),
     Kafka(KafkaError),
     Abandoned(LeaseExpired),
     /// More rows were held back than one device may have.
@@ -104,8 +104,8 @@ enum Interrupted {
     },
 }
 
-impl From<StoreError> for Interrupted {
-    fn from(error: StoreError) -> Self {
+impl From<SourceError> for Interrupted {
+    fn from(error: SourceError) -> Self {
         Self::Store(error)
     }
 }
@@ -125,7 +125,7 @@ impl From<LeaseExpired> for Interrupted {
 /// What jobs work with; clones share it.
 #[derive(Clone)]
 pub struct ReplayRunner {
-    pub store: Store,
+    pub store: Source,
     pub kafka: Kafka,
     pub guard: config::Guard,
 }
@@ -251,15 +251,15 @@ impl ReplayRunner {
     fn check_layout(patch: &Replay, flight: &AckTracker, report: &impl JobContext, mapping: &Mapping) {
         let layout = mapping.layout();
         if let Some(before) = patch.layout.as_ref().filter(|before| **before != layout)
-            && flight.cursor().is_some_and(|cursor| cursor != mapping.before(patch.from, patch.to))
+            && flight.cursor().is_some_and(|cursor| cursor != mapping.position_before(patch.from, patch.to))
         {
-            flight.restart_from(mapping.before(patch.from, patch.to));
+            flight.restart_from(mapping.position_before(patch.from, patch.to));
             report.note(format!(
                 "the IoTA store's table was {before} (time/key) when the work stopped and is {layout} now, so the device is published again from the beginning of its range"
             ));
         }
         if patch.total.is_none()
-            && let Some(doubt) = mapping.doubt(patch.from, patch.to)
+            && let Some(doubt) = mapping.ambiguity_note(patch.from, patch.to)
         {
             report.note(doubt);
         }
@@ -276,11 +276,11 @@ impl ReplayRunner {
         let mut opened = self.store.open(patch.thing, selection.clone());
         let device = opened.device().await?.ok_or(Interrupted::NoDevice)?;
         let mut rows = opened.rows;
-        let total = match rows.begin().await {
+        let total = match rows.peek().await {
             // What was read is all there is: no need to ask.
-            Ok(Beginning { rows, is_all: true }) => rows,
-            Ok(Beginning { is_all: false, .. }) => self.store.count(&selection).await?,
-            Err(error) if error.is_outage() => return Err(error.into()),
+            Ok(FirstRows { rows, is_all: true }) => rows,
+            Ok(FirstRows { is_all: false, .. }) => self.store.count(&selection).await?,
+            Err(error) if error.is_retryable() => return Err(error.into()),
             Err(error) => {
                 // Counting may tell what is wrong more exactly.
                 self.store.count(&selection).await?;
@@ -306,7 +306,7 @@ impl ReplayRunner {
             while let Some(batch) = rows.next().await? {
                 // Cursors are said to be in the one layout, and the rows may have been read by a newer one.
                 if let Some(read) = rows.mapping().filter(|read| read.layout() != mapping.layout()) {
-                    return Err(StoreError::Changed(format!("{} became {}", mapping.layout(), read.layout())).into());
+                    return Err(SourceError::Changed(format!("{} became {}", mapping.layout(), read.layout())).into());
                 }
                 report.resume().await;
                 kill::point("read");

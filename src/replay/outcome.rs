@@ -1,6 +1,6 @@
 //! How a job ends.
 
-use crate::{iota::StoreError, kafka::KafkaError};
+use crate::{iota::SourceError, kafka::KafkaError};
 
 /// What a job depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,9 +43,9 @@ impl Outcome {
     }
 }
 
-impl From<StoreError> for Outcome {
-    fn from(error: StoreError) -> Self {
-        Self::of(Dependency::Source, error.is_unknown(), error.is_outage(), error.to_string())
+impl From<SourceError> for Outcome {
+    fn from(error: SourceError) -> Self {
+        Self::of(Dependency::Source, error.is_unknown(), error.is_retryable(), error.to_string())
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warp::{Filter, Rejection, Reply, http::StatusCode, reply::Response};
 
-use crate::{config, iota::Store, kafka::Kafka, protocol::Rules, queue::Queue, telemetry::Metrics};
+use crate::{config, iota::Source, kafka::Kafka, protocol::Rules, queue::Queue, telemetry::Metrics};
 
 pub use accept::Throttle;
 pub use admission::EXTRA_SOCKETS;
@@ -32,7 +32,7 @@ pub use proxies::TrustedProxies;
 /// What connections work with.
 pub struct Context {
     pub queue: Queue,
-    pub store: Store,
+    pub store: Source,
     pub kafka: Kafka,
     pub rules: Rules,
     pub config: config::Server,

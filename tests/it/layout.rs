@@ -1,6 +1,6 @@
 //! What is relied on in the layout of a store: it is looked for, and a change is noticed.
 
-use data_patch::iota::{Selection, Store, StoreError};
+use data_patch::iota::{Selection, Source, SourceError};
 use sqlx::{AssertSqlSafe, Executor, Row as _};
 use uuid::Uuid;
 
@@ -9,7 +9,7 @@ use crate::{
     support::{Client, Reading, TestApp, TestBroker, TestStore, doc, eventually, message},
 };
 
-async fn docs(store: &Store, selection: Selection) -> Result<Vec<String>, StoreError> {
+async fn docs(store: &Source, selection: Selection) -> Result<Vec<String>, SourceError> {
     let mut rows = store.rows(selection);
     let mut docs = Vec::new();
     while let Some(batch) = rows.next().await? {
@@ -33,7 +33,7 @@ async fn a_document_whose_type_changes_meanwhile_is_read_by_its_new_type() {
         // Who had begun with the old one is told, and may begin again.
         match docs(&store, all_of(device)).await {
             Ok(_) => {}
-            Err(error) => assert!(error.is_outage() && matches!(error, StoreError::Changed(_)), "{error}"),
+            Err(error) => assert!(error.is_retryable() && matches!(error, SourceError::Changed(_)), "{error}"),
         }
         assert_eq!(docs(&store, all_of(device)).await.unwrap(), test.docs(device).await, "{before} to {after}");
     }
@@ -59,7 +59,7 @@ async fn a_time_whose_type_changes_meanwhile_is_read_by_its_new_type() {
     )
     .await;
     let mut rows = store.rows(selection.clone());
-    assert!(matches!(rows.next().await, Err(StoreError::Changed(_))), "it was read by the old type");
+    assert!(matches!(rows.next().await, Err(SourceError::Changed(_))), "it was read by the old type");
     assert_eq!(keys(&store, selection.clone()).await, ["1"]);
     assert_eq!(store.mapping().await.unwrap().layout(), "timestamptz/bigint");
     assert_eq!(store.count(&selection).await.unwrap(), 1);
@@ -99,11 +99,11 @@ async fn children_that_inherit_are_not_covered_by_their_parents_unique_index() {
     test.execute("CREATE TABLE raw_2020 () INHERITS (raw_data)").await;
     let refused = open(&test, |_| {}).mapping().await.unwrap_err();
     let said = refused.to_string();
-    assert!(matches!(refused, StoreError::Mapping(_)) && said.contains("raw_2020") && said.contains("trust_row_key"), "{said}");
+    assert!(matches!(refused, SourceError::Mapping(_)) && said.contains("raw_2020") && said.contains("trust_row_key"), "{said}");
     let trusted = open(&test, |overrides| {
         overrides.set(&["iota", "trust_row_key"], true);
     });
-    assert!(trusted.mapping().await.unwrap().advice.iter().any(|advice| advice.contains("raw_2020")));
+    assert!(trusted.mapping().await.unwrap().warnings.iter().any(|advice| advice.contains("raw_2020")));
     assert_eq!(keys(&trusted, all_of(device)).await, ["1"]);
 }
 
@@ -124,7 +124,7 @@ async fn partitions_are_covered_by_the_unique_index_of_their_table() {
     .await;
     let (_, device) = test.add_rows(10).await;
     let store = open(&test, |_| {});
-    assert!(store.mapping().await.unwrap().advice.is_empty());
+    assert!(store.mapping().await.unwrap().warnings.is_empty());
     assert_eq!(keys(&store, all_of(device)).await.len(), 10);
 }
 
@@ -172,7 +172,7 @@ async fn the_hour_that_comes_twice_in_autumn_is_read_both_times() {
     let doubt = |from: &str, to: &str| {
         let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
         let store = store.clone();
-        async move { store.mapping().await.unwrap().doubt(from, to) }
+        async move { store.mapping().await.unwrap().ambiguity_note(from, to) }
     };
     let said = doubt("2024-10-27T00:50:00Z", "2024-10-28T00:00:00Z").await.unwrap();
     assert!(said.contains("from 2024-10-27 02:00:00 to 03:00:00 exist twice in Europe/Berlin"), "{said}");

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use data_patch::iota::{Row, Selection, Store};
+use data_patch::iota::{Row, Selection, Source};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row as _};
 use uuid::Uuid;
 
@@ -99,7 +99,7 @@ async fn slow_table(test: &TestStore, device: Uuid) {
     .await;
 }
 
-fn impatient(test: &TestStore) -> Store {
+fn impatient(test: &TestStore) -> Source {
     open(test, |overrides| {
         overrides.set(&["iota", "max_blocking_seconds"], 2).set(&["iota", "trust_row_key"], true);
     })

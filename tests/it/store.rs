@@ -3,18 +3,18 @@
 use chrono::TimeZone;
 use data_patch::{
     config::{self, Overrides},
-    iota::{Selection, Store, StoreError},
+    iota::{Selection, Source, SourceError},
 };
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::support::{Client, Reading, TestApp, TestStore, doc, eventually, message};
 
-pub fn open(store: &TestStore, tweak: impl FnOnce(&mut Overrides)) -> Store {
+pub fn open(store: &TestStore, tweak: impl FnOnce(&mut Overrides)) -> Source {
     let mut overrides = Overrides::default();
     store.configure(&mut overrides);
     tweak(&mut overrides);
-    Store::new(&config::load(None, std::iter::empty(), overrides).unwrap().iota).unwrap()
+    Source::new(&config::load(None, std::iter::empty(), overrides).unwrap().iota).unwrap()
 }
 
 pub fn all_of(device: Uuid) -> Selection {
@@ -22,7 +22,7 @@ pub fn all_of(device: Uuid) -> Selection {
     Selection { device, from: time(1), to: time(9999), after: None }
 }
 
-pub async fn keys(store: &Store, selection: Selection) -> Vec<String> {
+pub async fn keys(store: &Source, selection: Selection) -> Vec<String> {
     let mut rows = store.rows(selection);
     let mut keys = Vec::new();
     while let Some(batch) = rows.next().await.unwrap() {
@@ -175,7 +175,7 @@ async fn a_layout_that_does_not_fit_is_named() {
             overrides.set(&["iota", "raw", option], value);
         });
         let error = store.mapping().await.unwrap_err();
-        assert!(matches!(error, StoreError::Mapping(_)) && error.to_string().contains(said), "{error}");
+        assert!(matches!(error, SourceError::Mapping(_)) && error.to_string().contains(said), "{error}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use data_patch::{
     config::Config,
-    iota::Store,
+    iota::Source,
     kafka::{AckTracker, Kafka},
     replay::{Replay, ReplayRunner},
     task::{Progress, TaskId},
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::TestTopic;
 
 pub fn patcher(config: &Config, kafka: Kafka) -> ReplayRunner {
-    ReplayRunner { store: Store::new(&config.iota).unwrap(), kafka, guard: config.guard }
+    ReplayRunner { store: Source::new(&config.iota).unwrap(), kafka, guard: config.guard }
 }
 
 /// All rows of a device, which were not counted yet.

@@ -9,20 +9,20 @@ use sea_query::SelectStatement;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Device, Mapping, Out, Row, Selection, StoreError, budget::Share, pages, select};
+use super::{Device, Mapping, Out, Row, Selection, SourceError, budget::Share, pages, select};
 
 /// Rows that a device may have to be read wholly together with others.
-const FIRST: u32 = 256;
+const MAX_ROWS_PER_DEVICE: u32 = 256;
 /// Bytes of a device that are not worth being counted, or dropped and read again.
-const LITTLE: usize = 16 * 1_024;
+const MAX_BYTES_PER_DEVICE: usize = 16 * 1_024;
 /// Devices that go together, at the most.
-const MOST: usize = 32;
+const MAX_DEVICES: usize = 32;
 
 /// What a device is told of itself.
-pub type Found = Result<Option<Device>, StoreError>;
+pub type Found = Result<Option<Device>, SourceError>;
 
 /// A device that waits to be looked up and read from its beginning.
-pub struct Member {
+pub struct PendingDevice {
     pub thing: Uuid,
     pub selection: Selection,
     /// Where it is told; taken when it is.
@@ -32,12 +32,12 @@ pub struct Member {
     pub rows: u32,
 }
 
-impl Member {
-    fn company(&self) -> (Uuid, DateTime<Utc>, DateTime<Utc>) {
+impl PendingDevice {
+    fn group_key(&self) -> (Uuid, DateTime<Utc>, DateTime<Utc>) {
         (self.thing, self.selection.from, self.selection.to)
     }
 
-    fn tell(&mut self, found: Found) {
+    fn reply(&mut self, found: Found) {
         if let Some(device) = self.device.take() {
             // Nobody may wait for it any more.
             let _ = device.send(found);
@@ -46,23 +46,23 @@ impl Member {
 
     /// No more of it comes here, since it has no more, or `first` rows have come. What is to be done about it yet, if
     /// anything; and the memory that its rows did not need.
-    fn part(&mut self, first: u32) -> (Option<Parted>, Share) {
+    fn detach(&mut self, first: u32) -> (Option<Detached>, Share) {
         let Some(mut out) = self.out.take() else { return (None, Share::none()) };
         let share = out.take_share();
         let is_read = self.rows < first;
         if is_read {
             out.end(Ok(()));
-            if out.waiting_bytes() <= LITTLE {
+            if out.waiting_bytes() <= MAX_BYTES_PER_DEVICE {
                 out.uncount();
                 return (None, share);
             }
         }
-        (Some(Parted { selection: self.selection.clone(), out, is_read }), share)
+        (Some(Detached { selection: self.selection.clone(), out, is_read }), share)
     }
 }
 
 /// A device that goes on by itself.
-pub struct Parted {
+pub struct Detached {
     pub selection: Selection,
     pub out: Out,
     /// All of it was read, and waits to be taken.
@@ -71,10 +71,10 @@ pub struct Parted {
 
 /// Devices that wait for a connection.
 #[derive(Clone, Default)]
-pub struct Waiting(Arc<Mutex<Vec<Member>>>);
+pub struct BatchQueue(Arc<Mutex<Vec<PendingDevice>>>);
 
-impl Waiting {
-    pub fn push(&self, member: Member) {
+impl BatchQueue {
+    pub fn push(&self, member: PendingDevice) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(member);
     }
 
@@ -83,13 +83,13 @@ impl Waiting {
     }
 
     /// Those that can go with the one that has waited longest.
-    pub fn take(&self) -> Vec<Member> {
+    pub fn take(&self) -> Vec<PendingDevice> {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(company) = waiting.first().map(Member::company) else { return Vec::new() };
-        let mut left = MOST;
+        let Some(company) = waiting.first().map(PendingDevice::group_key) else { return Vec::new() };
+        let mut left = MAX_DEVICES;
         waiting
             .extract_if(.., |member| {
-                let goes = left > 0 && member.company() == company;
+                let goes = left > 0 && member.group_key() == company;
                 left -= usize::from(goes);
                 goes
             })
@@ -98,12 +98,12 @@ impl Waiting {
 }
 
 /// Devices that are read together.
-pub struct Convoy {
-    members: Vec<Member>,
+pub struct DeviceBatch {
+    devices: Vec<PendingDevice>,
     /// The one whose rows are coming.
     current: usize,
     /// What is to be read on by itself.
-    parted: Vec<Parted>,
+    parted: Vec<Detached>,
     /// Memory for rows that are still to come.
     share: Share,
     /// Rows of each, at the most.
@@ -112,17 +112,19 @@ pub struct Convoy {
     bytes: u64,
 }
 
-impl Convoy {
+impl DeviceBatch {
     /// Devices whose rows have so many bytes, as far as is known.
-    pub fn new(members: Vec<Member>, share: Share, mean: Option<u64>) -> Self {
+    pub fn new(devices: Vec<PendingDevice>, share: Share, mean: Option<u64>) -> Self {
         let all = pages::rows_that_fit(mean);
-        let first = mean.map_or(FIRST, |_| all / u32::try_from(members.len().max(1)).unwrap_or(u32::MAX)).clamp(1, FIRST);
-        Self { members, current: 0, parted: Vec::new(), share, first, rows: 0, bytes: 0 }
+        let first = mean
+            .map_or(MAX_ROWS_PER_DEVICE, |_| all / u32::try_from(devices.len().max(1)).unwrap_or(u32::MAX))
+            .clamp(1, MAX_ROWS_PER_DEVICE);
+        Self { devices, current: 0, parted: Vec::new(), share, first, rows: 0, bytes: 0 }
     }
 
     /// Says how rows are read.
     pub fn set_mapping(&self, mapping: &Arc<Mapping>) {
-        for out in self.members.iter().filter_map(|member| member.out.as_ref()) {
+        for out in self.devices.iter().filter_map(|member| member.out.as_ref()) {
             out.set_mapping(mapping);
         }
     }
@@ -133,39 +135,39 @@ impl Convoy {
     }
 
     pub fn devices(&self, mapping: &Mapping) -> SelectStatement {
-        let thing = self.members.first().map_or_else(Uuid::nil, |member| member.thing);
-        select::devices(mapping, thing, self.members.iter().map(|member| member.selection.device))
+        let thing = self.devices.first().map_or_else(Uuid::nil, |member| member.thing);
+        select::devices(mapping, thing, self.devices.iter().map(|member| member.selection.device))
     }
 
     /// Tells each what was found of it; those of which nothing was found stay behind.
     pub fn found(&mut self, found: &[(Uuid, Device)]) {
-        for member in &mut self.members {
+        for member in &mut self.devices {
             // Two tasks may ask for the same device.
             let device = found.iter().find(|(id, _)| *id == member.selection.device).map(|(_, device)| device.clone());
             if device.is_none() {
                 member.out = None;
             }
-            member.tell(Ok(device));
+            member.reply(Ok(device));
         }
-        self.members.retain(|member| member.out.is_some());
+        self.devices.retain(|member| member.out.is_some());
     }
 
     /// The first rows of each that is left.
     pub fn query(&self, mapping: &Mapping) -> Option<SelectStatement> {
-        let selections: Vec<&Selection> = self.members.iter().map(|member| &member.selection).collect();
-        select::beginnings(mapping, &selections, self.first)
+        let selections: Vec<&Selection> = self.devices.iter().map(|member| &member.selection).collect();
+        select::first_rows(mapping, &selections, self.first)
     }
 
     /// Hands a row on.
     pub fn take(&mut self, number: i32, row: Row) {
         let Ok(number) = usize::try_from(number) else { return };
         if number != self.current {
-            self.part_current();
+            self.detach_current();
             self.current = number;
         }
         self.rows += 1;
         self.bytes += row.bytes() as u64;
-        let Some(member) = self.members.get_mut(number) else { return };
+        let Some(member) = self.devices.get_mut(number) else { return };
         let Some(out) = &mut member.out else { return };
         if member.rows == 0 {
             out.set_share(std::mem::replace(&mut self.share, Share::none()));
@@ -178,9 +180,9 @@ impl Convoy {
         }
     }
 
-    fn part_current(&mut self) {
-        if let Some(member) = self.members.get_mut(self.current).filter(|member| member.rows > 0 && member.out.is_some()) {
-            let (parted, share) = member.part(self.first);
+    fn detach_current(&mut self) {
+        if let Some(member) = self.devices.get_mut(self.current).filter(|member| member.rows > 0 && member.out.is_some()) {
+            let (parted, share) = member.detach(self.first);
             self.parted.extend(parted);
             self.share = share;
         }
@@ -188,17 +190,17 @@ impl Convoy {
 
     /// What is to be done yet about each: devices with more rows, and all whose end was not seen, after a failure or when
     /// there was no memory for all (`Ok(false)`).
-    pub fn end(mut self, result: &Result<bool, StoreError>) -> Vec<Parted> {
-        for member in &mut self.members {
+    pub fn end(mut self, result: &Result<bool, SourceError>) -> Vec<Detached> {
+        for member in &mut self.devices {
             match result {
-                Ok(true) => self.parted.extend(member.part(self.first).0),
+                Ok(true) => self.parted.extend(member.detach(self.first).0),
                 // It was not even looked up: its job ends with this.
-                Err(error) if member.device.is_some() => member.tell(Err(error.clone())),
+                Err(error) if member.device.is_some() => member.reply(Err(error.clone())),
                 // Rows that came are good; the rest comes, or fails, on its own account.
                 Ok(false) | Err(_) => {
                     if let Some(mut out) = member.out.take() {
                         drop(out.take_share());
-                        self.parted.push(Parted { selection: member.selection.clone(), out, is_read: false });
+                        self.parted.push(Detached { selection: member.selection.clone(), out, is_read: false });
                     }
                 }
             }
@@ -219,15 +221,15 @@ mod tests {
             let (found, hears) = oneshot::channel();
             told.push(hears);
             let selection = Selection { device, from: DateTime::UNIX_EPOCH, to: DateTime::UNIX_EPOCH, after: None };
-            Member { thing, selection, device: Some(found), out: Some(Out::new(None).0), rows: 0 }
+            PendingDevice { thing, selection, device: Some(found), out: Some(Out::new(None).0), rows: 0 }
         });
-        let mut convoy = Convoy::new(members.into(), Share::none(), None);
+        let mut convoy = DeviceBatch::new(members.into(), Share::none(), None);
         convoy.found(&[(device, Device { name: Some("水".to_owned()) })]);
         let mut found = Vec::new();
         for hears in told {
             found.push(hears.await.unwrap().unwrap().is_some());
         }
         assert_eq!(found, [true, true, false]);
-        assert_eq!(convoy.members.len(), 2);
+        assert_eq!(convoy.devices.len(), 2);
     }
 }

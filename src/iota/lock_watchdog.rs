@@ -16,16 +16,16 @@ use std::{
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
-use super::{StoreError, pool::Pool};
+use super::{SourceError, pool::Pool};
 
 /// A statement that has run for so long is watched, and looked at this often.
-const MOMENT: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The watch leaves its connection after so long without a statement to look at.
-const REST: Duration = Duration::from_secs(10);
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// That it can't look is said this often.
-const TELL_AGAIN: Duration = Duration::from_mins(1);
+const WARNING_INTERVAL: Duration = Duration::from_mins(1);
 /// For one look: the store's own views, and no lock.
-const PATIENCE: Duration = Duration::from_secs(5);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Watches statements; clones share them.
 #[derive(Clone)]
@@ -56,7 +56,7 @@ struct Statement {
 }
 
 /// A statement that runs. Dropped before it is [over](Self::over), it is ended in the store too.
-pub(super) struct Watched {
+pub(super) struct WatchedStatement {
     watch: Watch,
     number: u64,
     is_over: bool,
@@ -70,7 +70,7 @@ impl Watch {
     }
 
     /// A statement begins.
-    pub fn begin(&self) -> Watched {
+    pub fn begin(&self) -> WatchedStatement {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         let statement = Statement { since: Instant::now(), blocks: None, gave_way: false, is_left: false };
         let mut state = self.state();
@@ -78,7 +78,7 @@ impl Watch {
         if !std::mem::replace(&mut state.is_watching, true) {
             tokio::spawn(Self::run(Arc::downgrade(&self.0)));
         }
-        Watched { watch: self.clone(), number, is_over: false }
+        WatchedStatement { watch: self.clone(), number, is_over: false }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -92,10 +92,10 @@ impl Watch {
         let mut told: Option<Instant> = None;
         loop {
             let Some(watch) = inner.upgrade().map(Self) else { return };
-            let every = MOMENT.min(watch.0.most / 4);
+            let every = CHECK_INTERVAL.min(watch.0.most / 4);
             let is_long = {
                 let mut state = watch.state();
-                if state.statements.is_empty() && seen.elapsed() > REST {
+                if state.statements.is_empty() && seen.elapsed() > IDLE_CHECK_INTERVAL {
                     state.is_watching = false;
                     return;
                 }
@@ -103,14 +103,14 @@ impl Watch {
             };
             if is_long {
                 seen = Instant::now();
-                if let Err(error) = watch.look(&mut connection).await {
+                if let Err(error) = watch.check(&mut connection).await {
                     connection = None;
-                    if told.is_none_or(|told| told.elapsed() > TELL_AGAIN) {
+                    if told.is_none_or(|told| told.elapsed() > WARNING_INTERVAL) {
                         told = Some(Instant::now());
                         tracing::warn!(%error, "statements that take long on the IoTA store can't be watched; whether somebody waits for them is not known");
                     }
                 }
-            } else if seen.elapsed() > REST {
+            } else if seen.elapsed() > IDLE_CHECK_INTERVAL {
                 connection = None;
             }
             drop(watch);
@@ -119,15 +119,15 @@ impl Watch {
     }
 
     /// Looks which statements somebody waits for, and ends those that are to give way, or that nobody wants any more.
-    async fn look(&self, connection: &mut Option<PgConnection>) -> Result<(), StoreError> {
-        let late = |_| StoreError::timeout("looking for locks", PATIENCE.as_secs());
+    async fn check(&self, connection: &mut Option<PgConnection>) -> Result<(), SourceError> {
+        let late = |_| SourceError::timeout("looking for locks", QUERY_TIMEOUT.as_secs());
         if connection.is_none() {
-            *connection = Some(tokio::time::timeout(PATIENCE, self.0.pool.connect()).await.map_err(late)??);
+            *connection = Some(tokio::time::timeout(QUERY_TIMEOUT, self.0.pool.connect()).await.map_err(late)??);
         }
         let Some(connection) = connection else { return Ok(()) };
         let mut ask = async |sql: String| {
             let asked = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut *connection);
-            Ok::<_, StoreError>(tokio::time::timeout(PATIENCE, asked).await.map_err(late)??)
+            Ok::<_, SourceError>(tokio::time::timeout(QUERY_TIMEOUT, asked).await.map_err(late)??)
         };
         let rows = ask(format!(
             "WITH ours AS (SELECT pid, split_part(query, ' ', 3) AS name FROM pg_catalog.pg_stat_activity
@@ -141,7 +141,7 @@ impl Watch {
         for row in &rows {
             let name: &str = row.try_get("name")?;
             let number = name.rsplit('-').next().and_then(|number| number.parse().ok()).unwrap_or(0);
-            if self.is_to_end(number, row.try_get("blocks")?) {
+            if self.must_give_way(number, row.try_get("blocks")?) {
                 let pid: i32 = row.try_get("pid")?;
                 // Only if it is still the same: the session may have gone on to another's statement.
                 let _ = write!(
@@ -161,7 +161,7 @@ impl Watch {
         Ok(())
     }
 
-    fn is_to_end(&self, number: u64, blocks: bool) -> bool {
+    fn must_give_way(&self, number: u64, blocks: bool) -> bool {
         let mut state = self.state();
         let Some(statement) = state.statements.get_mut(&number) else { return false };
         if statement.is_left {
@@ -169,42 +169,42 @@ impl Watch {
         }
         statement.blocks = if blocks { Some(statement.blocks.unwrap_or_else(Instant::now)) } else { None };
         // Whoever waits may have waited since the last look, and ending takes until the next.
-        let patience = self.0.most.saturating_sub(MOMENT * 3);
+        let patience = self.0.most.saturating_sub(CHECK_INTERVAL * 3);
         let ends = statement.blocks.is_some_and(|since| since.elapsed() >= patience);
         statement.gave_way |= ends;
         ends
     }
 }
 
-impl Watched {
+impl WatchedStatement {
     /// What the statement begins with.
     pub fn name(&self) -> String {
         format!("/* data-patch {}-{} */ ", self.watch.0.instance, self.number)
     }
 
     /// It has ended.
-    pub fn over(mut self) {
+    pub fn finish(mut self) {
         self.is_over = true;
     }
 
     /// It has failed; why it did.
-    pub fn failed(mut self, error: sqlx::Error) -> StoreError {
+    pub fn failed(mut self, error: sqlx::Error) -> SourceError {
         // Whatever the server said, it has said it, and the statement has ended.
         self.is_over = matches!(error, sqlx::Error::Database(_));
         let gave_way = self.watch.state().statements.get(&self.number).is_some_and(|statement| statement.gave_way);
         if gave_way && error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("57014")) {
-            return StoreError::GaveWay;
+            return SourceError::GaveWay;
         }
         error.into()
     }
 }
 
-impl Drop for Watched {
+impl Drop for WatchedStatement {
     fn drop(&mut self) {
         let mut state = self.watch.state();
         match state.statements.get_mut(&self.number) {
             // It may go on for as long as it does not write to its closed connection.
-            Some(statement) if !self.is_over && statement.since.elapsed() >= MOMENT => statement.is_left = true,
+            Some(statement) if !self.is_over && statement.since.elapsed() >= CHECK_INTERVAL => statement.is_left = true,
             _ => drop(state.statements.remove(&self.number)),
         }
     }
