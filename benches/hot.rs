@@ -12,7 +12,7 @@ use data_patch::{
     config::GuardMode,
     iota::{DocType, Key, KeyType, TimeType, copy::Decoder, sample},
     kafka::RecordBuilder,
-    protocol::{ClientMessage, Rules, Token, reply},
+    protocol::{ClientMessage, RequestPolicy, Token, reply},
     replay::Validator,
     task::{LogEntry, TaskId},
 };
@@ -69,7 +69,7 @@ fn record(c: &mut Criterion) {
 }
 
 fn messages(c: &mut Criterion) {
-    let rules = Rules {
+    let rules = RequestPolicy {
         token: Token::new("123456"),
         time_zone: chrono_tz::Asia::Shanghai,
         max_devices: 10_000,

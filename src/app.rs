@@ -11,10 +11,10 @@ use crate::{
     iota::Source,
     kafka::{EmbeddedBroker, Kafka},
     kill,
-    protocol::{Rules, Token},
+    protocol::{RequestPolicy, Token},
     queue::{Clock, Queue},
     replay::ReplayRunner,
-    server::{self, Budget, Context, Guesses, Readiness, Throttle, TrustedProxies},
+    server::{self, LogThrottle, LoginThrottle, Readiness, ReceiveBudget, ServerState, TrustedProxies},
     telemetry::Metrics,
     worker::Pool,
 };
@@ -41,11 +41,11 @@ pub async fn run(
     let (kafka, _broker) = connect_kafka(&config, broker).await?;
     look_around(&config, &store, &kafka).await?;
 
-    let context = Arc::new(Context {
+    let context = Arc::new(ServerState {
         queue: queue.clone(),
         store: store.clone(),
         kafka: kafka.clone(),
-        rules: Rules {
+        rules: RequestPolicy {
             token,
             time_zone: config.server.time_zone,
             max_devices: config.server.max_devices,
@@ -55,13 +55,13 @@ pub async fn run(
         },
         config: config.server.clone(),
         metrics: metrics.clone(),
-        guesses: Guesses::default(),
+        guesses: LoginThrottle::default(),
         readiness: Readiness::default(),
         proxies: TrustedProxies::new(config.server.trusted_proxies.clone()),
-        budget: Arc::new(Budget::new(config.server.max_buffered_bytes)),
-        full: Throttle::default(),
-        closing: CancellationToken::new(),
-        disconnect: CancellationToken::new(),
+        budget: Arc::new(ReceiveBudget::new(config.server.max_buffered_bytes)),
+        full: LogThrottle::default(),
+        draining: CancellationToken::new(),
+        close_connections: CancellationToken::new(),
     });
     let pool = Pool {
         queue: queue.clone(),
@@ -92,10 +92,10 @@ pub async fn run(
         ),
     }
     tracing::info!("stopping: no new work is taken in; rows in flight are waited for, cursors stored, leases handed back");
-    context.closing.cancel();
+    context.draining.cancel();
     kill::point("stopping");
     working.await.context("the worker pool died")?;
-    context.disconnect.cancel();
+    context.close_connections.cancel();
     serving.await.context("the server died")?;
     keeping.await.context("the retention of tasks died")?;
     queue.close().await;

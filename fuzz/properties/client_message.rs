@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::LazyLock};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use data_patch::{
-    protocol::{Attach, ClientMessage, Refusal, Rules, Submit, Token, reply},
+    protocol::{Attach, ClientMessage, RequestError, RequestPolicy, Submit, Token, reply},
     task::NewTask,
 };
 use serde_json::{Value, json};
@@ -17,10 +17,10 @@ const MAX_DEVICES: usize = 3;
 const MAX_REFUSAL_CHARS: usize = 2_000;
 
 /// Any topic may be named; only these may.
-static RULES: LazyLock<[Rules; 2]> = LazyLock::new(|| [rules(&[]), rules(&["savoir_data", "__replay"])]);
+static RULES: LazyLock<[RequestPolicy; 2]> = LazyLock::new(|| [rules(&[]), rules(&["savoir_data", "__replay"])]);
 
-fn rules(topics: &[&str]) -> Rules {
-    Rules {
+fn rules(topics: &[&str]) -> RequestPolicy {
+    RequestPolicy {
         token: Token::new(TOKEN),
         time_zone: chrono_tz::Asia::Shanghai,
         max_devices: MAX_DEVICES,
@@ -70,7 +70,7 @@ fn known(said: &Value, fields: &[&str]) {
     }
 }
 
-fn submitted(submit: &Submit, said: &Value, rules: &Rules) {
+fn submitted(submit: &Submit, said: &Value, rules: &RequestPolicy) {
     let Submit { task, ignored } = submit;
     known(said, &FIELDS[0]);
     assert!(ignored.is_empty());
@@ -108,7 +108,7 @@ fn attached(attach: &Attach, said: &Value) {
     known(said, &FIELDS[1]);
 }
 
-fn refused(refusal: &Refusal, said: Option<&Value>) {
+fn refused(refusal: &RequestError, said: Option<&Value>) {
     let text = refusal.to_string();
     assert!(text.chars().count() < MAX_REFUSAL_CHARS, "{} characters: {text}", text.chars().count());
     let reply: Value = serde_json::from_str(&reply::refused(refusal)).expect("a reply is JSON");
@@ -117,9 +117,9 @@ fn refused(refusal: &Refusal, said: Option<&Value>) {
     let authorized = said.is_some_and(|said| said["token"] == TOKEN);
     if !authorized {
         let about_token = match refusal {
-            Refusal::NotJson(_) | Refusal::Shape | Refusal::WrongToken => true,
-            Refusal::Missing { field, .. } => *field == "token",
-            Refusal::Invalid { field, .. } => field == "token",
+            RequestError::NotJson(_) | RequestError::Shape | RequestError::WrongToken => true,
+            RequestError::Missing { field, .. } => *field == "token",
+            RequestError::Invalid { field, .. } => field == "token",
             _ => false,
         };
         assert!(about_token, "told to one who does not know the token: {text}");

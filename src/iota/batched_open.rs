@@ -9,7 +9,7 @@ use sea_query::SelectStatement;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Device, Mapping, Out, Row, Selection, SourceError, budget::Share, pages, select};
+use super::{Device, Mapping, Row, RowSender, Selection, SourceError, budget::Share, pages, select};
 
 /// Rows that a device may have to be read wholly together with others.
 const MAX_ROWS_PER_DEVICE: u32 = 256;
@@ -28,7 +28,7 @@ pub struct PendingDevice {
     /// Where it is told; taken when it is.
     pub device: Option<oneshot::Sender<Found>>,
     /// Where its rows go; taken when there are no more.
-    pub out: Option<Out>,
+    pub out: Option<RowSender>,
     pub rows: u32,
 }
 
@@ -64,7 +64,7 @@ impl PendingDevice {
 /// A device that goes on by itself.
 pub struct Detached {
     pub selection: Selection,
-    pub out: Out,
+    pub out: RowSender,
     /// All of it was read, and waits to be taken.
     pub is_read: bool,
 }
@@ -221,7 +221,7 @@ mod tests {
             let (found, hears) = oneshot::channel();
             told.push(hears);
             let selection = Selection { device, from: DateTime::UNIX_EPOCH, to: DateTime::UNIX_EPOCH, after: None };
-            PendingDevice { thing, selection, device: Some(found), out: Some(Out::new(None).0), rows: 0 }
+            PendingDevice { thing, selection, device: Some(found), out: Some(RowSender::new(None).0), rows: 0 }
         });
         let mut convoy = DeviceBatch::new(members.into(), Share::none(), None);
         convoy.found(&[(device, Device { name: Some("水".to_owned()) })]);

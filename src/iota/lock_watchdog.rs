@@ -29,7 +29,7 @@ const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Watches statements; clones share them.
 #[derive(Clone)]
-pub(super) struct Watch(Arc<Inner>);
+pub(super) struct LockWatchdog(Arc<Inner>);
 
 struct Inner {
     pool: Pool,
@@ -57,12 +57,12 @@ struct Statement {
 
 /// A statement that runs. Dropped before it is [over](Self::over), it is ended in the store too.
 pub(super) struct WatchedStatement {
-    watch: Watch,
+    watch: LockWatchdog,
     number: u64,
     is_over: bool,
 }
 
-impl Watch {
+impl LockWatchdog {
     pub fn new(pool: Pool, max_blocking_seconds: u64) -> Self {
         let instance = format!("{:08x}", fastrand::u32(..));
         let most = Duration::from_secs(max_blocking_seconds);

@@ -41,7 +41,7 @@ use uuid::Uuid;
 use budget::{Budget, Share};
 pub use error::SourceError;
 pub use mapping::{DocType, IdType, KeyType, Mapping, StoredRange, TimeType};
-use rows::Out;
+use rows::RowSender;
 pub use rows::{FirstRows, OpenDevice, Rows};
 
 use crate::{
@@ -258,7 +258,7 @@ impl Source {
 
     /// Looks a device of a thing up, and reads a selection of it from its beginning to its end.
     pub fn open(&self, thing: Uuid, selection: Selection) -> OpenDevice {
-        let (out, rows) = Out::new(selection.after.clone());
+        let (out, rows) = RowSender::new(selection.after.clone());
         let (found, device) = oneshot::channel();
         let store = self.clone();
         match &self.backend {
@@ -330,7 +330,7 @@ impl Source {
 
     /// The same, with so many rows in its first page.
     fn rows_of(&self, selection: Selection, first: u32) -> Rows {
-        let (out, rows) = Out::new(selection.after.clone());
+        let (out, rows) = RowSender::new(selection.after.clone());
         let store = self.clone();
         tokio::spawn(async move { store.read_from(selection, out, first).await });
         rows

@@ -11,7 +11,7 @@ use super::{
     Backend, Mapping, Page, Rows, Selection, Source, SourceError,
     budget::Share,
     postgres,
-    rows::{Next, Out},
+    rows::{Next, RowSender},
     select, sqlite,
 };
 use crate::task::Position;
@@ -65,20 +65,20 @@ struct ReadState {
 
 impl Source {
     /// Reads a selection until it ends, or nobody wants more; `is_read`: until it is read again, it was read.
-    pub(super) async fn read(&self, selection: Selection, out: Out, is_read: bool) {
+    pub(super) async fn read(&self, selection: Selection, out: RowSender, is_read: bool) {
         self.read_on(selection, out, ReadState::default(), is_read).await;
     }
 
     /// The same from the beginning, with so many rows in the first page.
-    pub(super) async fn read_from(&self, selection: Selection, out: Out, rows: u32) {
+    pub(super) async fn read_from(&self, selection: Selection, out: RowSender, rows: u32) {
         let seen = ReadState { most: Some(rows), ..ReadState::default() };
         self.read_on(selection, out, seen, false).await;
     }
 
-    async fn read_on(&self, mut selection: Selection, mut out: Out, mut seen: ReadState, mut is_read: bool) {
+    async fn read_on(&self, mut selection: Selection, mut out: RowSender, mut seen: ReadState, mut is_read: bool) {
         loop {
             // Once all is read this task waits for the last row to be taken: until then rows may have to be read again.
-            match out.taken(if is_read { 0 } else { Out::LOW }, &self.budget).await {
+            match out.taken(if is_read { 0 } else { RowSender::LOW }, &self.budget).await {
                 Next::Nothing => return,
                 Next::More if is_read => return,
                 Next::More => {}
@@ -103,7 +103,7 @@ impl Source {
     }
 
     /// Reads the next page, or pages, of a selection. `false`: it has ended.
-    async fn step(&self, selection: &mut Selection, out: &mut Out, seen: &mut ReadState) -> Result<bool, SourceError> {
+    async fn step(&self, selection: &mut Selection, out: &mut RowSender, seen: &mut ReadState) -> Result<bool, SourceError> {
         let mapping = self.mapping().await?;
         // A position means something in the layout only that it was read in.
         if let Some(before) = out.mapping().filter(|before| !before.reads_like(&mapping)) {
@@ -172,7 +172,7 @@ impl Source {
         mapping: &Mapping,
         selection: &Selection,
         limit: u32,
-        out: &mut Out,
+        out: &mut RowSender,
         slot: Slot,
     ) -> Result<Page, SourceError> {
         let Slot { place: _place, share } = slot;
@@ -207,7 +207,7 @@ impl Source {
         slots: [Slot; 2],
         rows: u32,
         selection: &Selection,
-        out: &mut Out,
+        out: &mut RowSender,
     ) -> Result<bool, SourceError> {
         let mut free = Vec::from(slots);
         let mut edge = PageStart::After(selection.after.clone());
@@ -231,7 +231,7 @@ impl Source {
                 continue;
             };
             let hand_on = async {
-                match out.taken(Out::LOW, &self.budget).await {
+                match out.taken(RowSender::LOW, &self.budget).await {
                     Next::More => page.batch().await.map(Some),
                     Next::Again(_) | Next::Nothing => Ok(None),
                 }
@@ -257,7 +257,7 @@ impl Source {
         rows: u32,
         slot: Slot,
     ) -> (Rows, oneshot::Receiver<Option<Position>>) {
-        let (mut out, page) = Out::new(None);
+        let (mut out, page) = RowSender::new(None);
         let (tell, answer) = oneshot::channel();
         let store = self.clone();
         tokio::spawn(async move {

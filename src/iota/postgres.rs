@@ -11,10 +11,10 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{
-    Device, Mapping, Out, Page, Selection, SourceError, Timeouts,
+    Device, Mapping, Page, RowSender, Selection, SourceError, Timeouts,
     batched_open::DeviceBatch,
     copy::Decoder,
-    lock_watchdog::{Watch, WatchedStatement},
+    lock_watchdog::{LockWatchdog, WatchedStatement},
     pages::PAGE_BYTES,
     pool::{Connection, Pool},
     select,
@@ -25,13 +25,13 @@ use crate::{config::Iota, task::Position};
 #[derive(Clone)]
 pub struct Server {
     pool: Pool,
-    watch: Watch,
+    watch: LockWatchdog,
 }
 
 impl Server {
     pub fn new(config: &Iota) -> Result<Self, SourceError> {
         let pool = Pool::new(config)?;
-        Ok(Self { watch: Watch::new(pool.clone(), config.max_blocking_seconds), pool })
+        Ok(Self { watch: LockWatchdog::new(pool.clone(), config.max_blocking_seconds), pool })
     }
 
     /// Rows of a statement that brings few.
@@ -114,7 +114,7 @@ pub async fn page(
     mapping: &Mapping,
     query: SelectStatement,
     timeouts: Timeouts,
-    out: &mut Out,
+    out: &mut RowSender,
 ) -> Result<Page, SourceError> {
     let mut connection = ConnectionGuard::of(server).await?;
     let page = connection.page(mapping, &query, timeouts, PAGE_BYTES, out).await?;
@@ -133,7 +133,7 @@ pub async fn page_until_boundary(
     rows: u32,
     timeouts: Timeouts,
     tell: oneshot::Sender<Option<Position>>,
-    out: &mut Out,
+    out: &mut RowSender,
 ) -> Result<(), SourceError> {
     let mut connection = ConnectionGuard::of(server).await?;
     let edge = connection.boundary(mapping, &select::boundary(mapping, &selection, rows), timeouts).await?;
@@ -212,7 +212,7 @@ impl CopyReader<'_> {
 /// that is left, or wait for a server that does not answer.
 struct ConnectionGuard {
     connection: Connection,
-    watch: Watch,
+    watch: LockWatchdog,
 }
 
 impl ConnectionGuard {
@@ -256,7 +256,7 @@ impl ConnectionGuard {
         query: &SelectStatement,
         timeouts: Timeouts,
         most: usize,
-        out: &mut Out,
+        out: &mut RowSender,
     ) -> Result<Page, SourceError> {
         let mut copy = self.copy(query, Decoder::new(mapping.key, mapping.time, mapping.doc), timeouts).await?;
         let (mut page, mut last) = (Page::default(), None);

@@ -62,7 +62,7 @@ impl Shared {
 }
 
 /// Rows on their way out, handed on in batches.
-pub(super) struct Out {
+pub(super) struct RowSender {
     shared: Arc<Shared>,
     batch: Vec<Row>,
     bytes: usize,
@@ -82,7 +82,7 @@ pub(super) enum Next {
     Nothing,
 }
 
-impl Out {
+impl RowSender {
     /// A batch is handed on when it has so many rows or bytes.
     const ROWS: usize = 512;
     const BYTES: usize = 256 * 1_024;
@@ -233,7 +233,7 @@ impl Out {
     }
 }
 
-impl Drop for Out {
+impl Drop for RowSender {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         if state.end.is_none() {

@@ -6,7 +6,7 @@ use sea_query::{SelectStatement, SqliteQueryBuilder};
 use sqlx::{AssertSqlSafe, Row as _, SqlitePool, sqlite::SqliteRow};
 use uuid::Uuid;
 
-use super::{Device, Key, KeyType, Mapping, Out, Page, Row, SourceError, Timeouts, pages::PAGE_BYTES};
+use super::{Device, Key, KeyType, Mapping, Page, Row, RowSender, SourceError, Timeouts, pages::PAGE_BYTES};
 use crate::{config::Iota, db};
 
 pub fn pool(config: &Iota) -> Result<SqlitePool, SourceError> {
@@ -32,7 +32,7 @@ pub async fn page(
     mapping: &Mapping,
     query: SelectStatement,
     timeouts: Timeouts,
-    out: &mut Out,
+    out: &mut RowSender,
 ) -> Result<Page, SourceError> {
     let query = sqlx::query(AssertSqlSafe(query.to_string(SqliteQueryBuilder))).persistent(false);
     let mut rows = query.fetch(pool);

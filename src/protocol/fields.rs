@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::Refusal;
+use super::RequestError;
 
 /// The fields of a message that submits a task.
 pub const SUBMIT: [&str; 8] = ["src", "token", "thingId", "devices", "from", "to", "topic", "requestId"];
@@ -116,11 +116,11 @@ impl<'a> Fields<'a> {
         self.all.get(name).filter(|value| !value.is_null())
     }
 
-    pub fn required(&self, name: &'static str, expected: &'static str) -> Result<&'a Value, Refusal> {
-        self.optional(name).ok_or(Refusal::Missing { field: name, expected })
+    pub fn required(&self, name: &'static str, expected: &'static str) -> Result<&'a Value, RequestError> {
+        self.optional(name).ok_or(RequestError::Missing { field: name, expected })
     }
 
-    pub fn text(&self, name: &'static str, expected: &'static str) -> Result<&'a str, Refusal> {
+    pub fn text(&self, name: &'static str, expected: &'static str) -> Result<&'a str, RequestError> {
         let value = self.required(name, expected)?;
         // What a token looks like is not told, not even of one that is no text.
         value.as_str().ok_or_else(|| invalid(name, kind(value), format!("it must be a text; {expected}")))
@@ -131,7 +131,7 @@ impl<'a> Fields<'a> {
     ///
     /// # Errors
     /// There are others, each named with the one that was likely meant.
-    pub fn check_known(&self, known: &[&str], ignore: bool) -> Result<Vec<String>, Refusal> {
+    pub fn check_known(&self, known: &[&str], ignore: bool) -> Result<Vec<String>, RequestError> {
         let left_out = |name: &str, value: &Value| value.is_null() && (SUBMIT.contains(&name) || TASK.contains(&name));
         let unknown = |(name, value): &(&String, &Value)| !known.contains(&name.as_str()) && !left_out(name, value);
         let refused = |(name, value): &(&String, &Value)| !ignore || restricts(name, value);
@@ -145,7 +145,7 @@ impl<'a> Fields<'a> {
         if more > 0 {
             problems.push(format!("{more} more are not known either."));
         }
-        Err(Refusal::UnknownField(problems.join(" ")))
+        Err(RequestError::UnknownField(problems.join(" ")))
     }
 
     fn problem(&self, name: &str, known: &[&str]) -> String {
@@ -198,8 +198,8 @@ fn likely<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
         .map(|(_, known)| known)
 }
 
-pub fn invalid(field: impl Into<String>, found: impl Into<String>, expected: impl Into<String>) -> Refusal {
-    Refusal::Invalid { field: field.into(), found: found.into(), expected: expected.into() }
+pub fn invalid(field: impl Into<String>, found: impl Into<String>, expected: impl Into<String>) -> RequestError {
+    RequestError::Invalid { field: field.into(), found: found.into(), expected: expected.into() }
 }
 
 fn kind(value: &Value) -> &'static str {

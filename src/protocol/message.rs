@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
-    Refusal, Token,
+    RequestError, Token,
     fields::{Fields, Object, SUBMIT, TASK, described, invalid, quoted},
     time::{self, Bound},
 };
@@ -16,7 +16,7 @@ use crate::task::{NewTask, TaskId};
 
 /// What messages are held against.
 #[derive(Debug, Clone)]
-pub struct Rules {
+pub struct RequestPolicy {
     pub token: Token,
     pub time_zone: Tz,
     pub max_devices: usize,
@@ -59,7 +59,7 @@ impl ClientMessage {
     ///
     /// # Errors
     /// The first thing that is wrong with it.
-    pub fn parse(text: &str, rules: &Rules) -> Result<Self, Refusal> {
+    pub fn parse(text: &str, rules: &RequestPolicy) -> Result<Self, RequestError> {
         Authorized::read(text, &rules.token)?.message(rules)
     }
 }
@@ -76,21 +76,21 @@ impl Authorized {
     ///
     /// # Errors
     /// It is no JSON object, has no known shape, or its token is missing or wrong.
-    pub fn read(text: &str, token: &Token) -> Result<Self, Refusal> {
+    pub fn read(text: &str, token: &Token) -> Result<Self, RequestError> {
         // Editors of some systems put a byte order mark before a text.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let object: Object = serde_json::from_str(text).map_err(|error| Refusal::NotJson(error.to_string()))?;
-        let Object { fields: Some(all), repeated } = object else { return Err(Refusal::Shape) };
+        let object: Object = serde_json::from_str(text).map_err(|error| RequestError::NotJson(error.to_string()))?;
+        let Object { fields: Some(all), repeated } = object else { return Err(RequestError::Shape) };
         if repeated.iter().any(|name| name == "token") {
             return Err(invalid("token", "given more than once", "give it once"));
         }
         let fields = Fields { all: &all, token: "" };
         if !all.contains_key("token") && !submits(&fields) && !fields.has("taskId") {
-            return Err(Refusal::Shape);
+            return Err(RequestError::Shape);
         }
         let said = fields.text("token", "the token that the service was started with")?;
         if !token.matches(said) {
-            return Err(Refusal::WrongToken);
+            return Err(RequestError::WrongToken);
         }
         let token = said.to_owned();
         Ok(Self { fields: all, repeated, token })
@@ -100,12 +100,12 @@ impl Authorized {
     ///
     /// # Errors
     /// The first thing that is wrong with it.
-    pub fn message(&self, rules: &Rules) -> Result<ClientMessage, Refusal> {
+    pub fn message(&self, rules: &RequestPolicy) -> Result<ClientMessage, RequestError> {
         let fields = Fields { all: &self.fields, token: &self.token };
         if let Some(name) = self.repeated.first() {
-            return Err(Refusal::RepeatedField(fields.shown(name)));
+            return Err(RequestError::RepeatedField(fields.shown(name)));
         }
-        read(&fields, rules).map_err(|refusal| hide(refusal, &fields))
+        read(&fields, rules).map_err(|refusal| redact_token(refusal, &fields))
     }
 }
 
@@ -114,7 +114,7 @@ fn submits(fields: &Fields<'_>) -> bool {
     ["src", "thingId", "devices", "from", "to"].iter().any(|name| fields.has(name))
 }
 
-fn read(fields: &Fields<'_>, rules: &Rules) -> Result<ClientMessage, Refusal> {
+fn read(fields: &Fields<'_>, rules: &RequestPolicy) -> Result<ClientMessage, RequestError> {
     let ignore = rules.ignore_unknown_fields;
     if submits(fields) {
         exclude(fields, &["taskId", "after", "cancel"], "a message that submits a task", "to attach or cancel")?;
@@ -123,7 +123,7 @@ fn read(fields: &Fields<'_>, rules: &Rules) -> Result<ClientMessage, Refusal> {
     }
     if !fields.has("taskId") {
         fields.check_known(&[&SUBMIT[..], &TASK[1..]].concat(), false)?;
-        return Err(Refusal::Shape);
+        return Err(RequestError::Shape);
     }
     exclude(fields, &["topic", "requestId"], "a message about a task that exists", "to submit a task")?;
     fields.check_known(&TASK, ignore)?;
@@ -136,19 +136,19 @@ fn read(fields: &Fields<'_>, rules: &Rules) -> Result<ClientMessage, Refusal> {
 }
 
 /// Refuses fields that belong to another kind of message: which of the two is meant can't be told.
-fn exclude(fields: &Fields<'_>, others: &[&str], message: &str, purpose: &str) -> Result<(), Refusal> {
+fn exclude(fields: &Fields<'_>, others: &[&str], message: &str, purpose: &str) -> Result<(), RequestError> {
     let found: Vec<_> = others.iter().filter(|name| fields.has(name)).map(|name| format!("`{name}`")).collect();
     if found.is_empty() {
         return Ok(());
     }
     let found = found.join(" and ");
-    Err(Refusal::UnknownField(format!(
+    Err(RequestError::UnknownField(format!(
         "{found} does not belong in {message}; send one message to do that, and another {purpose}."
     )))
 }
 
 /// A refusal shows what it found; not so if the token was put in a wrong field.
-fn hide(refusal: Refusal, fields: &Fields<'_>) -> Refusal {
+fn redact_token(refusal: RequestError, fields: &Fields<'_>) -> RequestError {
     fn holds(value: &Value, token: &str) -> bool {
         match value {
             Value::String(text) => text.contains(token),
@@ -159,10 +159,10 @@ fn hide(refusal: Refusal, fields: &Fields<'_>) -> Refusal {
         }
     }
     match refusal {
-        Refusal::Invalid { field, expected, .. }
+        RequestError::Invalid { field, expected, .. }
             if fields.all.iter().any(|(name, value)| name != "token" && holds(value, fields.token)) =>
         {
-            Refusal::Invalid { field, found: MISPLACED_TOKEN.to_owned(), expected }
+            RequestError::Invalid { field, found: MISPLACED_TOKEN.to_owned(), expected }
         }
         refusal => refusal,
     }
@@ -170,7 +170,7 @@ fn hide(refusal: Refusal, fields: &Fields<'_>) -> Refusal {
 
 const MISPLACED_TOKEN: &str = "not shown, for the token is in a field that it does not belong in";
 
-fn submit(fields: &Fields<'_>, rules: &Rules) -> Result<NewTask, Refusal> {
+fn submit(fields: &Fields<'_>, rules: &RequestPolicy) -> Result<NewTask, RequestError> {
     let src = fields.text("src", "only \"iota\" is known")?;
     if src != "iota" {
         return Err(invalid("src", quoted(src), "only \"iota\" is known"));
@@ -194,7 +194,7 @@ fn submit(fields: &Fields<'_>, rules: &Rules) -> Result<NewTask, Refusal> {
     Ok(NewTask { thing, devices, topic, from, to, request_id })
 }
 
-fn range(fields: &Fields<'_>, zone: Tz) -> Result<(DateTime<Utc>, DateTime<Utc>), Refusal> {
+fn range(fields: &Fields<'_>, zone: Tz) -> Result<(DateTime<Utc>, DateTime<Utc>), RequestError> {
     let (from_text, from) = moment(fields, "from", zone, Bound::From)?;
     let (to_text, to) = moment(fields, "to", zone, Bound::To)?;
     if from <= to {
@@ -210,7 +210,7 @@ fn range(fields: &Fields<'_>, zone: Tz) -> Result<(DateTime<Utc>, DateTime<Utc>)
     Err(invalid("from", found + ")", "it must be at or before to"))
 }
 
-fn attach(fields: &Fields<'_>) -> Result<Attach, Refusal> {
+fn attach(fields: &Fields<'_>) -> Result<Attach, RequestError> {
     let expected = "the UUID that \"task created.\" came with";
     let task = uuid(fields.required("taskId", expected)?).map_err(|found| invalid("taskId", found, expected))?;
     let after = match fields.optional("after") {
@@ -222,7 +222,7 @@ fn attach(fields: &Fields<'_>) -> Result<Attach, Refusal> {
     Ok(Attach { task: TaskId(task), after })
 }
 
-fn topic(value: &Value, rules: &Rules) -> Result<String, Refusal> {
+fn topic(value: &Value, rules: &RequestPolicy) -> Result<String, RequestError> {
     let expected = "a topic name has 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-', and is neither \".\" nor \"..\"";
     let name = value.as_str().ok_or_else(|| invalid("topic", described(value), expected))?;
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -244,7 +244,7 @@ fn topic(value: &Value, rules: &Rules) -> Result<String, Refusal> {
     Ok(name.to_owned())
 }
 
-fn devices(fields: &Fields<'_>, rules: &Rules) -> Result<Vec<Uuid>, Refusal> {
+fn devices(fields: &Fields<'_>, rules: &RequestPolicy) -> Result<Vec<Uuid>, RequestError> {
     let expected = "a list of at least one device id";
     let value = fields.required("devices", expected)?;
     let list = value.as_array().ok_or_else(|| invalid("devices", described(value), expected))?;
@@ -271,14 +271,14 @@ fn moment<'a>(
     name: &'static str,
     zone: Tz,
     bound: Bound,
-) -> Result<(&'a str, DateTime<FixedOffset>), Refusal> {
+) -> Result<(&'a str, DateTime<FixedOffset>), RequestError> {
     let text = fields.text(name, time::ACCEPTED)?;
     let time = time::parse(text, zone, bound)
         .map_err(|error| invalid(name, format!("{}, which {error}", quoted(text)), time::ACCEPTED))?;
     Ok((text, time))
 }
 
-fn request_id(fields: &Fields<'_>) -> Result<Option<String>, Refusal> {
+fn request_id(fields: &Fields<'_>) -> Result<Option<String>, RequestError> {
     let Some(value) = fields.optional("requestId") else { return Ok(None) };
     let expected = "a text of 1 to 128 characters, the same for the same request";
     match value.as_str() {

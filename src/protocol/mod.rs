@@ -2,13 +2,13 @@
 
 mod fields;
 pub mod message;
-pub mod refusal;
 pub mod reply;
+pub mod request_error;
 pub mod time;
 pub mod token;
 
-pub use message::{Attach, Authorized, ClientMessage, Rules, Submit};
-pub use refusal::Refusal;
+pub use message::{Attach, Authorized, ClientMessage, RequestPolicy, Submit};
+pub use request_error::RequestError;
 pub use token::Token;
 
 /// Where the WebSocket is.

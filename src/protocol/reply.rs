@@ -3,7 +3,7 @@
 use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
 
-use super::Refusal;
+use super::RequestError;
 use crate::task::{LogEntry, TaskId, TaskState};
 
 /// Answers to requests bear this `type`, all else the other; both are the contract's.
@@ -52,7 +52,7 @@ pub fn cancelled(task_id: TaskId, state: TaskState, ended_before: bool) -> Strin
 }
 
 /// Nothing was done.
-pub fn refused(refusal: &Refusal) -> String {
+pub fn refused(refusal: &RequestError) -> String {
     #[derive(Serialize)]
     struct Payload<'a> {
         ex: &'a str,
@@ -108,7 +108,7 @@ mod tests {
     fn to_the_letter() {
         insta::assert_snapshot!(created(TASK), @r#"{"type":"data-patch","erorr":null,"res":"ok","payload":{"taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","msg":"task created."}}"#);
         insta::assert_snapshot!(attached(TASK, TaskState::Running), @r#"{"type":"data-patch","erorr":null,"res":"ok","payload":{"taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","msg":"task attached.","state":"running"}}"#);
-        insta::assert_snapshot!(refused(&Refusal::WrongToken), @r#"{"type":"theme-data","erorr":"error message: token is wrong; it is the one that the service was started with","res":"error","payload":{"ex":"token is wrong; it is the one that the service was started with","code":"wrong_token"}}"#);
+        insta::assert_snapshot!(refused(&RequestError::WrongToken), @r#"{"type":"theme-data","erorr":"error message: token is wrong; it is the one that the service was started with","res":"error","payload":{"ex":"token is wrong; it is the one that the service was started with","code":"wrong_token"}}"#);
         insta::assert_snapshot!(log(&event(true, "iota data published(178 / 178). device: x", None)), @r#"{"type":"theme-data","erorr":null,"res":"ok","payload":{"msg":"iota data published(178 / 178). device: x","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","seq":7,"time":"2019-01-11T13:03:00.005Z"}}"#);
         insta::assert_snapshot!(log(&event(false, "task finished: no", Some(TaskState::Failed))), @r#"{"type":"theme-data","erorr":"error message: task finished: no","res":"error","payload":{"msg":"task finished: no","ex":"task finished: no","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","seq":7,"time":"2019-01-11T13:03:00.005Z","state":"failed"}}"#);
     }

@@ -15,7 +15,7 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// Takes the next connection. Errors are told and waited out: a service that can't take connections for want of a descriptor
 /// can again in a moment.
-pub async fn accept(listener: &TcpListener, errors: &Throttle) -> (TcpStream, SocketAddr) {
+pub async fn accept(listener: &TcpListener, errors: &LogThrottle) -> (TcpStream, SocketAddr) {
     let mut wait = WAIT;
     loop {
         match listener.accept().await {
@@ -48,11 +48,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 /// Tells of something that clients can make happen as often as they like once a second at the most.
 #[derive(Debug, Default)]
-pub struct Throttle {
+pub struct LogThrottle {
     told: Mutex<(Option<Instant>, u64)>,
 }
 
-impl Throttle {
+impl LogThrottle {
     /// Calls `tell` with how many times it happened since it was told last, unless that was a moment ago.
     pub fn tell(&self, tell: impl FnOnce(u64)) {
         // Nothing in here can panic half-way through a change.

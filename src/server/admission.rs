@@ -14,15 +14,15 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{accept::Throttle, proxies::network};
+use super::{accept::LogThrottle, proxies::network};
 use crate::config;
 
 /// Connections beyond `server.max_connections` that are answered what operators ask, and nothing else.
-const RESERVE: usize = 32;
+const OPERATOR_RESERVE: usize = 32;
 /// Connections that are being closed, and still have their descriptor.
 const CLOSING: usize = 32;
 /// Descriptors that connections may have beyond `server.max_connections`.
-pub const EXTRA_SOCKETS: usize = RESERVE + CLOSING;
+pub const EXTRA_SOCKETS: usize = OPERATOR_RESERVE + CLOSING;
 
 /// How far a connection without a good token has got; the first are closed first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,7 +58,7 @@ struct Table {
     reserve: Waiting,
     /// Those of `without_token`, by network.
     by_address: HashMap<IpAddr, BTreeSet<Key>>,
-    evicted: Throttle,
+    evicted: LogThrottle,
 }
 
 type Waiting = BTreeMap<Key, (Option<IpAddr>, CancellationToken)>;
@@ -134,7 +134,7 @@ impl Admission {
     }
 
     /// Takes a new connection in. A trusted proxy's has no address until its request tells the client's.
-    pub fn enter(self: &Arc<Self>, socket: OwnedSemaphorePermit, address: Option<IpAddr>) -> Place {
+    pub fn enter(self: &Arc<Self>, socket: OwnedSemaphorePermit, address: Option<IpAddr>) -> AdmissionGuard {
         let (address, closed) = (address.map(network), CancellationToken::new());
         let mut table = self.table();
         table.last_id += 1;
@@ -152,7 +152,7 @@ impl Admission {
             table.insert(key, address, closed.clone());
             State::WithoutToken(key)
         } else {
-            if table.reserve.len() >= RESERVE
+            if table.reserve.len() >= OPERATOR_RESERVE
                 && let Some((_, (_, oldest))) = table.reserve.pop_first()
             {
                 oldest.cancel();
@@ -161,7 +161,7 @@ impl Admission {
             State::Reserve(key)
         };
         drop(table);
-        Place { admission: Arc::clone(self), state: Mutex::new(state), closed, _socket: socket }
+        AdmissionGuard { admission: Arc::clone(self), state: Mutex::new(state), closed, _socket: socket }
     }
 }
 
@@ -174,14 +174,14 @@ enum State {
 
 /// A connection's place, until this is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct AdmissionGuard {
     admission: Arc<Admission>,
     state: Mutex<State>,
     closed: CancellationToken,
     _socket: OwnedSemaphorePermit,
 }
 
-impl Place {
+impl AdmissionGuard {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing in here can panic half-way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -246,7 +246,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for AdmissionGuard {
     fn drop(&mut self) {
         let state = *self.state();
         let mut table = self.admission.table();
@@ -274,12 +274,12 @@ mod tests {
         Admission::new(&config)
     }
 
-    fn enter(admission: &Arc<Admission>, address: &str) -> Place {
+    fn enter(admission: &Arc<Admission>, address: &str) -> AdmissionGuard {
         let socket = Arc::clone(&admission.sockets).try_acquire_owned().unwrap();
         admission.enter(socket, Some(address.parse().unwrap()))
     }
 
-    fn evicted(places: &[Place]) -> Vec<usize> {
+    fn evicted(places: &[AdmissionGuard]) -> Vec<usize> {
         (0..places.len()).filter(|n| places[*n].closed.is_cancelled()).collect()
     }
 
@@ -320,8 +320,8 @@ mod tests {
                 place
             })
             .collect();
-        let places: Vec<_> = (0..=RESERVE).map(|_| enter(&admission, "192.0.2.1")).collect();
-        assert!(places.iter().all(Place::is_of_reserve));
+        let places: Vec<_> = (0..=OPERATOR_RESERVE).map(|_| enter(&admission, "192.0.2.1")).collect();
+        assert!(places.iter().all(AdmissionGuard::is_of_reserve));
         assert_eq!((evicted(&places), evicted(&authenticated)), (vec![0], vec![]));
         drop((places, authenticated));
         assert!(!enter(&admission, "192.0.2.1").is_of_reserve());

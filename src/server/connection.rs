@@ -13,8 +13,8 @@ use warp::{
 };
 
 use super::{
-    Context,
-    admission::{Place, Stage},
+    ServerState,
+    admission::{AdmissionGuard, Stage},
     inbound::{Inbound, Metered},
     socket,
     upgrade::{self, Handshake},
@@ -28,7 +28,7 @@ const MAX_HEADER: usize = 16 * 1_024;
 
 /// What a connection needs beside itself.
 pub struct Shared<S> {
-    pub context: Arc<Context>,
+    pub context: Arc<ServerState>,
     /// What answers the requests that are none for a WebSocket.
     pub routes: S,
     /// WebSockets, to be waited for at the end.
@@ -36,7 +36,7 @@ pub struct Shared<S> {
 }
 
 /// Serves the connection of `peer`. Returns when it is closed, or a task of its own serves it as a WebSocket.
-pub async fn serve<S>(stream: TcpStream, peer: IpAddr, place: Place, shared: Arc<Shared<S>>)
+pub async fn serve<S>(stream: TcpStream, peer: IpAddr, place: AdmissionGuard, shared: Arc<Shared<S>>)
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Send + Sync + 'static,
     S::Future: Send + 'static,
@@ -67,7 +67,7 @@ where
             .with_upgrades()
     );
     let stopping = async {
-        context.disconnect.cancelled().await;
+        context.close_connections.cancelled().await;
     };
     tokio::select! {
         // Clients that leave or send no HTTP are no news.
@@ -79,7 +79,7 @@ where
     let _ = tokio::time::timeout(ANSWER_TIMEOUT, connection).await;
 }
 
-async fn answer<S>(mut request: Request<Incoming>, peer: IpAddr, place: Arc<Place>, shared: &Shared<S>) -> Response
+async fn answer<S>(mut request: Request<Incoming>, peer: IpAddr, place: Arc<AdmissionGuard>, shared: &Shared<S>) -> Response
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {

@@ -10,17 +10,17 @@ use serde::Serialize;
 use tokio::{sync::watch, time::timeout};
 use warp::{Reply, http::StatusCode, reply::Response};
 
-use super::Context;
+use super::ServerState;
 use crate::telemetry::{AllMetrics, Exposition, Snapshot};
 
 /// How long what was found counts as the present state, however many ask.
-const FRESH: Duration = Duration::from_secs(1);
+const CHECK_TTL: Duration = Duration::from_secs(1);
 /// How long a request waits for checks that are under way; then it is answered from what was found before.
-const WAIT: Duration = Duration::from_millis(800);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);
 /// How long a check may take before the part counts as not answering.
-const PATIENCE: Duration = Duration::from_secs(5);
+const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The same for the store: its check may have to wait for a connection that reads.
-const STORE_PATIENCE: Duration = Duration::from_secs(30);
+const SOURCE_CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Serialize)]
 struct Parts {
@@ -39,14 +39,18 @@ pub struct Readiness {
 }
 
 /// 200 when the queue can be written, and store and broker answer; else 503. The body says which does not, and why.
-pub async fn ready(context: &Context) -> Response {
+pub async fn ready(context: &ServerState) -> Response {
     let Readiness { queue, store, kafka } = &context.readiness;
     let (asked_queue, asked_store, asked_kafka) = (context.queue.clone(), context.store.clone(), context.kafka.clone());
     queue.check(async move { asked_queue.probe().await });
     store.check(async move { asked_store.ping().await });
     kafka.check(async move { asked_kafka.ping().await });
-    let _ = timeout(WAIT, async { tokio::join!(queue.checked(), store.checked(), kafka.checked()) }).await;
-    let parts = Parts { queue: queue.tell(PATIENCE), store: store.tell(STORE_PATIENCE), kafka: kafka.tell(PATIENCE) };
+    let _ = timeout(ANSWER_TIMEOUT, async { tokio::join!(queue.checked(), store.checked(), kafka.checked()) }).await;
+    let parts = Parts {
+        queue: queue.describe(HEALTH_CHECK_TIMEOUT),
+        store: store.describe(SOURCE_CHECK_TIMEOUT),
+        kafka: kafka.describe(HEALTH_CHECK_TIMEOUT),
+    };
     let well = [&parts.queue, &parts.store, &parts.kafka].iter().all(|part| *part == "ok");
     let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     warp::reply::with_status(warp::reply::json(&parts), status).into_response()
@@ -70,7 +74,7 @@ impl Part {
     /// Begins a check, unless one is under way or has just ended.
     fn check<E: Display>(&self, check: impl Future<Output = Result<(), E>> + Send + 'static) {
         let begins = self.known.send_if_modified(|known| {
-            let is_known = known.last.as_ref().is_some_and(|(at, _)| at.elapsed() < FRESH);
+            let is_known = known.last.as_ref().is_some_and(|(at, _)| at.elapsed() < CHECK_TTL);
             let begins = known.checking.is_none() && !is_known;
             if begins {
                 known.checking = Some(Instant::now());
@@ -93,22 +97,22 @@ impl Part {
     }
 
     /// "ok", or what is wrong and since when that is known.
-    fn tell(&self, patience: Duration) -> String {
+    fn describe(&self, patience: Duration) -> String {
         let known = self.known.borrow();
         match (&known.last, known.checking.map(|since| since.elapsed())) {
             (_, Some(took)) if took >= patience => format!("no answer for {} s", took.as_secs()),
             (None, _) => "checking; nothing is known yet, ask again".to_owned(),
             (Some((_, Ok(()))), _) => "ok".to_owned(),
-            (Some((at, Err(error))), _) if at.elapsed() >= 2 * FRESH => format!("{error} ({} s ago)", at.elapsed().as_secs()),
+            (Some((at, Err(error))), _) if at.elapsed() >= 2 * CHECK_TTL => format!("{error} ({} s ago)", at.elapsed().as_secs()),
             (Some((_, Err(error))), _) => error.clone(),
         }
     }
 }
 
 /// The metrics, in the format that the scraper accepts.
-pub async fn metrics(context: &Context, accept: Option<&str>) -> Response {
-    let Context { queue, store, kafka, .. } = context;
-    let (backlog, queue_bytes) = tokio::join!(timeout(PATIENCE, queue.backlog()), queue.disk_bytes());
+pub async fn metrics(context: &ServerState, accept: Option<&str>) -> Response {
+    let ServerState { queue, store, kafka, .. } = context;
+    let (backlog, queue_bytes) = tokio::join!(timeout(HEALTH_CHECK_TIMEOUT, queue.backlog()), queue.disk_bytes());
     // A queue that does not answer is no queue without jobs.
     let backlog = backlog.ok().and_then(Result::ok);
     let now = Snapshot {

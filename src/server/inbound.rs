@@ -24,21 +24,21 @@ use super::{
 use crate::protocol::Token;
 
 /// Bytes of a message that are taken before the right token was read.
-pub const BEFORE_TOKEN: usize = 64 * 1_024;
+pub const MAX_BYTES_BEFORE_TOKEN: usize = 64 * 1_024;
 /// Bytes of a message that each connection has room for anyway: they are not taken from the budget.
-pub const BUFFER: usize = 4 * 1_024;
+pub const SOCKET_BUFFER: usize = 4 * 1_024;
 /// A message that needs room of the budget must have arrived whole after so long.
 const MESSAGE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Bytes that may be held for all connections together: a quarter for those that sent no good token, so that they can't take
 /// all of it, and the rest for the others.
 #[derive(Debug)]
-pub struct Budget {
+pub struct ReceiveBudget {
     without_token: AtomicUsize,
     with_token: AtomicUsize,
 }
 
-impl Budget {
+impl ReceiveBudget {
     pub fn new(bytes: usize) -> Self {
         let without_token = bytes / 4;
         Self { without_token: AtomicUsize::new(without_token), with_token: AtomicUsize::new(bytes - without_token) }
@@ -52,13 +52,13 @@ impl Budget {
 /// Bytes taken from the budget, given back when this is dropped.
 #[derive(Debug)]
 struct Charge {
-    budget: Arc<Budget>,
+    budget: Arc<ReceiveBudget>,
     has_token: bool,
     bytes: usize,
 }
 
 impl Charge {
-    fn take(budget: &Arc<Budget>, has_token: bool, bytes: usize) -> Option<Self> {
+    fn take(budget: &Arc<ReceiveBudget>, has_token: bool, bytes: usize) -> Option<Self> {
         let left = budget.left(has_token);
         left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).ok()?;
         Some(Self { budget: Arc::clone(budget), has_token, bytes })
@@ -135,7 +135,7 @@ impl Inbound {
 pub struct Metered<S> {
     io: S,
     inbound: Arc<Inbound>,
-    budget: Arc<Budget>,
+    budget: Arc<ReceiveBudget>,
     token: Token,
     max_message: u64,
     frames: FrameReader,
@@ -149,7 +149,7 @@ pub struct Metered<S> {
 }
 
 impl<S> Metered<S> {
-    pub fn new(io: S, inbound: Arc<Inbound>, budget: Arc<Budget>, token: Token, max_message: usize) -> Self {
+    pub fn new(io: S, inbound: Arc<Inbound>, budget: Arc<ReceiveBudget>, token: Token, max_message: usize) -> Self {
         Self {
             io,
             inbound,
@@ -190,17 +190,17 @@ impl<S> Metered<S> {
             return Err(Excess::Message);
         }
         let announced = usize::try_from(self.announced).unwrap_or(usize::MAX);
-        if !state.has_token && self.received > BEFORE_TOKEN {
+        if !state.has_token && self.received > MAX_BYTES_BEFORE_TOKEN {
             return Err(Excess::BeforeToken);
         }
-        let needed = if state.has_token { announced } else { announced.min(BEFORE_TOKEN) };
+        let needed = if state.has_token { announced } else { announced.min(MAX_BYTES_BEFORE_TOKEN) };
         let charged = state.arriving.as_ref();
-        if needed > BUFFER && charged.is_none_or(|charge| charge.bytes < needed || charge.has_token != state.has_token) {
+        if needed > SOCKET_BUFFER && charged.is_none_or(|charge| charge.bytes < needed || charge.has_token != state.has_token) {
             state.arriving = None;
             state.arriving = Some(Charge::take(&self.budget, state.has_token, needed).ok_or(Excess::Budget)?);
             state.since.get_or_insert_with(Instant::now);
         }
-        Ok(state.has_token || announced <= BEFORE_TOKEN)
+        Ok(state.has_token || announced <= MAX_BYTES_BEFORE_TOKEN)
     }
 }
 

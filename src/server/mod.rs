@@ -5,9 +5,9 @@ mod admission;
 mod connection;
 mod early_token;
 mod frames;
-mod guesses;
 mod health;
 mod inbound;
+mod login_throttle;
 mod proxies;
 mod session;
 mod socket;
@@ -20,35 +20,35 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warp::{Filter, Rejection, Reply, http::StatusCode, reply::Response};
 
-use crate::{config, iota::Source, kafka::Kafka, protocol::Rules, queue::Queue, telemetry::Metrics};
+use crate::{config, iota::Source, kafka::Kafka, protocol::RequestPolicy, queue::Queue, telemetry::Metrics};
 
-pub use accept::Throttle;
+pub use accept::LogThrottle;
 pub use admission::EXTRA_SOCKETS;
-pub use guesses::Guesses;
 pub use health::Readiness;
-pub use inbound::Budget;
+pub use inbound::ReceiveBudget;
+pub use login_throttle::LoginThrottle;
 pub use proxies::TrustedProxies;
 
 /// What connections work with.
-pub struct Context {
+pub struct ServerState {
     pub queue: Queue,
     pub store: Source,
     pub kafka: Kafka,
-    pub rules: Rules,
+    pub rules: RequestPolicy,
     pub config: config::Server,
     pub metrics: Metrics,
     /// Wrong tokens, by address.
-    pub guesses: Guesses,
+    pub guesses: LoginThrottle,
     pub readiness: Readiness,
     pub proxies: TrustedProxies,
     /// For messages that are being received.
-    pub budget: Arc<Budget>,
+    pub budget: Arc<ReceiveBudget>,
     /// Tells that there are too many connections.
-    pub full: Throttle,
+    pub full: LogThrottle,
     /// The service is stopping: no new work is taken in.
-    pub closing: CancellationToken,
+    pub draining: CancellationToken,
     /// Connections are to be closed.
-    pub disconnect: CancellationToken,
+    pub close_connections: CancellationToken,
 }
 
 /// Listens on an address; port 0 takes a free one.
@@ -65,7 +65,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves until [`Context::disconnect`]; then closes the connections, and returns when they are closed.
-pub async fn run(context: Arc<Context>, listener: TcpListener, patience: Duration) {
+pub async fn run(context: Arc<ServerState>, listener: TcpListener, patience: Duration) {
     let (connections, sockets) = (TaskTracker::new(), TaskTracker::new());
     let shared = Arc::new(connection::Shared {
         context: Arc::clone(&context),
@@ -73,7 +73,7 @@ pub async fn run(context: Arc<Context>, listener: TcpListener, patience: Duratio
         sockets: sockets.clone(),
     });
     let admission = admission::Admission::new(&context.config);
-    let errors = Throttle::default();
+    let errors = LogThrottle::default();
     let taking = async {
         while let Some(place) = admission.socket().await {
             let (stream, peer) = accept::accept(&listener, &errors).await;
@@ -84,7 +84,7 @@ pub async fn run(context: Arc<Context>, listener: TcpListener, patience: Duratio
     };
     tokio::select! {
         () = taking => {}
-        () = context.disconnect.cancelled() => {}
+        () = context.close_connections.cancelled() => {}
     }
     drop(listener);
     connections.close();
@@ -100,25 +100,24 @@ pub async fn run(context: Arc<Context>, listener: TcpListener, patience: Duratio
 
 /// What is asked over HTTP.
 fn routes(
-    context: &Arc<Context>,
+    context: &Arc<ServerState>,
 ) -> impl Filter<Extract = (impl Reply + use<>,), Error = Infallible> + Clone + Send + Sync + 'static + use<> {
-    let of = |context: &Arc<Context>| {
+    let of = |context: &Arc<ServerState>| {
         let context = Arc::clone(context);
         warp::any().map(move || Arc::clone(&context))
     };
     let alive = warp::path!("healthz").map(|| "ok\n".into_response());
     let ready = warp::path!("readyz")
         .and(of(context))
-        .then(|context: Arc<Context>| async move { Box::pin(health::ready(&context)).await });
-    let metrics = warp::path!("metrics")
-        .and(of(context))
-        .and(warp::header::optional::<String>("accept"))
-        .then(|context: Arc<Context>, accept: Option<String>| async move { health::metrics(&context, accept.as_deref()).await });
-    alive.or(ready).unify().or(metrics).unify().recover(explain).map(Reply::into_response)
+        .then(|context: Arc<ServerState>| async move { Box::pin(health::ready(&context)).await });
+    let metrics = warp::path!("metrics").and(of(context)).and(warp::header::optional::<String>("accept")).then(
+        |context: Arc<ServerState>, accept: Option<String>| async move { health::metrics(&context, accept.as_deref()).await },
+    );
+    alive.or(ready).unify().or(metrics).unify().recover(handle_rejection).map(Reply::into_response)
 }
 
 /// What is not found, said so that a person can go on.
-async fn explain(rejection: Rejection) -> Result<Response, Infallible> {
+async fn handle_rejection(rejection: Rejection) -> Result<Response, Infallible> {
     let text = format!("here are {} (a WebSocket), /healthz, /readyz and /metrics\n", crate::protocol::PATH);
     let status = if rejection.is_not_found() { StatusCode::NOT_FOUND } else { StatusCode::BAD_REQUEST };
     Ok(warp::reply::with_status(text, status).into_response())

@@ -7,26 +7,26 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::{
-    Context,
-    admission::{Place, Stage},
+    ServerState,
+    admission::{AdmissionGuard, Stage},
     inbound::Inbound,
     socket::Outbox,
 };
 use crate::{
     events::EncodedEvent,
     kill,
-    protocol::{Attach, Authorized, ClientMessage, Refusal, Submit, reply},
+    protocol::{Attach, Authorized, ClientMessage, RequestError, Submit, reply},
     queue::{LogTail, QueueError, Submitted, TaskRow},
     task::{TaskId, line},
     telemetry::{Durations, GaugeGuard},
 };
 
 /// Messages that a client may have refused before its first good token.
-const MAX_REFUSED: u32 = 10;
+const MAX_REJECTED: u32 = 10;
 
 /// What comes after a message.
-pub enum Next {
-    GoOn,
+pub enum Flow {
+    Continue,
     /// The connection is to be closed.
     WrongToken,
     /// So is one that sends message after message, and no good token.
@@ -37,23 +37,29 @@ pub enum Next {
 
 /// A connection's tasks, and its way out.
 pub struct Session<'a> {
-    context: &'a Context,
+    context: &'a ServerState,
     /// The client's.
     address: IpAddr,
-    place: &'a Place,
+    place: &'a AdmissionGuard,
     inbound: &'a Inbound,
     /// The client has sent the right token.
     is_authenticated: bool,
-    refused: u32,
+    rejected: u32,
     outbox: Arc<Outbox>,
     watches: JoinSet<TaskId>,
     by_task: HashMap<TaskId, AbortHandle>,
 }
 
 impl<'a> Session<'a> {
-    pub fn new(context: &'a Context, address: IpAddr, place: &'a Place, inbound: &'a Inbound, outbox: Arc<Outbox>) -> Self {
+    pub fn new(
+        context: &'a ServerState,
+        address: IpAddr,
+        place: &'a AdmissionGuard,
+        inbound: &'a Inbound,
+        outbox: Arc<Outbox>,
+    ) -> Self {
         let (watches, by_task) = (JoinSet::new(), HashMap::new());
-        Self { context, address, place, inbound, is_authenticated: false, refused: 0, outbox, watches, by_task }
+        Self { context, address, place, inbound, is_authenticated: false, rejected: 0, outbox, watches, by_task }
     }
 
     /// The client has sent the right token.
@@ -62,7 +68,7 @@ impl<'a> Session<'a> {
     }
 
     /// Does what a text frame says.
-    pub async fn hear(&mut self, text: &str) -> Next {
+    pub async fn handle_message(&mut self, text: &str) -> Flow {
         let rules = &self.context.rules;
         let message = match Authorized::read(text, &rules.token) {
             Ok(authorized) => {
@@ -79,7 +85,7 @@ impl<'a> Session<'a> {
         };
         match done {
             Ok(next) => next,
-            Err(refusal) => self.refuse(&refusal).await,
+            Err(refusal) => self.reject(&refusal).await,
         }
     }
 
@@ -91,35 +97,35 @@ impl<'a> Session<'a> {
     }
 
     /// Says that nothing was done, and why.
-    pub async fn refuse(&mut self, refusal: &Refusal) -> Next {
+    pub async fn reject(&mut self, refusal: &RequestError) -> Flow {
         self.context.metrics.request_rejected(refusal.code());
-        self.refused = self.refused.saturating_add(1);
-        if matches!(refusal, Refusal::WrongToken) {
-            self.punish().await;
+        self.rejected = self.rejected.saturating_add(1);
+        if matches!(refusal, RequestError::WrongToken) {
+            self.delay_failed_login().await;
         } else if self.is_authenticated {
             tracing::info!(%refusal, "a message is refused");
         } else {
             // Anybody can send these, as many as they like.
             tracing::debug!(%refusal, "a message is refused");
         }
-        match (self.say(reply::refused(refusal)).await, refusal) {
-            (Next::GoOn, Refusal::WrongToken) => Next::WrongToken,
-            (Next::GoOn, _) if !self.is_authenticated && self.refused >= MAX_REFUSED => Next::NoToken,
+        match (self.send(reply::refused(refusal)).await, refusal) {
+            (Flow::Continue, RequestError::WrongToken) => Flow::WrongToken,
+            (Flow::Continue, _) if !self.is_authenticated && self.rejected >= MAX_REJECTED => Flow::NoToken,
             (next, _) => next,
         }
     }
 
     /// Waits as long as a wrong token is to wait for its answer.
-    async fn punish(&self) {
-        let guess = self.context.guesses.count(self.address);
-        if guess.is_worth_telling() {
+    async fn delay_failed_login(&self) {
+        let guess = self.context.guesses.record_failure(self.address);
+        if guess.should_log() {
             tracing::warn!(address = %self.address, times = guess.wrong, "wrong tokens come from an address");
         }
         self.place.reached(Stage::WrongToken);
         tokio::select! {
             () = tokio::time::sleep(guess.wait) => {}
             () = self.place.evicted() => {}
-            () = self.context.disconnect.cancelled() => {}
+            () = self.context.close_connections.cancelled() => {}
         }
     }
 
@@ -143,46 +149,46 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn submit(&mut self, submit: Submit) -> Result<Next, Refusal> {
-        if self.context.closing.is_cancelled() {
-            return Err(Refusal::ShuttingDown);
+    async fn submit(&mut self, submit: Submit) -> Result<Flow, RequestError> {
+        if self.context.draining.is_cancelled() {
+            return Err(RequestError::ShuttingDown);
         }
         let Submit { task, ignored } = submit;
         let lines = if ignored.is_empty() { Vec::new() } else { vec![line::ignored(&ignored)] };
         let (thing, devices, from, to) = (task.thing, task.devices.len(), task.from, task.to);
-        match self.context.queue.submit_with_log(task, lines).await.map_err(away)? {
+        match self.context.queue.submit_with_log(task, lines).await.map_err(unavailable)? {
             Submitted::Created(id) => {
                 tracing::info!(task = %id, %thing, devices, %from, %to, "a task is created");
                 kill::point("accepted");
                 self.context.metrics.tasks_created.inc();
-                let next = self.say(reply::created(id)).await;
+                let next = self.send(reply::created(id)).await;
                 self.watch(id, 0);
                 Ok(next)
             }
             Submitted::Existing(row) => Ok(self.attach_to(&row, 0).await),
-            Submitted::Conflict { task, fields } => Err(Refusal::RequestIdConflict { task, fields }),
+            Submitted::Conflict { task, fields } => Err(RequestError::RequestIdConflict { task, fields }),
         }
     }
 
-    async fn attach(&mut self, attach: Attach) -> Result<Next, Refusal> {
+    async fn attach(&mut self, attach: Attach) -> Result<Flow, RequestError> {
         let Attach { task, after } = attach;
-        let row = self.context.queue.task(task).await.map_err(away)?.ok_or(Refusal::UnknownTask(task))?;
+        let row = self.context.queue.task(task).await.map_err(unavailable)?.ok_or(RequestError::UnknownTask(task))?;
         if after > row.last_seq {
-            return Err(Refusal::AfterTheEnd { task, after, last: row.last_seq });
+            return Err(RequestError::AfterTheEnd { task, after, last: row.last_seq });
         }
         Ok(self.attach_to(&row, after).await)
     }
 
-    async fn cancel(&mut self, task: TaskId) -> Result<Next, Refusal> {
-        let cancelled = self.context.queue.cancel(task).await.map_err(away)?.ok_or(Refusal::UnknownTask(task))?;
-        Ok(self.say(reply::cancelled(task, cancelled.task.state, cancelled.already_finished)).await)
+    async fn cancel(&mut self, task: TaskId) -> Result<Flow, RequestError> {
+        let cancelled = self.context.queue.cancel(task).await.map_err(unavailable)?.ok_or(RequestError::UnknownTask(task))?;
+        Ok(self.send(reply::cancelled(task, cancelled.task.state, cancelled.already_finished)).await)
     }
 
-    async fn attach_to(&mut self, row: &TaskRow, after: u64) -> Next {
+    async fn attach_to(&mut self, row: &TaskRow, after: u64) -> Flow {
         tracing::info!(task = %row.id, after, "a task is attached to");
         // A watch of the same task is replaced, and first: its lines must not come between the reply and the first line.
         self.unwatch(row.id).await;
-        let next = self.say(reply::attached(row.id, row.state)).await;
+        let next = self.send(reply::attached(row.id, row.state)).await;
         if !(row.state.is_final() && after == row.last_seq) {
             self.watch(row.id, after);
         }
@@ -190,7 +196,7 @@ impl<'a> Session<'a> {
     }
 
     fn watch(&mut self, task: TaskId, after: u64) {
-        let Context { queue, metrics, .. } = self.context;
+        let ServerState { queue, metrics, .. } = self.context;
         let (watch, outbox, delay) = (queue.tail(task, after), Arc::clone(&self.outbox), metrics.log_delay.clone());
         let subscription = GaugeGuard::new(&metrics.log_subscriptions);
         let handle = self.watches.spawn(async move {
@@ -210,17 +216,17 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn say(&self, text: String) -> Next {
-        if self.outbox.send([Message::text(text)]).await { Next::GoOn } else { Next::Gone }
+    async fn send(&self, text: String) -> Flow {
+        if self.outbox.send([Message::text(text)]).await { Flow::Continue } else { Flow::Gone }
     }
 }
 
-fn away(error: QueueError) -> Refusal {
+fn unavailable(error: QueueError) -> RequestError {
     match error {
-        QueueError::Closed => Refusal::ShuttingDown,
+        QueueError::Closed => RequestError::ShuttingDown,
         error @ (QueueError::Unavailable(_) | QueueError::Damaged(_) | QueueError::Unknown(_)) => {
             tracing::error!(%error, "the queue can't be used: a message is refused");
-            Refusal::QueueAway(error.to_string())
+            RequestError::QueueUnavailable(error.to_string())
         }
     }
 }
@@ -228,14 +234,14 @@ fn away(error: QueueError) -> Refusal {
 /// Sends a task's lines as they come, until it ends or the client is gone.
 async fn forward(mut watch: LogTail, outbox: &Outbox, delay: &Durations) {
     /// Lines in one write, at the most.
-    const AT_ONCE: usize = 64;
-    const AGAIN_AFTER: Duration = Duration::from_secs(1);
+    const MAX_LINES_PER_WRITE: usize = 64;
+    const READ_RETRY_DELAY: Duration = Duration::from_secs(1);
     loop {
         match watch.next().await {
             Ok(Some(first)) => {
                 // What has come meanwhile goes along.
                 let more = std::iter::from_fn(|| watch.next().now_or_never()?.ok().flatten());
-                let lines: Vec<_> = std::iter::once(first).chain(more).take(AT_ONCE).collect();
+                let lines: Vec<_> = std::iter::once(first).chain(more).take(MAX_LINES_PER_WRITE).collect();
                 let frames: Vec<_> = lines.iter().map(|told| frame(told)).collect();
                 if !outbox.send(frames).await {
                     return;
@@ -247,7 +253,7 @@ async fn forward(mut watch: LogTail, outbox: &Outbox, delay: &Durations) {
             Ok(None) | Err(QueueError::Closed) => return,
             Err(error) => {
                 tracing::warn!(%error, "a watched log can't be read; trying again");
-                tokio::time::sleep(AGAIN_AFTER).await;
+                tokio::time::sleep(READ_RETRY_DELAY).await;
             }
         }
     }

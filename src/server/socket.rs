@@ -17,13 +17,13 @@ use tokio_tungstenite::tungstenite::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Context,
-    admission::Place,
+    ServerState,
+    admission::AdmissionGuard,
     inbound::{Excess, Inbound},
-    session::{Next, Session},
+    session::{Flow, Session},
     upgrade::Socket,
 };
-use crate::protocol::Refusal;
+use crate::protocol::RequestError;
 
 /// What a client may take to let one frame through before it counts as dead.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,7 +36,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_PINGS: u32 = 100;
 
 /// Why a connection ends.
-enum End {
+enum CloseReason {
     /// The client closed it, or is gone.
     Gone,
     /// We close it.
@@ -51,13 +51,13 @@ enum End {
 pub struct Outbox {
     sink: Mutex<SplitSink<Socket, Message>>,
     /// The client takes nothing any more.
-    gone: CancellationToken,
+    closed: CancellationToken,
 }
 
 impl Outbox {
     /// Sends messages in one write, and waits until the client lets them through. `false`: it does not, or is gone.
     pub async fn send(&self, messages: impl IntoIterator<Item = Message>) -> bool {
-        if self.gone.is_cancelled() {
+        if self.closed.is_cancelled() {
             return false;
         }
         let sent = async {
@@ -69,7 +69,7 @@ impl Outbox {
         };
         let sent = matches!(timeout(WRITE_TIMEOUT, sent).await, Ok(Ok(())));
         if !sent {
-            self.gone.cancel();
+            self.closed.cancel();
         }
         sent
     }
@@ -89,28 +89,28 @@ impl Outbox {
 }
 
 /// Serves a connection until one of the two ends it.
-pub async fn serve(socket: Socket, inbound: &Inbound, address: IpAddr, place: &Place, context: &Context) {
+pub async fn serve(socket: Socket, inbound: &Inbound, address: IpAddr, place: &AdmissionGuard, context: &ServerState) {
     let (sink, mut stream) = socket.split();
-    let outbox = Arc::new(Outbox { sink: Mutex::new(sink), gone: CancellationToken::new() });
+    let outbox = Arc::new(Outbox { sink: Mutex::new(sink), closed: CancellationToken::new() });
     let mut session = Session::new(context, address, place, inbound, Arc::clone(&outbox));
     let end = read(&mut stream, &mut session, &outbox, inbound, place, context).await;
     // Its watches end with it, its tasks go on.
     drop(session);
     let closing = async {
         match end {
-            End::Gone => {
+            CloseReason::Gone => {
                 let _ = timeout(CLOSE_TIMEOUT, async { outbox.sink.lock().await.close().await }).await;
             }
-            End::Close(code, reason) => {
+            CloseReason::Close(code, reason) => {
                 outbox.close(code, reason, CLOSE_TIMEOUT).await;
                 // The client answers; what it sent before is read, or it would see a reset in place of the code.
                 let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = stream.next().await {} }).await;
             }
-            End::Fail(code, reason) => {
+            CloseReason::Fail(code, reason) => {
                 outbox.close(code, reason, CLOSE_TIMEOUT).await;
                 tokio::time::sleep(CLOSE_TIMEOUT).await;
             }
-            End::Evicted => {
+            CloseReason::Evicted => {
                 let reason = "too many connections have sent no token; connect again and send it at once";
                 outbox.close(CloseCode::Again, reason, PING_TIMEOUT).await;
             }
@@ -128,9 +128,9 @@ async fn read(
     session: &mut Session<'_>,
     outbox: &Outbox,
     inbound: &Inbound,
-    place: &Place,
-    context: &Context,
-) -> End {
+    place: &AdmissionGuard,
+    context: &ServerState,
+) -> CloseReason {
     let ping_every = Duration::from_secs(context.config.ping_seconds);
     let idle_after = Duration::from_secs(context.config.idle_seconds);
     let (mut heard, mut said) = (Instant::now(), Instant::now());
@@ -142,32 +142,32 @@ async fn read(
         let waits_for_token = !session.is_authenticated() && !inbound.has_token();
         tokio::select! {
             biased;
-            () = context.disconnect.cancelled() => {
-                return End::Close(CloseCode::Away, "the service restarts; connect again and send taskId and after");
+            () = context.close_connections.cancelled() => {
+                return CloseReason::Close(CloseCode::Away, "the service restarts; connect again and send taskId and after");
             }
-            () = outbox.gone.cancelled() => return End::Gone,
+            () = outbox.closed.cancelled() => return CloseReason::Gone,
             () = place.evicted(), if waits_for_token => {
                 if !inbound.has_token() {
-                    return End::Evicted;
+                    return CloseReason::Evicted;
                 }
             }
             () = session.watch_ended() => said = Instant::now(),
             () = sleep_until(if waits_for_token { next_ping.min(token_by) } else { next_ping }) => {
                 if waits_for_token && Instant::now() >= token_by && !inbound.has_token() {
-                    return End::Close(CloseCode::Policy, "no message with the right token came in time (server.auth_seconds)");
+                    return CloseReason::Close(CloseCode::Policy, "no message with the right token came in time (server.auth_seconds)");
                 }
                 if inbound.is_overdue() {
-                    return End::Fail(CloseCode::Policy, "a message did not arrive whole within a minute");
+                    return CloseReason::Fail(CloseCode::Policy, "a message did not arrive whole within a minute");
                 }
                 if Instant::now() < next_ping {
                     continue;
                 }
                 if heard.elapsed() > ping_every.mul_f64(2.5) {
                     tracing::debug!("a connection is let go: nothing was heard of it");
-                    return End::Gone;
+                    return CloseReason::Gone;
                 }
                 if session.is_idle() && said.elapsed() >= idle_after {
-                    return End::Close(CloseCode::Normal, "idle: no task is watched and nothing was said (server.idle_seconds)");
+                    return CloseReason::Close(CloseCode::Normal, "idle: no task is watched and nothing was said (server.idle_seconds)");
                 }
                 outbox.ping().await;
                 next_ping = Instant::now() + ping_every;
@@ -175,15 +175,15 @@ async fn read(
             message = stream.next() => {
                 heard = Instant::now();
                 let next = match message {
-                    None | Some(Ok(Message::Close(_))) => return End::Gone,
+                    None | Some(Ok(Message::Close(_))) => return CloseReason::Gone,
                     Some(Err(error)) => return failure(&error, inbound),
                     // On the heap while it lasts: thousands of connections say nothing most of the time.
-                    Some(Ok(Message::Text(text))) => Box::pin(session.hear(&text)).await,
-                    Some(Ok(Message::Binary(_))) => Box::pin(session.refuse(&Refusal::Binary)).await,
+                    Some(Ok(Message::Text(text))) => Box::pin(session.handle_message(&text)).await,
+                    Some(Ok(Message::Binary(_))) => Box::pin(session.reject(&RequestError::Binary)).await,
                     Some(Ok(Message::Ping(_))) if waits_for_token => {
                         pings += 1;
                         if pings > MAX_PINGS {
-                            return End::Close(CloseCode::Policy, "ping after ping, and no message with the right token");
+                            return CloseReason::Close(CloseCode::Policy, "ping after ping, and no message with the right token");
                         }
                         continue;
                     }
@@ -192,10 +192,10 @@ async fn read(
                 inbound.handled();
                 said = Instant::now();
                 match next {
-                    Next::GoOn => {}
-                    Next::WrongToken => return End::Close(CloseCode::Policy, "wrong token"),
-                    Next::NoToken => return End::Close(CloseCode::Policy, "message after message, and none with the right token"),
-                    Next::Gone => return End::Gone,
+                    Flow::Continue => {}
+                    Flow::WrongToken => return CloseReason::Close(CloseCode::Policy, "wrong token"),
+                    Flow::NoToken => return CloseReason::Close(CloseCode::Policy, "message after message, and none with the right token"),
+                    Flow::Gone => return CloseReason::Gone,
                 }
             }
         }
@@ -203,20 +203,22 @@ async fn read(
 }
 
 /// What a connection that can't be read any more is closed with (RFC 6455, section 7.4.1).
-fn failure(error: &Error, inbound: &Inbound) -> End {
+fn failure(error: &Error, inbound: &Inbound) -> CloseReason {
     match (inbound.excess(), error) {
         (Some(Excess::Message), _) | (None, Error::Capacity(CapacityError::MessageTooLong { .. })) => {
-            End::Fail(CloseCode::Size, "the message is over the limit (server.max_message_bytes)")
+            CloseReason::Fail(CloseCode::Size, "the message is over the limit (server.max_message_bytes)")
         }
         (Some(Excess::BeforeToken), _) => {
-            End::Fail(CloseCode::Size, "a message of more than 65536 bytes must have its token within the first of them")
+            CloseReason::Fail(CloseCode::Size, "a message of more than 65536 bytes must have its token within the first of them")
         }
         (Some(Excess::Budget), _) => {
-            End::Fail(CloseCode::Again, "too much is being received; send the message again in a moment")
+            CloseReason::Fail(CloseCode::Again, "too much is being received; send the message again in a moment")
         }
-        (None, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => End::Gone,
-        (None, Error::Protocol(_)) => End::Fail(CloseCode::Protocol, "what came is no frame of a WebSocket client (RFC 6455)"),
-        (None, Error::Utf8(_)) => End::Fail(CloseCode::Invalid, "a text is not UTF-8"),
-        (None, _) => End::Gone,
+        (None, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => CloseReason::Gone,
+        (None, Error::Protocol(_)) => {
+            CloseReason::Fail(CloseCode::Protocol, "what came is no frame of a WebSocket client (RFC 6455)")
+        }
+        (None, Error::Utf8(_)) => CloseReason::Fail(CloseCode::Invalid, "a text is not UTF-8"),
+        (None, _) => CloseReason::Gone,
     }
 }

@@ -17,7 +17,7 @@ use warp::{
     reply::Response,
 };
 
-use super::inbound::{BUFFER, Metered};
+use super::inbound::{Metered, SOCKET_BUFFER};
 
 /// A client's connection.
 pub type Socket = WebSocketStream<Metered<TokioIo<hyper::upgrade::Upgraded>>>;
@@ -29,8 +29,8 @@ const MAX_UNSENT: usize = 1_024 * 1_024;
 /// A WebSocket on a connection that has been upgraded. A message or frame over `limit` bytes is an error.
 pub async fn socket(connection: Metered<TokioIo<hyper::upgrade::Upgraded>>, limit: usize) -> Socket {
     let config = WebSocketConfig::default()
-        .read_buffer_size(BUFFER)
-        .write_buffer_size(BUFFER)
+        .read_buffer_size(SOCKET_BUFFER)
+        .write_buffer_size(SOCKET_BUFFER)
         .max_write_buffer_size(MAX_UNSENT)
         .max_message_size(Some(limit))
         .max_frame_size(Some(limit));
@@ -54,7 +54,7 @@ pub fn answer(request: &Parts, origins: &[String]) -> Handshake {
 
 /// Why a request does not become a WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refusal {
+enum HandshakeError {
     Method,
     OldHttp,
     Host,
@@ -64,7 +64,7 @@ enum Refusal {
     Origin,
 }
 
-impl Refusal {
+impl HandshakeError {
     fn response(self) -> Response {
         let (status, text) = match self {
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "a WebSocket begins with GET"),
@@ -96,26 +96,26 @@ impl Refusal {
 }
 
 /// The key of a request that may become a WebSocket.
-fn check<'a>(request: &'a Parts, origins: &[String]) -> Result<&'a HeaderValue, Refusal> {
+fn check<'a>(request: &'a Parts, origins: &[String]) -> Result<&'a HeaderValue, HandshakeError> {
     let headers = &request.headers;
     if request.method != Method::GET {
-        return Err(Refusal::Method);
+        return Err(HandshakeError::Method);
     }
     if request.version < Version::HTTP_11 {
-        return Err(Refusal::OldHttp);
+        return Err(HandshakeError::OldHttp);
     }
-    only(headers, &header::HOST).ok_or(Refusal::Host)?;
+    only(headers, &header::HOST).ok_or(HandshakeError::Host)?;
     if !lists(headers, &header::CONNECTION, "upgrade") || !lists(headers, &header::UPGRADE, "websocket") {
-        return Err(Refusal::NoUpgrade);
+        return Err(HandshakeError::NoUpgrade);
     }
     // Which version is spoken comes before how it is: a later one may have other keys.
     if only(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
-        return Err(Refusal::Version);
+        return Err(HandshakeError::Version);
     }
-    let key = only(headers, &header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes())).ok_or(Refusal::Key)?;
+    let key = only(headers, &header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes())).ok_or(HandshakeError::Key)?;
     let allowed = |origin: &HeaderValue| origins.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()));
     if !origins.is_empty() && !headers.get_all(header::ORIGIN).iter().all(allowed) {
-        return Err(Refusal::Origin);
+        return Err(HandshakeError::Origin);
     }
     Ok(key)
 }
@@ -166,7 +166,7 @@ mod tests {
     ];
 
     /// A good request with some headers in place of its own.
-    fn ask(changes: &[(&str, &[&str])], origins: &[&str]) -> Result<(), Refusal> {
+    fn ask(changes: &[(&str, &[&str])], origins: &[&str]) -> Result<(), HandshakeError> {
         let mut request = Request::builder();
         for (name, value) in GOOD.iter().filter(|(name, _)| changes.iter().all(|(changed, _)| changed != name)) {
             request = request.header(*name, *value);
@@ -191,22 +191,22 @@ mod tests {
             (vec![("connection", &["close", "x,upgrade ,y"])], Ok(())),
             (vec![("upgrade", &["h2c, WebSocket"])], Ok(())),
             (vec![("upgrade", &["h2c", "websocket"])], Ok(())),
-            (vec![("connection", &["keep-alive"])], Err(Refusal::NoUpgrade)),
-            (vec![("connection", &[])], Err(Refusal::NoUpgrade)),
-            (vec![("upgrade", &["websockets"])], Err(Refusal::NoUpgrade)),
-            (vec![("upgrade", &[])], Err(Refusal::NoUpgrade)),
-            (vec![("host", &[])], Err(Refusal::Host)),
-            (vec![("host", &["x", "y"])], Err(Refusal::Host)),
-            (vec![("sec-websocket-version", &["8"])], Err(Refusal::Version)),
-            (vec![("sec-websocket-version", &["14"]), ("sec-websocket-key", &["x"])], Err(Refusal::Version)),
-            (vec![("sec-websocket-version", &[])], Err(Refusal::Version)),
-            (vec![("sec-websocket-key", &[])], Err(Refusal::Key)),
-            (vec![("sec-websocket-key", &[""])], Err(Refusal::Key)),
-            (vec![("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZQ"])], Err(Refusal::Key)),
+            (vec![("connection", &["keep-alive"])], Err(HandshakeError::NoUpgrade)),
+            (vec![("connection", &[])], Err(HandshakeError::NoUpgrade)),
+            (vec![("upgrade", &["websockets"])], Err(HandshakeError::NoUpgrade)),
+            (vec![("upgrade", &[])], Err(HandshakeError::NoUpgrade)),
+            (vec![("host", &[])], Err(HandshakeError::Host)),
+            (vec![("host", &["x", "y"])], Err(HandshakeError::Host)),
+            (vec![("sec-websocket-version", &["8"])], Err(HandshakeError::Version)),
+            (vec![("sec-websocket-version", &["14"]), ("sec-websocket-key", &["x"])], Err(HandshakeError::Version)),
+            (vec![("sec-websocket-version", &[])], Err(HandshakeError::Version)),
+            (vec![("sec-websocket-key", &[])], Err(HandshakeError::Key)),
+            (vec![("sec-websocket-key", &[""])], Err(HandshakeError::Key)),
+            (vec![("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZQ"])], Err(HandshakeError::Key)),
             (vec![("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZR=="])], Ok(())),
-            (vec![("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ=="])], Err(Refusal::Key)),
-            (vec![("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZSB0d28="])], Err(Refusal::Key)),
-            (vec![("sec-websocket-key", &["dGhlIHNhbXBsZS!ub25jZQ=="])], Err(Refusal::Key)),
+            (vec![("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNhbXBsZSBub25jZQ=="])], Err(HandshakeError::Key)),
+            (vec![("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZSB0d28="])], Err(HandshakeError::Key)),
+            (vec![("sec-websocket-key", &["dGhlIHNhbXBsZS!ub25jZQ=="])], Err(HandshakeError::Key)),
         ] {
             assert_eq!(ask(&changes, &[]), expected, "{changes:?}");
         }
@@ -220,10 +220,10 @@ mod tests {
             (&["https://et.example.com"], &list, Ok(())),
             (&["https://ET.example.com"], &list, Ok(())),
             (&[], &list, Ok(())),
-            (&["https://evil.example"], &list, Err(Refusal::Origin)),
-            (&["https://et.example.com.evil.example"], &list, Err(Refusal::Origin)),
-            (&["https://et.example.com", "https://evil.example"], &list, Err(Refusal::Origin)),
-            (&["null"], &list, Err(Refusal::Origin)),
+            (&["https://evil.example"], &list, Err(HandshakeError::Origin)),
+            (&["https://et.example.com.evil.example"], &list, Err(HandshakeError::Origin)),
+            (&["https://et.example.com", "https://evil.example"], &list, Err(HandshakeError::Origin)),
+            (&["null"], &list, Err(HandshakeError::Origin)),
         ] {
             assert_eq!(ask(&[("origin", origin)], origins), expected, "{origin:?}");
         }

@@ -3,8 +3,8 @@ use serde_json::json;
 
 use super::*;
 
-fn rules() -> Rules {
-    Rules {
+fn rules() -> RequestPolicy {
+    RequestPolicy {
         token: Token::new("123456"),
         time_zone: chrono_tz::Asia::Shanghai,
         max_devices: 3,
@@ -22,13 +22,13 @@ fn request() -> Value {
     })
 }
 
-fn with(field: &str, value: Value) -> Result<ClientMessage, Refusal> {
+fn with(field: &str, value: Value) -> Result<ClientMessage, RequestError> {
     let mut request = request();
     request[field] = value;
     ClientMessage::parse(&request.to_string(), &rules())
 }
 
-fn submitted(message: Result<ClientMessage, Refusal>) -> NewTask {
+fn submitted(message: Result<ClientMessage, RequestError>) -> NewTask {
     match message {
         Ok(ClientMessage::Submit(submit)) => submit.task,
         other => panic!("no submit: {other:?}"),
@@ -92,7 +92,7 @@ fn a_refusal_names_the_field_and_the_remedy() {
         let refusal = with(field, value.clone()).expect_err(&format!("{field} = {value}")).to_string();
         assert!(refusal.contains(said), "{field} = {value}: {refusal}");
     }
-    assert_eq!(with("token", json!("12345")), Err(Refusal::WrongToken));
+    assert_eq!(with("token", json!("12345")), Err(RequestError::WrongToken));
     assert!(with("requestId", json!("水".repeat(128))).is_ok());
 }
 
@@ -102,17 +102,17 @@ fn the_token_comes_before_all_else_and_is_never_echoed() {
     request["token"] = json!("guess");
     request["thingId"] = json!("bridge");
     let refusal = ClientMessage::parse(&request.to_string(), &rules()).unwrap_err();
-    assert_eq!(refusal, Refusal::WrongToken);
+    assert_eq!(refusal, RequestError::WrongToken);
     assert!(!refusal.to_string().contains("guess"));
 }
 
 #[test]
 fn other_shapes() {
     for text in ["{}", "[]", "5", "null", "\"x\"", r#"{"token":"123456"}"#, r#"{"hello":1}"#, "\u{feff}{}"] {
-        assert_eq!(ClientMessage::parse(text, &rules()), Err(Refusal::Shape), "{text}");
+        assert_eq!(ClientMessage::parse(text, &rules()), Err(RequestError::Shape), "{text}");
     }
     for text in ["", "{", "{\"src\":}", "\u{feff}\u{feff}{}", "hello"] {
-        assert!(matches!(ClientMessage::parse(text, &rules()), Err(Refusal::NotJson(_))), "{text}");
+        assert!(matches!(ClientMessage::parse(text, &rules()), Err(RequestError::NotJson(_))), "{text}");
     }
     for after in ["-1", "1.5", "\"1\"", "18446744073709551616"] {
         let text = format!(r#"{{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","after":{after}}}"#);
@@ -156,7 +156,7 @@ fn an_unknown_field_is_refused_by_name_with_the_likely_one() {
 
 #[test]
 fn where_unknown_fields_are_ignored_they_are_kept_by_name_and_none_that_asks_for_less() {
-    let rules = Rules { ignore_unknown_fields: true, ..rules() };
+    let rules = RequestPolicy { ignore_unknown_fields: true, ..rules() };
     let parse = |field: &str, value: Value| {
         let mut request = request();
         request["project"] = json!("bridge");
@@ -196,7 +196,7 @@ fn a_token_as_a_fields_name_or_as_a_name_that_is_stored_is_not_shown() {
 
 #[test]
 fn the_allow_list_is_told() {
-    let rules = Rules { topics: vec!["anxinyun_data".to_owned(), "__replay".to_owned()], ..rules() };
+    let rules = RequestPolicy { topics: vec!["anxinyun_data".to_owned(), "__replay".to_owned()], ..rules() };
     let refusal = ClientMessage::parse(&request().to_string(), &rules).unwrap_err().to_string();
     assert!(refusal.contains("\"savoir_data\", which is not allowed here; allowed are anxinyun_data, __replay"), "{refusal}");
 }

@@ -4,7 +4,7 @@ use crate::task::TaskId;
 
 /// A message that changed nothing. The text of each names the field and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum RequestError {
     #[error("the message is not JSON ({0}); send one JSON object in a text frame")]
     NotJson(String),
     #[error("the message is a binary frame; send one JSON object in a text frame")]
@@ -35,10 +35,10 @@ pub enum Refusal {
     #[error("the service is shutting down and takes no new work; send the request again in a moment")]
     ShuttingDown,
     #[error("the queue can't be read or written just now ({0}), and nothing was stored; send the request again in a moment")]
-    QueueAway(String),
+    QueueUnavailable(String),
 }
 
-impl Refusal {
+impl RequestError {
     /// A word that programs can tell refusals apart by; sent as `payload.code`.
     pub fn code(&self) -> &'static str {
         match self {
@@ -54,7 +54,7 @@ impl Refusal {
             Self::UnknownTask(_) => "unknown_task",
             Self::AfterTheEnd { .. } => "after_beyond_end",
             Self::ShuttingDown => "shutting_down",
-            Self::QueueAway(_) => "queue_away",
+            Self::QueueUnavailable(_) => "queue_away",
         }
     }
 }
