@@ -22,6 +22,10 @@ const STALLED_AFTER: Duration = Duration::from_secs(2);
 /// A job waits this long for a stalled partition before it goes back to the queue.
 const STALLED_LANE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Before its first answer a lane has this share of all bytes at the most, or one request that is larger. Whatever is sent to
+/// partitions that are away already then stays little: each of them would else take all that is left.
+const UNANSWERED_SHARE: usize = 32;
+
 /// How often waiting jobs look for stalled partitions.
 const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -82,6 +86,8 @@ struct LaneState<W> {
     waiting: VecDeque<Waiter<W>>,
     /// Answers when it was looked at last.
     settled: u64,
+    /// Answers when it began to hold bytes, or to wait for some.
+    settled_before: u64,
     /// When it was first seen with rows in flight and without a new answer.
     silent_since: Option<Duration>,
     is_stalled: bool,
@@ -102,20 +108,33 @@ struct Grant<W> {
     whom: W,
 }
 
+impl<W> LaneState<W> {
+    /// Whether the next request of this lane may be granted, if it fits.
+    fn may_grow(&self, limit: usize) -> bool {
+        let bytes = self.waiting.front().map_or(0, |waiting| waiting.bytes);
+        let is_little = self.held == 0 || self.held + bytes <= limit / UNANSWERED_SHARE;
+        is_little || self.lane.settled.load(Ordering::Relaxed) != self.settled_before
+    }
+}
+
 impl<W> ByteBudget<W> {
     fn new(limit: usize) -> Self {
         Self { limit, used: 0, set_aside: 0, lanes: HashMap::new(), turns: VecDeque::new(), tickets: 0 }
     }
 
     fn lane(&mut self, lane: &Arc<Lane>) -> &mut LaneState<W> {
-        self.lanes.entry(lane.key()).or_insert_with(|| LaneState {
-            lane: Arc::clone(lane),
-            held: 0,
-            set_aside: 0,
-            waiting: VecDeque::new(),
-            settled: lane.settled.load(Ordering::Relaxed),
-            silent_since: None,
-            is_stalled: false,
+        self.lanes.entry(lane.key()).or_insert_with(|| {
+            let settled = lane.settled.load(Ordering::Relaxed);
+            LaneState {
+                lane: Arc::clone(lane),
+                held: 0,
+                set_aside: 0,
+                waiting: VecDeque::new(),
+                settled,
+                settled_before: settled,
+                silent_since: None,
+                is_stalled: false,
+            }
         })
     }
 
@@ -147,7 +166,7 @@ impl<W> ByteBudget<W> {
         while passed < self.turns.len() {
             let Some(key) = self.turns.pop_front() else { break };
             let Some(state) = self.lanes.get_mut(&key).filter(|state| !state.waiting.is_empty()) else { continue };
-            if state.is_stalled {
+            if state.is_stalled || !state.may_grow(self.limit) {
                 self.turns.push_back(key);
                 passed += 1;
                 continue;

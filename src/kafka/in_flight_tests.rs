@@ -19,6 +19,7 @@ fn lanes_take_turns() {
     let (mut budget, lanes) = (ByteBudget::new(100), lanes(2));
     budget.request(&lanes[0], 100, 0);
     assert_eq!(whom(budget.grant()), [0]);
+    lanes[0].settled();
     for (lane, number) in [(0, 1), (0, 2), (0, 3), (1, 4)] {
         budget.request(&lanes[lane], 50, number);
     }
@@ -61,6 +62,57 @@ fn a_stalled_lane_gets_nothing_and_keeps_nobody_waiting() {
     assert!(budget.grant().is_empty());
     budget.release(&lanes[0], 100);
     assert_eq!(whom(budget.grant()), [2]);
+}
+
+#[test]
+fn a_lane_gets_little_until_its_first_answer() {
+    let (mut budget, lanes) = (ByteBudget::new(32 * 10), lanes(2));
+    for number in 0..4 {
+        budget.request(&lanes[0], 5, number);
+    }
+    budget.request(&lanes[1], 30, 4);
+    assert_eq!(
+        whom(budget.grant()),
+        [0, 4, 1],
+        "a 32nd of all in small pieces, or one that is larger; nobody waits for the rest"
+    );
+    lanes[0].sent();
+    lanes[0].settled();
+    budget.release(&lanes[0], 5);
+    assert_eq!(whom(budget.grant()), [2, 3]);
+    // All is given back: what comes later begins anew.
+    budget.release(&lanes[0], 15);
+    budget.request(&lanes[0], 30, 5);
+    budget.request(&lanes[0], 30, 6);
+    assert_eq!(whom(budget.grant()), [5]);
+}
+
+#[test]
+fn lanes_that_never_answer_leave_room_for_others() {
+    let (mut budget, lanes) = (ByteBudget::new(320), lanes(18));
+    // One that answered before it fell silent holds all there is.
+    budget.request(&lanes[0], 10, 0);
+    budget.grant();
+    lanes[0].sent();
+    lanes[0].settled();
+    budget.request(&lanes[0], 310, 1);
+    assert_eq!(whom(budget.grant()), [1]);
+    lanes[0].sent();
+    budget.check_stalls(at(0));
+    budget.check_stalls(at(1));
+    budget.check_stalls(at(3));
+    // Those that begin later want as much.
+    for (lane, number) in lanes[1..17].iter().zip(2..) {
+        for _ in 0..32 {
+            budget.request(lane, 10, number);
+        }
+        assert_eq!(whom(budget.grant()), [number]);
+        lane.sent();
+    }
+    budget.check_stalls(at(4));
+    budget.check_stalls(at(6));
+    budget.request(&lanes[17], 160, 99);
+    assert_eq!(whom(budget.grant()), [99]);
 }
 
 #[test]

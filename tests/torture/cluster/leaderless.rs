@@ -10,12 +10,13 @@ use super::{
     play,
 };
 use crate::{
-    account::Account,
+    account::{Account, File},
     outage::{
-        Patch,
+        Patch, fill,
         told::{published, takeovers, waits},
     },
-    support::{Client, TestStore, message},
+    support::{Client, PATIENCE, Process, TestStore, is_end, message},
+    table::Found,
 };
 
 /// Of each device.
@@ -91,4 +92,82 @@ async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
         others_took.as_secs_f64()
     );
     ended.write(what, 1, &note);
+}
+
+/// As a service has it in a deployment, but for the waits: what it may have in flight is left as it is.
+const SETTINGS: [(&str, &str); 4] = [
+    ("DATA_PATCH_WORKER_LEASE_SECONDS", "3"),
+    ("DATA_PATCH_WORKER_STALL_SECONDS", "3"),
+    ("DATA_PATCH_WORKER_RETRY_MAX_SECONDS", "2"),
+    ("DATA_PATCH_WORKER_PROGRESS_MS", "100"),
+];
+/// Of each device: more than may be in flight together.
+const MANY: usize = 100_000;
+
+/// So many devices, each in another partition.
+async fn apart(nodes: &Nodes, number: usize) -> Vec<Uuid> {
+    let devices: Vec<Uuid> = (0..PARTITIONS).map(|_| Uuid::new_v4()).collect();
+    let partitions = nodes.partitions_of(&devices).await;
+    let mut taken = HashSet::new();
+    devices
+        .into_iter()
+        .zip(partitions)
+        .filter(|(_, partition)| taken.insert(*partition))
+        .map(|(device, _)| device)
+        .take(number)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes; make torture"]
+async fn a_topic_without_leaders_keeps_no_other_topic_waiting() {
+    let what = "cluster: a topic without leaders, patches submitted to it meanwhile, and another topic";
+    let Some(nodes) = nodes(what).await else { return };
+    let (topic, healthy) = (nodes.topic_on(&[LOST; PARTITIONS as usize]).await, nodes.topic().await);
+    let (store, folder) = (TestStore::empty().await, tempfile::tempdir().unwrap());
+    let devices = apart(&nodes, 3).await;
+    let thing = fill(&store, &devices, MANY).await;
+    let (other_thing, other_device) = store.add_rows(OTHER_ROWS).await;
+    let process = Process::serve(&folder, &store, &topic, &SETTINGS).await;
+    let mut client = Client::connect(&process.url).await;
+    // The producer knows every partition that it is asked for later.
+    let first = client.submit(&Client::request(thing, &devices, &topic.name)).await;
+    client.log().await;
+
+    let away = Away::take("kill", LOST).await;
+    let mut tasks = vec![(first, &topic, devices.as_slice())];
+    for device in devices.chunks(1) {
+        let task = client.submit(&Client::request(thing, device, &topic.name)).await;
+        client.until(|line| waits(message(line)).is_some_and(|(_, waiting, _)| waiting == device[0])).await;
+        tasks.push((task, &topic, device));
+    }
+    let mut other = Client::connect(&process.url).await;
+    let begun = Instant::now();
+    let task = other.submit(&Client::request(other_thing, &[other_device], &healthy.name)).await;
+    tasks.push((task, &healthy, std::slice::from_ref(&other_device)));
+    let log = tokio::time::timeout(PATIENCE, other.log()).await.expect("another topic is kept waiting");
+    assert_eq!(log.last().unwrap()["payload"]["state"], "succeeded", "{log:#?}");
+    let took = begun.elapsed();
+
+    away.give_back().await;
+    let back = Instant::now();
+    let mut ends = 0;
+    while ends < devices.len() {
+        let line = client.until(is_end).await.pop().unwrap();
+        assert_eq!(line["payload"]["state"], "succeeded", "{line}");
+        ends += 1;
+    }
+    let note = format!(
+        "another topic's task of {OTHER_ROWS} rows took {:.1} s meanwhile; end {:.1} s after the node was started",
+        took.as_secs_f64(),
+        back.elapsed().as_secs_f64()
+    );
+    assert_eq!(process.terminate().await.0, Some(0));
+    File::open(folder.path()).await.is_at_rest().await;
+    let mut account = Account::default();
+    for (task, topic, devices) in tasks {
+        account.add(Account::of(&store, topic, &task, devices).await);
+    }
+    Found::of(what, 1, account, note).write();
+    assert_eq!(account.lost, 0, "{account:?}");
 }

@@ -12,7 +12,7 @@ pub mod told;
 mod topic;
 
 pub use parts::{Away, are_ours};
-pub use scene::{Patch, Scene};
+pub use scene::{Patch, Scene, fill};
 
 use std::time::Duration;
 

@@ -184,7 +184,7 @@ pub fn waits(log: &[Value]) -> usize {
 }
 
 /// Rows of devices of a thing, made by PostgreSQL itself.
-async fn fill(store: &TestStore, devices: &[Uuid], rows: usize) -> Uuid {
+pub async fn fill(store: &TestStore, devices: &[Uuid], rows: usize) -> Uuid {
     let thing = Uuid::new_v4();
     for (number, device) in devices.iter().enumerate() {
         store.add_device(thing, *device, &format!("应变计{number:02}")).await;
