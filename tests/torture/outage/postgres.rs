@@ -10,7 +10,7 @@ use super::{
     proxy::{Network, Proxy},
     scene::waits,
 };
-use crate::support::{TestBroker, message, real};
+use crate::support::{Bouncer, TestBroker, message, real};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
@@ -20,6 +20,26 @@ async fn postgres_is_stopped_and_started() {
         return;
     }
     let mut scene = Scene::start(tempfile::tempdir().unwrap()).await;
+    let begun = Instant::now();
+    let away = Away::take("stop", "postgres").await;
+    let cpu = scene.measure(AWAY).await;
+    assert!(scene.has_said(&["waits, nothing is lost", "the IoTA store is away"]), "{:#?}", scene.log);
+    away.give_back().await;
+    let note = format!("away {:.0} s, {cpu:.2} cores used meanwhile", begun.elapsed().as_secs_f64());
+    scene.ends_whole().await.write(what, 1, &note);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "minutes; make torture"]
+async fn postgres_is_stopped_and_started_behind_pgbouncer() {
+    let what = "outage: PostgreSQL stopped and started behind PgBouncer (transaction mode, two sessions)";
+    if !parts::are_ours(what) {
+        return;
+    }
+    let bouncer = Bouncer::start("transaction", 2).await.unwrap();
+    let mut patch = Patch::on(&TestBroker::start().await).await;
+    patch.url = Some(patch.store.through(&bouncer.address));
+    let mut scene = Scene::play(tempfile::tempdir().unwrap(), patch).await;
     let begun = Instant::now();
     let away = Away::take("stop", "postgres").await;
     let cpu = scene.measure(AWAY).await;
