@@ -21,6 +21,9 @@ const HOUR_MS: i64 = 3_600_000;
 /// Far longer than any wait that is asked for here (`worker.retry_max_seconds` is 1), and far shorter than the steps.
 const SOON: Duration = Duration::from_secs(30);
 
+/// Of the patch that meets a real broker's clock.
+const ROWS: i64 = 20_000;
+
 /// A wall clock that can be set.
 struct Clock {
     shim: PathBuf,
@@ -178,7 +181,6 @@ async fn ahead_of_a_real_brokers() {
         return;
     }
     let site = Site::on(broker.topic_with(&[("message.timestamp.after.max.ms", "60000")]).await).await;
-    const ROWS: i64 = 20_000;
     let (thing, device) = site.store.add_rows(ROWS).await;
     let process = site.serve(&[("DATA_PATCH_IOTA_PAGE_ROWS", "500"), ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "65536")]).await;
     let mut client = Client::connect(&process.url).await;

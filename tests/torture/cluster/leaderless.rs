@@ -58,7 +58,7 @@ async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
     let mut other = Client::connect(&scene.process.url).await;
     let other_task = other.submit(&Client::request(other_thing, &[other_device], &healthy.name)).await;
     let other_log = scene.during(other.log()).await;
-    let other_took = gone.elapsed();
+    let task_took = gone.elapsed();
     assert_eq!(other_log.last().unwrap()["payload"]["state"], "succeeded", "{other_log:#?}");
     let mut left: HashSet<Uuid> = scene.devices[lost_devices..].iter().copied().collect();
     for line in &scene.log {
@@ -68,7 +68,7 @@ async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
         let line = scene.next().await;
         left.retain(|device| published(message(&line)) != Some((ROWS, ROWS, *device)));
     }
-    let others_took = gone.elapsed();
+    let rest_took = gone.elapsed();
     let mut silent = lost.clone();
     for line in &scene.log {
         silent.retain(|device| {
@@ -88,8 +88,8 @@ async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
     let note = format!(
         "{lost_devices} of {DEVICES} devices were in it; without it another task's topic was done after {:.0} s, the other devices \
          after {:.0} s",
-        other_took.as_secs_f64(),
-        others_took.as_secs_f64()
+        task_took.as_secs_f64(),
+        rest_took.as_secs_f64()
     );
     ended.write(what, 1, &note);
 }

@@ -46,14 +46,12 @@ fn safe(log: &[Value]) -> HashMap<Uuid, usize> {
 
 /// The cluster; `None`, and a loud word about it, where there is none.
 async fn nodes(test: &str) -> Option<Nodes> {
-    match (TestBroker::cluster(), crate::support::real("POSTGRES")) {
-        (Some(broker), Some(_)) => Some(Nodes::all_up(broker).await),
-        _ => {
-            println!(
-                "NOT RUN: {test} needs three Kafka nodes and PostgreSQL: scripts/services up; eval \"$(scripts/services env)\"; \
-                 scripts/cluster up; eval \"$(scripts/cluster env)\""
-            );
-            None
-        }
+    if let (Some(broker), Some(_)) = (TestBroker::cluster(), crate::support::real("POSTGRES")) {
+        return Some(Nodes::all_up(broker).await);
     }
+    println!(
+        "NOT RUN: {test} needs three Kafka nodes and PostgreSQL: scripts/services up; eval \"$(scripts/services env)\"; \
+         scripts/cluster up; eval \"$(scripts/cluster env)\""
+    );
+    None
 }

@@ -6,6 +6,7 @@ use rdkafka::{
     ClientConfig,
     admin::TopicReplication,
     consumer::{BaseConsumer, Consumer},
+    metadata::MetadataTopic,
     producer::{FutureProducer, FutureRecord},
 };
 use uuid::Uuid;
@@ -116,7 +117,7 @@ impl Nodes {
         tokio::task::block_in_place(|| {
             let metadata = self.client().fetch_metadata(topic, ANSWER).ok()?;
             let topics = metadata.topics().iter().filter(|found| Some(found.name()) == topic);
-            let mut partitions: Vec<_> = topics.flat_map(|topic| topic.partitions()).collect();
+            let mut partitions: Vec<_> = topics.flat_map(MetadataTopic::partitions).collect();
             partitions.sort_by_key(|partition| partition.id());
             let partitions = partitions.into_iter().map(|partition| Partition {
                 leader: partition.leader(),
