@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, UnknownFields},
+    failpoint,
     iota::Source,
     kafka::{EmbeddedBroker, Kafka},
-    kill,
     protocol::{RequestPolicy, Token},
     queue::{Clock, Queue},
     replay::ReplayRunner,
@@ -39,7 +39,7 @@ pub async fn run(
     let queue = Queue::open(&config.queue, Clock::System).await?;
     let store = Source::new(&config.iota)?;
     let (kafka, _broker) = connect_kafka(&config, broker).await?;
-    look_around(&config, &store, &kafka).await?;
+    startup_checks(&config, &store, &kafka).await?;
 
     let context = Arc::new(ServerState {
         queue: queue.clone(),
@@ -74,9 +74,9 @@ pub async fn run(
     let grace = Duration::from_secs(config.server.shutdown_seconds);
     let (drain, patience) = (grace.mul_f64(0.7), grace.mul_f64(0.2));
     let address = listener.local_addr().context("the listener has no address")?;
-    let mut serving = tokio::spawn(server::run(Arc::clone(&context), listener, patience));
-    let keeping = tokio::spawn(keep_house(queue.clone(), config.queue.retention_days, stop.clone()));
-    let mut working = tokio::spawn(pool.run(stop.clone(), drain));
+    let mut server_task = tokio::spawn(server::run(Arc::clone(&context), listener, patience));
+    let retention_task = tokio::spawn(retention_loop(queue.clone(), config.queue.retention_days, stop.clone()));
+    let mut worker_task = tokio::spawn(pool.run(stop.clone(), drain));
     let unfinished_jobs = queue.backlog().await.map_or(0, |backlog| backlog.jobs);
     tracing::info!(%address, unfinished_jobs, queue = %config.queue.url, iota = %config.iota.url, kafka = kafka.brokers(), "data-patch is up");
 
@@ -84,8 +84,8 @@ pub async fn run(
         biased;
         () = stop.cancelled() => {}
         // Neither ends before it is asked to, unless it dies; a service that takes tasks and does nothing is worse than none.
-        died = &mut working => anyhow::bail!("the worker pool died: {died:?}"),
-        died = &mut serving => anyhow::bail!("the server died: {died:?}"),
+        died = &mut worker_task => anyhow::bail!("the worker pool died: {died:?}"),
+        died = &mut server_task => anyhow::bail!("the server died: {died:?}"),
         () = queue.writer_died() => anyhow::bail!(
             "the thread that writes the queue has died (its panic is above): nothing can be stored any more. What was accepted is \
              safe; start the service again and it goes on, and report the panic"
@@ -93,11 +93,11 @@ pub async fn run(
     }
     tracing::info!("stopping: no new work is taken in; rows in flight are waited for, cursors stored, leases handed back");
     context.draining.cancel();
-    kill::point("stopping");
-    working.await.context("the worker pool died")?;
+    failpoint::hit("stopping");
+    worker_task.await.context("the worker pool died")?;
     context.close_connections.cancel();
-    serving.await.context("the server died")?;
-    keeping.await.context("the retention of tasks died")?;
+    server_task.await.context("the server died")?;
+    retention_task.await.context("the retention of tasks died")?;
     queue.close().await;
     // librdkafka takes a second or two to end its threads; everything is acknowledged or stored, so nobody waits.
     tokio::task::spawn_blocking(move || drop((context, kafka)));
@@ -138,10 +138,10 @@ async fn start_broker(config: &Config) -> anyhow::Result<EmbeddedBroker> {
 }
 
 /// Says what is away, and refuses what can't get better.
-async fn look_around(config: &Config, store: &Source, kafka: &Kafka) -> anyhow::Result<()> {
+async fn startup_checks(config: &Config, store: &Source, kafka: &Kafka) -> anyhow::Result<()> {
     /// A store that is well answers much sooner; one that does not must not keep the service from taking tasks in.
-    const PATIENCE: Duration = Duration::from_secs(5);
-    match tokio::time::timeout(PATIENCE, store.mapping()).await {
+    const STARTUP_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+    match tokio::time::timeout(STARTUP_PROBE_TIMEOUT, store.mapping()).await {
         Ok(Ok(mapping)) => {
             for advice in &mapping.warnings {
                 tracing::warn!(advice, "the IoTA store");
@@ -161,7 +161,7 @@ async fn look_around(config: &Config, store: &Source, kafka: &Kafka) -> anyhow::
 }
 
 /// Removes tasks that ended long ago, now and every hour.
-async fn keep_house(queue: Queue, retention_days: u32, stop: CancellationToken) {
+async fn retention_loop(queue: Queue, retention_days: u32, stop: CancellationToken) {
     let keep_ms = i64::from(retention_days) * 86_400_000;
     let mut hours = tokio::time::interval(Duration::from_hours(1));
     loop {

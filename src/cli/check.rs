@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// For a connection, and for each question to the store.
-const PATIENCE: Duration = Duration::from_secs(5);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Tries each part, whatever the others say; 0 if all can be used.
 pub async fn run(config: &Config) -> anyhow::Result<ExitCode> {
@@ -27,7 +27,7 @@ pub async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-fn tell(part: &str, found: Result<String, impl Display>) -> anyhow::Result<bool> {
+fn print_result(part: &str, found: Result<String, impl Display>) -> anyhow::Result<bool> {
     let (text, well) = match found {
         Ok(found) => (format!("ok     {part}\n       {}", found.replace('\n', "\n       ")), true),
         Err(error) => (format!("WRONG  {part}\n       {error}"), false),
@@ -49,31 +49,31 @@ async fn check_queue(config: &Config) -> anyhow::Result<bool> {
             found
         }
     };
-    tell(&format!("queue {}", config.queue.url), found)
+    print_result(&format!("queue {}", config.queue.url), found)
 }
 
 async fn check_store(config: &Config) -> anyhow::Result<bool> {
     let mut iota = config.iota.clone();
     // Whoever looks at this waits for it.
-    iota.timeout_seconds = iota.timeout_seconds.min(PATIENCE.as_secs());
+    iota.timeout_seconds = iota.timeout_seconds.min(CHECK_TIMEOUT.as_secs());
     let found = match Source::new(&iota) {
         Err(error) => Err(error),
         Ok(store) => store.examine().await,
     };
-    tell(&format!("IoTA store {}", config.iota.url), found)
+    print_result(&format!("IoTA store {}", config.iota.url), found)
 }
 
 async fn check_kafka(config: &Config) -> anyhow::Result<bool> {
     let part = format!("Kafka {}", config.kafka.brokers);
     if config.kafka.is_embedded() {
-        return tell(&part, Ok::<_, String>("a broker in the process; it keeps nothing".to_owned()));
+        return print_result(&part, Ok::<_, String>("a broker in the process; it keeps nothing".to_owned()));
     }
     if let Err(error) = reach_any(&config.kafka.brokers).await {
-        return tell(&part, Err::<String, _>(error));
+        return print_result(&part, Err::<String, _>(error));
     }
     let kafka = match Kafka::new(&config.kafka, &config.kafka.brokers) {
         Ok(kafka) => kafka,
-        Err(error) => return tell(&part, Err(error)),
+        Err(error) => return print_result(&part, Err(error)),
     };
     let mut topics = config.kafka.topics.clone();
     if topics.is_empty() {
@@ -82,7 +82,7 @@ async fn check_kafka(config: &Config) -> anyhow::Result<bool> {
     let mut well = true;
     for topic in topics {
         let found = kafka.look_up(&topic).await.map(|()| "exists, and may be written as far as the broker tells".to_owned());
-        well &= tell(&format!("{part}, topic {topic}"), found)?;
+        well &= print_result(&format!("{part}, topic {topic}"), found)?;
     }
     Ok(well)
 }
@@ -98,10 +98,10 @@ async fn reach_any(brokers: &str) -> Result<(), String> {
         } else {
             format!("{address}:9092")
         };
-        match tokio::time::timeout(PATIENCE, TcpStream::connect(&address)).await {
+        match tokio::time::timeout(CHECK_TIMEOUT, TcpStream::connect(&address)).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => failures.push(format!("{address}: {error}")),
-            Err(_) => failures.push(format!("{address}: no answer within {} s", PATIENCE.as_secs())),
+            Err(_) => failures.push(format!("{address}: no answer within {} s", CHECK_TIMEOUT.as_secs())),
         }
     }
     Err(failures.join(", "))

@@ -1,7 +1,7 @@
 //! `data-patch demo`: everything embedded, one real request, and the proof that it arrived.
 
 mod client;
-mod proof;
+mod verify;
 
 use std::{io::IsTerminal, process::ExitCode, sync::Arc, time::Duration};
 
@@ -75,7 +75,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
 async fn show(url: &str, request: &sample::SampleRequest, brokers: &str) -> anyhow::Result<bool> {
     let text = client::request(request, TOKEN);
     step("request", &text)?;
-    let expected = proof::expected(request)?;
+    let expected = verify::expected(request)?;
     let bar = progress_bar(expected.len() as u64);
     let end =
         tokio::time::timeout(Duration::from_mins(2), client::watch(url, &text, &bar)).await.context("the task did not end")?;
@@ -86,9 +86,9 @@ async fn show(url: &str, request: &sample::SampleRequest, brokers: &str) -> anyh
     }
     let topic = request.topic.to_owned();
     let brokers = brokers.to_owned();
-    let read = tokio::task::spawn_blocking(move || proof::read_back(&brokers, &topic, expected)).await??;
+    let read = tokio::task::spawn_blocking(move || verify::read_back(&brokers, &topic, expected)).await??;
     step("read back", &read.to_string())?;
-    Ok(read.is_whole())
+    Ok(read.is_complete())
 }
 
 fn progress_bar(rows: u64) -> ProgressBar {

@@ -38,8 +38,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
 /// neither its queue nor a way to the store or a broker.
 fn fit_connections(connections: usize) -> usize {
     /// Queue (three files for each reader and the writer), store, listener; and a connection to each broker from each producer.
-    const OTHERS: usize = 256;
-    let besides = OTHERS + server::EXTRA_SOCKETS;
+    const RESERVED_FDS: usize = 256;
+    let besides = RESERVED_FDS + server::EXTRA_SOCKETS;
     let wanted = (connections + besides) as u64;
     let limit = getrlimit(Resource::Nofile);
     let mut allowed = limit.maximum.map_or(wanted, |most| most.min(wanted));

@@ -54,10 +54,10 @@ pub fn load(
     if let Some(path) = file {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         origin = format!("configuration file {}", path.display());
-        sources::lay(&mut merged, parse(&origin, &text)?);
+        sources::merge(&mut merged, parse(&origin, &text)?);
     }
-    sources::lay_environment(&mut merged, &defaults, variables)?;
-    sources::lay(&mut merged, overrides.0);
+    sources::apply_env(&mut merged, &defaults, variables)?;
+    sources::merge(&mut merged, overrides.0);
 
     let config: Config = serde_path_to_error::deserialize(Value::Table(merged)).map_err(|error| ConfigError::Value {
         origin,
@@ -84,61 +84,61 @@ fn syntax(origin: &str, text: &str, error: &toml::de::Error) -> ConfigError {
 fn check(config: &Config) -> Result<(), ConfigError> {
     let Config { server, queue, worker, iota, kafka, guard, .. } = config;
     let day = 86_400;
-    within("server.max_message_bytes", server.max_message_bytes as u64, 1_024, 1 << 30)?;
-    within("server.max_connections", server.max_connections as u64, 1, 1_000_000)?;
-    within("server.max_unauthenticated_per_address", server.max_unauthenticated_per_address as u64, 1, 1_000_000)?;
-    within("server.max_buffered_bytes", server.max_buffered_bytes as u64, 1_024, 1 << 40)?;
-    within("server.handshake_seconds", server.handshake_seconds, 1, 600)?;
-    within("server.auth_seconds", server.auth_seconds, 1, day)?;
-    within("server.max_devices", server.max_devices as u64, 1, 1_000_000)?;
-    within("server.ping_seconds", server.ping_seconds, 1, day)?;
-    within("server.idle_seconds", server.idle_seconds, 1, day * 365)?;
-    within("server.shutdown_seconds", server.shutdown_seconds, 1, 3_600)?;
-    within("queue.readers", u64::from(queue.readers), 1, 64)?;
-    within("queue.retention_days", u64::from(queue.retention_days), 1, 36_500)?;
-    within("worker.concurrency", worker.concurrency as u64, 1, 1_024)?;
-    within("worker.lease_seconds", worker.lease_seconds, 2, day)?;
-    within("worker.cursor_ms", worker.cursor_ms, 10, 3_600_000)?;
-    within("worker.progress_ms", worker.progress_ms, 10, 3_600_000)?;
-    within("worker.stall_seconds", worker.stall_seconds, 1, day)?;
-    within("worker.slice_seconds", worker.slice_seconds, 1, day)?;
-    within("worker.max_crashes", u64::from(worker.max_crashes), 1, 1_000)?;
-    within("worker.retry_first_ms", worker.retry_first_ms, 1, 3_600_000)?;
-    within("worker.retry_max_seconds", worker.retry_max_seconds, 1, day)?;
-    within("iota.connections", u64::from(iota.connections), 2, 256)?;
-    within("iota.page_rows", u64::from(iota.page_rows), 1, 10_000_000)?;
-    within("iota.read_ahead_bytes", iota.read_ahead_bytes as u64, 1 << 20, 1 << 31)?;
-    within("iota.max_blocking_seconds", iota.max_blocking_seconds, 1, 3_600)?;
-    within("iota.timeout_seconds", iota.timeout_seconds, 1, 3_600)?;
-    within("iota.query_timeout_seconds", iota.query_timeout_seconds, 1, day)?;
-    within("kafka.in_flight_bytes", kafka.in_flight_bytes as u64, 65_536, 1 << 31)?;
-    within("kafka.lookup_timeout_seconds", kafka.lookup_timeout_seconds, 1, 600)?;
-    within("guard.max_quarantined", guard.max_quarantined, 1, 100_000_000)?;
+    check_range("server.max_message_bytes", server.max_message_bytes as u64, 1_024, 1 << 30)?;
+    check_range("server.max_connections", server.max_connections as u64, 1, 1_000_000)?;
+    check_range("server.max_unauthenticated_per_address", server.max_unauthenticated_per_address as u64, 1, 1_000_000)?;
+    check_range("server.max_buffered_bytes", server.max_buffered_bytes as u64, 1_024, 1 << 40)?;
+    check_range("server.handshake_seconds", server.handshake_seconds, 1, 600)?;
+    check_range("server.auth_seconds", server.auth_seconds, 1, day)?;
+    check_range("server.max_devices", server.max_devices as u64, 1, 1_000_000)?;
+    check_range("server.ping_seconds", server.ping_seconds, 1, day)?;
+    check_range("server.idle_seconds", server.idle_seconds, 1, day * 365)?;
+    check_range("server.shutdown_seconds", server.shutdown_seconds, 1, 3_600)?;
+    check_range("queue.readers", u64::from(queue.readers), 1, 64)?;
+    check_range("queue.retention_days", u64::from(queue.retention_days), 1, 36_500)?;
+    check_range("worker.concurrency", worker.concurrency as u64, 1, 1_024)?;
+    check_range("worker.lease_seconds", worker.lease_seconds, 2, day)?;
+    check_range("worker.cursor_ms", worker.cursor_ms, 10, 3_600_000)?;
+    check_range("worker.progress_ms", worker.progress_ms, 10, 3_600_000)?;
+    check_range("worker.stall_seconds", worker.stall_seconds, 1, day)?;
+    check_range("worker.slice_seconds", worker.slice_seconds, 1, day)?;
+    check_range("worker.max_crashes", u64::from(worker.max_crashes), 1, 1_000)?;
+    check_range("worker.retry_first_ms", worker.retry_first_ms, 1, 3_600_000)?;
+    check_range("worker.retry_max_seconds", worker.retry_max_seconds, 1, day)?;
+    check_range("iota.connections", u64::from(iota.connections), 2, 256)?;
+    check_range("iota.page_rows", u64::from(iota.page_rows), 1, 10_000_000)?;
+    check_range("iota.read_ahead_bytes", iota.read_ahead_bytes as u64, 1 << 20, 1 << 31)?;
+    check_range("iota.max_blocking_seconds", iota.max_blocking_seconds, 1, 3_600)?;
+    check_range("iota.timeout_seconds", iota.timeout_seconds, 1, 3_600)?;
+    check_range("iota.query_timeout_seconds", iota.query_timeout_seconds, 1, day)?;
+    check_range("kafka.in_flight_bytes", kafka.in_flight_bytes as u64, 65_536, 1 << 31)?;
+    check_range("kafka.lookup_timeout_seconds", kafka.lookup_timeout_seconds, 1, 600)?;
+    check_range("guard.max_quarantined", guard.max_quarantined, 1, 100_000_000)?;
     if worker.cursor_ms * 3 > worker.lease_seconds * 1_000 {
-        return Err(wrong(
+        return Err(invalid(
             "worker.cursor_ms",
             "must be at most a third of worker.lease_seconds, or leases would be lost while the work goes well",
         ));
     }
     if server.max_buffered_bytes / 2 < server.max_message_bytes {
-        return Err(wrong("server.max_buffered_bytes", "must be at least twice server.max_message_bytes"));
+        return Err(invalid("server.max_buffered_bytes", "must be at least twice server.max_message_bytes"));
     }
     if !queue.url.reveal().starts_with("sqlite:") {
-        return Err(wrong("queue.url", "must begin with sqlite: (\"sqlite://data/queue.db\")"));
+        return Err(invalid("queue.url", "must begin with sqlite: (\"sqlite://data/queue.db\")"));
     }
     let store = iota.url.reveal();
     if !["postgres://", "postgresql://", "sqlite:"].iter().any(|scheme| store.starts_with(scheme)) {
-        return Err(wrong("iota.url", "must begin with postgres:// or sqlite:"));
+        return Err(invalid("iota.url", "must begin with postgres:// or sqlite:"));
     }
     if kafka.brokers.trim().is_empty() {
-        return Err(wrong("kafka.brokers", "is empty; give host:port, or \"embedded\" for a broker in the process"));
+        return Err(invalid("kafka.brokers", "is empty; give host:port, or \"embedded\" for a broker in the process"));
     }
     if !kafka.topics.is_empty() && !kafka.topics.contains(&kafka.default_topic) {
-        return Err(wrong("kafka.default_topic", "is not in kafka.topics, the topics that requests may name; add it there"));
+        return Err(invalid("kafka.default_topic", "is not in kafka.topics, the topics that requests may name; add it there"));
     }
     for (name, _) in kafka.properties.iter() {
         if FIXED_PROPERTIES.contains(&name) {
-            return Err(wrong(
+            return Err(invalid(
                 &format!("kafka.properties.{name}"),
                 "can't be changed: nothing lost and nothing out of order rest on it",
             ));
@@ -168,14 +168,14 @@ const FIXED_PROPERTIES: [&str; 17] = [
     "test.mock.num.brokers",
 ];
 
-fn within(key: &str, value: u64, least: u64, most: u64) -> Result<(), ConfigError> {
+fn check_range(key: &str, value: u64, least: u64, most: u64) -> Result<(), ConfigError> {
     if (least..=most).contains(&value) {
         return Ok(());
     }
-    Err(wrong(key, &format!("is {value}; it must be between {least} and {most}")))
+    Err(invalid(key, &format!("is {value}; it must be between {least} and {most}")))
 }
 
-fn wrong(key: &str, problem: &str) -> ConfigError {
+fn invalid(key: &str, problem: &str) -> ConfigError {
     ConfigError::Value { origin: "the configuration".to_owned(), key: key.to_owned(), problem: problem.to_owned() }
 }
 

@@ -13,10 +13,10 @@ fn is_other_variable(name: &str) -> bool {
 }
 
 /// Lays `above` over `below`: tables are merged, all else is replaced.
-pub fn lay(below: &mut Table, above: Table) {
+pub fn merge(below: &mut Table, above: Table) {
     for (key, value) in above {
         match (below.get_mut(&key), value) {
-            (Some(Value::Table(below)), Value::Table(above)) => lay(below, above),
+            (Some(Value::Table(below)), Value::Table(above)) => merge(below, above),
             (_, value) => {
                 below.insert(key, value);
             }
@@ -28,7 +28,7 @@ pub fn lay(below: &mut Table, above: Table) {
 ///
 /// # Errors
 /// A variable that names no option, or whose value can't be read as the option's type.
-pub fn lay_environment(
+pub fn apply_env(
     config: &mut Table,
     defaults: &Table,
     variables: impl Iterator<Item = (String, String)>,

@@ -10,7 +10,7 @@ use super::{Device, Key, KeyType, Mapping, Page, Row, RowSender, SourceError, Ti
 use crate::{config::Iota, db};
 
 pub fn pool(config: &Iota) -> Result<SqlitePool, SourceError> {
-    let options = db::foreign(config.url.reveal())
+    let options = db::read_only_options(config.url.reveal())
         .map_err(|error| SourceError::Rejected(format!("iota.url {} can't be read: {error}", config.url)))?;
     Ok(db::pool(options, config.connections))
 }

@@ -92,7 +92,7 @@ impl AckTracker {
                 quarantined_ahead: VecDeque::new(),
                 last_row: progress.cursor.map(LastRow::At),
                 published: progress.published,
-                quarantined: progress.held,
+                quarantined: progress.quarantined,
                 unreported: Vec::new(),
                 reporting: 0,
                 failure: None,
@@ -203,7 +203,7 @@ impl AckTracker {
     /// The counts alone, with no cursor.
     pub fn counts(&self) -> Progress {
         let state = self.state();
-        Progress { cursor: None, published: state.published, held: state.quarantined }
+        Progress { cursor: None, published: state.published, quarantined: state.quarantined }
     }
 
     /// How long rows have been on their way with none of them answered. It is measured from one call to the next, so it must
@@ -289,7 +289,7 @@ impl AckTracker {
     /// [`confirm`](Self::confirm) or [`unreport`](Self::unreport) them.
     pub fn progress(&self) -> (Progress, Vec<QuarantinedRow>) {
         let mut state = self.state();
-        let progress = Progress { cursor: state.cursor(), published: state.published, held: state.quarantined };
+        let progress = Progress { cursor: state.cursor(), published: state.published, quarantined: state.quarantined };
         let held = std::mem::take(&mut state.unreported);
         state.reporting = held.len();
         (progress, held)

@@ -10,7 +10,7 @@ fn settle(flight: &AckTracker, number: u64, how: Delivery) {
 
 fn seen(flight: &AckTracker) -> (Option<i64>, u64, u64) {
     let (progress, _) = flight.progress();
-    (progress.cursor.map(|cursor| cursor.time_us), progress.published, progress.held)
+    (progress.cursor.map(|cursor| cursor.time_us), progress.published, progress.quarantined)
 }
 
 #[tokio::test]
@@ -28,7 +28,7 @@ async fn a_held_row_counts_once_those_before_it_are_acknowledged() {
 
 #[test]
 fn nothing_counts_after_a_failure() {
-    let flight = AckTracker::new(Progress { cursor: Some(held(-5).position), published: 7, held: 0 });
+    let flight = AckTracker::new(Progress { cursor: Some(held(-5).position), published: 7, quarantined: 0 });
     for _ in 0..3 {
         flight.register().unwrap();
     }

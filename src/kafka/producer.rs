@@ -21,7 +21,7 @@ use rdkafka::{
 };
 
 use super::{BatchMode, Delivery, KafkaError, error::ends_the_producer, sender::InFlightPermit, statistics::ProducerStatistics};
-use crate::{iota::Key, kill, telemetry::KafkaMetrics};
+use crate::{failpoint, iota::Key, telemetry::KafkaMetrics};
 
 /// Batches that librdkafka has on the wire at the most, for each partition, without an answer.
 const MAX_BATCHES_IN_FLIGHT: usize = 5;
@@ -291,6 +291,6 @@ impl ProducerContext<NoCustomPartitioner> for DeliveryCallback {
             }
         };
         room.complete(number, time_us, key, how);
-        kill::point("acknowledged");
+        failpoint::hit("acknowledged");
     }
 }

@@ -23,7 +23,7 @@ pub fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
     // A plan is made once, and not anew for each value of a limit or of a time: that took most of a claim.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    connection.busy_timeout(db::BUSY)?;
+    connection.busy_timeout(db::BUSY_TIMEOUT)?;
     // FULL: a commit is on the disk before anybody hears of it. WAL is the file's own, since it was made.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;

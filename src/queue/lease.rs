@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{Queue, QueueError, TaskRow, sql, writer::Tx};
 use crate::{
-    kill,
+    failpoint,
     task::{JobChange, JobState, Line, Progress, QuarantinedRow, TaskState, line},
 };
 
@@ -244,7 +244,7 @@ pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &JobUpdate, until_ms: i64
     }
     lines.extend(write.lines.iter().cloned());
     if write.change.is_none() && write.progress.is_some() {
-        kill::point("heartbeat");
+        failpoint::hit("heartbeat");
     }
     for row in &write.held {
         tx.run(&sql::insert_quarantined(job.task.id, job.device, row, tx.wall_ms))?;
@@ -271,7 +271,7 @@ pub(super) fn finish_task_if_done(tx: &Tx<'_>, task: &TaskRow, lines: &mut Vec<L
         _ => tx.rows(&sql::failures(task.id, line::Summary::FAILURES), sql::read_failure)?,
     };
     let took = Duration::from_millis(u64::try_from(tx.wall_ms - task.created_at_ms).unwrap_or(0));
-    kill::point("last-event");
+    failpoint::hit("last-event");
     let sql::TaskTotals { jobs, published, held, unanswered, empty } = sums;
     lines.push(line::finished(&line::Summary { jobs, published, held, unanswered, empty, took, failures }));
     Ok(Some(TaskState::of(jobs)))

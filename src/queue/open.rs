@@ -54,7 +54,7 @@ impl Queue {
     /// See [`OpenError`].
     pub async fn open(config: &config::Queue, clock: Clock) -> Result<Self, OpenError> {
         let file = config.url.to_string();
-        let options = db::durable(config.url.reveal()).map_err(|source| OpenError::Url { file: file.clone(), source })?;
+        let options = db::queue_options(config.url.reveal()).map_err(|source| OpenError::Url { file: file.clone(), source })?;
         let path = options.get_filename().to_owned();
         if let Some(directory) = path.parent().filter(|path| !path.as_os_str().is_empty()) {
             std::fs::create_dir_all(directory).map_err(|source| OpenError::Directory { file: file.clone(), source })?;
@@ -96,7 +96,7 @@ impl Queue {
 async fn migrate(pool: &SqlitePool) -> Result<(), MigrateError> {
     #[cfg(feature = "kill-points")]
     pool.acquire().await?.lock_handle().await?.set_commit_hook(|| {
-        crate::kill::point("migration");
+        crate::failpoint::hit("migration");
         true
     });
     let mut tried = 0;

@@ -21,10 +21,9 @@ pub use outcome::{Dependency, Outcome};
 pub use validator::Validator;
 
 use crate::{
-    config,
+    config, failpoint,
     iota::{FirstRows, Mapping, Row, Rows, Selection, Source, SourceError, TimeType},
     kafka::{AckTracker, BatchMode, Kafka, KafkaError, OutgoingRow, RecordBuilder, Sender},
-    kill,
     task::{Position, QuarantinedRow, TaskId},
 };
 
@@ -309,7 +308,7 @@ impl ReplayRunner {
                     return Err(SourceError::Changed(format!("{} became {}", mapping.layout(), read.layout())).into());
                 }
                 report.resume().await;
-                kill::point("read");
+                failpoint::hit("read");
                 send(batch, &mut sender, flight, &guard, mapping.time, report, stop).await?;
                 let held = flight.quarantined();
                 if held > self.guard.max_quarantined {
@@ -353,7 +352,7 @@ async fn send(
                 let instant_us = time.instant_us(row.time_us);
                 let outgoing = OutgoingRow { instant_us, time_us: row.time_us, key: row.key, doc };
                 sender.send(outgoing, &room).await?;
-                kill::point("produced");
+                failpoint::hit("produced");
             }
             Err(fault) => {
                 let position = Position { time_us: row.time_us, key: row.key.to_string() };

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     events::EncodedEvent,
-    kill,
+    failpoint,
     protocol::{Attach, Authorized, ClientMessage, RequestError, Submit, reply},
     queue::{LogTail, QueueError, Submitted, TaskRow},
     task::{TaskId, line},
@@ -159,7 +159,7 @@ impl<'a> Session<'a> {
         match self.context.queue.submit_with_log(task, lines).await.map_err(unavailable)? {
             Submitted::Created(id) => {
                 tracing::info!(task = %id, %thing, devices, %from, %to, "a task is created");
-                kill::point("accepted");
+                failpoint::hit("accepted");
                 self.context.metrics.tasks_created.inc();
                 let next = self.send(reply::created(id)).await;
                 self.watch(id, 0);

@@ -94,12 +94,12 @@ pub struct Progress {
     /// Rows acknowledged.
     pub published: u64,
     /// Rows held back.
-    pub held: u64,
+    pub quarantined: u64,
 }
 
 impl Progress {
     /// Rows that are done with.
     pub fn rows(&self) -> u64 {
-        self.published + self.held
+        self.published + self.quarantined
     }
 }

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config, kill,
+    config, failpoint,
     queue::{Lease, Queue},
     replay::ReplayRunner,
     task::TaskId,
@@ -90,7 +90,7 @@ impl Pool {
             }
             if slots.free() > 0 {
                 for lease in self.claim(&owner, &slots).await {
-                    kill::point("claimed");
+                    failpoint::hit("claimed");
                     let (task, stop, cancel) = (lease.job.task.id, stop.child_token(), CancellationToken::new());
                     let signals = JobSignals {
                         stop: stop.clone(),

@@ -10,8 +10,8 @@ use tracing::Instrument;
 
 use super::{Pool, aligned_interval::AlignedInterval, heartbeat::Heartbeat, slots::SlotGuard, waiting::WaitState};
 use crate::{
+    failpoint,
     kafka::AckTracker,
-    kill,
     queue::{Checkpoint, DeviceCount, Lease, LeaseError},
     replay::{self, LeaseExpired, Outcome, Replay},
     task::{Line, Progress, QuarantinedRow, line},
@@ -111,7 +111,7 @@ impl LeaseRunner {
     pub fn count_rows(&self, before: &Progress) -> Progress {
         let now = self.flight.counts();
         self.pool.metrics.rows_published.inc_by(now.published.saturating_sub(before.published));
-        self.pool.metrics.rows_quarantined.inc_by(now.held.saturating_sub(before.held));
+        self.pool.metrics.rows_quarantined.inc_by(now.quarantined.saturating_sub(before.quarantined));
         now
     }
 
@@ -139,7 +139,7 @@ impl LeaseRunner {
             Outcome::Stopped | Outcome::Outage { .. } | Outcome::Unknown { .. } if is_cancelled => self.cancel(report, 0).await,
             Outcome::Abandoned { unanswered } if is_cancelled => self.cancel(report, unanswered).await,
             Outcome::Stopped => {
-                kill::point("releasing");
+                failpoint::hit("releasing");
                 if let Some(rows) = self.count.total().filter(|_| published > logged.published) {
                     lines.push(line::published(job.device, published, rows));
                 }
@@ -190,7 +190,7 @@ impl LeaseRunner {
 
     /// The contract's last line of a device, and why its number is another than was counted, where it is.
     fn last_lines(&self, progress: &Progress) -> Vec<Line> {
-        let (device, read) = (self.lease.job.device, progress.published + progress.held);
+        let (device, read) = (self.lease.job.device, progress.published + progress.quarantined);
         let recounted = self.count.total().filter(|counted| *counted != read);
         let recounted = recounted.map(|counted| line::recounted(device, counted, read));
         recounted.into_iter().chain([line::published(device, progress.published, read)]).collect()

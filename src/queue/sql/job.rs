@@ -258,7 +258,7 @@ fn read_due(row: &Row<'_>) -> Result<DueRow> {
         progress: Progress {
             cursor: time.zip(key).map(|(time_us, key)| Position { time_us, key }),
             published: row.get("published")?,
-            held: row.get("held")?,
+            quarantined: row.get("held")?,
         },
         layout: row.get("cursor_layout")?,
     })
@@ -320,7 +320,7 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
         cursor.map(|cursor| cursor.key.as_str()).into(),
         cursor.and(write.layout).into(),
         write.progress.map(|progress| progress.published).into(),
-        write.progress.map(|progress| progress.held).into(),
+        write.progress.map(|progress| progress.quarantined).into(),
         write.outages.into(),
         write.outages.map(|_| 0_i64).into(),
         write.outages.map(|_| 0_i64).into(),

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::{CHANNEL_CAPACITY, RequestKind, Tx, WriteRequest};
 use crate::{
     events::EventHub,
-    kill,
+    failpoint,
     queue::{QueueError, clock::QueueClock},
     telemetry::{QueueMetrics, count_error},
 };
@@ -152,7 +152,7 @@ impl Pen {
             change.apply(&mut tx).map_err(|error| CommitError { error, is_statement_error: !self.connection.is_autocommit() })?;
             made += 1;
         }
-        kill::point("commit");
+        failpoint::hit("commit");
         let committing = Instant::now();
         transaction.commit()?;
         self.metrics.commit.observe(committing.elapsed());

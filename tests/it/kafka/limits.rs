@@ -105,7 +105,7 @@ async fn order_holds_when_the_limit_shrinks_before(at: usize, limit: Limit) {
             let outcome = patcher.run(&patch, &flight, report, stop).await.unwrap();
             assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
             let progress = flight.progress().0;
-            assert_eq!((progress.published, progress.held), (ROWS as u64, 1));
+            assert_eq!((progress.published, progress.quarantined), (ROWS as u64, 1));
         }
     });
     futures_util::future::join_all(jobs).await;

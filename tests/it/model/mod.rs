@@ -95,7 +95,7 @@ impl Real {
         let report = |rows: u64| {
             let published = before.published + rows;
             let cursor = Some(Position { time_us: published.cast_signed(), key: published.to_string() });
-            Checkpoint { progress: Progress { cursor, published, held: 0 }, ..Checkpoint::default() }
+            Checkpoint { progress: Progress { cursor, published, quarantined: 0 }, ..Checkpoint::default() }
         };
         let written = match write {
             Write::Counted(total) => {

@@ -80,7 +80,7 @@ pub fn task(devices: usize, request_id: Option<&str>) -> NewTask {
 
 pub fn progress(rows: u64) -> Checkpoint {
     let cursor = Position { time_us: rows.cast_signed(), key: rows.to_string() };
-    Checkpoint { progress: Progress { cursor: Some(cursor), published: rows, held: 0 }, ..Checkpoint::default() }
+    Checkpoint { progress: Progress { cursor: Some(cursor), published: rows, quarantined: 0 }, ..Checkpoint::default() }
 }
 
 pub fn counted(name: Option<&str>, total: u64) -> Checkpoint {

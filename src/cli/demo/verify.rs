@@ -41,7 +41,7 @@ pub struct ReadBack {
 }
 
 impl ReadBack {
-    pub fn is_whole(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         self.devices_whole == self.devices && self.read == self.expected
     }
 }
@@ -61,24 +61,24 @@ impl fmt::Display for ReadBack {
 /// # Errors
 /// The broker does not answer.
 pub fn read_back(brokers: &str, topic: &str, expected: Vec<Published>) -> anyhow::Result<ReadBack> {
-    const PATIENCE: Duration = Duration::from_secs(10);
+    const READ_TIMEOUT: Duration = Duration::from_secs(10);
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "data-patch-demo")
         .set("enable.auto.commit", "false")
         .create()?;
-    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).context("the topic can't be read back")?;
+    let metadata = consumer.fetch_metadata(Some(topic), READ_TIMEOUT).context("the topic can't be read back")?;
     let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions).map(MetadataPartition::id);
     let (mut assignment, mut left) = (TopicPartitionList::new(), 0);
     for partition in partitions {
-        let (low, high) = consumer.fetch_watermarks(topic, partition, PATIENCE)?;
+        let (low, high) = consumer.fetch_watermarks(topic, partition, READ_TIMEOUT)?;
         left += high - low;
         assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
     }
     consumer.assign(&assignment)?;
 
     let mut found = HashMap::<String, Vec<Vec<u8>>>::new();
-    let (mut read, deadline) = (0, Instant::now() + PATIENCE);
+    let (mut read, deadline) = (0, Instant::now() + READ_TIMEOUT);
     while left > 0 && Instant::now() < deadline {
         let Some(message) = consumer.poll(Duration::from_millis(100)).transpose()? else { continue };
         left -= 1;

@@ -7,7 +7,7 @@
 /// # Panics
 /// Where `PANIC_AT` says so.
 #[cfg(feature = "kill-points")]
-pub fn point(name: &str) {
+pub fn hit(name: &str) {
     use std::sync::{
         OnceLock,
         atomic::{AtomicU64, Ordering},
