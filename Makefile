@@ -20,7 +20,7 @@ test-real: ## the integration tests on real PostgreSQL and Apache Kafka (scripts
 
 lint: ## formatting, clippy, documentation
 	cargo fmt --check
-	cargo clippy --locked --all-targets --features kill-points -- -D warnings
+	cargo clippy --locked --all-targets --features failpoints -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 
 demo: ## see it work, with nothing installed

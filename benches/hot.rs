@@ -9,7 +9,7 @@ use std::hint::black_box;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use data_patch::{
-    config::GuardMode,
+    config::ValidationMode,
     iota::{DocType, Key, KeyType, TimeType, copy::Decoder, sample},
     kafka::RecordBuilder,
     protocol::{ClientMessage, RequestPolicy, Token, reply},
@@ -22,7 +22,7 @@ fn guard(c: &mut Criterion) {
     let doc = Bytes::from(reading.doc);
     let mut group = c.benchmark_group("guard");
     group.throughput(Throughput::Bytes(doc.len() as u64));
-    for mode in [GuardMode::Et, GuardMode::Json, GuardMode::Off] {
+    for mode in [ValidationMode::Et, ValidationMode::Json, ValidationMode::Off] {
         let guard = Validator::new(mode, reading.device_id);
         group.bench_function(format!("{mode:?}"), |b| b.iter(|| guard.check(Some(black_box(&doc).clone())).unwrap()));
     }

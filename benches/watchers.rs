@@ -35,7 +35,7 @@ async fn main() {
         TestStore::Postgres { url: format!("{}/{database}", server.rsplit_once('/').unwrap().0), schema: "public".to_owned() };
     let (folder, topic) = (tempfile::tempdir().unwrap(), TestBroker::start().await.topic().await);
     // The defaults, which tests change.
-    let defaults = [("DATA_PATCH_WORKER_PROGRESS_MS", "1000"), ("DATA_PATCH_WORKER_LEASE_SECONDS", "30")];
+    let defaults = [("DATA_PATCH_WORKER_PROGRESS_LOG_INTERVAL_MS", "1000"), ("DATA_PATCH_WORKER_LEASE_SECONDS", "30")];
     let process = Process::serve(&folder, &store, &topic, &defaults).await;
     let thing = Uuid::parse_str("5ca1ab1e-0000-4000-8000-000000000001").unwrap();
     let devices: Vec<Uuid> = (1..=10).map(|n| Uuid::parse_str(&format!("00000000-0000-4000-8000-{n:012}")).unwrap()).collect();

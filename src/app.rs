@@ -65,7 +65,7 @@ pub async fn run(
     });
     let pool = Pool {
         queue: queue.clone(),
-        patcher: ReplayRunner { store, kafka: kafka.clone(), guard: config.guard },
+        patcher: ReplayRunner { store, kafka: kafka.clone(), validation: config.validation },
         config: config.worker.clone(),
         metrics,
     };

@@ -1,12 +1,12 @@
 //! Points at which a test kills the process, as a crash would, or a thread of it, as a panic would. Without the feature
-//! `kill-points` nothing is left of them.
+//! `failpoints` nothing is left of them.
 
-/// Ends the process with SIGKILL if `KILL_AT` names this point: `name`, or `name:3` for the third time that it is passed.
-/// `PANIC_AT` ends the thread with a panic instead.
+/// Ends the process with SIGKILL if `FAILPOINT` names this point: `name`, or `name:3` for the third time that it is passed.
+/// `FAILPOINT_PANIC` ends the thread with a panic instead.
 ///
 /// # Panics
-/// Where `PANIC_AT` says so.
-#[cfg(feature = "kill-points")]
+/// Where `FAILPOINT_PANIC` says so.
+#[cfg(feature = "failpoints")]
 pub fn hit(name: &str) {
     use std::sync::{
         OnceLock,
@@ -29,12 +29,12 @@ pub fn hit(name: &str) {
         at.as_ref().is_some_and(|at| at.name == name && at.passes.fetch_sub(1, Ordering::Relaxed) == 1)
     }
 
-    if reached(&KILL_AT, "KILL_AT", name) {
+    if reached(&KILL_AT, "FAILPOINT", name) {
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
-    assert!(!reached(&PANIC_AT, "PANIC_AT", name), "PANIC_AT={name}");
+    assert!(!reached(&PANIC_AT, "FAILPOINT_PANIC", name), "FAILPOINT_PANIC={name}");
 }
 
-#[cfg(not(feature = "kill-points"))]
+#[cfg(not(feature = "failpoints"))]
 #[inline]
-pub fn point(_: &str) {}
+pub fn hit(_: &str) {}

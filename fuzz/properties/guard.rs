@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use data_patch::{
-    config::GuardMode,
+    config::ValidationMode,
     replay::validator::{InvalidRow, JsonType, Validator},
 };
 use serde_json::Value;
@@ -13,8 +13,8 @@ const MAX_FAULT_CHARS: usize = 1_000;
 
 /// Panics where a property does not hold.
 pub fn check(input: &[u8]) {
-    let ours = guarded(GuardMode::Et, input);
-    match (guarded(GuardMode::Json, input), &ours) {
+    let ours = guarded(ValidationMode::Et, input);
+    match (guarded(ValidationMode::Json, input), &ours) {
         (Ok(()), _) | (Err(InvalidRow::NotJson(_)), Err(InvalidRow::NotJson(_))) => {}
         (json, _) => panic!("{ours:?}, but only looked at as JSON: {json:?}"),
     }
@@ -25,7 +25,7 @@ pub fn check(input: &[u8]) {
     match serde_json::from_slice::<Value>(input) {
         Ok(tree) => {
             assert_eq!(ours, judged(&tree));
-            assert_eq!(guarded(GuardMode::Et, &with_much_more(input, &tree)), ours, "what ET does not look at counts");
+            assert_eq!(guarded(ValidationMode::Et, &with_much_more(input, &tree)), ours, "what ET does not look at counts");
         }
         // JSON's grammar allows these, and the guard passes over them where nobody looks.
         Err(error) if only_a_tree_minds(&error) => {}
@@ -34,7 +34,7 @@ pub fn check(input: &[u8]) {
 }
 
 /// What the guard says; the words about what is not JSON are serde_json's, and are left out.
-fn guarded(mode: GuardMode, doc: &[u8]) -> Result<(), InvalidRow> {
+fn guarded(mode: ValidationMode, doc: &[u8]) -> Result<(), InvalidRow> {
     match Validator::new(mode, DEVICE).check(Some(Bytes::copy_from_slice(doc))) {
         Ok(passed) => {
             assert_eq!(passed, doc, "what is published is what is stored");

@@ -23,7 +23,7 @@ async def run(settings: Settings) -> Report:
     topic = fresh_name("cut")
     create_topic(settings.kafka, topic)
     # Twenty times as many lines as by default: a cut is to fall between two of them, and lines into each gap.
-    with Service(settings, "cut", url, topic, WORKER_PROGRESS_MS="50") as service:
+    with Service(settings, "cut", url, topic, WORKER_PROGRESS_LOG_INTERVAL_MS="50") as service:
         service.start()
         service.wait_ready()
         steady = await Client.open(service.url, service.token)

@@ -82,7 +82,7 @@ fn syntax(origin: &str, text: &str, error: &toml::de::Error) -> ConfigError {
 
 /// Limits of single values, and what must fit together.
 fn check(config: &Config) -> Result<(), ConfigError> {
-    let Config { server, queue, worker, iota, kafka, guard, .. } = config;
+    let Config { server, queue, worker, iota, kafka, validation, .. } = config;
     let day = 86_400;
     check_range("server.max_message_bytes", server.max_message_bytes as u64, 1_024, 1 << 30)?;
     check_range("server.max_connections", server.max_connections as u64, 1, 1_000_000)?;
@@ -94,17 +94,17 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     check_range("server.ping_seconds", server.ping_seconds, 1, day)?;
     check_range("server.idle_seconds", server.idle_seconds, 1, day * 365)?;
     check_range("server.shutdown_seconds", server.shutdown_seconds, 1, 3_600)?;
-    check_range("queue.readers", u64::from(queue.readers), 1, 64)?;
+    check_range("queue.read_connections", u64::from(queue.read_connections), 1, 64)?;
     check_range("queue.retention_days", u64::from(queue.retention_days), 1, 36_500)?;
     check_range("worker.concurrency", worker.concurrency as u64, 1, 1_024)?;
     check_range("worker.lease_seconds", worker.lease_seconds, 2, day)?;
-    check_range("worker.cursor_ms", worker.cursor_ms, 10, 3_600_000)?;
-    check_range("worker.progress_ms", worker.progress_ms, 10, 3_600_000)?;
-    check_range("worker.stall_seconds", worker.stall_seconds, 1, day)?;
-    check_range("worker.slice_seconds", worker.slice_seconds, 1, day)?;
+    check_range("worker.checkpoint_interval_ms", worker.checkpoint_interval_ms, 10, 3_600_000)?;
+    check_range("worker.progress_log_interval_ms", worker.progress_log_interval_ms, 10, 3_600_000)?;
+    check_range("worker.stall_warning_seconds", worker.stall_warning_seconds, 1, day)?;
+    check_range("worker.preempt_after_seconds", worker.preempt_after_seconds, 1, day)?;
     check_range("worker.max_crashes", u64::from(worker.max_crashes), 1, 1_000)?;
-    check_range("worker.retry_first_ms", worker.retry_first_ms, 1, 3_600_000)?;
-    check_range("worker.retry_max_seconds", worker.retry_max_seconds, 1, day)?;
+    check_range("worker.retry_initial_ms", worker.retry_initial_ms, 1, 3_600_000)?;
+    check_range("worker.retry_max_ms", worker.retry_max_ms, 1, day * 1_000)?;
     check_range("iota.connections", u64::from(iota.connections), 2, 256)?;
     check_range("iota.page_rows", u64::from(iota.page_rows), 1, 10_000_000)?;
     check_range("iota.read_ahead_bytes", iota.read_ahead_bytes as u64, 1 << 20, 1 << 31)?;
@@ -113,10 +113,10 @@ fn check(config: &Config) -> Result<(), ConfigError> {
     check_range("iota.query_timeout_seconds", iota.query_timeout_seconds, 1, day)?;
     check_range("kafka.in_flight_bytes", kafka.in_flight_bytes as u64, 65_536, 1 << 31)?;
     check_range("kafka.lookup_timeout_seconds", kafka.lookup_timeout_seconds, 1, 600)?;
-    check_range("guard.max_quarantined", guard.max_quarantined, 1, 100_000_000)?;
-    if worker.cursor_ms * 3 > worker.lease_seconds * 1_000 {
+    check_range("validation.max_quarantined", validation.max_quarantined, 1, 100_000_000)?;
+    if worker.checkpoint_interval_ms * 3 > worker.lease_seconds * 1_000 {
         return Err(invalid(
-            "worker.cursor_ms",
+            "worker.checkpoint_interval_ms",
             "must be at most a third of worker.lease_seconds, or leases would be lost while the work goes well",
         ));
     }
@@ -222,8 +222,8 @@ mod tests {
             ("[worker]\nconcurency = 2", "worker.concurency"),
             ("[worker]\nconcurrency = \"two\"", "worker.concurrency"),
             ("[worker]\nconcurrency = 0", "worker.concurrency"),
-            ("[worker]\nlease_seconds = 2\ncursor_ms = 700", "worker.cursor_ms"),
-            ("[guard]\nmode = \"strict\"", "guard.mode"),
+            ("[worker]\nlease_seconds = 2\ncursor_ms = 700", "worker.checkpoint_interval_ms"),
+            ("[validation]\nmode = \"strict\"", "validation.mode"),
             ("[server]\nlisten = \"here\"", "server.listen"),
             ("[server]\ntime_zone = \"Mars\"", "server.time_zone"),
             ("[server]\nunknown_fields = \"ignore\"", "server.unknown_fields"),
@@ -243,7 +243,7 @@ mod tests {
         for (name, value) in [
             ("DATA_PATCH_WORKER_CONCURENCY", "1"),
             ("DATA_PATCH_WORKER_CONCURRENCY", "many"),
-            ("DATA_PATCH_IOTA_TRUST_ROW_KEY", "yes"),
+            ("DATA_PATCH_IOTA_ASSUME_UNIQUE_ROW_KEY", "yes"),
         ] {
             let error = with(&[(name, value)]).unwrap_err().to_string();
             assert!(error.contains(name), "{error}");

@@ -30,7 +30,7 @@ pub struct Config {
     pub worker: Worker,
     pub iota: Iota,
     pub kafka: Kafka,
-    pub guard: Guard,
+    pub validation: Validation,
     pub log: Log,
 }
 
@@ -72,7 +72,7 @@ pub enum UnknownFields {
 #[serde(deny_unknown_fields)]
 pub struct Queue {
     pub url: SecretUrl,
-    pub readers: u32,
+    pub read_connections: u32,
     pub retention_days: u32,
 }
 
@@ -81,13 +81,13 @@ pub struct Queue {
 pub struct Worker {
     pub concurrency: usize,
     pub lease_seconds: u64,
-    pub cursor_ms: u64,
-    pub progress_ms: u64,
-    pub stall_seconds: u64,
-    pub slice_seconds: u64,
+    pub checkpoint_interval_ms: u64,
+    pub progress_log_interval_ms: u64,
+    pub stall_warning_seconds: u64,
+    pub preempt_after_seconds: u64,
     pub max_crashes: u32,
-    pub retry_first_ms: u64,
-    pub retry_max_seconds: u64,
+    pub retry_initial_ms: u64,
+    pub retry_max_ms: u64,
 }
 
 impl Worker {
@@ -109,7 +109,7 @@ pub struct Iota {
     pub query_timeout_seconds: u64,
     #[serde(deserialize_with = "time_zone")]
     pub time_zone: Tz,
-    pub trust_row_key: bool,
+    pub assume_unique_row_key: bool,
     pub device: DeviceTable,
     pub raw: RawTable,
 }
@@ -204,15 +204,15 @@ impl fmt::Display for PropertyValue {
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Guard {
-    pub mode: GuardMode,
+pub struct Validation {
+    pub mode: ValidationMode,
     pub max_quarantined: u64,
 }
 
-/// What the guard holds back.
+/// Which rows are quarantined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum GuardMode {
+pub enum ValidationMode {
     /// Whatever ET can't read.
     Et,
     /// What is no JSON.

@@ -59,7 +59,7 @@ fn build_mapping(config: &Iota, device: &Table, raw: &Table) -> Result<Mapping, 
         let columns: Vec<_> = used.iter().filter_map(|name| Some((name.as_str(), raw.columns.get(*name)?.oid))).collect();
         layout_check(relation, &columns, raw.is_partitioned || !raw.heirs.is_empty())
     });
-    require_unique_key(raw, &config.raw, config.trust_row_key, &mut advice)?;
+    require_unique_key(raw, &config.raw, config.assume_unique_row_key, &mut advice)?;
     if !raw.leading.contains(&config.raw.device) {
         advice.push(format!(
             "no index of {} begins with {:?}: every page reads the whole table. An index on ({}, {}, {}) makes it quick",
@@ -93,24 +93,27 @@ fn require_unique_key(raw: &Table, names: &RawTable, trusted: bool, advice: &mut
         let heirs = raw.heirs.join(", ");
         if trusted {
             advice.push(format!(
-                "the unique indexes of {} do not hold together with its children by INHERITS ({heirs}); iota.trust_row_key says that {:?} is unique in all of them",
+                "the unique indexes of {} do not hold together with its children by INHERITS ({heirs}); iota.assume_unique_row_key says that {:?} is unique in all of them",
                 raw.name, names.id
             ));
             return Ok(());
         }
         return Err(SourceError::Mapping(format!(
             "{} has children by INHERITS ({heirs}), and no unique index of a parent holds for its children: two rows with the same time and {:?} could not be told apart, and one could be lost. \
-             Make them declarative partitions (ATTACH PARTITION), or set iota.trust_row_key = true if you know that {:?} is unique in all of them",
+             Make them declarative partitions (ATTACH PARTITION), or set iota.assume_unique_row_key = true if you know that {:?} is unique in all of them",
             raw.name, names.id, names.id
         )));
     }
     if trusted {
-        advice.push(format!("no unique index makes {:?} of {} unique; iota.trust_row_key says that it is", names.id, raw.name));
+        advice.push(format!(
+            "no unique index makes {:?} of {} unique; iota.assume_unique_row_key says that it is",
+            names.id, raw.name
+        ));
         return Ok(());
     }
     Err(SourceError::Mapping(format!(
         "no unique index of {} says that its row key {:?} is unique (alone, or with device and time), and rows that look the same could be lost. \
-         Name a unique column in iota.raw.id, add a unique index, or set iota.trust_row_key = true if you know that it is unique",
+         Name a unique column in iota.raw.id, add a unique index, or set iota.assume_unique_row_key = true if you know that it is unique",
         raw.name, names.id
     )))
 }

@@ -73,7 +73,7 @@ impl Queue {
         let file = Identity::of(&path).map_err(|error| cannot(error.into()))?;
         let writer =
             Writer::start(connection, hub.clone(), clock.clone(), metrics.clone()).map_err(|error| cannot(error.into()))?;
-        let readers = Readers::new(path, config.readers);
+        let readers = Readers::new(path, config.read_connections);
         let stop = CancellationToken::new();
         tokio::spawn(poll_other_processes(readers.clone(), hub.clone(), stop.clone()));
         Ok(Self {
@@ -94,7 +94,7 @@ impl Queue {
 }
 
 async fn migrate(pool: &SqlitePool) -> Result<(), MigrateError> {
-    #[cfg(feature = "kill-points")]
+    #[cfg(feature = "failpoints")]
     pool.acquire().await?.lock_handle().await?.set_commit_hook(|| {
         crate::failpoint::hit("migration");
         true

@@ -126,7 +126,7 @@ impl From<LeaseExpired> for Interrupted {
 pub struct ReplayRunner {
     pub store: Source,
     pub kafka: Kafka,
-    pub guard: config::Guard,
+    pub validation: config::Validation,
 }
 
 impl ReplayRunner {
@@ -215,9 +215,9 @@ impl ReplayRunner {
 
     fn too_many_invalid(&self, held: u64) -> String {
         format!(
-            "{held} of its rows were held back, more than guard.max_quarantined = {}. So many rows are seldom wrong: the rule is likely \
-             wrong for them (guard.mode). The lines above and the quarantine say why; set the rule right, and submit the device again",
-            self.guard.max_quarantined
+            "{held} of its rows were held back, more than validation.max_quarantined = {}. So many rows are seldom wrong: the rule is likely \
+             wrong for them (validation.mode). The lines above and the quarantine say why; set the rule right, and submit the device again",
+            self.validation.max_quarantined
         )
     }
 
@@ -301,7 +301,7 @@ impl ReplayRunner {
     ) -> Result<(), Interrupted> {
         let sending = async {
             let (mut sender, mut rows, mapping) = self.prepare(patch, flight, report, pace).await?;
-            let guard = Validator::new(self.guard.mode, patch.device);
+            let guard = Validator::new(self.validation.mode, patch.device);
             while let Some(batch) = rows.next().await? {
                 // Cursors are said to be in the one layout, and the rows may have been read by a newer one.
                 if let Some(read) = rows.mapping().filter(|read| read.layout() != mapping.layout()) {
@@ -311,7 +311,7 @@ impl ReplayRunner {
                 failpoint::hit("read");
                 send(batch, &mut sender, flight, &guard, mapping.time, report, stop).await?;
                 let held = flight.quarantined();
-                if held > self.guard.max_quarantined {
+                if held > self.validation.max_quarantined {
                     return Err(Interrupted::TooManyInvalid { held });
                 }
                 // Where rows and room are always there, nothing above would let the heartbeat and other jobs have their turn.

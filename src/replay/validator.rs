@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 pub use super::json::JsonType;
 use super::json::{JsonScanner, JsonString, NotJson};
-use crate::config::GuardMode;
+use crate::config::ValidationMode;
 
 /// Why a row is held back.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,13 +32,13 @@ pub enum InvalidRow {
 /// Holds rows of one device against the rules.
 #[derive(Debug, Clone)]
 pub struct Validator {
-    mode: GuardMode,
+    mode: ValidationMode,
     device: Uuid,
     device_text: String,
 }
 
 impl Validator {
-    pub fn new(mode: GuardMode, device: Uuid) -> Self {
+    pub fn new(mode: ValidationMode, device: Uuid) -> Self {
         Self { mode, device, device_text: device.to_string() }
     }
 
@@ -49,13 +49,13 @@ impl Validator {
     pub fn check(&self, doc: Option<Bytes>) -> Result<Bytes, InvalidRow> {
         let doc = doc.ok_or(InvalidRow::NoDocument)?;
         match self.mode {
-            GuardMode::Off => {}
-            GuardMode::Json => {
+            ValidationMode::Off => {}
+            ValidationMode::Json => {
                 let doc = utf8(&doc)?;
                 let json = JsonScanner::new(doc);
                 json.skip(json.begin()).and_then(|end| json.end(end)).map_err(|NotJson| not_json(doc))?;
             }
-            GuardMode::Et => self.et(utf8(&doc)?)?,
+            ValidationMode::Et => self.et(utf8(&doc)?)?,
         }
         Ok(doc)
     }
@@ -170,12 +170,12 @@ mod tests {
 
     const DEVICE: Uuid = uuid!("b34299aa-625e-4404-a580-fde1d7cbc3e8");
 
-    fn check(mode: GuardMode, doc: &str) -> Result<(), InvalidRow> {
+    fn check(mode: ValidationMode, doc: &str) -> Result<(), InvalidRow> {
         Validator::new(mode, DEVICE).check(Some(Bytes::from(doc.to_owned()))).map(|_| ())
     }
 
     fn et(rest: &str) -> Result<(), InvalidRow> {
-        check(GuardMode::Et, &format!(r#"{{"deviceId":"b34299aa-625e-4404-a580-fde1d7cbc3e8","triggerTime":"t"{rest}}}"#))
+        check(ValidationMode::Et, &format!(r#"{{"deviceId":"b34299aa-625e-4404-a580-fde1d7cbc3e8","triggerTime":"t"{rest}}}"#))
     }
 
     #[test]
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(et(r#","deviceId":null"#), Err(InvalidRow::Lacks("deviceId")));
         assert_eq!(et(r#","deviceId":"x""#), Err(InvalidRow::OtherDevice("x".to_owned())));
         assert_eq!(et(r#","deviceId":7"#), Err(InvalidRow::OtherDevice("a number".to_owned())));
-        assert_eq!(check(GuardMode::Et, "{}"), Err(InvalidRow::Lacks("deviceId")));
+        assert_eq!(check(ValidationMode::Et, "{}"), Err(InvalidRow::Lacks("deviceId")));
         for (doc, kind) in [
             ("[]", JsonType::Array),
             ("null", JsonType::Null),
@@ -211,23 +211,23 @@ mod tests {
             ("\"{}\"", JsonType::String),
             ("true", JsonType::Bool),
         ] {
-            assert_eq!(check(GuardMode::Et, doc), Err(InvalidRow::NotAnObject(kind)), "{doc}");
+            assert_eq!(check(ValidationMode::Et, doc), Err(InvalidRow::NotAnObject(kind)), "{doc}");
         }
         for doc in ["", "{", "{}x", "{\"deviceId\":}", "NaN", "{'a':1}"] {
-            assert!(matches!(check(GuardMode::Et, doc), Err(InvalidRow::NotJson(_))), "{doc}");
+            assert!(matches!(check(ValidationMode::Et, doc), Err(InvalidRow::NotJson(_))), "{doc}");
         }
         assert!(matches!(
-            Validator::new(GuardMode::Et, DEVICE).check(Some(Bytes::from_static(b"\"\xff\""))),
+            Validator::new(ValidationMode::Et, DEVICE).check(Some(Bytes::from_static(b"\"\xff\""))),
             Err(InvalidRow::NotJson(_))
         ));
     }
 
     #[test]
     fn the_other_modes() {
-        assert_eq!(check(GuardMode::Json, "[1,{\"data\":[]}]"), Ok(()));
-        assert!(check(GuardMode::Json, "[1,").is_err());
-        assert_eq!(check(GuardMode::Off, "[1,"), Ok(()));
-        assert_eq!(Validator::new(GuardMode::Off, DEVICE).check(None), Err(InvalidRow::NoDocument));
+        assert_eq!(check(ValidationMode::Json, "[1,{\"data\":[]}]"), Ok(()));
+        assert!(check(ValidationMode::Json, "[1,").is_err());
+        assert_eq!(check(ValidationMode::Off, "[1,"), Ok(()));
+        assert_eq!(Validator::new(ValidationMode::Off, DEVICE).check(None), Err(InvalidRow::NoDocument));
     }
 
     #[test]
@@ -239,7 +239,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_document_is_too_odd(doc in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Validator::new(GuardMode::Et, DEVICE).check(Some(Bytes::from(doc)));
+            let _ = Validator::new(ValidationMode::Et, DEVICE).check(Some(Bytes::from(doc)));
         }
     }
 }

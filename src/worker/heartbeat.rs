@@ -57,7 +57,7 @@ impl<'w> Heartbeat<'w> {
     pub fn new(worker: &'w LeaseRunner, slot: &'w SlotGuard) -> Self {
         let (now, progress) = (Instant::now(), worker.lease.job.progress.clone());
         // Not before half of a period, so that a small job that runs across a tick has no line more for it.
-        let half = Duration::from_millis(worker.pool.config.progress_ms) / 2;
+        let half = Duration::from_millis(worker.pool.config.progress_log_interval_ms) / 2;
         let next_at = worker.signals.progress_logs.next_after(now + half);
         let logged = LastProgressLog { published: progress.published, next_at };
         let (stored, counted) = (progress.clone(), progress);
@@ -144,7 +144,7 @@ impl<'w> Heartbeat<'w> {
         if progress != self.stored || !flight.has_in_flight() {
             self.stall_logged_at = now;
         }
-        let is_stalled = self.stall_logged_at.elapsed() >= Duration::from_secs(pool.config.stall_seconds);
+        let is_stalled = self.stall_logged_at.elapsed() >= Duration::from_secs(pool.config.stall_warning_seconds);
         let stands_still = self.is_waiting();
         let waiting = (self.stored_waiting != Some(stands_still)).then_some(stands_still);
         let counted = count.pending().take();

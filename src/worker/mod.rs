@@ -75,9 +75,9 @@ impl Pool {
         let (freed_tx, mut freed) = mpsc::unbounded_channel();
         let abandon = CancellationToken::new();
         let begun = Instant::now();
-        let checkpoints = AlignedInterval::new(begun, Duration::from_millis(self.config.cursor_ms));
+        let checkpoints = AlignedInterval::new(begun, Duration::from_millis(self.config.checkpoint_interval_ms));
         // The lines of a task's devices then go to each of its watchers together.
-        let progress_logs = AlignedInterval::new(begun, Duration::from_millis(self.config.progress_ms));
+        let progress_logs = AlignedInterval::new(begun, Duration::from_millis(self.config.progress_log_interval_ms));
         let mut steering_polls = tokio::time::interval(STEERING_POLL_INTERVAL);
         steering_polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looked = Instant::now().checked_sub(DEAD_INSTANCE_CHECK_INTERVAL).unwrap_or_else(Instant::now);
@@ -175,7 +175,7 @@ impl Pool {
 
     /// When a task has no place here, and work to be done, and another has more than its share: that gives one up.
     async fn preempt_longest(&self, running: &HashMap<u64, Running>, slots: &WorkerSlots) {
-        let slice = Duration::from_secs(self.config.slice_seconds);
+        let slice = Duration::from_secs(self.config.preempt_after_seconds);
         if running.values().any(|job| job.stop.is_cancelled()) || !running.values().any(|job| job.since.elapsed() >= slice) {
             return;
         }

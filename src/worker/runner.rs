@@ -223,8 +223,8 @@ impl LeaseRunner {
     /// Doubled with each outage in a row up to a limit, and jittered, so that jobs do not come back all at once.
     fn backoff(&self, outages: u32) -> Duration {
         let config = &self.pool.config;
-        let most = Duration::from_secs(config.retry_max_seconds);
-        let doubled = Duration::from_millis(config.retry_first_ms).saturating_mul(1 << (outages.saturating_sub(1)).min(20));
+        let most = Duration::from_millis(config.retry_max_ms);
+        let doubled = Duration::from_millis(config.retry_initial_ms).saturating_mul(1 << (outages.saturating_sub(1)).min(20));
         doubled.min(most).mul_f64(0.5 + 0.5 * fastrand::f64())
     }
 }

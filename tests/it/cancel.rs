@@ -20,7 +20,10 @@ async fn cancel(client: &mut Client, task: &str) -> Vec<Value> {
 async fn a_running_task_ends_and_its_watchers_hear_it() {
     let app = TestApp::start_with(TestStore::empty().await, |overrides| {
         // Slow enough to be cancelled on the way.
-        overrides.set(&["iota", "page_rows"], 100).set(&["kafka", "in_flight_bytes"], 65_536).set(&["worker", "progress_ms"], 50);
+        overrides
+            .set(&["iota", "page_rows"], 100)
+            .set(&["kafka", "in_flight_bytes"], 65_536)
+            .set(&["worker", "progress_log_interval_ms"], 50);
     })
     .await;
     let (thing, device) = app.store.add_rows(50_000).await;
@@ -56,7 +59,7 @@ async fn after_the_last_line_nothing_arrives_and_its_counts_are_exact() {
         overrides
             .set(&["iota", "page_rows"], 200)
             .set(&["kafka", "in_flight_bytes"], 1 << 20)
-            .set(&["worker", "progress_ms"], 50);
+            .set(&["worker", "progress_log_interval_ms"], 50);
     })
     .await;
     let (thing, first) = app.store.add_rows(3_000).await;
@@ -82,7 +85,10 @@ async fn after_the_last_line_nothing_arrives_and_its_counts_are_exact() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_service_on_the_queue_stops_its_jobs_too() {
     let app = TestApp::start_with(TestStore::empty().await, |overrides| {
-        overrides.set(&["iota", "page_rows"], 100).set(&["kafka", "in_flight_bytes"], 65_536).set(&["worker", "progress_ms"], 50);
+        overrides
+            .set(&["iota", "page_rows"], 100)
+            .set(&["kafka", "in_flight_bytes"], 65_536)
+            .set(&["worker", "progress_log_interval_ms"], 50);
     })
     .await;
     let (thing, device) = app.store.add_rows(50_000).await;

@@ -95,7 +95,7 @@ async fn help_has_examples() {
 fn options(readme: &str) -> Vec<(String, String)> {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(readme)).unwrap();
     let in_backticks = |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
-    let sections = ["server.", "queue.", "worker.", "iota.", "kafka.", "guard.", "log."];
+    let sections = ["server.", "queue.", "worker.", "iota.", "kafka.", "validation.", "log."];
     let mut options = Vec::new();
     for row in text.lines().filter(|line| sections.iter().any(|section| line.starts_with(&format!("| `{section}")))) {
         let cells: Vec<&str> = row.split(" | ").collect();

@@ -91,7 +91,7 @@ async fn a_shutdown_closes_with_1001_and_a_hint() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_that_are_cut_off_are_forgotten() {
     let app = TestApp::start_with(TestStore::empty().await, |overrides| {
-        overrides.set(&["worker", "progress_ms"], 50);
+        overrides.set(&["worker", "progress_log_interval_ms"], 50);
     })
     .await;
     let (thing, device) = app.store.add_rows(20_000).await;

@@ -198,7 +198,7 @@ async fn a_job_that_kills_its_worker_when_it_goes_on_after_a_wait_is_to_blame() 
     let folder = tempfile::tempdir().unwrap();
     let (store, topic) = (TestStore::empty().await, TestBroker::start().await.topic().await);
     let (thing, device) = store.add_rows(3).await;
-    let deadly = Process::serve(&folder, &store, &topic, &[("KILL_AT", "read")]).await;
+    let deadly = Process::serve(&folder, &store, &topic, &[("FAILPOINT", "read")]).await;
     let mut client = Client::connect(&deadly.url).await;
     let lock = store.lock().await;
     let task = client.submit(&Client::request(thing, &[device], &topic.name)).await;

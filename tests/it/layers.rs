@@ -11,10 +11,10 @@ const LAYERS: [&[&str]; 8] = [
     &["cli"],
     &["app"],
     &["server", "worker"],
-    &["patch"],
+    &["replay"],
     &["queue", "events", "iota", "kafka", "db"],
     &["protocol", "task", "config", "telemetry"],
-    &["kill"],
+    &["failpoint"],
 ];
 
 /// Within the outside and the durable part, and among plain types: who may know whom.

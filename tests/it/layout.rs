@@ -99,9 +99,12 @@ async fn children_that_inherit_are_not_covered_by_their_parents_unique_index() {
     test.execute("CREATE TABLE raw_2020 () INHERITS (raw_data)").await;
     let refused = open(&test, |_| {}).mapping().await.unwrap_err();
     let said = refused.to_string();
-    assert!(matches!(refused, SourceError::Mapping(_)) && said.contains("raw_2020") && said.contains("trust_row_key"), "{said}");
+    assert!(
+        matches!(refused, SourceError::Mapping(_)) && said.contains("raw_2020") && said.contains("assume_unique_row_key"),
+        "{said}"
+    );
     let trusted = open(&test, |overrides| {
-        overrides.set(&["iota", "trust_row_key"], true);
+        overrides.set(&["iota", "assume_unique_row_key"], true);
     });
     assert!(trusted.mapping().await.unwrap().warnings.iter().any(|advice| advice.contains("raw_2020")));
     assert_eq!(keys(&trusted, all_of(device)).await, ["1"]);
@@ -197,7 +200,10 @@ async fn a_job_that_goes_on_in_another_layout_begins_its_range_again_and_says_so
     let topic = TestBroker::start().await.topic().await;
     let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
     let slow = |overrides: &mut data_patch::config::Overrides| {
-        overrides.set(&["iota", "page_rows"], 50).set(&["kafka", "in_flight_bytes"], 65_536).set(&["worker", "progress_ms"], 10);
+        overrides
+            .set(&["iota", "page_rows"], 50)
+            .set(&["kafka", "in_flight_bytes"], 65_536)
+            .set(&["worker", "progress_log_interval_ms"], 10);
     };
     let app = TestApp::start_on(folder.clone(), store.clone(), topic, slow).await;
     let mut client = app.client().await;

@@ -101,7 +101,7 @@ async fn slow_table(test: &TestStore, device: Uuid) {
 
 fn impatient(test: &TestStore) -> Source {
     open(test, |overrides| {
-        overrides.set(&["iota", "max_blocking_seconds"], 2).set(&["iota", "trust_row_key"], true);
+        overrides.set(&["iota", "max_blocking_seconds"], 2).set(&["iota", "assume_unique_row_key"], true);
     })
 }
 

@@ -66,7 +66,7 @@ async fn an_error_that_nobody_knows_fails_after_a_few_tries_with_its_own_text() 
     store.add_device(thing, device, "a").await;
     store.execute(&format!("INSERT INTO raw VALUES (1, '{device}', '2019-01-12T00:00:00Z', '{{}}')")).await;
     let app = TestApp::start_with(store, |overrides| {
-        overrides.set(&["iota", "trust_row_key"], true).set(&["worker", "retry_first_ms"], 1);
+        overrides.set(&["iota", "assume_unique_row_key"], true).set(&["worker", "retry_initial_ms"], 1);
     })
     .await;
     let (_, log) = app.publish(thing, &[device]).await;

@@ -7,7 +7,7 @@ use crate::support::{Reading, TestApp, TestStore, message};
 #[tokio::test]
 async fn a_device_of_which_too_many_rows_are_held_back_fails_and_says_that_the_rule_is_likely_wrong() {
     let app = TestApp::start_with(TestStore::empty().await, |overrides| {
-        overrides.set(&["guard", "max_quarantined"], 100);
+        overrides.set(&["validation", "max_quarantined"], 100);
     })
     .await;
     let (thing, good) = app.store.add_rows(3).await;
@@ -20,7 +20,7 @@ async fn a_device_of_which_too_many_rows_are_held_back_fails_and_says_that_the_r
     let failed = log.iter().find(|line| line["res"] == "error").unwrap();
     assert!(message(failed).contains(&torn.to_string()), "{failed}");
     assert!(
-        message(failed).contains("guard.max_quarantined = 100") && message(failed).contains("rule is likely wrong"),
+        message(failed).contains("validation.max_quarantined = 100") && message(failed).contains("rule is likely wrong"),
         "{failed}"
     );
     let last = log.last().unwrap();

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::support::{PATIENCE, TestApp, TestStore, eventually};
-#[cfg(feature = "kill-points")]
+#[cfg(feature = "failpoints")]
 use crate::support::{Process, TestBroker};
 
 /// The queue's file, opened by another program.
@@ -78,12 +78,12 @@ async fn the_queue_is_written_once_a_second_however_many_ask() {
     app.stop().await;
 }
 
-#[cfg(feature = "kill-points")]
+#[cfg(feature = "failpoints")]
 #[tokio::test]
 async fn a_writer_that_dies_ends_the_process() {
     let (folder, broker) = (tempfile::tempdir().unwrap(), TestBroker::start().await);
     let (store, topic) = (TestStore::empty().await, broker.topic().await);
-    let process = Process::start(&folder, &store, &topic, &[("PANIC_AT", "commit")]);
+    let process = Process::start(&folder, &store, &topic, &[("FAILPOINT_PANIC", "commit")]);
     assert_eq!(process.exit_code().await, Some(1));
     let log = Process::log(&folder);
     assert!(log.contains("the thread that writes the queue has died"), "{log}");

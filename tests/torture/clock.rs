@@ -18,7 +18,7 @@ use crate::{
 };
 
 const HOUR_MS: i64 = 3_600_000;
-/// Far longer than any wait that is asked for here (`worker.retry_max_seconds` is 1), and far shorter than the steps.
+/// Far longer than any wait that is asked for here (`worker.retry_max_ms` is 1,000), and far shorter than the steps.
 const SOON: Duration = Duration::from_secs(30);
 
 /// Of the patch that meets a real broker's clock.
@@ -70,7 +70,7 @@ impl Site {
     }
 
     async fn serve(&self, more: &[(&str, &str)]) -> Process {
-        let always = [("DATA_PATCH_WORKER_LEASE_SECONDS", "4"), ("DATA_PATCH_WORKER_RETRY_MAX_SECONDS", "1")];
+        let always = [("DATA_PATCH_WORKER_LEASE_SECONDS", "4"), ("DATA_PATCH_WORKER_RETRY_MAX_MS", "1000")];
         let variables: Vec<_> = self.clock.variables().into_iter().chain(always).chain(more.iter().copied()).collect();
         Process::serve(&self.folder, &self.store, &self.topic, &variables).await
     }
@@ -138,13 +138,13 @@ async fn set_ahead_and_back_while_a_job_runs() {
     // The clock is left a day ahead, and a broker refuses timestamps that are an hour ahead of its own unless it is told otherwise.
     let takes_all = [("message.timestamp.after.max.ms", "9223372036854775807")];
     let site = Site::on(TestBroker::start().await.topic_with(&takes_all).await).await;
-    // More than are sent between four reports of progress, one for each `worker.cursor_ms`.
+    // More than are sent between four reports of progress, one for each `worker.checkpoint_interval_ms`.
     let (thing, device) = site.store.add_rows(100_000).await;
     let slow = [
         ("DATA_PATCH_IOTA_PAGE_ROWS", "500"),
         ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "65536"),
         // Seldom enough that a lease that looks expired is claimed by the other before it is renewed.
-        ("DATA_PATCH_WORKER_CURSOR_MS", "1300"),
+        ("DATA_PATCH_WORKER_CHECKPOINT_INTERVAL_MS", "1300"),
     ];
     // Two services on the queue: one would take over what it believes expired.
     let (process, other) = (site.serve(&slow).await, site.serve(&slow).await);

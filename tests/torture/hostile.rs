@@ -43,7 +43,7 @@ impl Site {
         let slow = [
             ("DATA_PATCH_IOTA_PAGE_ROWS", "500"),
             ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "131072"),
-            ("DATA_PATCH_WORKER_PROGRESS_MS", "20"),
+            ("DATA_PATCH_WORKER_PROGRESS_LOG_INTERVAL_MS", "20"),
         ];
         let process = Process::serve_as(program, &folder, &store, &topic, &[&slow, options].concat()).await;
         Self { folder, store, topic, thing, device, process }

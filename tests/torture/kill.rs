@@ -43,10 +43,10 @@ impl Site {
     /// A service that kills itself there; small pages and little in flight make many steps of the work.
     async fn serve_until(&self, kill_at: &str) -> Process {
         let more = [
-            ("KILL_AT", kill_at),
+            ("FAILPOINT", kill_at),
             ("DATA_PATCH_IOTA_PAGE_ROWS", "500"),
             ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "262144"),
-            ("DATA_PATCH_WORKER_CURSOR_MS", "10"),
+            ("DATA_PATCH_WORKER_CHECKPOINT_INTERVAL_MS", "10"),
         ];
         Process::serve(&self.folder, &self.store, &self.topic, &more).await
     }
@@ -187,7 +187,7 @@ async fn migration() {
     for pass in PASSES {
         let site = Site::new().await;
         let at = format!("migration:{pass}");
-        let dying = Process::start(&site.folder, &site.store, &site.topic, &[("KILL_AT", &at)]);
+        let dying = Process::start(&site.folder, &site.store, &site.topic, &[("FAILPOINT", &at)]);
         assert_eq!(dying.died().await, Some(9), "{at} was not reached");
         let process = site.serve().await;
         let mut client = Client::connect(&process.url).await;

@@ -109,7 +109,7 @@ async fn locks_at_random_moments(what: &str, with_index: bool) {
     let settings = [
         ("DATA_PATCH_IOTA_MAX_BLOCKING_SECONDS", most.as_str()),
         ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "262144"),
-        ("DATA_PATCH_WORKER_RETRY_MAX_SECONDS", "2"),
+        ("DATA_PATCH_WORKER_RETRY_MAX_MS", "2000"),
     ];
     let process = Process::serve(&folder, &store, &topic, &settings).await;
     let mut client = Client::connect(&process.url).await;

@@ -28,7 +28,7 @@ pub fn config(folder: &TempDir, store: &TestStore, broker: &TestBroker, tweak: i
         .set(&["queue", "url"], format!("sqlite://{}", folder.path().join("queue.db").display()))
         .set(&["kafka", "brokers"], if broker.is_real() { broker.brokers() } else { "embedded" })
         .set(&["worker", "lease_seconds"], 4)
-        .set(&["worker", "retry_max_seconds"], 1);
+        .set(&["worker", "retry_max_ms"], 1_000);
     tweak(&mut overrides);
     config::load(None, std::iter::empty(), overrides).unwrap()
 }

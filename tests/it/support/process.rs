@@ -80,7 +80,7 @@ impl Process {
             .env("DATA_PATCH_KAFKA_DEFAULT_TOPIC", &topic.name)
             // No test waits for it: that a service was killed is seen at once.
             .env("DATA_PATCH_WORKER_LEASE_SECONDS", "600")
-            .env("DATA_PATCH_WORKER_PROGRESS_MS", "50")
+            .env("DATA_PATCH_WORKER_PROGRESS_LOG_INTERVAL_MS", "50")
             // The embedded broker never answers what topics allow, and librdkafka waits for it as long as this.
             .env("DATA_PATCH_KAFKA_LOOKUP_TIMEOUT_SECONDS", if topic.broker.is_real() { "10" } else { "1" })
             .envs(more.iter().copied())

@@ -97,9 +97,9 @@ async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
 /// As a service has it in a deployment, but for the waits: what it may have in flight is left as it is.
 const SETTINGS: [(&str, &str); 4] = [
     ("DATA_PATCH_WORKER_LEASE_SECONDS", "3"),
-    ("DATA_PATCH_WORKER_STALL_SECONDS", "3"),
-    ("DATA_PATCH_WORKER_RETRY_MAX_SECONDS", "2"),
-    ("DATA_PATCH_WORKER_PROGRESS_MS", "100"),
+    ("DATA_PATCH_WORKER_STALL_WARNING_SECONDS", "3"),
+    ("DATA_PATCH_WORKER_RETRY_MAX_MS", "2000"),
+    ("DATA_PATCH_WORKER_PROGRESS_LOG_INTERVAL_MS", "100"),
 ];
 /// Of each device: more than may be in flight together.
 const MANY: usize = 100_000;

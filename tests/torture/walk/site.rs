@@ -73,8 +73,8 @@ impl Site {
             ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "65536"),
             ("DATA_PATCH_WORKER_CONCURRENCY", "3"),
             ("DATA_PATCH_WORKER_LEASE_SECONDS", "2"),
-            ("DATA_PATCH_WORKER_SLICE_SECONDS", "1"),
-            ("DATA_PATCH_WORKER_RETRY_MAX_SECONDS", "1"),
+            ("DATA_PATCH_WORKER_PREEMPT_AFTER_SECONDS", "1"),
+            ("DATA_PATCH_WORKER_RETRY_MAX_MS", "1000"),
             // How many deaths in a row are too many is another test's.
             ("DATA_PATCH_WORKER_MAX_CRASHES", "1000"),
         ]);
