@@ -222,7 +222,7 @@ mod tests {
             ("[worker]\nconcurency = 2", "worker.concurency"),
             ("[worker]\nconcurrency = \"two\"", "worker.concurrency"),
             ("[worker]\nconcurrency = 0", "worker.concurrency"),
-            ("[worker]\nlease_seconds = 2\ncursor_ms = 700", "worker.checkpoint_interval_ms"),
+            ("[worker]\nlease_seconds = 2\ncheckpoint_interval_ms = 700", "worker.checkpoint_interval_ms"),
             ("[validation]\nmode = \"strict\"", "validation.mode"),
             ("[server]\nlisten = \"here\"", "server.listen"),
             ("[server]\ntime_zone = \"Mars\"", "server.time_zone"),
