@@ -10,10 +10,10 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use data_patch::{
     config::ValidationMode,
-    iota::{DocType, Key, KeyType, TimeType, copy::Decoder, sample},
-    kafka::RecordBuilder,
     protocol::{ClientMessage, RequestPolicy, Token, reply},
     replay::Validator,
+    sink::kafka::RecordBuilder,
+    source::{DocType, Key, KeyType, TimeType, copy::Decoder, sample},
     task::{LogEntry, TaskId},
 };
 

@@ -7,14 +7,14 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    api::{self, LogThrottle, LoginThrottle, Readiness, ReceiveBudget, ServerState, TrustedProxies},
     config::{Config, UnknownFields},
     failpoint,
-    iota::Source,
-    kafka::{EmbeddedBroker, Kafka},
     protocol::{RequestPolicy, Token},
     queue::{Clock, Queue},
     replay::ReplayRunner,
-    server::{self, LogThrottle, LoginThrottle, Readiness, ReceiveBudget, ServerState, TrustedProxies},
+    sink::kafka::{EmbeddedBroker, Kafka},
+    source::Source,
     telemetry::Metrics,
     worker::Pool,
 };
@@ -74,7 +74,7 @@ pub async fn run(
     let grace = Duration::from_secs(config.server.shutdown_seconds);
     let (drain, patience) = (grace.mul_f64(0.7), grace.mul_f64(0.2));
     let address = listener.local_addr().context("the listener has no address")?;
-    let mut server_task = tokio::spawn(server::run(Arc::clone(&context), listener, patience));
+    let mut server_task = tokio::spawn(api::run(Arc::clone(&context), listener, patience));
     let retention_task = tokio::spawn(retention_loop(queue.clone(), config.queue.retention_days, stop.clone()));
     let mut worker_task = tokio::spawn(pool.run(stop.clone(), drain));
     let unfinished_jobs = queue.backlog().await.map_or(0, |backlog| backlog.jobs);

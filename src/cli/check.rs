@@ -7,9 +7,9 @@ use tokio::net::TcpStream;
 use super::out;
 use crate::{
     config::Config,
-    iota::Source,
-    kafka::Kafka,
     queue::{Clock, Queue},
+    sink::kafka::Kafka,
+    source::Source,
 };
 
 /// For a connection, and for each question to the store.

@@ -11,12 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DemoArgs, out, serve::stop_on_signal};
 use crate::{
-    app,
+    api, app,
     config::{self, Overrides},
-    iota::{sample, sample_store},
-    kafka::EmbeddedBroker,
     protocol::{PATH, Token},
-    server,
+    sink::kafka::EmbeddedBroker,
+    source::{sample, sample_store},
 };
 
 const TOKEN: &str = "123456";
@@ -42,7 +41,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     // Nothing of the caller's environment: the demo is the same everywhere.
     let config = config::load(None, std::iter::empty(), overrides)?;
     super::log(&config)?;
-    let listener = server::listen(args.listen).with_context(|| {
+    let listener = api::listen(args.listen).with_context(|| {
         format!("can't listen on {}; is a service there? Choose another with --listen 127.0.0.1:0", args.listen)
     })?;
     let url = format!("ws://{}{PATH}", listener.local_addr()?);

@@ -9,10 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::ServeArgs;
 use crate::{
-    app,
+    api, app,
     config::{Config, ConfigError, Overrides},
     protocol::Token,
-    server,
 };
 
 pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
@@ -25,7 +24,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     super::log(&config)?;
     config.server.max_connections = fit_connections(config.server.max_connections);
     let address = config.server.listen;
-    let listener = server::listen(address)
+    let listener = api::listen(address)
         .with_context(|| format!("can't listen on {address} (server.listen); is another service on this port?"))?;
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;
@@ -39,7 +38,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
 fn fit_connections(connections: usize) -> usize {
     /// Queue (three files for each reader and the writer), store, listener; and a connection to each broker from each producer.
     const RESERVED_FDS: usize = 256;
-    let besides = RESERVED_FDS + server::EXTRA_SOCKETS;
+    let besides = RESERVED_FDS + api::EXTRA_SOCKETS;
     let wanted = (connections + besides) as u64;
     let limit = getrlimit(Resource::Nofile);
     let mut allowed = limit.maximum.map_or(wanted, |most| most.min(wanted));

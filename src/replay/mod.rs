@@ -22,8 +22,8 @@ pub use validator::Validator;
 
 use crate::{
     config, failpoint,
-    iota::{FirstRows, Mapping, Row, Rows, Selection, Source, SourceError, TimeType},
-    kafka::{AckTracker, BatchMode, Kafka, KafkaError, OutgoingRow, RecordBuilder, Sender},
+    sink::kafka::{AckTracker, BatchMode, Kafka, KafkaError, OutgoingRow, RecordBuilder, Sender},
+    source::{FirstRows, Mapping, Row, Rows, Selection, Source, SourceError, TimeType},
     task::{Position, QuarantinedRow, TaskId},
 };
 

@@ -1,6 +1,6 @@
 //! How a job ends.
 
-use crate::{iota::SourceError, kafka::KafkaError};
+use crate::{sink::kafka::KafkaError, source::SourceError};
 
 /// What a job depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

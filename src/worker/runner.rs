@@ -11,9 +11,9 @@ use tracing::Instrument;
 use super::{Pool, aligned_interval::AlignedInterval, heartbeat::Heartbeat, slots::SlotGuard, waiting::WaitState};
 use crate::{
     failpoint,
-    kafka::AckTracker,
     queue::{Checkpoint, DeviceCount, Lease, LeaseError},
     replay::{self, LeaseExpired, Outcome, Replay},
+    sink::kafka::AckTracker,
     task::{Line, Progress, QuarantinedRow, line},
 };
 

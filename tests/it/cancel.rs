@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use data_patch::{
-    kafka::EmbeddedBroker,
+    sink::kafka::EmbeddedBroker,
     task::{TaskId, TaskState},
 };
 use serde_json::{Value, json};

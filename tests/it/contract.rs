@@ -1,6 +1,6 @@
 //! What the contract shows, to the letter, and what arrives in Kafka.
 
-use data_patch::iota::sample;
+use data_patch::source::sample;
 use serde_json::json;
 use uuid::Uuid;
 

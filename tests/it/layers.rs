@@ -10,16 +10,16 @@ const LAYERS: [&[&str]; 8] = [
     &["main"],
     &["cli"],
     &["app"],
-    &["server", "worker"],
+    &["api", "worker"],
     &["replay"],
-    &["queue", "events", "iota", "kafka", "db"],
+    &["queue", "events", "source", "sink", "db"],
     &["protocol", "task", "config", "telemetry"],
     &["failpoint"],
 ];
 
 /// Within the outside and the durable part, and among plain types: who may know whom.
 const BESIDE: [(&str, &str); 6] =
-    [("queue", "events"), ("queue", "db"), ("iota", "db"), ("kafka", "iota"), ("protocol", "task"), ("telemetry", "config")];
+    [("queue", "events"), ("queue", "db"), ("source", "db"), ("sink", "source"), ("protocol", "task"), ("telemetry", "config")];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();

@@ -1,6 +1,6 @@
 //! What is relied on in the layout of a store: it is looked for, and a change is noticed.
 
-use data_patch::iota::{Selection, Source, SourceError};
+use data_patch::source::{Selection, Source, SourceError};
 use sqlx::{AssertSqlSafe, Executor, Row as _};
 use uuid::Uuid;
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use data_patch::iota::{Row, Selection, Source};
+use data_patch::source::{Row, Selection, Source};
 use sqlx::{AssertSqlSafe, Executor, PgConnection, Row as _};
 use uuid::Uuid;
 

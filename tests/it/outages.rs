@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use data_patch::kafka::EmbeddedBroker;
+use data_patch::sink::kafka::EmbeddedBroker;
 
 use crate::support::{Client, TestApp, TestBroker, TestStore, message};
 

@@ -3,7 +3,7 @@
 use chrono::TimeZone;
 use data_patch::{
     config::{self, Overrides},
-    iota::{Selection, Source, SourceError},
+    source::{Selection, Source, SourceError},
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -206,8 +206,8 @@ async fn a_store_that_is_away_is_waited_for() {
     })
     .await;
     let request = json!({
-        "src": "iota", "token": "123456", "topic": app.topic.name, "thingId": data_patch::iota::sample::BRIDGE.thing_id,
-        "devices": [data_patch::iota::sample::LEVEL_06], "from": "2019-01-11 21:03:00", "to": "2019-01-15 14:30:00",
+        "src": "iota", "token": "123456", "topic": app.topic.name, "thingId": data_patch::source::sample::BRIDGE.thing_id,
+        "devices": [data_patch::source::sample::LEVEL_06], "from": "2019-01-11 21:03:00", "to": "2019-01-15 14:30:00",
     });
     let mut client = app.client().await;
     client.submit(&request).await;
@@ -216,7 +216,7 @@ async fn a_store_that_is_away_is_waited_for() {
     assert!(message(&waits).contains("waits, nothing is lost") && message(&waits).contains("store is away"), "{waits}");
     assert_eq!(app.get("/readyz").await.0, 503);
     let writing = folder.path().join("writing.db");
-    data_patch::iota::sample_store::write(&writing).await.unwrap();
+    data_patch::source::sample_store::write(&writing).await.unwrap();
     std::fs::rename(&writing, &path).unwrap();
     let log = client.log().await;
     assert!(message(log.last().unwrap()).contains("178 rows published"), "{log:#?}");

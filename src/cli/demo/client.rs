@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::{cli::out, iota::sample::SampleRequest};
+use crate::{cli::out, source::sample::SampleRequest};
 
 /// The request as it is sent.
 pub fn request(sample: &SampleRequest, token: &str) -> String {

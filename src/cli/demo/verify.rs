@@ -14,8 +14,8 @@ use rdkafka::{
 };
 
 use crate::{
-    iota::sample::{self, SampleRequest},
     protocol::time::{self, Bound},
+    source::sample::{self, SampleRequest},
 };
 
 /// A document and the device that it is of.

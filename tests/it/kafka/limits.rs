@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use data_patch::{
-    kafka::Kafka,
     replay::{JobContext, LeaseExpired, Outcome, Replay, ReplayRunner, Signals},
+    sink::kafka::Kafka,
 };
 use rdkafka::{
     ClientConfig,

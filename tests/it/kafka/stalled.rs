@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use data_patch::{
-    kafka::{AckTracker, EmbeddedBroker, Kafka},
     replay::{Dependency, JobContext, LeaseExpired, Outcome, Replay, ReplayRunner, Signals},
+    sink::kafka::{AckTracker, EmbeddedBroker, Kafka},
 };
 use tempfile::TempDir;
 use tokio::{task::JoinHandle, time::timeout};

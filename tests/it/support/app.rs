@@ -3,11 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use data_patch::{
-    app,
+    api, app,
     config::{self, Config, Overrides},
     protocol::{PATH, Token},
     queue::{Clock, Queue},
-    server,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -63,7 +62,7 @@ impl TestApp {
 
     pub async fn start_on(folder: Arc<TempDir>, store: TestStore, topic: TestTopic, tweak: impl FnOnce(&mut Overrides)) -> Self {
         let config = config(&folder, &store, &topic.broker, tweak);
-        let listener = server::listen(config.server.listen).unwrap();
+        let listener = api::listen(config.server.listen).unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let running = tokio::spawn(app::run(config, Token::new(TOKEN), listener, topic.broker.embedded(), stop.clone()));

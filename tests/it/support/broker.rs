@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use data_patch::kafka::EmbeddedBroker;
+use data_patch::sink::kafka::EmbeddedBroker;
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},

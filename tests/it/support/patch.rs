@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use data_patch::{
     config::Config,
-    iota::Source,
-    kafka::{AckTracker, Kafka},
     replay::{Replay, ReplayRunner},
+    sink::kafka::{AckTracker, Kafka},
+    source::Source,
     task::{Progress, TaskId},
 };
 use uuid::Uuid;

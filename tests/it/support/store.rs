@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use data_patch::{
     config::{Overrides, SecretUrl},
-    iota::sample,
+    source::sample,
 };
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;

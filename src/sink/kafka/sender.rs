@@ -19,7 +19,7 @@ use super::{
     in_flight::{InFlight, Lane, Reservation},
     producer::{Kind, Opening, Producer, Receipt},
 };
-use crate::{config::Timestamp, iota::Key, telemetry::Durations};
+use crate::{config::Timestamp, source::Key, telemetry::Durations};
 
 /// What a message weighs beside its document, about: key, headers, bookkeeping here, in librdkafka and in a batch.
 const OVERHEAD_BYTES: usize = 512;

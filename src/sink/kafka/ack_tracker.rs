@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::{KafkaError, producer::Producer};
 use crate::{
-    iota::Key,
+    source::Key,
     task::{Position, Progress, QuarantinedRow},
 };
 

@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warp::{Filter, Rejection, Reply, http::StatusCode, reply::Response};
 
-use crate::{config, iota::Source, kafka::Kafka, protocol::RequestPolicy, queue::Queue, telemetry::Metrics};
+use crate::{config, protocol::RequestPolicy, queue::Queue, sink::kafka::Kafka, source::Source, telemetry::Metrics};
 
 pub use accept::LogThrottle;
 pub use admission::EXTRA_SOCKETS;

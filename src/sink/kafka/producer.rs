@@ -21,7 +21,7 @@ use rdkafka::{
 };
 
 use super::{BatchMode, Delivery, KafkaError, error::ends_the_producer, sender::InFlightPermit, statistics::ProducerStatistics};
-use crate::{failpoint, iota::Key, telemetry::KafkaMetrics};
+use crate::{failpoint, source::Key, telemetry::KafkaMetrics};
 
 /// Batches that librdkafka has on the wire at the most, for each partition, without an answer.
 const MAX_BATCHES_IN_FLIGHT: usize = 5;

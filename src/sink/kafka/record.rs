@@ -7,7 +7,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use uuid::Uuid;
 
 use crate::{
-    iota::Key,
+    source::Key,
     task::{TaskId, line},
 };
 
