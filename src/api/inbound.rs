@@ -1,7 +1,7 @@
 //! What clients may make the service hold of messages that have not arrived whole.
 //!
 //! [`Metered`] sits between the WebSocket and its connection. It follows the frames as they arrive, takes what they need from
-//! one [`Budget`] for all connections, and lets no more than [`BEFORE_TOKEN`] bytes of a message through before the right
+//! one [`ReceiveBudget`] for all connections, and lets no more than [`MAX_BYTES_BEFORE_TOKEN`] bytes of a message through before the right
 //! token was read.
 
 use std::{

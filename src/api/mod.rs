@@ -64,7 +64,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(1_024)
 }
 
-/// Serves until [`Context::disconnect`]; then closes the connections, and returns when they are closed.
+/// Serves until [`ServerState::close_connections`]; then closes the connections, and returns when they are closed.
 pub async fn run(context: Arc<ServerState>, listener: TcpListener, patience: Duration) {
     let (connections, sockets) = (TaskTracker::new(), TaskTracker::new());
     let shared = Arc::new(connection::Shared {

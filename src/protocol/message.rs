@@ -40,7 +40,7 @@ pub enum ClientMessage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Submit {
     pub task: NewTask,
-    /// Fields that are not known, as they may be shown; there are none unless [`Rules::ignore_unknown_fields`].
+    /// Fields that are not known, as they may be shown; there are none unless [`RequestPolicy::ignore_unknown_fields`].
     pub ignored: Vec<String>,
 }
 

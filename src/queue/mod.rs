@@ -1,6 +1,6 @@
 //! The durable queue: tasks, jobs, leases and logs in SQLite.
 //!
-//! [`Queue`] takes tasks and hands out [`Lease`]s; a [`Lease`] is the only way to change a running job; a [`Watch`]
+//! [`Queue`] takes tasks and hands out [`Lease`]s; a [`Lease`] is the only way to change a running job; a [`LogTail`]
 //! follows a task's log. All SQL is in `sql/`, all names in `schema.rs`, and one writer makes all changes.
 
 mod claim;

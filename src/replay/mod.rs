@@ -1,6 +1,6 @@
 //! One job: count a device's rows, read them, hold back what ET can't read, publish the rest, and report.
 //!
-//! Knows no queue: it is given a [`Report`] to tell how far it has got. What it needs may be away; then it ends with an
+//! Knows no queue: it is given a [`JobContext`] to tell how far it has got. What it needs may be away; then it ends with an
 //! outage, and can go on later from what it has reported.
 
 mod json;
@@ -46,7 +46,7 @@ pub struct Signals {
     pub abort: CancellationToken,
 }
 
-/// What is to be done; how far it has got, its [`Flight`] tells.
+/// What is to be done; how far it has got, its [`AckTracker`] tells.
 #[derive(Debug, Clone)]
 pub struct Replay {
     pub task: TaskId,
@@ -67,7 +67,7 @@ pub trait JobContext: Send + Sync {
     /// The rows were counted.
     fn counted(&self, name: Option<String>, total: u64);
 
-    /// How the store is laid out that cursors are in from now on ([`crate::iota::Mapping::layout`]).
+    /// How the store is laid out that cursors are in from now on ([`crate::source::Mapping::layout`]).
     fn layout(&self, _layout: String) {}
 
     /// Something about the store that the task's log should say.

@@ -55,7 +55,7 @@ struct Statement {
     is_left: bool,
 }
 
-/// A statement that runs. Dropped before it is [over](Self::over), it is ended in the store too.
+/// A statement that runs. Dropped before it is [over](Self::finish), it is ended in the store too.
 pub(super) struct WatchedStatement {
     watch: LockWatchdog,
     number: u64,

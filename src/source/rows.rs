@@ -278,7 +278,7 @@ impl Rows {
         }
     }
 
-    /// How the tables were laid out when these rows were read; known once [`begin`](Self::begin) or
+    /// How the tables were laid out when these rows were read; known once [`begin`](Self::peek) or
     /// [`next`](Self::next) has returned.
     pub fn mapping(&self) -> Option<Arc<Mapping>> {
         self.shared.state().mapping.clone()

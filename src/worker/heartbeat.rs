@@ -18,7 +18,7 @@ const MIN_CHECKPOINT_ROWS: u64 = 200;
 /// They wait no longer than this.
 const MAX_CHECKPOINT_DELAY: Duration = Duration::from_millis(250);
 /// A job with nothing acknowledged, and nothing read, for so long stands still: it is not to blame for a crash
-/// ([`super::stillness`]).
+/// ([`super::waiting`]).
 const WAITING_AFTER: Duration = Duration::from_secs(2);
 /// A job whose rows in flight are not acknowledged for so long leaves its slot to another meanwhile.
 const PARK_AFTER: Duration = Duration::from_secs(2);

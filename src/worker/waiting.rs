@@ -1,6 +1,6 @@
 //! Whether a job stands still: nothing of it is acknowledged, held back or read, since it waits for the store or Kafka.
 //!
-//! A crash is not counted against a job that stands still ([`crate::queue::Report::waiting`]), however often that happens: it
+//! A crash is not counted against a job that stands still ([`crate::queue::Checkpoint::waiting`]), however often that happens: it
 //! does nothing meanwhile, and whoever restarts a service during an outage must not fail its jobs. So what the queue has of it
 //! must be true whenever the process may end, or a job that waits for long and then kills its process would never be found. The
 //! job sees to that itself: before it does anything with rows that it has waited for, it waits until the queue has it that it

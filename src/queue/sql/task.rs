@@ -210,7 +210,7 @@ pub fn read_turn(row: &Row<'_>) -> Result<i64> {
     Ok(row.get::<_, Option<i64>>("turn")?.unwrap_or(0))
 }
 
-/// A row, if a task has work left. Asked before [`sums`], which reads all of a task's jobs.
+/// A row, if a task has work left. Asked before [`task_totals`], which reads all of a task's jobs.
 pub fn has_open_jobs(task: TaskId) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         build_sql(

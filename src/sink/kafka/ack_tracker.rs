@@ -286,7 +286,7 @@ impl AckTracker {
     }
 
     /// Cursor and counts at this moment, and the rows held back that are to be reported with them: then
-    /// [`confirm`](Self::confirm) or [`unreport`](Self::unreport) them.
+    /// [`confirm`](Self::confirm_reported) or [`unreport`](Self::requeue) them.
     pub fn progress(&self) -> (Progress, Vec<QuarantinedRow>) {
         let mut state = self.state();
         let progress = Progress { cursor: state.cursor(), published: state.published, quarantined: state.quarantined };

@@ -1,7 +1,7 @@
 //! The budget of bytes in flight, shared by all jobs: fairly between partitions, and a partition that acknowledges nothing
 //! keeps nobody else waiting.
 //!
-//! [`Budget`] is the bookkeeping, without clock, locks or tasks; [`InFlight`] is what jobs wait on.
+//! [`ByteBudget`] is the bookkeeping, without clock, locks or tasks; [`InFlight`] is what jobs wait on.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,6 +1,6 @@
 //! The broker: topics looked up, rows sent, acknowledgements counted.
 //!
-//! [`Kafka::sender`] gives a job its [`Sender`]; what became of the rows is told by its [`Flight`].
+//! [`Kafka::sender`] gives a job its [`Sender`]; what became of the rows is told by its [`AckTracker`].
 
 mod ack_tracker;
 mod batch_size;
