@@ -66,8 +66,8 @@ fn statements() -> Vec<(&'static str, String)> {
         ("tasks_being_cancelled", tasks_being_cancelled()),
         ("fail_unreadable_task", fail_unreadable_task("t".to_owned(), 0)),
         ("last_turn", last_turn()),
-        ("work_left", has_open_jobs(id)),
-        ("sums", task_totals(id)),
+        ("has_open_jobs", has_open_jobs(id)),
+        ("task_totals", task_totals(id)),
         ("failures", failures(id, 1)),
         ("prune", prune(0, 1)),
         ("backlog", backlog()),
@@ -87,10 +87,10 @@ fn statements() -> Vec<(&'static str, String)> {
         ("last_seq", last_seq(id)),
         ("advance_log", advance_log(id, 1)),
         ("end_log", end_log(id, 1, TaskState::Failed, 0)),
-        ("insert_event", insert_log_entry(&event)),
-        ("events_after", log_after(id, 0, 1)),
-        ("insert_held", insert_quarantined(id, device, &held, 0)),
-        ("held_rows", quarantined_rows(id)),
+        ("insert_log_entry", insert_log_entry(&event)),
+        ("log_after", log_after(id, 0, 1)),
+        ("insert_quarantined", insert_quarantined(id, device, &held, 0)),
+        ("quarantined_rows", quarantined_rows(id)),
     ]
     .map(|(name, statement)| (name, statement.text.into_owned()))
     .into()
