@@ -32,7 +32,7 @@ services: ## start PostgreSQL and Kafka for tests
 services-down: ## stop them
 	scripts/services down
 
-torture: ## kill matrix, random walk, outages, full disk, hostile clients on real parts; prints a table (minutes)
+torture: ## kill matrix, random walk, outages, three Kafka nodes, full disk, hostile clients on real parts; prints a table (minutes)
 	scripts/torture
 
 soak: ## patches of all sizes, watchers coming and going; memory, files and queue at the end as at the start (minutes)
