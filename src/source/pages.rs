@@ -271,7 +271,9 @@ impl Source {
     }
 }
 
-/// Rows of so many bytes that fit a page.
+/// Rows of so many bytes on average that a page is asked for. An eighth of the page is left free: a page that passes its
+/// limit is cut off, and its connection is lost with it.
 pub(super) fn rows_that_fit(mean: Option<u64>) -> u32 {
-    u32::try_from(PAGE_BYTES as u64 / mean.unwrap_or(ASSUMED_ROW_BYTES).max(1)).unwrap_or(u32::MAX).max(1)
+    let bytes = (PAGE_BYTES - PAGE_BYTES / 8) as u64;
+    u32::try_from(bytes / mean.unwrap_or(ASSUMED_ROW_BYTES).max(1)).unwrap_or(u32::MAX).max(1)
 }
