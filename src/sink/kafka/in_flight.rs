@@ -36,11 +36,13 @@ pub(super) struct Lane {
     partition: i32,
     sent: AtomicU64,
     settled: AtomicU64,
+    acknowledged_at: Mutex<Option<Instant>>,
 }
 
 impl Lane {
     fn new(topic: &str, partition: i32) -> Self {
-        Self { topic: topic.into(), partition, sent: AtomicU64::new(0), settled: AtomicU64::new(0) }
+        let (sent, settled) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { topic: topic.into(), partition, sent, settled, acknowledged_at: Mutex::default() }
     }
 
     fn key(&self) -> Key {
@@ -55,6 +57,17 @@ impl Lane {
     /// A row was answered, whatever the answer.
     pub fn settled(&self) {
         self.settled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Rows were acknowledged just now.
+    pub fn acknowledged(&self) {
+        *self.acknowledged_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether its partition acknowledged rows a moment ago, so that it need not prove again that it answers.
+    fn answered_lately(&self) -> bool {
+        let at = self.acknowledged_at.lock().unwrap_or_else(PoisonError::into_inner);
+        at.is_some_and(|at| at.elapsed() < STALLED_AFTER)
     }
 }
 
@@ -86,7 +99,7 @@ struct LaneState<W> {
     waiting: VecDeque<Waiter<W>>,
     /// Answers when it was looked at last.
     settled: u64,
-    /// Answers when it began to hold bytes, or to wait for some.
+    /// Answers when it began to hold bytes, or to wait for some; one less where it had answered a moment before.
     settled_before: u64,
     /// When it was first seen with rows in flight and without a new answer.
     silent_since: Option<Duration>,
@@ -131,7 +144,7 @@ impl<W> ByteBudget<W> {
                 set_aside: 0,
                 waiting: VecDeque::new(),
                 settled,
-                settled_before: settled,
+                settled_before: if lane.answered_lately() { settled.wrapping_sub(1) } else { settled },
                 silent_since: None,
                 is_stalled: false,
             }

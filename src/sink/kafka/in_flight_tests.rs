@@ -88,6 +88,17 @@ fn a_lane_gets_little_until_its_first_answer() {
 }
 
 #[test]
+fn a_lane_that_answered_a_moment_ago_gets_what_it_asks_for() {
+    let (mut budget, lanes) = (ByteBudget::new(320), lanes(1));
+    lanes[0].sent();
+    lanes[0].settled();
+    lanes[0].acknowledged();
+    budget.request(&lanes[0], 30, 1);
+    budget.request(&lanes[0], 200, 2);
+    assert_eq!(whom(budget.grant()), [1, 2]);
+}
+
+#[test]
 fn lanes_that_never_answer_leave_room_for_others() {
     let (mut budget, lanes) = (ByteBudget::new(320), lanes(18));
     // One that answered before it fell silent holds all there is.

@@ -52,6 +52,7 @@ impl Drop for InFlightPermit {
     fn drop(&mut self) {
         if self.acknowledged.load(Ordering::Relaxed) {
             self.opening.acknowledged();
+            self.lane.acknowledged();
             self.acknowledgement.observe(self.since.elapsed());
         }
     }
