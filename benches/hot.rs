@@ -14,7 +14,7 @@ use data_patch::{
     replay::Validator,
     sink::kafka::RecordBuilder,
     source::{DocType, Key, KeyType, TimeType, copy::Decoder, sample},
-    task::{LogEntry, TaskId},
+    task::{Event, LogEntry, TaskId},
 };
 
 fn guard(c: &mut Criterion) {
@@ -83,9 +83,8 @@ fn messages(c: &mut Criterion) {
         task: TaskId::new(),
         seq: 7,
         at_ms: 1_547_211_780_005,
-        ok: true,
-        message: "iota data published(178 / 178). device: b34299aa-625e-4404-a580-fde1d7cbc3e8".to_owned(),
-        ends: None,
+        event: Event::Published { device: uuid::Uuid::nil(), published: 178, total: 178 },
+        final_state: None,
     };
     c.bench_function("log line", |b| b.iter(|| reply::log(black_box(&event))));
 }

@@ -17,7 +17,7 @@ use crate::{
     failpoint,
     protocol::{Attach, Authorized, ClientMessage, RequestError, Submit, reply},
     queue::{LogTail, QueueError, Submitted, TaskRow},
-    task::{TaskId, line},
+    task::{Event, TaskId},
     telemetry::{Durations, GaugeGuard},
 };
 
@@ -154,9 +154,9 @@ impl<'a> Session<'a> {
             return Err(RequestError::ShuttingDown);
         }
         let Submit { task, ignored } = submit;
-        let lines = if ignored.is_empty() { Vec::new() } else { vec![line::ignored(&ignored)] };
+        let events = if ignored.is_empty() { Vec::new() } else { vec![Event::fields_ignored(&ignored)] };
         let (thing, devices, from, to) = (task.thing, task.devices.len(), task.from, task.to);
-        match self.context.queue.submit_with_log(task, lines).await.map_err(unavailable)? {
+        match self.context.queue.submit_with_log(task, events).await.map_err(unavailable)? {
             Submitted::Created(id) => {
                 tracing::info!(task = %id, %thing, devices, %from, %to, "a task is created");
                 failpoint::hit("accepted");

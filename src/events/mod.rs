@@ -19,7 +19,7 @@ const CHANNEL_CAPACITY: usize = 256;
 /// A line, and what it is on the wire: made once for all who watch.
 #[derive(Debug)]
 pub struct EncodedEvent {
-    pub event: LogEntry,
+    pub entry: LogEntry,
     /// When it was committed, if that was here and just now.
     pub committed_at: Option<Instant>,
     encoded: OnceLock<Bytes>,
@@ -27,13 +27,13 @@ pub struct EncodedEvent {
 
 impl EncodedEvent {
     /// A line that was stored before.
-    pub fn stored(event: LogEntry) -> Self {
-        Self { event, committed_at: None, encoded: OnceLock::new() }
+    pub fn stored(entry: LogEntry) -> Self {
+        Self { entry, committed_at: None, encoded: OnceLock::new() }
     }
 
     /// What it is on the wire; `make` makes it, if nobody has.
     pub fn encoded(&self, make: impl FnOnce(&LogEntry) -> String) -> Bytes {
-        self.encoded.get_or_init(|| make(&self.event).into()).clone()
+        self.encoded.get_or_init(|| make(&self.entry).into()).clone()
     }
 }
 
@@ -77,13 +77,13 @@ impl EventHub {
     }
 
     /// Tells of a line that is committed.
-    pub fn publish(&self, event: LogEntry) {
-        if let Some(channel) = self.channels().get_mut(&event.task) {
-            channel.last_seq = channel.last_seq.max(event.seq);
+    pub fn publish(&self, entry: LogEntry) {
+        if let Some(channel) = self.channels().get_mut(&entry.task) {
+            channel.last_seq = channel.last_seq.max(entry.seq);
             // An error means that the last watcher has just left.
             let _ = channel.sender.send(EventSignal::Published(Arc::new(EncodedEvent {
                 committed_at: Some(Instant::now()),
-                ..EncodedEvent::stored(event)
+                ..EncodedEvent::stored(entry)
             })));
         }
     }
@@ -136,9 +136,10 @@ impl Drop for Subscription {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::task::Event;
 
     fn line(task: TaskId, seq: u64) -> LogEntry {
-        LogEntry { task, seq, at_ms: 0, ok: true, message: String::new(), ends: None }
+        LogEntry { task, seq, at_ms: 0, event: Event::Text { text: String::new(), is_error: false }, final_state: None }
     }
 
     #[tokio::test]
@@ -147,7 +148,7 @@ mod tests {
         let (mut first, second) = (hub.subscribe(task), hub.subscribe(task));
         drop(second);
         hub.publish(line(task, 1));
-        assert!(matches!(first.next().await, Some(EventSignal::Published(told)) if told.event.seq == 1));
+        assert!(matches!(first.next().await, Some(EventSignal::Published(told)) if told.entry.seq == 1));
         drop(first);
         assert!(hub.subscribed_tasks().is_empty());
     }

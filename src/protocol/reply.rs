@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
 
 use super::RequestError;
-use crate::task::{LogEntry, TaskId, TaskState};
+use crate::task::{Event, LogEntry, TaskId, TaskState};
 
 /// Answers to requests bear this `type`, all else the other; both are the contract's.
 const ANSWER: &str = "data-patch";
@@ -63,7 +63,7 @@ pub fn refused(refusal: &RequestError) -> String {
 }
 
 /// One line of a task's log.
-pub fn log(event: &LogEntry) -> String {
+pub fn log(entry: &LogEntry) -> String {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Payload<'a> {
@@ -73,21 +73,24 @@ pub fn log(event: &LogEntry) -> String {
         task_id: TaskId,
         seq: u64,
         time: String,
+        event: &'a Event,
         #[serde(skip_serializing_if = "Option::is_none")]
         state: Option<TaskState>,
     }
-    let error = (!event.ok).then_some(event.message.as_str());
-    let time = DateTime::from_timestamp_millis(event.at_ms).unwrap_or_default();
+    let text = entry.event.to_string();
+    let error = entry.event.is_error().then_some(text.as_str());
+    let time = DateTime::from_timestamp_millis(entry.at_ms).unwrap_or_default();
     envelope(
         LOG,
         error,
         Payload {
-            msg: &event.message,
+            msg: &text,
             ex: error,
-            task_id: event.task,
-            seq: event.seq,
+            task_id: entry.task,
+            seq: entry.seq,
             time: time.to_rfc3339_opts(SecondsFormat::Millis, true),
-            state: event.ends,
+            event: &entry.event,
+            state: entry.final_state,
         },
     )
 }
@@ -98,10 +101,11 @@ mod tests {
 
     use super::*;
 
+    const DEVICE: uuid::Uuid = uuid!("b34299aa-625e-4404-a580-fde1d7cbc3e8");
     const TASK: TaskId = TaskId(uuid!("9d9d14b3-cf77-4cba-934b-faeaf2d153ba"));
 
-    fn event(ok: bool, message: &str, ends: Option<TaskState>) -> LogEntry {
-        LogEntry { task: TASK, seq: 7, at_ms: 1_547_211_780_005, ok, message: message.to_owned(), ends }
+    fn entry(event: Event, final_state: Option<TaskState>) -> LogEntry {
+        LogEntry { task: TASK, seq: 7, at_ms: 1_547_211_780_005, event, final_state }
     }
 
     #[test]
@@ -109,7 +113,7 @@ mod tests {
         insta::assert_snapshot!(created(TASK), @r#"{"type":"data-patch","erorr":null,"res":"ok","payload":{"taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","msg":"task created."}}"#);
         insta::assert_snapshot!(attached(TASK, TaskState::Running), @r#"{"type":"data-patch","erorr":null,"res":"ok","payload":{"taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","msg":"task attached.","state":"running"}}"#);
         insta::assert_snapshot!(refused(&RequestError::WrongToken), @r#"{"type":"theme-data","erorr":"error message: token is wrong; it is the one that the service was started with","res":"error","payload":{"ex":"token is wrong; it is the one that the service was started with","code":"wrong_token"}}"#);
-        insta::assert_snapshot!(log(&event(true, "iota data published(178 / 178). device: x", None)), @r#"{"type":"theme-data","erorr":null,"res":"ok","payload":{"msg":"iota data published(178 / 178). device: x","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","seq":7,"time":"2019-01-11T13:03:00.005Z"}}"#);
-        insta::assert_snapshot!(log(&event(false, "task finished: no", Some(TaskState::Failed))), @r#"{"type":"theme-data","erorr":"error message: task finished: no","res":"error","payload":{"msg":"task finished: no","ex":"task finished: no","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","seq":7,"time":"2019-01-11T13:03:00.005Z","state":"failed"}}"#);
+        insta::assert_snapshot!(log(&entry(Event::Published { device: DEVICE, published: 178, total: 178 }, None)), @r#"{"type":"theme-data","erorr":null,"res":"ok","payload":{"msg":"iota data published(178 / 178). device: b34299aa-625e-4404-a580-fde1d7cbc3e8","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","seq":7,"time":"2019-01-11T13:03:00.005Z","event":{"kind":"published","device":"b34299aa-625e-4404-a580-fde1d7cbc3e8","published":178,"total":178}}}"#);
+        insta::assert_snapshot!(log(&entry(Event::Text { text: "task finished: no".to_owned(), is_error: true }, Some(TaskState::Failed))), @r#"{"type":"theme-data","erorr":"error message: task finished: no","res":"error","payload":{"msg":"task finished: no","ex":"task finished: no","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","seq":7,"time":"2019-01-11T13:03:00.005Z","event":{"kind":"text","text":"task finished: no","isError":true},"state":"failed"}}"#);
     }
 }

@@ -12,7 +12,7 @@ use super::{
     sql::{self, DueRow, Suspects},
     writer::Tx,
 };
-use crate::task::{JobChange, JobState, TaskId, line};
+use crate::task::{Event, JobChange, JobState, TaskId};
 
 /// What a claim may lease.
 #[derive(Debug, Clone, Default)]
@@ -268,7 +268,8 @@ impl<'c, 'tx, 'db> ClaimTransaction<'c, 'tx, 'db> {
                 task = %task.id, device = %job.device, published = job.progress.published, crashes, suspected,
                 "a job goes on from its cursor: its worker was gone"
             );
-            self.tx.log(task.id, vec![line::taken_over(job.device, job.progress.published)], None)?;
+            let event = Event::TakenOver { device: job.device, published: job.progress.published };
+            self.tx.log(task.id, vec![event], None)?;
         }
         self.jobs.push(job);
         Ok(())
@@ -283,7 +284,7 @@ fn fail_crash_looping(tx: &mut Tx<'_>, job: &Job, crashes: u32) -> rusqlite::Res
     );
     let write = JobUpdate {
         change: Some((JobChange::Fail, None)),
-        lines: vec![line::failed(job.device, job.name.as_deref(), &reason)],
+        events: vec![Event::Failed { device: Some(job.device), name: job.name.clone(), reason: reason.clone() }],
         reason: Some(reason),
         ..JobUpdate::default()
     };
@@ -294,7 +295,12 @@ fn fail_crash_looping(tx: &mut Tx<'_>, job: &Job, crashes: u32) -> rusqlite::Res
 fn cancel_after_crash(tx: &mut Tx<'_>, job: &Job) -> rusqlite::Result<()> {
     let write = JobUpdate {
         change: Some((JobChange::Cancel, None)),
-        lines: vec![line::cancelled_after_crash(job.device, job.progress.published)],
+        events: vec![Event::Cancelled {
+            device: job.device,
+            published: job.progress.published,
+            unanswered: 0,
+            worker_died: true,
+        }],
         ..JobUpdate::default()
     };
     lease::apply(tx, job, &write, tx.now_ms).map(|_| ())
@@ -305,9 +311,9 @@ fn fail_unreadable_job(tx: &mut Tx<'_>, task: &TaskRow, id: i64, error: &rusqlit
     let reason = format!("its entry in the queue (job {id}) cannot be read: {error}. Submit the device again");
     tracing::error!(task = %task.id, job = id, %error, "a job's entry in the queue cannot be read; the job is failed, its task goes on");
     tx.run(&sql::end_job(id, JobState::Failed, Some(&reason)))?;
-    let mut lines = vec![line::unreadable_job(&reason)];
-    let ends = lease::finish_task_if_done(tx, task, &mut lines)?;
-    tx.log(task.id, lines, ends).map(|_| ())
+    let mut events = vec![Event::Failed { device: None, name: None, reason }];
+    let final_state = lease::finish_task_if_done(tx, task, &mut events)?;
+    tx.log(task.id, events, final_state).map(|_| ())
 }
 
 fn fail_unreadable_task(tx: &Tx<'_>, id: String, error: &rusqlite::Error) -> rusqlite::Result<()> {

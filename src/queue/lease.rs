@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{Queue, QueueError, TaskRow, sql, writer::Tx};
 use crate::{
     failpoint,
-    task::{JobChange, JobState, Line, Progress, QuarantinedRow, TaskState, line},
+    task::{Event, JobChange, JobState, MAX_NAMED, Progress, QuarantinedRow, Summary, TaskState},
 };
 
 /// Why a write to a job was not made.
@@ -87,7 +87,7 @@ pub(super) struct JobUpdate {
     pub progress: Option<Progress>,
     pub layout: Option<String>,
     pub held: Vec<QuarantinedRow>,
-    pub lines: Vec<Line>,
+    pub events: Vec<Event>,
     pub reason: Option<String>,
     /// Whether it stands still, where that has changed.
     pub waiting: Option<bool>,
@@ -113,7 +113,7 @@ pub struct Checkpoint {
     /// Rows held back that were not reported yet.
     pub held: Vec<QuarantinedRow>,
     /// What the log is to say of it.
-    pub lines: Vec<Line>,
+    pub events: Vec<Event>,
     /// Whether the job stands still, waiting for the store or Kafka, where that has changed: a crash is then not its fault.
     pub waiting: Option<bool>,
 }
@@ -199,8 +199,8 @@ impl Lease {
 }
 
 impl From<Checkpoint> for JobUpdate {
-    fn from(Checkpoint { counted, progress, layout, held, lines, waiting }: Checkpoint) -> Self {
-        Self { counted, progress: Some(progress), layout, held, lines, waiting, ..Self::default() }
+    fn from(Checkpoint { counted, progress, layout, held, events, waiting }: Checkpoint) -> Self {
+        Self { counted, progress: Some(progress), layout, held, events, waiting, ..Self::default() }
     }
 }
 
@@ -238,42 +238,49 @@ pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &JobUpdate, until_ms: i64
     if tx.run(&sql::write_job(job.id, job.attempt, state, due_at, &changes))? == 0 {
         return Ok(false);
     }
-    let mut lines = Vec::with_capacity(write.lines.len() + 2);
+    let mut events = Vec::with_capacity(write.events.len() + 2);
     if let Some(DeviceCount { name, total }) = &write.counted {
-        lines.push(line::counted(job.device, name.as_deref().unwrap_or("-"), *total));
+        events.push(Event::Counted { device: job.device, name: name.clone(), total: *total });
     }
-    lines.extend(write.lines.iter().cloned());
+    events.extend(write.events.iter().cloned());
     if write.change.is_none() && write.progress.is_some() {
         failpoint::hit("heartbeat");
     }
     for row in &write.held {
         tx.run(&sql::insert_quarantined(job.task.id, job.device, row, tx.wall_ms))?;
     }
-    let mut ends = None;
+    let mut final_state = None;
     if state.is_final() {
-        ends = finish_task_if_done(tx, &job.task, &mut lines)?;
+        final_state = finish_task_if_done(tx, &job.task, &mut events)?;
     }
-    if !lines.is_empty() {
-        tx.log(job.task.id, lines, ends)?;
+    if !events.is_empty() {
+        tx.log(job.task.id, events, final_state)?;
     }
     Ok(true)
 }
 
-/// How a task ends that has no work left; its last line is added to `lines`, and ends it when it is logged. `None`: it has work
+/// How a task ends that has no work left; its last event is added to `events`, and ends it when it is logged. `None`: it has work
 /// left.
-pub(super) fn finish_task_if_done(tx: &Tx<'_>, task: &TaskRow, lines: &mut Vec<Line>) -> rusqlite::Result<Option<TaskState>> {
+pub(super) fn finish_task_if_done(tx: &Tx<'_>, task: &TaskRow, events: &mut Vec<Event>) -> rusqlite::Result<Option<TaskState>> {
     if !tx.rows(&sql::has_open_jobs(task.id), |_| Ok(()))?.is_empty() {
         return Ok(None);
     }
-    let Some(sums) = tx.rows(&sql::task_totals(task.id), sql::read_task_totals)?.pop() else { return Ok(None) };
-    let failures = match sums.jobs.failed {
+    let Some(totals) = tx.rows(&sql::task_totals(task.id), sql::read_task_totals)?.pop() else { return Ok(None) };
+    let failures = match totals.jobs.failed {
         0 => Vec::new(),
-        _ => tx.rows(&sql::failures(task.id, line::Summary::FAILURES), sql::read_failure)?,
+        _ => tx.rows(&sql::failures(task.id, MAX_NAMED as u64), sql::read_failure)?,
     };
-    let took = Duration::from_millis(u64::try_from(tx.wall_ms - task.created_at_ms).unwrap_or(0));
     failpoint::hit("last-event");
-    let sql::TaskTotals { jobs, published, held, unanswered, empty } = sums;
-    lines.push(line::finished(&line::Summary { jobs, published, held, unanswered, empty, took, failures }));
+    let sql::TaskTotals { jobs, published, quarantined, unanswered, empty } = totals;
+    events.push(Event::Finished(Summary {
+        devices: jobs.into(),
+        published,
+        quarantined,
+        unanswered,
+        empty_devices: empty,
+        took_ms: u64::try_from(tx.wall_ms - task.created_at_ms).unwrap_or(0),
+        failures,
+    }));
     Ok(Some(TaskState::of(jobs)))
 }
 

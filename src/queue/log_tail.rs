@@ -42,12 +42,12 @@ impl LogTail {
             if self.catching_up {
                 let page = self.queue.log_after(self.task, self.next_seq - 1, PAGE).await?;
                 self.catching_up = page.len() as u64 == PAGE;
-                self.stored = page.into_iter().map(|event| Arc::new(EncodedEvent::stored(event))).collect();
+                self.stored = page.into_iter().map(|entry| Arc::new(EncodedEvent::stored(entry))).collect();
                 continue;
             }
             match self.subscription.next().await {
-                Some(EventSignal::Published(told)) if told.event.seq == self.next_seq => return Ok(Some(self.advance(told))),
-                Some(EventSignal::Published(told)) => self.catching_up = told.event.seq > self.next_seq,
+                Some(EventSignal::Published(told)) if told.entry.seq == self.next_seq => return Ok(Some(self.advance(told))),
+                Some(EventSignal::Published(told)) => self.catching_up = told.entry.seq > self.next_seq,
                 Some(EventSignal::TailAdvanced(last_seq)) => self.catching_up = last_seq >= self.next_seq,
                 None => self.catching_up = true,
             }
@@ -56,8 +56,8 @@ impl LogTail {
     }
 
     fn advance(&mut self, told: Arc<EncodedEvent>) -> Arc<EncodedEvent> {
-        self.next_seq = told.event.seq + 1;
-        self.ended = told.event.ends.is_some();
+        self.next_seq = told.entry.seq + 1;
+        self.ended = told.entry.final_state.is_some();
         told
     }
 }

@@ -12,7 +12,7 @@ pub enum Task {
     RangeFrom,
     RangeTo,
     State,
-    Turn,
+    ServedSeq,
     LastSeq,
     CreatedAt,
     FinishedAt,
@@ -35,7 +35,7 @@ pub enum Job {
     Crashes,
     Total,
     Published,
-    Held,
+    Quarantined,
     CursorTime,
     CursorKey,
     CursorLayout,
@@ -52,8 +52,9 @@ pub enum Event {
     Seq,
     At,
     Ok,
-    Message,
-    Ends,
+    Kind,
+    Body,
+    FinalState,
 }
 
 #[derive(Clone, Copy, Iden)]
@@ -64,7 +65,7 @@ pub enum Quarantine {
     RowTime,
     RowKey,
     Reason,
-    HeldAt,
+    QuarantinedAt,
 }
 
 /// Indexes that statements name. Those of a primary key or a `UNIQUE` are named by SQLite.

@@ -1,7 +1,7 @@
 //! Taking a task in, and cancelling one.
 
 use super::{Queue, QueueError, TaskRow, lease, sql, writer::Tx};
-use crate::task::{Line, NewTask, TaskId};
+use crate::task::{Event, NewTask, TaskId};
 
 /// What became of a request.
 #[derive(Debug, Clone)]
@@ -34,15 +34,15 @@ impl Queue {
         self.submit_with_log(task, Vec::new()).await
     }
 
-    /// As [`submit`](Self::submit); a new task's log begins with `lines`.
+    /// As [`submit`](Self::submit); a new task's log begins with `events`.
     ///
     /// # Errors
     /// The file can't be written; nothing was stored.
-    pub async fn submit_with_log(&self, task: NewTask, lines: Vec<Line>) -> Result<Submitted, QueueError> {
+    pub async fn submit_with_log(&self, task: NewTask, events: Vec<Event>) -> Result<Submitted, QueueError> {
         /// Devices from which a task is a large change.
         const LARGE_TASK_DEVICES: usize = 100;
         let is_large = task.devices.len() >= LARGE_TASK_DEVICES;
-        let submit = move |tx: &mut Tx<'_>| submit(tx, &task, &lines);
+        let submit = move |tx: &mut Tx<'_>| submit(tx, &task, &events);
         let submitted =
             if is_large { self.inner.writer.write_large(submit).await? } else { self.inner.writer.write(submit).await? };
         self.inner.work.notify_one();
@@ -70,14 +70,14 @@ fn cancel(tx: &mut Tx<'_>, id: TaskId) -> rusqlite::Result<Option<Cancelled>> {
         tx.run(&sql::request_cancel(id, tx.wall_ms))?;
     }
     tx.run(&sql::cancel_waiting_jobs(id))?;
-    let mut lines = Vec::new();
-    let ends = lease::finish_task_if_done(tx, &task, &mut lines)?;
-    let last_seq = if lines.is_empty() { task.last_seq } else { tx.log(id, lines, ends)? };
-    let task = TaskRow { state: ends.unwrap_or(task.state), last_seq, cancel_requested: true, ..task };
+    let mut events = Vec::new();
+    let final_state = lease::finish_task_if_done(tx, &task, &mut events)?;
+    let last_seq = if events.is_empty() { task.last_seq } else { tx.log(id, events, final_state)? };
+    let task = TaskRow { state: final_state.unwrap_or(task.state), last_seq, cancel_requested: true, ..task };
     Ok(Some(Cancelled { task, already_finished: false }))
 }
 
-fn submit(tx: &mut Tx<'_>, task: &NewTask, lines: &[Line]) -> rusqlite::Result<Submitted> {
+fn submit(tx: &mut Tx<'_>, task: &NewTask, events: &[Event]) -> rusqlite::Result<Submitted> {
     if let Some(request_id) = &task.request_id
         && let Some(row) = tx.rows(&sql::task_of_request(request_id), sql::read_task)?.pop()
     {
@@ -89,8 +89,8 @@ fn submit(tx: &mut Tx<'_>, task: &NewTask, lines: &[Line]) -> rusqlite::Result<S
     for (ordinal, device) in task.devices.iter().enumerate() {
         tx.run(&sql::insert_job(id, ordinal, *device, tx.now_ms))?;
     }
-    if !lines.is_empty() {
-        tx.log(id, lines.to_vec(), None)?;
+    if !events.is_empty() {
+        tx.log(id, events.to_vec(), None)?;
     }
     Ok(Submitted::Created(id))
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{QueueError, clock::QueueClock, connection, sql};
 use crate::{
     events::EventHub,
-    task::{Line, LogEntry, TaskId, TaskState},
+    task::{Event, LogEntry, TaskId, TaskState},
     telemetry::QueueMetrics,
 };
 
@@ -27,14 +27,14 @@ const LARGE_REQUEST_PERMITS: usize = 16;
 /// Rows after which a transaction takes no further change. One change may have more, since it is made whole or not at all.
 const MAX_ROWS_PER_TRANSACTION: u64 = 2_000;
 
-/// An open transaction, and what is to be told once it is committed.
+/// An open transaction, and the log entries to publish once it is committed.
 pub(super) struct Tx<'a> {
     connection: &'a Connection,
     /// Of the steady clock, for what waits and for leases.
     pub now_ms: i64,
     /// Of the wall clock, for people.
     pub wall_ms: i64,
-    told: Vec<LogEntry>,
+    events: Vec<LogEntry>,
     /// What the connection had changed before this transaction.
     changes_before: u64,
 }
@@ -42,7 +42,7 @@ pub(super) struct Tx<'a> {
 impl<'a> Tx<'a> {
     fn new(connection: &'a Connection, clock: &QueueClock) -> Self {
         let (now_ms, wall_ms) = (clock.steady_ms(), clock.wall_ms());
-        Self { connection, now_ms, wall_ms, told: Vec::new(), changes_before: connection.total_changes() }
+        Self { connection, now_ms, wall_ms, events: Vec::new(), changes_before: connection.total_changes() }
     }
 
     /// Changes the file and nothing in it: SQLite's number for the application, which nobody else here uses.
@@ -75,30 +75,29 @@ impl<'a> Tx<'a> {
         connection::rows(self.connection, statement, read)
     }
 
-    /// Appends lines to a task's log, and with the last ends the task if it `ends`; returns the number of the last.
-    pub fn log(&mut self, task: TaskId, lines: Vec<Line>, ends: Option<TaskState>) -> rusqlite::Result<u64> {
+    /// Appends events to a task's log. With `final_state` the last of them ends the task. Returns the number of the last.
+    pub fn log(&mut self, task: TaskId, events: Vec<Event>, final_state: Option<TaskState>) -> rusqlite::Result<u64> {
         let before = self.rows(&sql::last_seq(task), sql::read_last_seq)?.pop();
         let before = before.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-        let last_seq = before + lines.len() as u64;
-        let events: Vec<LogEntry> = (before + 1..)
-            .zip(lines)
-            .map(|(seq, line)| LogEntry {
+        let last_seq = before + events.len() as u64;
+        let entries: Vec<LogEntry> = (before + 1..)
+            .zip(events)
+            .map(|(seq, event)| LogEntry {
                 task,
                 seq,
                 at_ms: self.wall_ms,
-                ok: line.ok,
-                message: line.message,
-                ends: ends.filter(|_| seq == last_seq),
+                event,
+                final_state: final_state.filter(|_| seq == last_seq),
             })
             .collect();
-        self.run(&match ends {
+        self.run(&match final_state {
             None => sql::advance_log(task, last_seq),
             Some(state) => sql::end_log(task, last_seq, state, self.wall_ms),
         })?;
-        for event in &events {
-            self.run(&sql::insert_log_entry(event))?;
+        for entry in &entries {
+            self.run(&sql::insert_log_entry(entry)?)?;
         }
-        self.told.extend(events);
+        self.events.extend(entries);
         Ok(last_seq)
     }
 }

@@ -215,7 +215,7 @@ impl ReplayRunner {
 
     fn too_many_invalid(&self, held: u64) -> String {
         format!(
-            "{held} of its rows were held back, more than validation.max_quarantined = {}. So many rows are seldom wrong: the rule is likely \
+            "{held} of its rows were quarantined, more than validation.max_quarantined = {}. So many rows are seldom wrong: the rule is likely \
              wrong for them (validation.mode). The lines above and the quarantine say why; set the rule right, and submit the device again",
             self.validation.max_quarantined
         )

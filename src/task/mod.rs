@@ -1,15 +1,18 @@
-//! The words of the domain: tasks, jobs, their states, and the lines of a task's log. Pure.
+//! The words of the domain: tasks, jobs, their states, and what happens to them. Pure.
 
-pub mod line;
+mod event;
 mod state;
+mod text;
 
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use event::{DeviceCounts, Event, Failure, MAX_NAMED, Summary};
 pub use state::{IllegalChange, JobChange, JobCounts, JobState, TaskState, UnknownState};
+pub use text::Language;
 
 /// One request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -48,7 +51,7 @@ pub struct NewTask {
     pub request_id: Option<String>,
 }
 
-/// One line of a task's log, as it is stored.
+/// An entry of a task's log, as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {
     pub task: TaskId,
@@ -56,31 +59,23 @@ pub struct LogEntry {
     pub seq: u64,
     /// When it was written, in milliseconds since 1970.
     pub at_ms: i64,
-    /// Whether it tells of a success; a failure is sent with `"res":"error"`.
-    pub ok: bool,
-    pub message: String,
-    /// On the last line only: how the task ended.
-    pub ends: Option<TaskState>,
-}
-
-/// A line that is to be written to a task's log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
-    pub ok: bool,
-    pub message: String,
+    pub event: Event,
+    /// On the last entry only: how the task ended.
+    pub final_state: Option<TaskState>,
 }
 
 /// A row that was read and not published.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuarantinedRow {
     pub position: Position,
     pub reason: String,
 }
 
 /// Where a row stands in the order in which a device is read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Position {
-    /// Microseconds since 1970, as the store counts them.
+    /// Microseconds since 1970, as the source counts them.
     pub time_us: i64,
     /// The row key as text.
     pub key: String,

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     queue::{Checkpoint, LeaseError},
-    task::{Line, Progress, QuarantinedRow, line},
+    task::{Event, Progress, QuarantinedRow},
 };
 
 /// So few rows more, and they wait to be stored until others come: small jobs are over before, and stored once.
@@ -49,7 +49,7 @@ pub(super) struct Heartbeat<'w> {
 struct PendingWrite {
     report: Checkpoint,
     held: Vec<QuarantinedRow>,
-    notes: Vec<Line>,
+    notes: Vec<Event>,
     says_progress: bool,
 }
 
@@ -155,7 +155,7 @@ impl<'w> Heartbeat<'w> {
             self.logged.next_at = signals.progress_logs.next_after(now);
         }
         let is_news = |rows: &u64| is_time && published > self.logged.published && published < *rows;
-        let news = count.total().filter(is_news).map(|rows| line::published(lease.job.device, published, rows));
+        let news = count.total().filter(is_news).map(|total| Event::Published { device: lease.job.device, published, total });
         // Nothing new, or little and lately, and time left: the disk is spared.
         let is_quiet = counted.is_none() && progress == self.stored && held.is_empty();
         // A device that is begun again has fewer than before.
@@ -171,18 +171,22 @@ impl<'w> Heartbeat<'w> {
         if waiting == Some(true) {
             self.worker.stillness.record();
         }
-        let stalled = is_stalled.then(|| line::stalled(lease.job.device, published, self.last_progress_at.elapsed()));
+        let stalled = is_stalled.then(|| Event::Stalled {
+            device: lease.job.device,
+            published,
+            silent_seconds: self.last_progress_at.elapsed().as_secs(),
+        });
         if is_stalled {
             self.stall_logged_at = now;
             tracing::warn!(published, since = ?self.last_progress_at.elapsed(), "Kafka acknowledges nothing; the job goes on when it does");
         }
         let says_progress = news.is_some();
         let notes = count.take_notes();
-        let lines: Vec<Line> =
-            notes.iter().cloned().chain(self.worker.quarantine_lines(&held)).chain(news).chain(stalled).collect();
+        let events: Vec<Event> =
+            notes.iter().cloned().chain(self.worker.quarantine_events(&held)).chain(news).chain(stalled).collect();
         let (held_now, layout) = (held.clone(), count.layout());
         Some(PendingWrite {
-            report: Checkpoint { counted, progress, layout, held: held_now, lines, waiting },
+            report: Checkpoint { counted, progress, layout, held: held_now, events, waiting },
             held,
             notes,
             says_progress,

@@ -14,7 +14,7 @@ use crate::{
     queue::{Checkpoint, DeviceCount, Lease, LeaseError},
     replay::{self, LeaseExpired, Outcome, Replay},
     sink::kafka::AckTracker,
-    task::{Line, Progress, QuarantinedRow, line},
+    task::{Event, Progress, QuarantinedRow},
 };
 
 /// What a worker is told beside its lease.
@@ -119,10 +119,10 @@ impl LeaseRunner {
     async fn finish(&self, outcome: Outcome, logged: &LastProgressLog, slot: SlotGuard) {
         let job = &self.lease.job;
         let (progress, held) = self.flight.progress();
-        let lines = self.count.take_notes().into_iter().chain(self.quarantine_lines(&held)).collect();
+        let events = self.count.take_notes().into_iter().chain(self.quarantine_events(&held)).collect();
         let (counted, layout) = (self.count.pending().take(), self.count.layout());
-        let mut report = Checkpoint { counted, progress, layout, held, lines, waiting: None };
-        let (progress, lines) = (&report.progress, &mut report.lines);
+        let mut report = Checkpoint { counted, progress, layout, held, events, waiting: None };
+        let (progress, events) = (&report.progress, &mut report.events);
         let (published, grown) = (progress.published, job.has_progressed(progress));
         match &outcome {
             Outcome::Outage { part, .. } if !grown => slot.open_breaker(*part),
@@ -133,7 +133,7 @@ impl LeaseRunner {
         let is_cancelled = self.signals.cancel.is_cancelled();
         let (name, written) = match outcome {
             Outcome::Done => {
-                lines.extend(self.last_lines(progress));
+                events.extend(self.last_events(progress));
                 ("succeeded", self.write(report, |report| self.lease.succeed(report)).await)
             }
             Outcome::Stopped | Outcome::Outage { .. } | Outcome::Unknown { .. } if is_cancelled => self.cancel(report, 0).await,
@@ -141,7 +141,7 @@ impl LeaseRunner {
             Outcome::Stopped => {
                 failpoint::hit("releasing");
                 if let Some(rows) = self.count.total().filter(|_| published > logged.published) {
-                    lines.push(line::published(job.device, published, rows));
+                    events.push(Event::Published { device: job.device, published, total: rows });
                 }
                 ("released", self.write(report, |report| self.lease.release(report)).await)
             }
@@ -159,7 +159,7 @@ impl LeaseRunner {
             Outcome::Outage { reason, .. } | Outcome::Unknown { reason } => {
                 let wait = self.backoff(job.next_outage_count(grown));
                 tracing::warn!(reason, published, ?wait, "the job waits for what is away");
-                lines.push(line::waiting(job.device, &reason, published, wait));
+                events.push(Event::Waiting { device: job.device, published, reason, retry_ms: wait.as_millis() as u64 });
                 ("retried", self.write(report, |report| self.lease.retry(report, wait)).await)
             }
             Outcome::Failed(reason) => self.fail(report, reason).await,
@@ -177,31 +177,32 @@ impl LeaseRunner {
         let job = &self.lease.job;
         let published = report.progress.published;
         tracing::error!(reason, published, "the job has failed; its task goes on with the other devices");
-        report.lines.push(line::failed(job.device, job.name.as_deref(), &reason));
+        report.events.push(Event::Failed { device: Some(job.device), name: job.name.clone(), reason: reason.clone() });
         ("failed", self.write(report, |report| self.lease.fail(report, reason.clone())).await)
     }
 
     async fn cancel(&self, mut report: Checkpoint, unanswered: u64) -> (&'static str, Result<(), LeaseError>) {
         let published = report.progress.published;
         tracing::info!(published, unanswered, "the job ends, since its task is cancelled");
-        report.lines.push(line::cancelled(self.lease.job.device, published, unanswered));
+        let device = self.lease.job.device;
+        report.events.push(Event::Cancelled { device, published, unanswered, worker_died: false });
         ("cancelled", self.write(report, |report| self.lease.cancel(report, unanswered)).await)
     }
 
     /// The contract's last line of a device, and why its number is another than was counted, where it is.
-    fn last_lines(&self, progress: &Progress) -> Vec<Line> {
+    fn last_events(&self, progress: &Progress) -> Vec<Event> {
         let (device, read) = (self.lease.job.device, progress.published + progress.quarantined);
         let recounted = self.count.total().filter(|counted| *counted != read);
-        let recounted = recounted.map(|counted| line::recounted(device, counted, read));
-        recounted.into_iter().chain([line::published(device, progress.published, read)]).collect()
+        let recounted = recounted.map(|counted| Event::CountMismatch { device, counted, read });
+        recounted.into_iter().chain([Event::Published { device, published: progress.published, total: read }]).collect()
     }
 
-    pub fn quarantine_lines(&self, held: &[QuarantinedRow]) -> Vec<Line> {
+    pub fn quarantine_events(&self, held: &[QuarantinedRow]) -> Vec<Event> {
         if held.is_empty() {
             return Vec::new();
         }
         tracing::warn!(rows = held.len(), "rows are held back; the task's log and the quarantine table say which and why");
-        vec![line::held(self.lease.job.device, held)]
+        vec![Event::quarantined(self.lease.job.device, held)]
     }
 
     /// Writes the end, trying again while the lease lasts.
@@ -237,7 +238,7 @@ pub(super) struct RowCount {
     pending: Mutex<Option<DeviceCount>>,
     layout: OnceLock<String>,
     /// Lines that are not in the log yet.
-    notes: Mutex<Vec<Line>>,
+    notes: Mutex<Vec<Event>>,
 }
 
 impl RowCount {
@@ -253,16 +254,16 @@ impl RowCount {
         self.layout.get().cloned()
     }
 
-    pub fn notes(&self) -> MutexGuard<'_, Vec<Line>> {
+    pub fn notes(&self) -> MutexGuard<'_, Vec<Event>> {
         // Nothing panics while it is locked.
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn take_notes(&self) -> Vec<Line> {
+    pub fn take_notes(&self) -> Vec<Event> {
         std::mem::take(&mut *self.notes())
     }
 
-    pub fn restore_notes(&self, mut notes: Vec<Line>) {
+    pub fn restore_notes(&self, mut notes: Vec<Event>) {
         let mut newer = self.notes();
         notes.append(&mut newer);
         *newer = notes;
@@ -292,7 +293,7 @@ impl replay::JobContext for LeaseContext<'_> {
     }
 
     fn note(&self, text: String) {
-        self.count.notes().push(line::note(self.lease.job.device, &text));
+        self.count.notes().push(Event::Note { device: self.lease.job.device, note: text });
     }
 
     async fn resume(&self) {

@@ -39,7 +39,7 @@ async fn the_sample_request_is_answered_to_the_letter() {
         assert!(line["payload"]["time"].as_str().unwrap().ends_with('Z'));
     }
     let last = log.last().unwrap();
-    assert!(message(last).starts_with("task finished: 7 of 7 devices, 1337 rows published, 0 held back"), "{last}");
+    assert!(message(last).starts_with("task finished: 7 of 7 devices, 1337 rows published, 0 quarantined"), "{last}");
     assert_eq!(last["payload"]["state"], "succeeded");
     app.stop().await;
 }

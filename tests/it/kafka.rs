@@ -55,7 +55,7 @@ async fn a_message_too_large_for_the_topic_is_held_back_in_its_place() {
     let large = format!(r#"{{"x": "{}", "deviceId": "{device}", "triggerTime": ""}}"#, "x".repeat(30_000));
     app.store.add(&[Reading { id: 9_000, device, time_ms: 1_547_211_780_500, doc: Some(large.clone()) }]).await;
     let (_, log) = app.publish(thing, &[device]).await;
-    assert!(message(log.last().unwrap()).contains("2000 rows published, 1 held back"), "{log:#?}");
+    assert!(message(log.last().unwrap()).contains("2000 rows published, 1 quarantined"), "{log:#?}");
     assert!(
         log.iter().any(|line| message(line).contains("key 9000") && message(line).contains("too large for the topic")),
         "{log:#?}"

@@ -43,8 +43,8 @@ async fn the_last_line_says_that_rows_are_held_back_and_that_a_device_had_none()
     let last = log.last().unwrap();
     assert_eq!(last["payload"]["state"], json!("succeeded"));
     let text = message(last);
-    assert!(text.contains("3 rows published, 1 held back"), "{text}");
+    assert!(text.contains("3 rows published, 1 quarantined"), "{text}");
     assert!(text.contains("1 device had no row in the range"), "{text}");
-    assert!(text.contains("rows held back are not in the topic"), "{text}");
+    assert!(text.contains("quarantined rows are not in the topic"), "{text}");
     app.stop().await;
 }

@@ -200,7 +200,7 @@ async fn a_watch_sees_each_line_once_while_they_are_written() {
     for watch in &mut watches {
         let mut seqs = Vec::new();
         while let Some(told) = watch.next().await.unwrap() {
-            seqs.push(told.event.seq);
+            seqs.push(told.entry.seq);
         }
         assert_eq!(seqs, (1..=601).collect::<Vec<_>>());
     }
@@ -256,7 +256,7 @@ async fn a_queue_of_the_first_version_keeps_its_tasks() {
     let cursor = Some(Position { time_us: 77, key: "k".to_owned() });
     assert_eq!((lease.job.attempt, lease.job.total), (4, Some(9)));
     assert_eq!(lease.job.progress, Progress { cursor, published: 4, quarantined: 1 });
-    assert_eq!(queue.log_after(id, 0, 9).await.unwrap()[0].message, "said");
+    assert_eq!(queue.log_after(id, 0, 9).await.unwrap()[0].event.to_string(), "said");
     assert_eq!(queue.quarantined_rows(id).await.unwrap()[0].1.reason, "torn");
     let Submitted::Conflict { task, .. } = queue.submit(task(1, Some("named"))).await.unwrap() else {
         panic!("its name is forgotten")

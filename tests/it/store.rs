@@ -111,7 +111,7 @@ async fn what_the_guard_holds_back_is_kept_counted_and_told() {
     let messages: Vec<_> = log.iter().map(message).collect();
     assert!(messages.iter().any(|line| line.ends_with("应变计 has 12 rows to publish")), "{messages:#?}");
     assert!(messages.contains(&format!("iota data published(6 / 12). device: {device}").as_str()), "{messages:#?}");
-    let held = messages.iter().find(|line| line.contains("6 rows held back")).unwrap();
+    let held = messages.iter().find(|line| line.contains("6 rows quarantined")).unwrap();
     for said in [
         "key 100 at 2019",
         "no document",
@@ -123,7 +123,7 @@ async fn what_the_guard_holds_back_is_kept_counted_and_told() {
     ] {
         assert!(held.contains(said), "{said}: {held}");
     }
-    assert!(messages.last().unwrap().contains("6 rows published, 6 held back"), "{messages:#?}");
+    assert!(messages.last().unwrap().contains("6 rows published, 6 quarantined"), "{messages:#?}");
     assert_eq!(log.last().unwrap()["payload"]["state"], "succeeded");
 
     let kept = app.queue().await.quarantined_rows(data_patch::task::TaskId(task.parse().unwrap())).await.unwrap();
@@ -141,7 +141,7 @@ async fn many_held_rows_are_reported_in_portions() {
         (10..5_010).map(|id| Reading { id, device, time_ms: 1_600_000_000_000, doc: Some("[]".to_owned()) }).collect();
     app.store.add(&rows).await;
     let (task, log) = app.publish(thing, &[device]).await;
-    assert!(message(log.last().unwrap()).contains("1 row published, 5000 held back"), "{log:#?}");
+    assert!(message(log.last().unwrap()).contains("1 row published, 5000 quarantined"), "{log:#?}");
     let kept = app.queue().await.quarantined_rows(data_patch::task::TaskId(task.parse().unwrap())).await.unwrap();
     assert_eq!(kept.len(), 5_000);
     app.stop().await;
@@ -155,7 +155,7 @@ async fn a_document_of_megabytes_goes_through_or_is_held_back() {
     app.store.add(&[Reading { id: 50, device, time_ms: 1_547_211_780_500, doc: Some(large) }]).await;
     let (_, log) = app.publish(thing, &[device]).await;
     // lz4 makes a small message of it, and the broker takes that.
-    assert!(message(log.last().unwrap()).contains("3 rows published, 0 held back"), "{log:#?}");
+    assert!(message(log.last().unwrap()).contains("3 rows published, 0 quarantined"), "{log:#?}");
     let found: Vec<_> = app.topic.read().await.into_iter().map(|found| found.value).collect();
     assert_eq!(found, app.store.docs(device).await);
     app.stop().await;

@@ -81,7 +81,7 @@ impl File {
         assert_eq!(self.number(open).await, 0, "jobs are open");
         assert_eq!(self.number("SELECT count(*) FROM task WHERE finished_at IS NULL").await, 0, "tasks are open");
         let gaps = "SELECT count(*) FROM task LEFT JOIN (SELECT task_id, count(*) AS lines, min(seq) AS low, max(seq) AS high, \
-                    sum(ends IS NOT NULL) AS ends, max(CASE WHEN ends IS NOT NULL THEN seq END) AS end FROM event GROUP BY task_id) \
+                    sum(final_state IS NOT NULL) AS ends, max(CASE WHEN final_state IS NOT NULL THEN seq END) AS end FROM event GROUP BY task_id) \
                     ON task_id = id WHERE lines IS NULL OR low <> 1 OR high <> lines OR last_seq <> high OR ends <> 1 OR end <> high";
         assert_eq!(self.number(gaps).await, 0, "a log has gaps, or no end");
     }

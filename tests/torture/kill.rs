@@ -68,7 +68,7 @@ impl Site {
         let log = client.log().await;
         assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
         let last = message(log.last().unwrap());
-        assert!(last.starts_with(&format!("task finished: 1 of 1 device, {ROWS} rows published, 0 held back")), "{last}");
+        assert!(last.starts_with(&format!("task finished: 1 of 1 device, {ROWS} rows published, 0 quarantined")), "{last}");
         assert_eq!(process.terminate().await.0, Some(0));
         File::open(self.folder.path()).await.is_at_rest().await;
         let again = self.again().await;

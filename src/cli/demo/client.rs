@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::{cli::out, source::sample::SampleRequest};
+use crate::{cli::out, source::sample::SampleRequest, task::Event};
 
 /// The request as it is sent.
 pub fn request(sample: &SampleRequest, token: &str) -> String {
@@ -36,8 +36,9 @@ pub async fn watch(url: &str, request: &str, bar: &ProgressBar) -> anyhow::Resul
         let line = payload.get("msg").or_else(|| payload.get("ex")).and_then(Value::as_str).unwrap_or(&text);
         let kind = if reply.get("res") == Some(&json!("ok")) { "log" } else { "ERROR" };
         bar.suspend(|| out::line(&format!("{kind:>12}  {line}")))?;
-        if let Some((device, rows)) = progress(line) {
-            published.insert(device.to_owned(), rows);
+        let event = payload.get("event").cloned().and_then(|event| serde_json::from_value(event).ok());
+        if let Some(Event::Published { device, published: rows, .. }) = event {
+            published.insert(device, rows);
             bar.set_position(published.values().sum());
         }
         if let Some(state) = payload.get("state").and_then(Value::as_str) {
@@ -47,11 +48,4 @@ pub async fn watch(url: &str, request: &str, bar: &ProgressBar) -> anyhow::Resul
         anyhow::ensure!(payload.get("taskId").is_some(), "the request was refused: {line}");
     }
     anyhow::bail!("the connection ended before the task did")
-}
-
-/// Device and rows of a line `iota data published(k / n). device: …`.
-fn progress(line: &str) -> Option<(&str, u64)> {
-    let (rows, rest) = line.strip_prefix("iota data published(")?.split_once(" / ")?;
-    let (_, device) = rest.split_once("device: ")?;
-    Some((device, rows.parse().ok()?))
 }

@@ -80,7 +80,7 @@ fn select_due(condition: Option<&'static str>, index: &str) -> String {
             Job::Suspected,
             Job::Total,
             Job::Published,
-            Job::Held,
+            Job::Quarantined,
             Job::CursorTime,
             Job::CursorKey,
             Job::CursorLayout,
@@ -258,7 +258,7 @@ fn read_due(row: &Row<'_>) -> Result<DueRow> {
         progress: Progress {
             cursor: time.zip(key).map(|(time_us, key)| Position { time_us, key }),
             published: row.get("published")?,
-            quarantined: row.get("held")?,
+            quarantined: row.get("quarantined")?,
         },
         layout: row.get("cursor_layout")?,
     })
@@ -292,7 +292,7 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
             Job::CursorKey,
             Job::CursorLayout,
             Job::Published,
-            Job::Held,
+            Job::Quarantined,
             Job::Outages,
             Job::Crashes,
             Job::Suspected,

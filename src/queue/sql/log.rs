@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     queue::schema::{Event, Quarantine, Task},
-    task::{LogEntry, Position, QuarantinedRow, TaskId, TaskState},
+    task::{self as logged, LogEntry, Position, QuarantinedRow, TaskId, TaskState},
 };
 
 /// The number of the last line.
@@ -29,32 +29,37 @@ pub fn advance_log(task: TaskId, last_seq: u64) -> Statement<'static> {
 }
 
 /// Makes a task's log longer for the last time, and ends the task.
-pub fn end_log(task: TaskId, last_seq: u64, ends: TaskState, now_ms: i64) -> Statement<'static> {
+pub fn end_log(task: TaskId, last_seq: u64, final_state: TaskState, now_ms: i64) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         let columns = [Task::LastSeq, Task::State, Task::FinishedAt];
         build_sql(Query::update().table(Task::Table).values(columns.map(set)).and_where(eq_param(Task::Id)))
     });
-    Statement::new(&TEXT, [last_seq.into(), ends.into(), now_ms.into(), task.into()])
+    Statement::new(&TEXT, [last_seq.into(), final_state.into(), now_ms.into(), task.into()])
 }
 
 pub fn read_last_seq(row: &Row<'_>) -> Result<u64> {
     row.get("last_seq")
 }
 
-pub fn insert_log_entry(event: &LogEntry) -> Statement<'_> {
+/// # Errors
+/// The event cannot be written as JSON.
+pub fn insert_log_entry(entry: &LogEntry) -> Result<Statement<'_>> {
     static TEXT: Sql = Sql::new(|| {
-        let columns = [Event::TaskId, Event::Seq, Event::At, Event::Ok, Event::Message, Event::Ends];
+        let columns = [Event::TaskId, Event::Seq, Event::At, Event::Ok, Event::Kind, Event::Body, Event::FinalState];
         build_sql(Query::insert().into_table(Event::Table).columns(columns).values_panic(columns.map(|_| param())))
     });
-    let LogEntry { task, seq, at_ms, ok, message, ends } = event;
-    Statement::new(&TEXT, [(*task).into(), (*seq).into(), (*at_ms).into(), (*ok).into(), message.as_str().into(), (*ends).into()])
+    let LogEntry { task, seq, at_ms, event, final_state } = entry;
+    let body = serde_json::to_string(event).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    let (ok, kind) = (!event.is_error(), event.kind());
+    let values = [(*task).into(), (*seq).into(), (*at_ms).into(), ok.into(), kind.into(), body.into(), (*final_state).into()];
+    Ok(Statement::new(&TEXT, values))
 }
 
 pub fn log_after(task: TaskId, seq: u64, limit: u64) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         build_sql(
             Query::select()
-                .columns([Event::Seq, Event::At, Event::Ok, Event::Message, Event::Ends])
+                .columns([Event::Seq, Event::At, Event::Ok, Event::Kind, Event::Body, Event::FinalState])
                 .from(Event::Table)
                 .and_where(eq_param(Event::TaskId))
                 .and_where(Expr::col(Event::Seq).gt(param()))
@@ -70,13 +75,23 @@ pub fn read_log_entry(task: TaskId, row: &Row<'_>) -> Result<LogEntry> {
         task,
         seq: row.get("seq")?,
         at_ms: row.get("at")?,
-        ok: row.get::<_, i64>("ok")? != 0,
-        message: row.get("message")?,
-        ends: match row.get_ref("ends")? {
+        event: read_logged_event(row)?,
+        final_state: match row.get_ref("final_state")? {
             ValueRef::Null => None,
-            _ => Some(state(row, "ends")?),
+            _ => Some(state(row, "final_state")?),
         },
     })
+}
+
+/// An entry of an older version is its text, and so is one of a newer version with a kind that is unknown here.
+fn read_logged_event(row: &Row<'_>) -> Result<logged::Event> {
+    let body: String = row.get("body")?;
+    let is_typed = !matches!(row.get_ref("kind")?, ValueRef::Null);
+    let typed = if is_typed { serde_json::from_str(&body).ok() } else { None };
+    match typed {
+        Some(event) => Ok(event),
+        None => Ok(logged::Event::Text { text: body, is_error: row.get::<_, i64>("ok")? == 0 }),
+    }
 }
 
 /// A row that was held back; one that is there already is left as it is.
@@ -88,7 +103,7 @@ pub fn insert_quarantined(task: TaskId, device: Uuid, row: &QuarantinedRow, now_
             Quarantine::RowTime,
             Quarantine::RowKey,
             Quarantine::Reason,
-            Quarantine::HeldAt,
+            Quarantine::QuarantinedAt,
         ];
         build_sql(
             Query::insert()

@@ -15,7 +15,7 @@ use crate::{
         TaskRow,
         schema::{Job, Task, index},
     },
-    task::{JobCounts, JobState, NewTask, TaskId, TaskState},
+    task::{Failure, JobCounts, JobState, NewTask, TaskId, TaskState},
 };
 
 pub fn insert_task(id: TaskId, task: &NewTask, now_ms: i64) -> Statement<'_> {
@@ -28,7 +28,7 @@ pub fn insert_task(id: TaskId, task: &NewTask, now_ms: i64) -> Statement<'_> {
             Task::RangeFrom,
             Task::RangeTo,
             Task::State,
-            Task::Turn,
+            Task::ServedSeq,
             Task::CreatedAt,
         ];
         build_sql(Query::insert().into_table(Task::Table).columns(columns).values_panic(columns.map(|_| param())))
@@ -110,7 +110,9 @@ pub fn read_log_length(row: &Row<'_>) -> Result<(TaskId, u64)> {
 
 pub fn set_task_served(id: TaskId, turn: i64) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
-        build_sql(Query::update().table(Task::Table).values([set(Task::State), set(Task::Turn)]).and_where(eq_param(Task::Id)))
+        build_sql(
+            Query::update().table(Task::Table).values([set(Task::State), set(Task::ServedSeq)]).and_where(eq_param(Task::Id)),
+        )
     });
     Statement::new(&TEXT, [TaskState::Running.into(), turn.into(), id.into()])
 }
@@ -140,7 +142,7 @@ fn select_tasks_due(without_topics: usize) -> SelectStatement {
     if without_topics > 0 {
         select.and_where(Expr::col((Task::Table, Task::Topic)).is_not_in((0..without_topics).map(|_| param())));
     }
-    select.order_by((Task::Table, Task::Turn), Order::Asc).limit(0).take()
+    select.order_by((Task::Table, Task::ServedSeq), Order::Asc).limit(0).take()
 }
 
 /// Notes that somebody asked to cancel a task.
@@ -198,7 +200,7 @@ pub fn last_turn() -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         build_sql(
             Query::select()
-                .expr_as(Func::max(Expr::col(Task::Turn)), "turn")
+                .expr_as(Func::max(Expr::col(Task::ServedSeq)), "served_seq")
                 .from(Task::Table)
                 .and_where(Expr::col(Task::FinishedAt).is_null()),
         )
@@ -207,7 +209,7 @@ pub fn last_turn() -> Statement<'static> {
 }
 
 pub fn read_turn(row: &Row<'_>) -> Result<i64> {
-    Ok(row.get::<_, Option<i64>>("turn")?.unwrap_or(0))
+    Ok(row.get::<_, Option<i64>>("served_seq")?.unwrap_or(0))
 }
 
 /// A row, if a task has work left. Asked before [`task_totals`], which reads all of a task's jobs.
@@ -234,7 +236,7 @@ pub fn task_totals(task: TaskId) -> Statement<'static> {
             let one = CaseStatement::new().case(eq_param(Job::State), Expr::cust("1"));
             (Expr::expr(one).count(), column)
         };
-        let no_rows = eq_param(Job::State).and(Expr::cust("\"published\" + \"held\" = 0"));
+        let no_rows = eq_param(Job::State).and(Expr::cust("\"published\" + \"quarantined\" = 0"));
         let empty = CaseStatement::new().case(no_rows, Expr::cust("1"));
         let mut select = Query::select();
         for (count, column) in ["succeeded", "failed", "cancelled"].map(jobs_in) {
@@ -243,7 +245,7 @@ pub fn task_totals(task: TaskId) -> Statement<'static> {
         let text = build_sql(
             select
                 .expr_as(Expr::col(Job::Published).sum(), "published")
-                .expr_as(Expr::col(Job::Held).sum(), "held")
+                .expr_as(Expr::col(Job::Quarantined).sum(), "quarantined")
                 .expr_as(Expr::col(Job::Unanswered).sum(), "unanswered")
                 .expr_as(Expr::expr(empty).count(), "empty")
                 .from(Job::Table)
@@ -260,7 +262,7 @@ pub struct TaskTotals {
     pub jobs: JobCounts,
     /// Rows.
     pub published: u64,
-    pub held: u64,
+    pub quarantined: u64,
     /// On the wire with no answer when their jobs were cancelled.
     pub unanswered: u64,
     /// Devices that succeeded with no row at all.
@@ -279,7 +281,7 @@ pub fn read_task_totals(row: &Row<'_>) -> Result<TaskTotals> {
     Ok(TaskTotals {
         jobs,
         published: rows("published")?,
-        held: rows("held")?,
+        quarantined: rows("quarantined")?,
         unanswered: rows("unanswered")?,
         empty: row.get("empty")?,
     })
@@ -300,8 +302,9 @@ pub fn failures(task: TaskId, limit: u64) -> Statement<'static> {
     Statement::new(&TEXT, [task.into(), JobState::Failed.into(), limit.into()])
 }
 
-pub fn read_failure(row: &Row<'_>) -> Result<(String, String)> {
-    Ok((row.get("device_id")?, row.get::<_, Option<String>>("reason")?.unwrap_or_default()))
+pub fn read_failure(row: &Row<'_>) -> Result<Failure> {
+    let reason = row.get::<_, Option<String>>("reason")?.unwrap_or_default();
+    Ok(Failure { device: row.get("device_id")?, reason })
 }
 
 /// Removes a few tasks that ended before a moment, with all that hangs on them.

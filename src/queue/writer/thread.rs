@@ -156,11 +156,11 @@ impl Pen {
         let committing = Instant::now();
         transaction.commit()?;
         self.metrics.commit.observe(committing.elapsed());
-        for event in tx.told {
-            if let Some(state) = event.ends {
-                tracing::info!(task = %event.task, state = state.as_str(), "{}", event.message);
+        for entry in tx.events {
+            if let Some(state) = entry.final_state {
+                tracing::info!(task = %entry.task, state = state.as_str(), "{}", entry.event);
             }
-            self.hub.publish(event);
+            self.hub.publish(entry);
         }
         Ok(())
     }

@@ -166,7 +166,7 @@ impl StateMachineTest for QueueTest {
                 let log = queue.log_after(*id, 0, 1_000).await.unwrap();
                 let seqs: Vec<u64> = log.iter().map(|event| event.seq).collect();
                 assert_eq!(seqs, (1..=task.lines).collect::<Vec<_>>());
-                let ends: Vec<_> = log.iter().filter_map(|event| event.ends.map(|state| (event.seq, state))).collect();
+                let ends: Vec<_> = log.iter().filter_map(|event| event.final_state.map(|state| (event.seq, state))).collect();
                 let expected: Vec<_> = task.state.is_final().then_some((task.lines, task.state)).into_iter().collect();
                 assert_eq!(ends, expected, "the last line ends the task, and no other");
             }

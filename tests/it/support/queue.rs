@@ -58,7 +58,7 @@ impl Bench {
     pub async fn log(&self, task: TaskId) -> Vec<String> {
         let events = self.queue.log_after(task, 0, 10_000).await.unwrap();
         assert!(events.iter().zip(1..).all(|(event, seq)| event.seq == seq), "{events:?}");
-        events.into_iter().map(|event| event.message).collect()
+        events.into_iter().map(|entry| entry.event.to_string()).collect()
     }
 
     pub async fn state(&self, task: TaskId) -> TaskState {

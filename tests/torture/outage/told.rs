@@ -65,7 +65,7 @@ pub fn is_exact(log: &[Value], devices: &[Uuid], rows: usize) {
     let (all, sum) = (devices.len(), devices.len() * rows);
     assert_eq!((&last["res"], &last["payload"]["state"]), (&"ok".into(), &"succeeded".into()), "{last}");
     let s = if all == 1 { "" } else { "s" };
-    let told = format!("task finished: {all} of {all} device{s}, {sum} rows published, 0 held back, in ");
+    let told = format!("task finished: {all} of {all} device{s}, {sum} rows published, 0 quarantined, in ");
     assert!(message(last).starts_with(&told), "{last}");
 }
 

@@ -127,7 +127,7 @@ fn assert_end(task: &Task, log: &[Value]) {
     let plural = |count: i64| if count == 1 { "" } else { "s" };
     let of = plural(i64::try_from(all).unwrap());
     let start = format!(
-        "task finished: {devices} of {all} device{of}, {rows} row{} published, {} held back, in ",
+        "task finished: {devices} of {all} device{of}, {rows} row{} published, {} quarantined, in ",
         plural(rows),
         held(task)
     );

@@ -57,7 +57,7 @@ impl Ledger {
 
     /// Reads all jobs, and holds each against what it was.
     pub async fn look(&mut self) -> Sums {
-        let sql = "SELECT id, attempt, state, owner, published, held, cursor_time FROM job";
+        let sql = "SELECT id, attempt, state, owner, published, quarantined, cursor_time FROM job";
         let mut sums = Sums { open: 0, published: 0, held: 0 };
         for row in sqlx::query(sql).fetch_all(&mut self.file).await.unwrap() {
             let job = Job {

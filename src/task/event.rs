@@ -1,0 +1,185 @@
+//! What a task's log says, as data. The text is made of it where it is shown ([`Event::text`]).
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{JobCounts, QuarantinedRow};
+
+/// Rows or devices that an event names at most; of the rest it says the number.
+pub const MAX_NAMED: usize = 10;
+
+/// Something that happened to a task or to one of its devices.
+///
+/// As JSON it is an object with `kind` and the fields of that kind: it is stored so, and sent so to clients.
+///
+/// ```
+/// # use data_patch::task::Event;
+/// let device = uuid::uuid!("b34299aa-625e-4404-a580-fde1d7cbc3e8");
+/// let event = Event::Published { device, published: 178, total: 178 };
+/// assert_eq!(
+///     serde_json::to_string(&event).unwrap(),
+///     r#"{"kind":"published","device":"b34299aa-625e-4404-a580-fde1d7cbc3e8","published":178,"total":178}"#
+/// );
+/// assert_eq!(event.to_string(), "iota data published(178 / 178). device: b34299aa-625e-4404-a580-fde1d7cbc3e8");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", rename_all_fields = "camelCase")]
+pub enum Event {
+    /// Unknown fields of the request were ignored (`server.unknown_fields = "warn"`).
+    FieldsIgnored { fields: Vec<String>, more: u64 },
+    /// The rows of a device were counted.
+    Counted { device: Uuid, name: Option<String>, total: u64 },
+    /// `published` rows of a device are acknowledged by Kafka.
+    Published { device: Uuid, published: u64, total: u64 },
+    /// Another number of rows was read than was counted: the store was written to in between.
+    CountMismatch { device: Uuid, counted: u64, read: u64 },
+    /// Something about the store that whoever uses the rows should know.
+    Note { device: Uuid, note: String },
+    /// Rows were not published, since ET could not read them. The first of them are named.
+    Quarantined { device: Uuid, rows: u64, first: Vec<QuarantinedRow> },
+    /// The store or Kafka is unavailable; the device is tried again.
+    Waiting { device: Uuid, published: u64, reason: String, retry_ms: u64 },
+    /// Kafka acknowledges nothing and reports no error.
+    Stalled { device: Uuid, published: u64, silent_seconds: u64 },
+    /// The worker of a device died, and another one continues.
+    TakenOver { device: Uuid, published: u64 },
+    /// The task was cancelled while the device was being published.
+    Cancelled {
+        device: Uuid,
+        published: u64,
+        /// Rows that were sent without an answer, at most; they alone may still arrive.
+        unanswered: u64,
+        /// The worker had died: more rows than `published` may be in the topic.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        worker_died: bool,
+    },
+    /// The device could not be published. `device` is missing where its entry in the queue cannot be read.
+    Failed { device: Option<Uuid>, name: Option<String>, reason: String },
+    /// The task has ended. Always the last event.
+    Finished(Summary),
+    /// A line of an older version, of which only the text is known.
+    Text { text: String, is_error: bool },
+}
+
+/// The totals of a task that has ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Summary {
+    #[serde(flatten)]
+    pub devices: DeviceCounts,
+    /// Rows acknowledged by Kafka.
+    pub published: u64,
+    /// Rows not published, since ET could not read them.
+    pub quarantined: u64,
+    /// Rows that were sent without an answer when their device was cancelled, at most.
+    pub unanswered: u64,
+    /// Devices without a row in the range.
+    pub empty_devices: u64,
+    pub took_ms: u64,
+    /// The first of the failed devices.
+    pub failures: Vec<Failure>,
+}
+
+/// Devices of a task by how they ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceCounts {
+    pub succeeded_devices: u64,
+    pub failed_devices: u64,
+    pub cancelled_devices: u64,
+}
+
+impl From<JobCounts> for DeviceCounts {
+    fn from(jobs: JobCounts) -> Self {
+        Self { succeeded_devices: jobs.succeeded, failed_devices: jobs.failed, cancelled_devices: jobs.cancelled }
+    }
+}
+
+/// A device that could not be published, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub device: String,
+    pub reason: String,
+}
+
+impl Event {
+    /// Names at most [`MAX_NAMED`] of the rows.
+    pub fn quarantined(device: Uuid, rows: &[QuarantinedRow]) -> Self {
+        Self::Quarantined { device, rows: rows.len() as u64, first: rows.iter().take(MAX_NAMED).cloned().collect() }
+    }
+
+    /// Names at most [`MAX_NAMED`] of the fields.
+    pub fn fields_ignored(fields: &[String]) -> Self {
+        Self::FieldsIgnored {
+            fields: fields.iter().take(MAX_NAMED).cloned().collect(),
+            more: fields.len().saturating_sub(MAX_NAMED) as u64,
+        }
+    }
+
+    /// Whether it tells of a failure; it is sent with `"res":"error"` then.
+    pub fn is_error(&self) -> bool {
+        match self {
+            Self::Failed { .. } => true,
+            Self::Finished(summary) => summary.devices.failed_devices > 0,
+            Self::Text { is_error, .. } => *is_error,
+            _ => false,
+        }
+    }
+
+    /// The word that `kind` has in JSON.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::FieldsIgnored { .. } => "fields_ignored",
+            Self::Counted { .. } => "counted",
+            Self::Published { .. } => "published",
+            Self::CountMismatch { .. } => "count_mismatch",
+            Self::Note { .. } => "note",
+            Self::Quarantined { .. } => "quarantined",
+            Self::Waiting { .. } => "waiting",
+            Self::Stalled { .. } => "stalled",
+            Self::TakenOver { .. } => "taken_over",
+            Self::Cancelled { .. } => "cancelled",
+            Self::Failed { .. } => "failed",
+            Self::Finished(_) => "finished",
+            Self::Text { .. } => "text",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::task::Position;
+
+    fn one_of_each() -> Vec<Event> {
+        let (device, reason) = (Uuid::from_u128(7), "Kafka is away".to_owned());
+        let row = QuarantinedRow { position: Position { time_us: 5, key: "k".to_owned() }, reason: reason.clone() };
+        let failures = vec![Failure { device: device.to_string(), reason: reason.clone() }];
+        vec![
+            Event::fields_ignored(&["a".to_owned()]),
+            Event::Counted { device, name: None, total: 2 },
+            Event::Published { device, published: 1, total: 2 },
+            Event::CountMismatch { device, counted: 2, read: 3 },
+            Event::Note { device, note: "a zone".to_owned() },
+            Event::quarantined(device, &[row]),
+            Event::Waiting { device, published: 1, reason: reason.clone(), retry_ms: 500 },
+            Event::Stalled { device, published: 1, silent_seconds: 20 },
+            Event::TakenOver { device, published: 1 },
+            Event::Cancelled { device, published: 1, unanswered: 2, worker_died: false },
+            Event::Failed { device: None, name: None, reason },
+            Event::Finished(Summary { published: 2, failures, ..Summary::default() }),
+            Event::Text { text: "of an older version".to_owned(), is_error: true },
+        ]
+    }
+
+    #[test]
+    fn what_is_stored_is_read_back_and_named_by_its_kind() {
+        for event in one_of_each() {
+            let json = serde_json::to_string(&event).unwrap();
+            assert!(json.starts_with(&format!("{{\"kind\":\"{}\"", event.kind())), "{json}");
+            assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), event, "{json}");
+        }
+    }
+}

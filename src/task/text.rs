@@ -1,0 +1,43 @@
+//! The text of events. Two of the English ones are the contract's, to the letter: `Counted` and `Published`.
+
+mod chinese;
+mod english;
+
+use std::fmt;
+
+use super::Event;
+
+/// The language of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Language {
+    #[default]
+    English,
+    Chinese,
+}
+
+impl Event {
+    /// What people read.
+    pub fn text(&self, language: Language) -> String {
+        match language {
+            Language::English => english::text(self),
+            Language::Chinese => chinese::text(self),
+        }
+    }
+}
+
+/// In English.
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text(Language::English))
+    }
+}
+
+/// The time of a row, for reading.
+fn time(time_us: i64) -> String {
+    chrono::DateTime::from_timestamp_micros(time_us)
+        .map_or_else(|| format!("{time_us} µs"), |time| time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
+}
+
+fn seconds(ms: u64) -> f64 {
+    std::time::Duration::from_millis(ms).as_secs_f64()
+}
