@@ -15,6 +15,7 @@ ENV BUILD="cargo build --release --locked --features tls,rdkafka/ssl-vendored"
 # crate is removed, or cargo might take it for the real one, whose files can be older.
 COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock ./
+COPY crates crates
 RUN mkdir src \
     && touch src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \

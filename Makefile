@@ -19,9 +19,9 @@ test-real: ## the integration tests on real PostgreSQL and Apache Kafka (scripts
 	@scripts/test-real
 
 lint: ## formatting, clippy, documentation
-	cargo fmt --check
-	cargo clippy --locked --all-targets --features failpoints -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --features failpoints -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
 demo: ## see it work, with nothing installed
 	cargo run --locked --release -- demo

@@ -11,10 +11,10 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use data_patch::{
     config::ValidationMode,
     protocol::{ClientMessage, RequestPolicy, Token, reply},
-    replay::Validator,
     sink::kafka::RecordBuilder,
     source::{DocType, Key, KeyType, TimeType, copy::Decoder, sample},
     task::{Event, LogEntry, TaskId},
+    validate::Validator,
 };
 
 fn guard(c: &mut Criterion) {

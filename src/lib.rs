@@ -12,18 +12,19 @@
 //! | the outside | [`source`] (the IoTA store), [`sink`] (Kafka), [`db`] (SQL connections) |
 //! | plain types and pure functions | [`protocol`], [`task`], [`config`], [`telemetry`]; [`failpoint`] for tests |
 
+pub use data_patch_failpoint as failpoint;
+pub use data_patch_protocol::{self as protocol, task};
+pub use data_patch_validate as validate;
+
 pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;
 pub mod db;
 pub mod events;
-pub mod failpoint;
-pub mod protocol;
 pub mod queue;
 pub mod replay;
 pub mod sink;
 pub mod source;
-pub mod task;
 pub mod telemetry;
 pub mod worker;

@@ -3,10 +3,7 @@
 use std::{collections::HashSet, sync::LazyLock};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use data_patch::{
-    protocol::{Attach, ClientMessage, RequestError, RequestPolicy, Submit, Token, reply},
-    task::NewTask,
-};
+use data_patch_protocol::{Attach, ClientMessage, RequestError, RequestPolicy, Submit, Token, reply, task::NewTask};
 use serde_json::{Value, json};
 use uuid::Uuid;
 

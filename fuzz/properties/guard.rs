@@ -1,10 +1,7 @@
-//! The guard, which builds no tree, says of every document what one says that does.
+//! The validator, which builds no tree, decides every document as one that builds a tree does.
 
 use bytes::Bytes;
-use data_patch::{
-    config::ValidationMode,
-    replay::validator::{InvalidRow, JsonType, Validator},
-};
+use data_patch_validate::{InvalidRow, JsonType, ValidationMode, Validator};
 use serde_json::Value;
 use uuid::{Uuid, uuid};
 

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Datelike, NaiveDateTime, SecondsFormat, Utc};
 use chrono_tz::{America::New_York, Asia::Shanghai, Australia::Lord_Howe, Pacific::Apia, Tz, UTC};
-use data_patch::protocol::time::{Bound, TimeError, parse};
+use data_patch_protocol::time::{Bound, TimeError, parse};
 
 /// The usual one; clocks put back by an hour, by half an hour, and over a whole day; and none at all.
 const ZONES: [Tz; 5] = [Shanghai, New_York, Lord_Howe, Apia, UTC];

@@ -18,6 +18,7 @@ use chrono_tz::Tz;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 
+pub use data_patch_validate::ValidationMode;
 pub use load::{ConfigError, DEFAULTS, Overrides, load};
 pub use secret::SecretUrl;
 
@@ -207,18 +208,6 @@ impl fmt::Display for PropertyValue {
 pub struct Validation {
     pub mode: ValidationMode,
     pub max_quarantined: u64,
-}
-
-/// Which rows are quarantined.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ValidationMode {
-    /// Whatever ET can't read.
-    Et,
-    /// What is no JSON.
-    Json,
-    /// Only rows that have no document at all.
-    Off,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -3,9 +3,7 @@
 //! Knows no queue: it is given a [`JobContext`] to tell how far it has got. What it needs may be away; then it ends with an
 //! outage, and can go on later from what it has reported.
 
-mod json;
 mod outcome;
-pub mod validator;
 
 use std::{
     sync::{Arc, OnceLock},
@@ -18,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use outcome::{Dependency, Outcome};
-pub use validator::Validator;
 
 use crate::{
     config, failpoint,
     sink::kafka::{AckTracker, BatchMode, Kafka, KafkaError, OutgoingRow, RecordBuilder, Sender},
     source::{FirstRows, Mapping, Row, Rows, Selection, Source, SourceError, TimeType},
     task::{Position, QuarantinedRow, TaskId},
+    validate::Validator,
 };
 
 /// A device of so many rows has little: it is over before the producer would have waited for more to send together.

@@ -13,7 +13,7 @@ pub const MAX_NAMED: usize = 10;
 /// As JSON it is an object with `kind` and the fields of that kind: it is stored so, and sent so to clients.
 ///
 /// ```
-/// # use data_patch::task::Event;
+/// # use data_patch_protocol::task::Event;
 /// let device = uuid::uuid!("b34299aa-625e-4404-a580-fde1d7cbc3e8");
 /// let event = Event::Published { device, published: 178, total: 178 };
 /// assert_eq!(

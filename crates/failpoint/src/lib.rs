@@ -1,12 +1,12 @@
 //! Points at which a test kills the process, as a crash would, or a thread of it, as a panic would. Without the feature
-//! `failpoints` nothing is left of them.
+//! `enabled` nothing is left of them.
 
 /// Ends the process with SIGKILL if `FAILPOINT` names this point: `name`, or `name:3` for the third time that it is passed.
 /// `FAILPOINT_PANIC` ends the thread with a panic instead.
 ///
 /// # Panics
 /// Where `FAILPOINT_PANIC` says so.
-#[cfg(feature = "failpoints")]
+#[cfg(feature = "enabled")]
 pub fn hit(name: &str) {
     use std::sync::{
         OnceLock,
@@ -35,6 +35,6 @@ pub fn hit(name: &str) {
     assert!(!reached(&PANIC_AT, "FAILPOINT_PANIC", name), "FAILPOINT_PANIC={name}");
 }
 
-#[cfg(not(feature = "failpoints"))]
+#[cfg(not(feature = "enabled"))]
 #[inline]
 pub fn hit(_: &str) {}

@@ -1,9 +1,10 @@
-//! The wire contract: what clients say, and what they are told. Pure: no I/O, no clock, nothing of the crate but [`crate::task`].
+//! The wire contract: the messages of clients, the answers, and the events of a task's log. Pure: no I/O, no clock.
 
 mod fields;
 pub mod message;
 pub mod reply;
 pub mod request_error;
+pub mod task;
 pub mod time;
 pub mod token;
 

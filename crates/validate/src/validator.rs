@@ -1,16 +1,26 @@
-//! The guard: what ET can't read is held back, since one such document once cost it whole batches.
+//! The rules: a row that ET cannot read is quarantined, since one such document made ET lose whole batches.
 //!
-//! The document is looked through as it streams by; no tree is built, and what is published are the stored bytes.
+//! The document is scanned in place. No tree is built, and the stored bytes are what is published.
 
 use bytes::Bytes;
-use serde::de::IgnoredAny;
+use serde::{Deserialize, de::IgnoredAny};
 use uuid::Uuid;
 
-pub use super::json::JsonType;
-use super::json::{JsonScanner, JsonString, NotJson};
-use crate::config::ValidationMode;
+use super::json::{JsonScanner, JsonString, JsonType, NotJson};
 
-/// Why a row is held back.
+/// Which rows are quarantined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ValidationMode {
+    /// Those that ET cannot read.
+    Et,
+    /// Those whose document is not JSON.
+    Json,
+    /// Those without a document.
+    Off,
+}
+
+/// Why a row is quarantined.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRow {
     #[error("it has no document (NULL)")]
