@@ -16,6 +16,7 @@ ENV BUILD="cargo build --release --locked --features tls,rdkafka/ssl-vendored"
 COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock ./
 COPY crates crates
+COPY migrations migrations
 RUN mkdir src \
     && touch src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \

@@ -36,7 +36,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let metrics = Metrics::default();
-    let queue = Queue::open(&config.queue, Clock::System).await?;
+    let queue = Queue::open(&config.queue.options(), Clock::System).await?;
     let store = Source::new(&config.iota)?;
     let (kafka, _broker) = connect_kafka(&config, broker).await?;
     startup_checks(&config, &store, &kafka).await?;

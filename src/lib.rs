@@ -8,12 +8,13 @@
 //! | composition | [`app`] |
 //! | ways in | [`api`] (connections), [`worker`] (leases) |
 //! | one job | [`replay`] |
-//! | durable state | [`queue`], [`events`] |
+//! | durable state | [`queue`] |
 //! | the outside | [`source`] (the IoTA store), [`sink`] (Kafka), [`db`] (SQL connections) |
 //! | plain types and pure functions | [`protocol`], [`task`], [`config`], [`telemetry`]; [`failpoint`] for tests |
 
 pub use data_patch_failpoint as failpoint;
 pub use data_patch_protocol::{self as protocol, task};
+pub use data_patch_queue as queue;
 pub use data_patch_validate as validate;
 
 pub mod api;
@@ -21,8 +22,6 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod db;
-pub mod events;
-pub mod queue;
 pub mod replay;
 pub mod sink;
 pub mod source;

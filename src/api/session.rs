@@ -13,9 +13,9 @@ use super::{
     socket::Outbox,
 };
 use crate::{
-    events::EncodedEvent,
     failpoint,
     protocol::{Attach, Authorized, ClientMessage, RequestError, Submit, reply},
+    queue::events::EncodedEvent,
     queue::{LogTail, QueueError, Submitted, TaskRow},
     task::{Event, TaskId},
     telemetry::{Durations, GaugeGuard},

@@ -37,7 +37,7 @@ fn print_result(part: &str, found: Result<String, impl Display>) -> anyhow::Resu
 }
 
 async fn check_queue(config: &Config) -> anyhow::Result<bool> {
-    let found = match Queue::open(&config.queue, Clock::System).await {
+    let found = match Queue::open(&config.queue.options(), Clock::System).await {
         Err(error) => Err(error.to_string()),
         Ok(queue) => {
             let found = queue

@@ -4,25 +4,11 @@ use std::{str::FromStr, time::Duration};
 
 use sqlx::{
     SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
 };
 
 /// How long a connection waits for another's lock before it says so.
-pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The queue's file as it is opened to bring its tables up to date: made when it is not there, durable at each commit.
-///
-/// # Errors
-/// `url` is no SQLite URL.
-pub fn queue_options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
-    Ok(SqliteConnectOptions::from_str(url)?
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        // FULL: a commit is on the disk before anybody hears of it.
-        .synchronous(SqliteSynchronous::Full)
-        .foreign_keys(true)
-        .busy_timeout(BUSY_TIMEOUT))
-}
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A database of somebody else's: never made, never written.
 ///

@@ -2,13 +2,14 @@
 
 use std::{collections::HashSet, fmt::Write as _};
 
+use data_patch_queue::QueueMetrics;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{family::Family, gauge::Gauge, info::Info},
     registry::{Registry, Unit},
 };
 
-use super::metrics::{KafkaMetrics, Metrics, QueueMetrics, StoreMetrics};
+use super::metrics::{KafkaMetrics, Metrics, StoreMetrics};
 
 /// What the text is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,11 +106,16 @@ impl AllMetrics<'_> {
     }
 
     fn register_queue(&self, registry: &mut Registry) {
-        let QueueMetrics { errors, leases_lost, commit, claim } = self.queue.clone();
+        let QueueMetrics { errors, leases_lost, commit_seconds, claim_seconds } = self.queue.clone();
         registry.register("queue_errors", "Transactions of the queue that failed, by cause", errors);
         registry.register("leases_lost", "Leases that ended before their job's work did", leases_lost);
-        registry.register_with_unit("queue_commit", "Duration of a transaction's COMMIT", Unit::Seconds, commit.0);
-        registry.register_with_unit("queue_claim", "From a worker's request for jobs to their leases", Unit::Seconds, claim.0);
+        registry.register_with_unit("queue_commit", "Duration of a transaction's COMMIT", Unit::Seconds, commit_seconds);
+        registry.register_with_unit(
+            "queue_claim",
+            "From a worker's request for jobs to their leases",
+            Unit::Seconds,
+            claim_seconds,
+        );
         let Snapshot { jobs_unfinished, oldest_waiting_job_seconds, queue_bytes, .. } = self.now;
         registry.register_with_unit("queue_size", "The queue file and its write-ahead log", Unit::Bytes, whole(queue_bytes));
         if let Some(jobs) = jobs_unfinished {

@@ -99,17 +99,6 @@ impl Metrics {
     }
 }
 
-/// What the queue does.
-#[derive(Debug, Clone, Default)]
-pub struct QueueMetrics {
-    pub errors: Errors,
-    pub leases_lost: Counter,
-    /// `COMMIT` alone: what the disk takes.
-    pub commit: Durations,
-    /// From the request for jobs to their leases, the wait for the writer included.
-    pub claim: Durations,
-}
-
 /// What the IoTA store does.
 #[derive(Debug, Clone, Default)]
 pub struct StoreMetrics {

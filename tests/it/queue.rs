@@ -215,7 +215,7 @@ async fn open_error(folder: &TempDir) -> OpenError {
     let mut overrides = Overrides::default();
     overrides.set(&["queue", "url"], format!("sqlite://{}", folder.path().join("queue.db").display()));
     let config = config::load(None, std::iter::empty(), overrides).unwrap();
-    Queue::open(&config.queue, Clock::System).await.err().expect("it opened")
+    Queue::open(&config.queue.options(), Clock::System).await.err().expect("it opened")
 }
 
 #[tokio::test]
@@ -291,6 +291,6 @@ async fn a_queue_in_a_folder_that_can_not_be_made_is_told() {
     let mut overrides = Overrides::default();
     overrides.set(&["queue", "url"], format!("sqlite://{}", folder.path().join("file/queue.db").display()));
     let config = config::load(None, std::iter::empty(), overrides).unwrap();
-    let error = Queue::open(&config.queue, Clock::System).await.err().expect("it opened");
+    let error = Queue::open(&config.queue.options(), Clock::System).await.err().expect("it opened");
     assert!(matches!(error, OpenError::Directory { .. }), "{error}");
 }

@@ -37,7 +37,7 @@ pub async fn open_queue(folder: &TempDir, clock: Clock) -> Queue {
     let mut overrides = Overrides::default();
     overrides.set(&["queue", "url"], format!("sqlite://{}", folder.path().join("queue.db").display()));
     let config = config::load(None, std::iter::empty(), overrides).unwrap();
-    Queue::open(&config.queue, clock).await.unwrap()
+    Queue::open(&config.queue.options(), clock).await.unwrap()
 }
 
 pub struct TestApp {

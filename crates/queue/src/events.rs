@@ -1,6 +1,6 @@
 //! The fan-out of task logs: whoever watches a task hears of each line once it is committed.
 //!
-//! Only a hint of what the queue holds: a watcher that misses something reads it from there ([`crate::queue::LogTail`]).
+//! Only a hint of what the queue holds: a watcher that misses something reads it from there ([`crate::LogTail`]).
 
 use std::{
     collections::HashMap,

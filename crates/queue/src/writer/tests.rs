@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{thread::MAX_BATCH, *};
-use crate::queue::Clock;
+use crate::Clock;
 
 fn writer(folder: &tempfile::TempDir) -> Writer {
     let connection = Connection::open(folder.path().join("x.db")).unwrap();

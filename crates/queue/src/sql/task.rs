@@ -11,10 +11,8 @@ use super::{
     timestamp, uuid,
 };
 use crate::{
-    queue::{
-        TaskRow,
-        schema::{Job, Task, index},
-    },
+    TaskRow,
+    schema::{Job, Task, index},
     task::{Failure, JobCounts, JobState, NewTask, TaskId, TaskState},
 };
 

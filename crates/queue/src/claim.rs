@@ -78,7 +78,7 @@ impl Queue {
             ClaimTransaction::new(tx, &claim)?.run()
         };
         let (jobs, given_up) = self.inner.writer.write_at_end_of_batch(claim).await?;
-        self.inner.metrics.claim.observe(asked.elapsed());
+        self.inner.metrics.claim_seconds.observe(asked.elapsed().as_secs_f64());
         let leases = jobs.into_iter().map(|job| Lease::new(self.clone(), job, asked, lease)).collect();
         Ok(Claimed { leases, failed_crash_looping: given_up })
     }

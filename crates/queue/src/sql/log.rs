@@ -10,7 +10,7 @@ use super::{
     uuid,
 };
 use crate::{
-    queue::schema::{Event, Quarantine, Task},
+    schema::{Event, Quarantine, Task},
     task::{self as logged, LogEntry, Position, QuarantinedRow, TaskId, TaskState},
 };
 

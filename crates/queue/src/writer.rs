@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::{QueueError, clock::QueueClock, connection, sql};
 use crate::{
     events::EventHub,
+    metrics::QueueMetrics,
     task::{Event, LogEntry, TaskId, TaskState},
-    telemetry::QueueMetrics,
 };
 
 /// Changes that may wait for the writer; later ones wait to be queued.

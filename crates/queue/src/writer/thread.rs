@@ -6,12 +6,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::mpsc;
 
 use super::{CHANNEL_CAPACITY, RequestKind, Tx, WriteRequest};
-use crate::{
-    events::EventHub,
-    failpoint,
-    queue::{QueueError, clock::QueueClock},
-    telemetry::{QueueMetrics, count_error},
-};
+use crate::{QueueError, clock::QueueClock, events::EventHub, failpoint, metrics::QueueMetrics};
 
 /// Changes in one transaction at the most, so that the first is not kept from its answer for long.
 pub(super) const MAX_BATCH: usize = 256;
@@ -155,7 +150,7 @@ impl Pen {
         failpoint::hit("commit");
         let committing = Instant::now();
         transaction.commit()?;
-        self.metrics.commit.observe(committing.elapsed());
+        self.metrics.commit_seconds.observe(committing.elapsed().as_secs_f64());
         for entry in tx.events {
             if let Some(state) = entry.final_state {
                 tracing::info!(task = %entry.task, state = state.as_str(), "{}", entry.event);
@@ -169,7 +164,7 @@ impl Pen {
     fn respond(&self, group: Vec<Box<dyn WriteRequest>>, committed: Result<(), CommitError>) {
         let committed = committed.map_err(|failure| QueueError::of(failure.error));
         if let Err(error) = &committed {
-            count_error(&self.metrics.errors, error.cause());
+            self.metrics.count_error(error);
         }
         for change in group {
             change.respond(committed.clone());

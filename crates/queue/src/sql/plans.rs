@@ -6,8 +6,8 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::{
-    config::{self, Overrides},
-    queue::{Clock, Queue, connection, crash::InProgress},
+    Clock, Queue, QueueOptions, connection,
+    crash::InProgress,
     task::{JobState, LogEntry, NewTask, Position, Progress, QuarantinedRow, TaskId, TaskState},
 };
 
@@ -111,10 +111,8 @@ fn every_statement_is_looked_at() {
 /// A queue file with so many tasks of so many devices; one task in ten is open.
 async fn queue_of(folder: &Path, tasks: u32, devices: u32) -> Connection {
     let path = folder.join("queue.db");
-    let mut overrides = Overrides::default();
-    overrides.set(&["queue", "url"], format!("sqlite://{}", path.display()));
-    let config = config::load(None, std::iter::empty(), overrides).unwrap();
-    Queue::open(&config.queue, Clock::System).await.unwrap().close().await;
+    let options = QueueOptions { url: format!("sqlite://{}", path.display()), read_connections: 4 };
+    Queue::open(&options, Clock::System).await.unwrap().close().await;
     let connection = connection::connect(&path).unwrap();
     let fill = format!(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {tasks})

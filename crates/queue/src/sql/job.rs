@@ -10,10 +10,8 @@ use super::{
     uuid,
 };
 use crate::{
-    queue::{
-        crash::InProgress,
-        schema::{Job, index},
-    },
+    crash::InProgress,
+    schema::{Job, index},
     task::{JobState, Position, Progress, TaskId},
 };
 

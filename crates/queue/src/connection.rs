@@ -3,13 +3,16 @@
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use rusqlite::{Connection, OpenFlags, Row, config::DbConfig, params_from_iter};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::{QueueError, sql::Statement};
-use crate::db;
+
+/// How long a connection waits for another's lock before it reports an error.
+pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Statements that a connection keeps prepared: all that there are.
 const STATEMENT_CACHE: usize = 64;
@@ -23,7 +26,7 @@ pub fn connect(path: &Path) -> rusqlite::Result<Connection> {
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
     // A plan is made once, and not anew for each value of a limit or of a time: that took most of a claim.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
-    connection.busy_timeout(db::BUSY_TIMEOUT)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
     // FULL: a commit is on the disk before anybody hears of it. WAL is the file's own, since it was made.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;

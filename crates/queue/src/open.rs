@@ -1,10 +1,11 @@
 //! Opening the file: its directory, its tables, and what can be wrong with it.
 
-use std::sync::Arc;
+use std::{str::FromStr, sync::Arc};
 
 use sqlx::{
     SqlitePool,
     migrate::{MigrateError, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -12,15 +13,24 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Clock, Inner, Queue,
     clock::QueueClock,
-    connection::{self, Readers},
+    connection::{self, BUSY_TIMEOUT, Readers},
     instance::ServiceInstance,
     poll_other_processes,
     probe::Identity,
     writer::Writer,
 };
-use crate::{config, db, events::EventHub, telemetry::QueueMetrics};
+use crate::{events::EventHub, metrics::QueueMetrics};
 
-static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
+static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
+
+/// Where a queue is, and how it is read.
+#[derive(Debug, Clone)]
+pub struct QueueOptions {
+    /// `sqlite://path`. The file is created if it does not exist.
+    pub url: String,
+    /// Connections that read; writing has one of its own.
+    pub read_connections: u32,
+}
 
 /// Why the queue file can't be used, and what helps.
 #[derive(Debug, thiserror::Error)]
@@ -52,19 +62,18 @@ impl Queue {
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub async fn open(config: &config::Queue, clock: Clock) -> Result<Self, OpenError> {
-        let file = config.url.to_string();
-        let options = db::queue_options(config.url.reveal()).map_err(|source| OpenError::Url { file: file.clone(), source })?;
-        let path = options.get_filename().to_owned();
+    pub async fn open(options: &QueueOptions, clock: Clock) -> Result<Self, OpenError> {
+        let file = options.url.clone();
+        let connect = durable(&options.url).map_err(|source| OpenError::Url { file: file.clone(), source })?;
+        let path = connect.get_filename().to_owned();
         if let Some(directory) = path.parent().filter(|path| !path.as_os_str().is_empty()) {
             std::fs::create_dir_all(directory).map_err(|source| OpenError::Directory { file: file.clone(), source })?;
         }
-        let one = db::pool(options, 1);
+        let one = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(connect);
         migrate(&one).await.map_err(|error| explain(file.clone(), error))?;
         one.close().await;
 
-        let owner =
-            ServiceInstance::register(&path).map_err(|source| OpenError::Directory { file: config.url.to_string(), source })?;
+        let owner = ServiceInstance::register(&path).map_err(|source| OpenError::Directory { file: file.clone(), source })?;
         let (hub, metrics) = (EventHub::default(), QueueMetrics::default());
         let cannot = |source| OpenError::Open { file: file.clone(), source };
         let connection = connection::connect(&path).map_err(|error| cannot(error.into()))?;
@@ -73,7 +82,7 @@ impl Queue {
         let file = Identity::of(&path).map_err(|error| cannot(error.into()))?;
         let writer =
             Writer::start(connection, hub.clone(), clock.clone(), metrics.clone()).map_err(|error| cannot(error.into()))?;
-        let readers = Readers::new(path, config.read_connections);
+        let readers = Readers::new(path, options.read_connections);
         let stop = CancellationToken::new();
         tokio::spawn(poll_other_processes(readers.clone(), hub.clone(), stop.clone()));
         Ok(Self {
@@ -91,6 +100,17 @@ impl Queue {
             }),
         })
     }
+}
+
+/// The file as it is opened to bring its tables up to date: durable at each commit.
+fn durable(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
+    Ok(SqliteConnectOptions::from_str(url)?
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // FULL: a commit is on the disk before anybody hears of it.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY_TIMEOUT))
 }
 
 async fn migrate(pool: &SqlitePool) -> Result<(), MigrateError> {

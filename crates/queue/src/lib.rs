@@ -1,15 +1,19 @@
-//! The durable queue: tasks, jobs, leases and logs in SQLite.
+#![doc = include_str!("../README.md")]
 //!
-//! [`Queue`] takes tasks and hands out [`Lease`]s; a [`Lease`] is the only way to change a running job; a [`LogTail`]
-//! follows a task's log. All SQL is in `sql/`, all names in `schema.rs`, and one writer makes all changes.
+//! # Where to look
+//!
+//! [`Queue`] takes tasks and hands out [`Lease`]s; a [`Lease`] is the only way to change a running job; a [`LogTail`] follows a
+//! task's log. All SQL is in `sql/`, all names in `schema.rs`, and `writer/` makes all changes.
 
 mod claim;
 mod clock;
 mod connection;
 mod crash;
+pub mod events;
 mod instance;
 mod lease;
 mod log_tail;
+mod metrics;
 mod open;
 mod probe;
 mod schema;
@@ -28,15 +32,15 @@ pub use claim::{ClaimLimits, Claimed};
 pub use clock::Clock;
 pub use lease::{Checkpoint, DeviceCount, Job, Lease, LeaseError};
 pub use log_tail::LogTail;
-pub use open::OpenError;
+pub use metrics::{CauseLabel, QueueMetrics};
+pub use open::{OpenError, QueueOptions};
 pub use probe::ProbeError;
 pub use submit::{Cancelled, Submitted};
 
-use crate::{
-    events::EventHub,
-    task::{LogEntry, QuarantinedRow, TaskId, TaskState},
-    telemetry::QueueMetrics,
-};
+use data_patch_failpoint as failpoint;
+use data_patch_protocol::task;
+use events::EventHub;
+use task::{LogEntry, QuarantinedRow, TaskId, TaskState};
 
 /// Why the queue did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
