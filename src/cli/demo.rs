@@ -33,7 +33,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
 
     let mut overrides = Overrides::default();
     overrides
-        .set(&["server", "listen"], args.listen.to_string())
+        .set_flag("--listen", &["server", "listen"], args.listen.to_string())
         .set(&["queue", "url"], format!("sqlite://{}", folder.path().join("queue.db").display()))
         .set(&["iota", "url"], format!("sqlite://{}", store.display()))
         .set(&["kafka", "brokers"], "embedded")

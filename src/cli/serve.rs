@@ -17,7 +17,7 @@ use crate::{
 pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let mut overrides = Overrides::default();
     if let Some(listen) = args.listen {
-        overrides.set(&["server", "listen"], listen.to_string());
+        overrides.set_flag("--listen", &["server", "listen"], listen.to_string());
     }
     let mut config = super::load(&args.config, overrides)?;
     let token = token(&config, args.token)?;

@@ -1,8 +1,10 @@
 //! The configuration: plain types, their limits, and where each value comes from.
 //!
-//! `config.toml` at the root is compiled in as the default; [`load()`] lays the other sources above it.
-//! Uses nothing of the crate.
+//! `config.toml` at the root is compiled in as the default; [`load()`] merges the other sources over
+//! it. This module uses no other module of the crate.
 
+mod keys;
+mod limits;
 mod load;
 mod secret;
 mod sources;

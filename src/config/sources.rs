@@ -1,80 +1,132 @@
-//! TOML tables from a file and from the environment, laid one above the other.
+//! The layers of the configuration: the built-in file, a file, environment variables, flags.
+//!
+//! Each layer knows where its values come from, so that an error can say it.
 
+use figment::{Figment, Metadata, Profile, Provider, value};
+use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::ConfigError;
+use super::{
+    ConfigError,
+    keys::{self, PREFIX},
+};
 
-/// All variables of ours begin so.
-pub const PREFIX: &str = "DATA_PATCH_";
+/// The origin of values where nothing better is known.
+const UNKNOWN_ORIGIN: &str = "the configuration";
 
-/// Variables that are ours and no option: the token, and what the test suite runs on.
+/// Values from one place.
+#[derive(Debug)]
+pub struct Layer {
+    /// The place, as errors name it: `environment variable DATA_PATCH_IOTA_URL`.
+    origin: String,
+    values: Table,
+}
+
+impl Layer {
+    /// Parses a TOML file.
+    ///
+    /// # Errors
+    /// The text is not valid TOML.
+    pub fn parse(origin: String, text: &str) -> Result<Self, ConfigError> {
+        let table = toml::Deserializer::parse(text).and_then(Table::deserialize);
+        match table {
+            Ok(values) => Ok(Self { origin, values }),
+            Err(error) => Err(syntax(origin, text, &error)),
+        }
+    }
+
+    /// A layer of one value.
+    pub fn single<S: AsRef<str>>(origin: String, path: &[S], value: Value) -> Self {
+        let mut values = Table::new();
+        let Some((last, sections)) = path.split_last() else { return Self { origin, values } };
+        values.insert(last.as_ref().to_owned(), value);
+        for section in sections.iter().rev() {
+            values = Table::from_iter([(section.as_ref().to_owned(), Value::Table(values))]);
+        }
+        Self { origin, values }
+    }
+
+    /// The options of this layer.
+    pub fn values(&self) -> &Table {
+        &self.values
+    }
+
+    /// Refuses keys that `defaults` does not have, with their new name if they were renamed.
+    ///
+    /// # Errors
+    /// There is such a key.
+    pub fn check_keys(&self, defaults: &Table) -> Result<(), ConfigError> {
+        let Some(key) = keys::first_unknown(&self.values, defaults) else { return Ok(()) };
+        if let Some((new, note)) = keys::renamed(&key) {
+            return Err(ConfigError::Renamed { old: format!("{}: {key}", self.origin), new, note });
+        }
+        let hint = keys::did_you_mean(&key, &keys::all(defaults));
+        Err(ConfigError::UnknownKey { origin: self.origin.clone(), key, hint })
+    }
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.origin.clone())
+    }
+
+    fn data(&self) -> Result<value::Map<Profile, value::Dict>, figment::Error> {
+        let values = value::Value::serialize(&self.values)?.into_dict().unwrap_or_default();
+        Ok(Profile::Default.collect(values))
+    }
+}
+
+fn syntax(origin: String, text: &str, error: &toml::de::Error) -> ConfigError {
+    // Without the line's text: it may contain a password.
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let problem = format!("line {}: {}", before.lines().count().max(1), error.message());
+    ConfigError::Syntax { origin, problem }
+}
+
+/// Variables that are not options: the token, and those of the test suite.
 fn is_other_variable(name: &str) -> bool {
     name == "DATA_PATCH_TOKEN" || name == "DATA_PATCH_CONFIG" || name.starts_with("DATA_PATCH_TEST_")
 }
 
-/// Lays `above` over `below`: tables are merged, all else is replaced.
-pub fn merge(below: &mut Table, above: Table) {
-    for (key, value) in above {
-        match (below.get_mut(&key), value) {
-            (Some(Value::Table(below)), Value::Table(above)) => merge(below, above),
-            (_, value) => {
-                below.insert(key, value);
-            }
-        }
-    }
-}
-
-/// Sets what the variables say, each read as the type that its option has in `defaults`.
+/// A layer for each environment variable; its text is read as the type that its option has in
+/// `defaults`.
 ///
 /// # Errors
-/// A variable that names no option, or whose value can't be read as the option's type.
-pub fn apply_env(
-    config: &mut Table,
-    defaults: &Table,
-    variables: impl Iterator<Item = (String, String)>,
-) -> Result<(), ConfigError> {
-    for (name, text) in variables {
-        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
-        if is_other_variable(&name) {
-            continue;
-        }
-        let path = option_named(defaults, rest).ok_or_else(|| ConfigError::UnknownVariable(name.clone()))?;
-        let default = path.iter().try_fold(None, |at: Option<&Value>, key| match at {
-            None => Some(defaults.get(key)),
-            Some(Value::Table(table)) => Some(table.get(key)),
-            Some(_) => None,
-        });
-        let value = read_as(default.flatten(), &text).map_err(|problem| ConfigError::Value {
-            origin: format!("environment variable {name}"),
-            key: path.join("."),
-            problem,
-        })?;
-        set(config, &path, value);
-    }
-    Ok(())
-}
-
-/// The option that `SECTION_SUB_KEY` names: found by comparing with what there is, since keys have underscores too.
-fn option_named(defaults: &Table, upper: &str) -> Option<Vec<String>> {
-    for (key, value) in defaults {
-        let Some(rest) = upper.strip_prefix(&key.to_uppercase()) else { continue };
-        match value {
-            Value::Table(table) => {
-                if let Some(mut path) = rest.strip_prefix('_').and_then(|rest| option_named(table, rest)) {
-                    path.insert(0, key.clone());
-                    return Some(path);
-                }
-            }
-            _ if rest.is_empty() => return Some(vec![key.clone()]),
-            _ => {}
+/// A variable names no option, or its text is not of the option's type.
+pub fn environment(defaults: &Table, variables: impl Iterator<Item = (String, String)>) -> Result<Vec<Layer>, ConfigError> {
+    let known = keys::all(defaults);
+    let mut layers = Vec::new();
+    for (name, text) in variables.filter(|(name, _)| name.starts_with(PREFIX) && !is_other_variable(name)) {
+        let Some(key) = known.iter().find(|key| keys::variable(key) == name) else {
+            return Err(unknown_variable(name, &known));
+        };
+        let path: Vec<&str> = key.split('.').collect();
+        let origin = format!("environment variable {name}");
+        match parse_as(default_of(defaults, &path), &text) {
+            Ok(value) => layers.push(Layer::single(origin, &path, value)),
+            Err(problem) => return Err(ConfigError::Value { origin, key: key.clone(), problem }),
         }
     }
-    None
+    Ok(layers)
 }
 
-fn read_as(default: Option<&Value>, text: &str) -> Result<Value, String> {
+fn unknown_variable(name: String, known: &[String]) -> ConfigError {
+    if let Some((new, note)) = keys::renamed_variable(&name, known) {
+        return ConfigError::Renamed { old: format!("environment variable {name}"), new, note };
+    }
+    let variables: Vec<String> = known.iter().map(|key| keys::variable(key)).collect();
+    let hint = keys::did_you_mean(&name, &variables);
+    ConfigError::UnknownVariable { name, hint }
+}
+
+fn default_of<'a>(defaults: &'a Table, path: &[&str]) -> Option<&'a Value> {
+    let (first, rest) = path.split_first()?;
+    rest.iter().try_fold(defaults.get(*first)?, |value, key| value.get(key))
+}
+
+fn parse_as(default: Option<&Value>, text: &str) -> Result<Value, String> {
     Ok(match default {
-        Some(Value::Integer(_)) => Value::Integer(text.trim().parse().map_err(|_| format!("{text:?} is no whole number"))?),
+        Some(Value::Integer(_)) => Value::Integer(text.trim().parse().map_err(|_| format!("{text:?} is not a whole number"))?),
         Some(Value::Boolean(_)) => {
             Value::Boolean(text.trim().parse().map_err(|_| format!("{text:?} is neither true nor false"))?)
         }
@@ -85,12 +137,21 @@ fn read_as(default: Option<&Value>, text: &str) -> Result<Value, String> {
     })
 }
 
-/// Puts a value at a path, making the tables on the way.
-pub fn set<S: AsRef<str>>(config: &mut Table, path: &[S], value: Value) {
-    let Some((first, rest)) = path.split_first() else { return };
-    if rest.is_empty() {
-        config.insert(first.as_ref().to_owned(), value);
-    } else if let Value::Table(table) = config.entry(first.as_ref()).or_insert_with(|| Value::Table(Table::new())) {
-        set(table, rest, value);
-    }
+/// Where the value of `key` comes from.
+///
+/// Asked for each key, since figment gives a section the origin of the last layer that has any key
+/// of it.
+pub fn origin_of(figment: &Figment, key: &str) -> String {
+    // Names of librdkafka's properties have dots, at which figment would split them.
+    let value = match key.strip_prefix("kafka.properties.") {
+        Some(name) => figment
+            .find_value("kafka.properties")
+            .ok()
+            .and_then(value::Value::into_dict)
+            .and_then(|mut properties| properties.remove(name)),
+        None => figment.find_value(key).ok(),
+    };
+    value
+        .and_then(|value| figment.get_metadata(value.tag()))
+        .map_or_else(|| UNKNOWN_ORIGIN.to_owned(), |metadata| metadata.name.clone().into_owned())
 }

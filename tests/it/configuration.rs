@@ -25,11 +25,12 @@ async fn what_stops_the_start_is_named() {
     for (args, variables, said) in [
         (vec!["serve"], vec![], "no token: start with --token"),
         (vec!["serve", "--token", ""], vec![], "the token is empty"),
-        (vec!["serve", "--config", file.to_str().unwrap()], vec![("DATA_PATCH_TOKEN", "x")], "worker.concurency"),
+        (vec!["serve", "--config", file.to_str().unwrap()], vec![("DATA_PATCH_TOKEN", "x")], "did you mean worker.concurrency?"),
         (vec!["serve", "--config", "/nowhere.toml"], vec![], "/nowhere.toml"),
         (vec!["serve", "--token", "x"], vec![("DATA_PATCH_WORKER_CONCURRENCY", "many")], "DATA_PATCH_WORKER_CONCURRENCY"),
         (vec!["serve", "--token", "x"], vec![("DATA_PATCH_TYPO", "1")], "DATA_PATCH_TYPO names no option"),
-        (vec!["serve", "--token", "x"], vec![("DATA_PATCH_LOG_LEVEL", "info=loud=x")], "log.level"),
+        (vec!["serve", "--token", "x"], vec![("DATA_PATCH_WORKER_CURSOR_MS", "20")], "DATA_PATCH_WORKER_CHECKPOINT_INTERVAL_MS"),
+        (vec!["serve", "--token", "x"], vec![("DATA_PATCH_LOG_LEVEL", "info=loud=x")], "DATA_PATCH_LOG_LEVEL: log.level"),
         (vec!["serve", "--token", "x"], vec![listen, ("DATA_PATCH_QUEUE_URL", &damaged)], "is damaged or no SQLite database"),
     ] {
         let (code, printed) = run(&args, &variables).await;

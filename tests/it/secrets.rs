@@ -67,6 +67,13 @@ async fn what_stops_the_start_tells_none() {
         format!("[iota]\nurl = \"mysql://u:{PASSWORD}@h/db\"\n"),
         format!("[iota]\nurl = \"postgres:/u:{PASSWORD}@h/db\"\n"),
         format!("[iota]\nurl = \"postgres://h:notaport/db?PASSWORD={PASSWORD}\"\n"),
+        // A secret in the wrong place.
+        format!("[kafka]\nproperties = \"sasl.password={PASSWORD}\"\n"),
+        format!("[iota]\ntimeout_seconds = \"{PASSWORD}\"\n"),
+        format!("iota = \"postgres://u:{PASSWORD}@h/db\"\n"),
+        format!("[iota]\nurls = \"postgres://u:{PASSWORD}@h/db\"\n"),
+        format!("[iota]\nurl = [\"postgres://u:{PASSWORD}@h/db\"]\n"),
+        format!("[kafka]\nallow_compacted = \"{PASSWORD}\"\n"),
         format!("[queue]\nurl = \"postgres://u:{PASSWORD}@h/db\"\n"),
     ] {
         let file = folder.path().join("config.toml");

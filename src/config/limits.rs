@@ -1,0 +1,128 @@
+//! Limits of single values, and conditions between several.
+
+use tracing_subscriber::EnvFilter;
+
+use super::Config;
+
+/// A value that is of the right type and still refused.
+#[derive(Debug)]
+pub struct Violation {
+    pub key: String,
+    pub problem: String,
+    /// Another option that decides whether this value is good.
+    pub depends_on: Option<&'static str>,
+}
+
+/// Checks the limits of all options.
+///
+/// # Errors
+/// The first option that violates its limits.
+pub fn check(config: &Config) -> Result<(), Violation> {
+    let Config { server, queue, worker, iota, kafka, validation, .. } = config;
+    let day = 86_400;
+    check_range("server.max_message_bytes", server.max_message_bytes as u64, 1_024, 1 << 30)?;
+    check_range("server.max_connections", server.max_connections as u64, 1, 1_000_000)?;
+    check_range("server.max_unauthenticated_per_address", server.max_unauthenticated_per_address as u64, 1, 1_000_000)?;
+    check_range("server.max_buffered_bytes", server.max_buffered_bytes as u64, 1_024, 1 << 40)?;
+    check_range("server.handshake_seconds", server.handshake_seconds, 1, 600)?;
+    check_range("server.auth_seconds", server.auth_seconds, 1, day)?;
+    check_range("server.max_devices", server.max_devices as u64, 1, 1_000_000)?;
+    check_range("server.ping_seconds", server.ping_seconds, 1, day)?;
+    check_range("server.idle_seconds", server.idle_seconds, 1, day * 365)?;
+    check_range("server.shutdown_seconds", server.shutdown_seconds, 1, 3_600)?;
+    check_range("queue.read_connections", u64::from(queue.read_connections), 1, 64)?;
+    check_range("queue.retention_days", u64::from(queue.retention_days), 1, 36_500)?;
+    check_range("worker.concurrency", worker.concurrency as u64, 1, 1_024)?;
+    check_range("worker.lease_seconds", worker.lease_seconds, 2, day)?;
+    check_range("worker.checkpoint_interval_ms", worker.checkpoint_interval_ms, 10, 3_600_000)?;
+    check_range("worker.progress_log_interval_ms", worker.progress_log_interval_ms, 10, 3_600_000)?;
+    check_range("worker.stall_warning_seconds", worker.stall_warning_seconds, 1, day)?;
+    check_range("worker.preempt_after_seconds", worker.preempt_after_seconds, 1, day)?;
+    check_range("worker.max_crashes", u64::from(worker.max_crashes), 1, 1_000)?;
+    check_range("worker.retry_initial_ms", worker.retry_initial_ms, 1, 3_600_000)?;
+    check_range("worker.retry_max_ms", worker.retry_max_ms, 1, day * 1_000)?;
+    check_range("iota.connections", u64::from(iota.connections), 2, 256)?;
+    check_range("iota.page_rows", u64::from(iota.page_rows), 1, 10_000_000)?;
+    check_range("iota.read_ahead_bytes", iota.read_ahead_bytes as u64, 1 << 20, 1 << 31)?;
+    check_range("iota.max_blocking_seconds", iota.max_blocking_seconds, 1, 3_600)?;
+    check_range("iota.timeout_seconds", iota.timeout_seconds, 1, 3_600)?;
+    check_range("iota.query_timeout_seconds", iota.query_timeout_seconds, 1, day)?;
+    check_range("kafka.in_flight_bytes", kafka.in_flight_bytes as u64, 65_536, 1 << 31)?;
+    check_range("kafka.lookup_timeout_seconds", kafka.lookup_timeout_seconds, 1, 600)?;
+    check_range("validation.max_quarantined", validation.max_quarantined, 1, 100_000_000)?;
+    check_strings(config)?;
+    if worker.checkpoint_interval_ms * 3 > worker.lease_seconds * 1_000 {
+        let problem = "must be at most a third of worker.lease_seconds, or healthy jobs would lose their leases";
+        return Err(conflict("worker.checkpoint_interval_ms", problem, "worker.lease_seconds"));
+    }
+    if server.max_buffered_bytes / 2 < server.max_message_bytes {
+        let problem = "must be at least twice server.max_message_bytes";
+        return Err(conflict("server.max_buffered_bytes", problem, "server.max_message_bytes"));
+    }
+    if !kafka.topics.is_empty() && !kafka.topics.contains(&kafka.default_topic) {
+        let problem = "is not in kafka.topics, the topics that requests may name; add it there";
+        return Err(conflict("kafka.default_topic", problem, "kafka.topics"));
+    }
+    for (name, _) in kafka.properties.iter() {
+        if FIXED_PROPERTIES.contains(&name) {
+            let problem = "cannot be changed: the guarantees of no loss and of order depend on it";
+            return Err(invalid(&format!("kafka.properties.{name}"), problem));
+        }
+    }
+    Ok(())
+}
+
+fn check_strings(config: &Config) -> Result<(), Violation> {
+    if !config.queue.url.reveal().starts_with("sqlite:") {
+        return Err(invalid("queue.url", "must begin with sqlite: (\"sqlite://data/queue.db\")"));
+    }
+    let store = config.iota.url.reveal();
+    if !["postgres://", "postgresql://", "sqlite:"].iter().any(|scheme| store.starts_with(scheme)) {
+        return Err(invalid("iota.url", "must begin with postgres:// or sqlite:"));
+    }
+    if config.kafka.brokers.trim().is_empty() {
+        let problem = "is empty; give host:port, or \"embedded\" for a broker in this process";
+        return Err(invalid("kafka.brokers", problem));
+    }
+    if let Err(error) = EnvFilter::try_new(&config.log.level) {
+        let problem = format!("{:?} is not a level or filter ({error}); \"info\" is one", config.log.level);
+        return Err(invalid("log.level", &problem));
+    }
+    Ok(())
+}
+
+/// Properties of librdkafka that the guarantees depend on, or that have an option of their own.
+const FIXED_PROPERTIES: [&str; 17] = [
+    "delivery.report.only.error",
+    "queue.buffering.max.messages",
+    "queue.buffering.max.kbytes",
+    "acks",
+    "request.required.acks",
+    "enable.idempotence",
+    "enable.gapless.guarantee",
+    "batch.size",
+    "partitioner",
+    "bootstrap.servers",
+    "metadata.broker.list",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "allow.auto.create.topics",
+    "message.max.bytes",
+    "transactional.id",
+    "test.mock.num.brokers",
+];
+
+fn check_range(key: &str, value: u64, least: u64, most: u64) -> Result<(), Violation> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(invalid(key, &format!("is {value}; it must be between {least} and {most}")))
+}
+
+fn invalid(key: &str, problem: &str) -> Violation {
+    Violation { key: key.to_owned(), problem: problem.to_owned(), depends_on: None }
+}
+
+fn conflict(key: &str, problem: &str, depends_on: &'static str) -> Violation {
+    Violation { depends_on: Some(depends_on), ..invalid(key, problem) }
+}
