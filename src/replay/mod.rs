@@ -186,7 +186,7 @@ impl ReplayRunner {
                 }
                 (_, Err(error)) => {
                     if matches!(error, KafkaError::UnknownTopic(_)) {
-                        self.kafka.invalidate(&patch.topic);
+                        self.kafka.invalidate(&patch.topic).await;
                     }
                     return Ok(self.outcome_of(error).await);
                 }

@@ -129,8 +129,8 @@ impl Kafka {
     }
 
     /// Asks anew when the topic is looked up next: it has turned out to be gone, or to be other than it was.
-    pub fn invalidate(&self, topic: &str) {
-        self.inner.topics.invalidate(topic);
+    pub async fn invalidate(&self, topic: &str) {
+        self.inner.topics.invalidate(topic).await;
     }
 
     /// Whether a broker answers.
@@ -174,7 +174,7 @@ impl Kafka {
     /// # Errors
     /// As [`look_up`](Self::look_up).
     pub async fn batch_refused(&self, topic: &str, bytes: usize) -> Result<(), KafkaError> {
-        self.invalidate(topic);
+        self.invalidate(topic).await;
         let told = self.inner.topics.look_up(topic).await?.settings.max_message_bytes;
         self.inner.batch_sizes.refused(topic, bytes, told);
         Ok(())

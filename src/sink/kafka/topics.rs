@@ -1,11 +1,12 @@
-//! Looking topics up, so that an unknown one is told before any row is sent, and none is made by accident.
+//! Looks topics up before any row is sent: an unknown topic is reported, and never created by
+//! accident.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use moka::{Expiry, future::Cache};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, ResourceSpecifier},
@@ -15,11 +16,25 @@ use rdkafka::{
 
 use super::KafkaError;
 
-/// How long an answer is believed: a task of thousands of devices asks once in a while, not thousands of times.
+/// How long a topic is cached, so that a task of thousands of devices does not ask thousands of
+/// times.
 const TTL: Duration = Duration::from_secs(30);
 
-/// A broker that has just started, or has not heard yet of a topic that was just created, says for a moment that there is
-/// none. That fails jobs for good, so it is asked again before it is believed.
+/// How long it is cached that a topic does not exist.
+const NEGATIVE_TTL: Duration = Duration::from_secs(5);
+
+/// How long it is cached whether a broker answers.
+const PING_TTL: Duration = Duration::from_secs(1);
+
+/// How long the number of a topic's partitions is kept after the last look-up, to notice a change.
+const PARTITIONS_TTL: Duration = Duration::from_hours(24);
+
+/// Requests may name any topic, so the caches have a limit.
+const MAX_CACHED: u64 = 10_000;
+
+/// Pauses before asking again for a topic that does not exist. A broker that has just started, or has
+/// not yet heard of a new topic, answers for a moment that there is none, and an unknown topic fails
+/// a job for good.
 const MISSING_TOPIC_RETRIES: [Duration; 6] = [
     Duration::from_millis(100),
     Duration::from_millis(300),
@@ -29,31 +44,19 @@ const MISSING_TOPIC_RETRIES: [Duration; 6] = [
     Duration::from_millis(1_500),
 ];
 
-/// How long it is believed that there is no such topic: the devices of a task do not each ask again and again.
-const NEGATIVE_TTL: Duration = Duration::from_secs(5);
-
-/// How long it is believed that a broker answers, or that none does.
-const PING_TTL: Duration = Duration::from_secs(1);
-
-/// How long the number of a topic's partitions is remembered after the topic was asked for last.
-const MAX_REMEMBERED: Duration = Duration::from_hours(24);
-
 /// What is known of a topic.
 #[derive(Debug, Clone, Copy)]
 pub struct Topic {
     pub partitions: i32,
     pub settings: Settings,
-    asked: Instant,
-    /// It must be asked for again, however lately it was.
-    is_forgotten: bool,
 }
 
-/// Settings of a topic, where this user may see them.
+/// Settings of a topic that this user may read.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Settings {
-    /// The largest batch that it takes.
+    /// The largest batch that the topic accepts.
     pub max_message_bytes: Option<usize>,
-    /// It keeps only the last message of each key, sooner or later.
+    /// Kafka keeps only the last message of each key.
     is_compacted: bool,
     /// How far ahead of the broker's clock a timestamp may be, in milliseconds.
     pub timestamp_after_ms: Option<u64>,
@@ -64,94 +67,86 @@ pub struct Settings {
 pub struct Topics {
     client: Arc<AdminClient<DefaultClientContext>>,
     timeout: Duration,
-    /// librdkafka's mock cluster does not know the question, and librdkafka would wait for a broker that does.
+    /// False for librdkafka's mock cluster: it does not know the request, and librdkafka would wait
+    /// for a broker that does.
     supports_describe_configs: bool,
     allow_compacted: bool,
-    known: Mutex<HashMap<String, Topic>>,
-    missing: Mutex<HashMap<String, Instant>>,
-    last_ping: tokio::sync::Mutex<Option<(Instant, Result<(), KafkaError>)>>,
+    /// `None` for a topic that does not exist.
+    known: Cache<String, Option<Topic>>,
+    partitions: Cache<String, i32>,
+    last_ping: Cache<(), Result<(), KafkaError>>,
 }
 
 impl Topics {
     pub fn new(
         config: &ClientConfig,
         timeout: Duration,
-        tells_settings: bool,
+        supports_describe_configs: bool,
         allow_compacted: bool,
     ) -> Result<Self, KafkaError> {
         Ok(Self {
             client: Arc::new(config.create()?),
             timeout,
-            supports_describe_configs: tells_settings,
+            supports_describe_configs,
             allow_compacted,
-            known: Mutex::default(),
-            missing: Mutex::default(),
-            last_ping: tokio::sync::Mutex::default(),
+            known: cache(Ttl { found: TTL, missing: NEGATIVE_TTL }),
+            partitions: Cache::builder().max_capacity(MAX_CACHED).time_to_live(PARTITIONS_TTL).build(),
+            last_ping: Cache::builder().max_capacity(1).time_to_live(PING_TTL).build(),
         })
     }
 
-    /// What is known of a topic, asked for where it is not known or long ago.
+    /// Returns a topic from the cache or asks the brokers, once however many callers wait for it.
+    /// Errors other than an unknown topic are not cached.
     pub async fn look_up(&self, name: &str) -> Result<Topic, KafkaError> {
-        if let Some(topic) = self.known().get(name).filter(|topic| topic.asked.elapsed() < TTL && !topic.is_forgotten) {
-            return Ok(*topic);
-        }
-        let missing_since = self.missing().get(name).copied();
-        if missing_since.is_some_and(|since| since.elapsed() < NEGATIVE_TTL) {
-            return Err(KafkaError::UnknownTopic(name.to_owned()));
-        }
+        let found = self.known.try_get_with_by_ref(name, self.fetch_with_retries(name)).await;
+        let found = found.map_err(|error| KafkaError::clone(&error))?;
+        found.ok_or_else(|| KafkaError::UnknownTopic(name.to_owned()))
+    }
+
+    /// Removes a topic from the cache, because it is gone or has changed.
+    pub async fn invalidate(&self, name: &str) {
+        self.known.invalidate(name).await;
+    }
+
+    /// Whether a broker answers. However many callers ask, the brokers are asked once per
+    /// [`PING_TTL`].
+    pub async fn ping(&self) -> Result<(), KafkaError> {
+        let (client, timeout) = (Arc::clone(&self.client), self.timeout);
+        let ask = in_background(move || Ok(client.inner().fetch_metadata(None, timeout).map(|_| ())?));
+        self.last_ping.get_with((), async { ask.await.flatten() }).await
+    }
+
+    async fn fetch_with_retries(&self, name: &str) -> Result<Option<Topic>, KafkaError> {
         let mut answer = self.fetch(name).await;
-        for wait in MISSING_TOPIC_RETRIES {
+        for pause in MISSING_TOPIC_RETRIES {
             if !matches!(answer, Err(KafkaError::UnknownTopic(_))) {
                 break;
             }
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(pause).await;
             answer = self.fetch(name).await;
         }
-        match &answer {
+        match answer {
             Ok(topic) => {
-                let mut known = self.known();
-                known.retain(|_, topic| topic.asked.elapsed() < MAX_REMEMBERED);
-                let before = known.insert(name.to_owned(), *topic).map(|topic| topic.partitions);
-                if before.is_some_and(|before| before != topic.partitions) {
-                    tracing::warn!(
-                        topic = name,
-                        before,
-                        now = topic.partitions,
-                        "the topic's partitions have changed: most devices' rows go to other partitions from now on, and a consumer \
-                         may read them before earlier rows of the same device"
-                    );
-                }
+                self.warn_if_partitions_changed(name, topic.partitions).await;
+                Ok(Some(topic))
             }
-            Err(KafkaError::UnknownTopic(_)) => {
-                let mut missing = self.missing();
-                missing.retain(|_, since| since.elapsed() < NEGATIVE_TTL);
-                missing.insert(name.to_owned(), Instant::now());
-            }
-            Err(_) => {}
-        }
-        answer
-    }
-
-    /// Forgets a topic that has turned out to be gone.
-    pub fn invalidate(&self, name: &str) {
-        if let Some(topic) = self.known().get_mut(name) {
-            topic.is_forgotten = true;
+            Err(KafkaError::UnknownTopic(_)) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
-    /// Whether a broker answers. However many ask, the brokers are asked once in a while.
-    pub async fn ping(&self) -> Result<(), KafkaError> {
-        let mut last = self.last_ping.lock().await;
-        if let Some((asked, answer)) = &*last
-            && asked.elapsed() < PING_TTL
-        {
-            return answer.clone();
+    async fn warn_if_partitions_changed(&self, name: &str, now: i32) {
+        let before = self.partitions.get(name).await;
+        self.partitions.insert(name.to_owned(), now).await;
+        if let Some(before) = before.filter(|before| *before != now) {
+            tracing::warn!(
+                topic = name,
+                before,
+                now,
+                "the topic's partitions have changed: most devices' rows go to other partitions from now on, and a consumer \
+                 may read them before earlier rows of the same device"
+            );
         }
-        let (client, timeout) = (Arc::clone(&self.client), self.timeout);
-        let ask = in_background(move || client.inner().fetch_metadata(None, timeout).map(|_| ())).await;
-        let answer = ask.and_then(|answer| answer.map_err(KafkaError::from));
-        *last = Some((Instant::now(), answer.clone()));
-        answer
     }
 
     async fn fetch(&self, name: &str) -> Result<Topic, KafkaError> {
@@ -172,10 +167,10 @@ impl Topics {
             return Err(KafkaError::Compacted(name.to_owned()));
         }
         let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
-        Ok(Topic { partitions, settings, asked: Instant::now(), is_forgotten: false })
+        Ok(Topic { partitions, settings })
     }
 
-    /// The topic's settings; unknown where this user may not see them, and on the embedded broker.
+    /// The topic's settings. `None` if this user may not read them, and on the embedded broker.
     async fn settings(&self, name: &str) -> Option<Settings> {
         if !self.supports_describe_configs {
             return None;
@@ -193,17 +188,50 @@ impl Topics {
             timestamp_before_ms: number("message.timestamp.before.max.ms"),
         })
     }
+}
 
-    fn missing(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
-        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// How long an answer is cached.
+struct Ttl {
+    found: Duration,
+    missing: Duration,
+}
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Topic>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+impl Expiry<String, Option<Topic>> for Ttl {
+    fn expire_after_create(&self, _: &String, topic: &Option<Topic>, _: Instant) -> Option<Duration> {
+        Some(if topic.is_some() { self.found } else { self.missing })
     }
 }
 
-/// librdkafka's look-ups block.
+fn cache(ttl: Ttl) -> Cache<String, Option<Topic>> {
+    Cache::builder().max_capacity(MAX_CACHED).expire_after(ttl).build()
+}
+
+/// Runs a look-up of librdkafka, which blocks, on a thread for blocking calls.
 async fn in_background<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Result<T, KafkaError> {
     tokio::task::spawn_blocking(ask).await.map_err(|error| KafkaError::Unavailable(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FOUND: Topic = Topic {
+        partitions: 3,
+        settings: Settings { max_message_bytes: None, is_compacted: false, timestamp_after_ms: None, timestamp_before_ms: None },
+    };
+
+    #[tokio::test]
+    async fn an_answer_is_cached_for_its_own_time() {
+        let (short, long) = (Duration::from_millis(10), Duration::from_hours(1));
+        let cache = cache(Ttl { found: long, missing: short });
+        let ask = async |answer| cache.try_get_with_by_ref("t", async { Ok::<_, KafkaError>(answer) }).await.unwrap().is_some();
+        // The second answer replaces the first, which has expired, and must expire as well.
+        for _ in 0..2 {
+            assert!(!ask(None).await);
+            tokio::time::sleep(2 * short).await;
+        }
+        assert!(ask(Some(FOUND)).await, "that the topic does not exist is cached for too long");
+        tokio::time::sleep(2 * short).await;
+        assert!(ask(None).await, "that the topic exists is cached for too short a time");
+    }
 }
