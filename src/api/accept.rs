@@ -1,36 +1,39 @@
-//! Taking connections from the listener.
+//! Accepts connections from the listener.
 
 use std::{
     io,
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    num::NonZeroU32,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
 };
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Between two attempts after an error: the first time, and at the most.
-const WAIT: Duration = Duration::from_millis(10);
-const MAX_WAIT: Duration = Duration::from_secs(1);
+/// Pause after the first error; each further one waits twice as long.
+const INITIAL_PAUSE: Duration = Duration::from_millis(10);
+/// The longest pause.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// Takes the next connection. Errors are told and waited out: a service that can't take connections for want of a descriptor
-/// can again in a moment.
+/// Accepts the next connection. Errors are logged and retried: a process that has run out of file
+/// descriptors has free ones again in a moment.
 pub async fn accept(listener: &TcpListener, errors: &LogThrottle) -> (TcpStream, SocketAddr) {
-    let mut wait = WAIT;
+    let mut pause = INITIAL_PAUSE;
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                errors.tell(|times| tracing::warn!(%error, times, "connections can't be taken; trying again"));
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(MAX_WAIT);
+                errors.log(|times| tracing::warn!(%error, times, "connections cannot be accepted; trying again"));
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MAX_PAUSE);
             }
         }
     }
 }
 
-/// The client left again, or its network did: the next connection has nothing of it (accept(2)).
+/// Whether the error concerns one connection only, whose client or network has gone (see accept(2)).
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     matches!(
@@ -46,23 +49,48 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Tells of something that clients can make happen as often as they like once a second at the most.
-#[derive(Debug, Default)]
+/// Limits how often something that clients can cause at will is logged: once a second.
+#[derive(Debug)]
 pub struct LogThrottle {
-    told: Mutex<(Option<Instant>, u64)>,
+    limiter: DefaultDirectRateLimiter,
+    /// How often it has happened since it was logged last.
+    unlogged: AtomicU64,
+}
+
+impl Default for LogThrottle {
+    fn default() -> Self {
+        Self { limiter: RateLimiter::direct(Quota::per_second(NonZeroU32::MIN)), unlogged: AtomicU64::new(0) }
+    }
 }
 
 impl LogThrottle {
-    /// Calls `tell` with how many times it happened since it was told last, unless that was a moment ago.
-    pub fn tell(&self, tell: impl FnOnce(u64)) {
-        // Nothing in here can panic half-way through a change.
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.1 += 1;
-        if told.0.is_none_or(|last| last.elapsed() >= Duration::from_secs(1)) {
-            let times = std::mem::take(&mut told.1);
-            told.0 = Some(Instant::now());
-            drop(told);
-            tell(times);
+    /// Calls `log` with how often it has happened since the last call, unless that was less than a
+    /// second ago.
+    pub fn log(&self, log: impl FnOnce(u64)) {
+        self.unlogged.fetch_add(1, Relaxed);
+        if self.limiter.check().is_ok() {
+            log(self.unlogged.swap(0, Relaxed));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_logged_once_a_second_with_its_count() {
+        let (throttle, start) = (LogThrottle::default(), Instant::now());
+        let (mut calls, mut logged) = (0, Vec::new());
+        while logged.len() < 2 {
+            calls += 1;
+            throttle.log(|times| logged.push((times, start.elapsed())));
+            std::thread::yield_now();
+        }
+        let (first, second) = (logged[0], logged[1]);
+        assert_eq!((first.0, second.0), (1, calls - 1));
+        assert!(second.1.saturating_sub(first.1) > Duration::from_millis(950), "{logged:?}");
     }
 }

@@ -89,7 +89,7 @@ impl Table {
         if let Some((address, closed)) = self.remove(key) {
             self.open -= 1;
             closed.cancel();
-            self.evicted.tell(|times| {
+            self.evicted.log(|times| {
                 let address = address.map(tracing::field::display);
                 tracing::warn!(
                     address,

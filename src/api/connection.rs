@@ -101,7 +101,7 @@ where
         Handshake::Refused(response) => return response,
     };
     if place.is_of_reserve() {
-        context.full.tell(|times| {
+        context.full.log(|times| {
             tracing::warn!(limit = context.config.max_connections, times, "connections are refused: there are too many");
         });
         let text = "too many connections (server.max_connections); try again later\n";

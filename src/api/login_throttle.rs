@@ -1,5 +1,9 @@
-//! Wrong tokens, slowed down by address: each is answered later than the one before it. The right token never waits, whoever
-//! else sends wrong ones from its address: a connection is refused for what it says, not for where it comes from.
+//! Delays the answers to wrong tokens, by address: each one waits longer than the one before it.
+//!
+//! The right token never waits, even if others send wrong ones from the same address.
+//!
+//! This is no rate limit, so it does not use `governor`: nothing is refused, the delay grows with each
+//! failure, and it ends with a pause.
 
 use std::{
     collections::HashMap,
@@ -10,16 +14,16 @@ use std::{
 
 use super::proxies::network;
 
-/// The first wrong token waits so long; each further one twice as long as the one before it.
+/// The delay of an address's first wrong token; each further one waits twice as long.
 const INITIAL_DELAY: Duration = Duration::from_millis(100);
-/// The longest wait.
+/// The longest delay.
 const MAX_DELAY: Duration = Duration::from_secs(5);
-/// An address that has guessed nothing for so long begins anew.
+/// An address that has sent no wrong token for this long starts again with the shortest delay.
 const FORGET_AFTER: Duration = Duration::from_mins(1);
-/// Addresses that are remembered; while there are so many, those of further ones wait the longest.
+/// The largest number of addresses to remember. Beyond it, unknown addresses get the longest delay.
 const MAX_REMEMBERED: usize = 4_096;
 
-/// What is known of the addresses that wrong tokens came from lately.
+/// The addresses that have sent wrong tokens lately.
 #[derive(Debug, Default)]
 pub struct LoginThrottle {
     by_address: Mutex<HashMap<IpAddr, FailedLogins>>,
@@ -31,17 +35,17 @@ struct FailedLogins {
     last: Instant,
 }
 
-/// A wrong token, counted.
+/// The answer to a wrong token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FailedLogin {
-    /// How long it waits for its answer.
+    /// How long to delay the answer.
     pub wait: Duration,
-    /// The wrong tokens of its address, with it.
+    /// How many wrong tokens its address has sent, including this one.
     pub wrong: u32,
 }
 
 impl FailedLogin {
-    /// Whether it is worth a line in the log: the first, the second, the fourth … of an address.
+    /// Whether to log it: the first, second, fourth, eighth … of an address.
     pub fn should_log(&self) -> bool {
         self.wrong.is_power_of_two()
     }
@@ -54,24 +58,24 @@ impl LoginThrottle {
     }
 
     fn record_failure_at(&self, network: IpAddr, now: Instant) -> FailedLogin {
-        // Nothing in here can panic half-way through a change.
-        let mut guessers = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_old = |guesser: &FailedLogins| now.saturating_duration_since(guesser.last) >= FORGET_AFTER;
-        // Looking through all of them for each token would be work that a guesser can ask for.
-        if guessers.len() >= MAX_REMEMBERED && !guessers.contains_key(&network) {
-            guessers.retain(|_, guesser| !is_old(guesser));
-            if guessers.len() >= MAX_REMEMBERED {
+        // Nothing here panics while the lock is held, so a poisoned lock is consistent.
+        let mut addresses = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_old = |entry: &FailedLogins| now.saturating_duration_since(entry.last) >= FORGET_AFTER;
+        // Scanning the whole map for every token would let an attacker cause that work at will.
+        if addresses.len() >= MAX_REMEMBERED && !addresses.contains_key(&network) {
+            addresses.retain(|_, entry| !is_old(entry));
+            if addresses.len() >= MAX_REMEMBERED {
                 return FailedLogin { wait: MAX_DELAY, wrong: u32::MAX };
             }
         }
-        let guesser = guessers.entry(network).or_insert(FailedLogins { wrong: 0, last: now });
-        if is_old(guesser) {
-            guesser.wrong = 0;
+        let entry = addresses.entry(network).or_insert(FailedLogins { wrong: 0, last: now });
+        if is_old(entry) {
+            entry.wrong = 0;
         }
-        let wait = INITIAL_DELAY.saturating_mul(1 << guesser.wrong.min(16)).min(MAX_DELAY);
-        guesser.wrong = guesser.wrong.saturating_add(1);
-        guesser.last = now;
-        FailedLogin { wait, wrong: guesser.wrong }
+        let wait = INITIAL_DELAY.saturating_mul(1 << entry.wrong.min(16)).min(MAX_DELAY);
+        entry.wrong = entry.wrong.saturating_add(1);
+        entry.last = now;
+        FailedLogin { wait, wrong: entry.wrong }
     }
 }
 
@@ -83,30 +87,30 @@ mod tests {
 
     #[test]
     fn each_waits_longer_up_to_a_limit_and_others_do_not() {
-        let guesses = LoginThrottle::default();
+        let throttle = LoginThrottle::default();
         let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-        let waits: Vec<_> = (0..8).map(|_| guesses.record_failure(one).wait.as_millis()).collect();
+        let waits: Vec<_> = (0..8).map(|_| throttle.record_failure(one).wait.as_millis()).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
-        assert_eq!(guesses.record_failure(other), FailedLogin { wait: INITIAL_DELAY, wrong: 1 });
+        assert_eq!(throttle.record_failure(other), FailedLogin { wait: INITIAL_DELAY, wrong: 1 });
     }
 
     #[test]
     fn an_address_is_forgotten_after_a_while() {
-        let (guesses, one, now) = (LoginThrottle::default(), "192.0.2.1".parse().unwrap(), Instant::now());
-        guesses.record_failure_at(one, now);
-        assert_eq!(guesses.record_failure_at(one, now + FORGET_AFTER).wait, INITIAL_DELAY);
-        assert_eq!(guesses.record_failure_at(one, now + FORGET_AFTER).wait, 2 * INITIAL_DELAY);
+        let (throttle, one, now) = (LoginThrottle::default(), "192.0.2.1".parse().unwrap(), Instant::now());
+        throttle.record_failure_at(one, now);
+        assert_eq!(throttle.record_failure_at(one, now + FORGET_AFTER).wait, INITIAL_DELAY);
+        assert_eq!(throttle.record_failure_at(one, now + FORGET_AFTER).wait, 2 * INITIAL_DELAY);
     }
 
     #[test]
-    fn no_more_addresses_are_remembered_than_there_is_room_for() {
-        let (guesses, now) = (LoginThrottle::default(), Instant::now());
+    fn the_number_of_remembered_addresses_is_limited() {
+        let (throttle, now) = (LoginThrottle::default(), Instant::now());
         for n in 0..2 * MAX_REMEMBERED as u32 {
-            guesses.record_failure_at(Ipv4Addr::from_bits(n).into(), now);
+            throttle.record_failure_at(Ipv4Addr::from_bits(n).into(), now);
         }
-        assert_eq!(guesses.by_address.lock().unwrap().len(), MAX_REMEMBERED);
+        assert_eq!(throttle.by_address.lock().unwrap().len(), MAX_REMEMBERED);
         let stranger = "192.0.2.1".parse().unwrap();
-        assert_eq!(guesses.record_failure_at(stranger, now).wait, MAX_DELAY);
-        assert_eq!(guesses.record_failure_at(stranger, now + FORGET_AFTER).wait, INITIAL_DELAY, "the others are forgotten");
+        assert_eq!(throttle.record_failure_at(stranger, now).wait, MAX_DELAY);
+        assert_eq!(throttle.record_failure_at(stranger, now + FORGET_AFTER).wait, INITIAL_DELAY, "the others are forgotten");
     }
 }

@@ -143,7 +143,7 @@ async fn no_descriptor_left() {
         // The system takes them, whether the service does or not.
         held.extend(connect_from(n, site.process.address).await);
     }
-    let told = || async { crate::support::Process::log(&site.folder).contains("connections can't be taken; trying again") };
+    let told = || async { crate::support::Process::log(&site.folder).contains("connections cannot be accepted; trying again") };
     crate::support::eventually("it says that it can't", told).await;
     drop(held);
     let took = asked(&site).await;
