@@ -33,7 +33,8 @@ pub async fn accept(listener: &TcpListener, errors: &LogThrottle) -> (TcpStream,
     }
 }
 
-/// Whether the error concerns one connection only, whose client or network has gone (see accept(2)).
+/// Whether the error concerns one connection only, whose client or network has gone (see
+/// accept(2)).
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     matches!(

@@ -2,8 +2,8 @@
 //!
 //! The right token never waits, even if others send wrong ones from the same address.
 //!
-//! This is no rate limit, so it does not use `governor`: nothing is refused, the delay grows with each
-//! failure, and it ends with a pause.
+//! This is not a rate limit, so it does not use `governor`: nothing is refused, and the delay grows
+//! with each failure until an address has sent none for a while.
 
 use std::{
     collections::HashMap,

@@ -61,8 +61,8 @@ impl Overrides {
 /// `overrides`.
 ///
 /// # Errors
-/// The file cannot be read, a key or variable is unknown, or a value has the wrong type or is out of
-/// its limits. The error names the key and where the value comes from.
+/// The file cannot be read, a key or variable is unknown, or a value has the wrong type or is out
+/// of its limits. The error names the key and where the value comes from.
 pub fn load(
     file: Option<&Path>,
     variables: impl Iterator<Item = (String, String)>,
@@ -96,8 +96,8 @@ fn refused(figment: &Figment, error: figment::Error) -> ConfigError {
     ConfigError::Value { origin: sources::origin_of(figment, &key), key, problem: describe(error.kind) }
 }
 
-/// What is wrong with a value. figment's own text would show the value, which may be a secret in the
-/// wrong place; here only numbers and the names of variants are shown.
+/// What is wrong with a value. figment's own text would show the value, which may be a secret in
+/// the wrong place; here only numbers and the names of variants are shown.
 fn describe(kind: Kind) -> String {
     match kind {
         Kind::InvalidType(found, expected) => format!("is {}; expected {}", type_name(&found), plain(&expected)),

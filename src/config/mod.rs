@@ -1,7 +1,7 @@
 //! The configuration: plain types, their limits, and where each value comes from.
 //!
-//! `config.toml` at the root is compiled in as the default; [`load()`] merges the other sources over
-//! it. This module uses no other module of the crate.
+//! `config.toml` at the root is compiled in as the default; [`load()`] merges the other sources
+//! over it. This module uses no other module of the crate.
 
 mod keys;
 mod limits;
@@ -25,7 +25,7 @@ pub use data_patch_validate::ValidationMode;
 pub use load::{ConfigError, DEFAULTS, Overrides, load};
 pub use secret::SecretUrl;
 
-/// Every option; the text beside each stands in `config.toml`.
+/// All options. `config.toml` describes each of them.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -62,13 +62,13 @@ pub struct Server {
     pub shutdown_seconds: u64,
 }
 
-/// What becomes of a message that has fields which are not known.
+/// What to do with a message that has unknown fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UnknownFields {
-    /// It is refused.
+    /// Refuse the message.
     Refuse,
-    /// They are ignored, and named in the task's first log line.
+    /// Ignore the fields, and name them in the task's first log line.
     Warn,
 }
 
@@ -101,7 +101,7 @@ impl Queue {
 }
 
 impl Worker {
-    /// How long a claim or a renewal is good for.
+    /// How long a lease is valid after it was claimed or renewed.
     pub fn lease(&self) -> Duration {
         Duration::from_secs(self.lease_seconds)
     }
@@ -159,29 +159,30 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// `brokers = "embedded"`: a broker in the process, which keeps nothing.
+    /// Whether to use a broker in this process, which stores nothing: `brokers = "embedded"`.
     pub fn is_embedded(&self) -> bool {
         self.brokers == "embedded"
     }
 }
 
-/// What the timestamp of a message is.
+/// The timestamp of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Timestamp {
-    /// The time at which it is sent.
+    /// The time when it is sent.
     Now,
     /// The time of the reading.
     Reading,
 }
 
-/// librdkafka's properties as the operator set them; values are never shown, since some are passwords.
+/// librdkafka's properties as the operator set them. `Debug` shows no values, since some are
+/// passwords.
 #[derive(Clone, Default, Deserialize)]
 #[serde(transparent)]
 pub struct Properties(std::collections::BTreeMap<String, PropertyValue>);
 
 impl Properties {
-    /// Name and value, in the order of the names.
+    /// Names and values, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, String)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.to_string()))
     }
@@ -193,13 +194,13 @@ impl fmt::Debug for Properties {
     }
 }
 
-/// librdkafka takes text; a number or a truth value in the file is as good.
+/// librdkafka takes strings; the file may have numbers and booleans too.
 #[derive(Clone, Deserialize)]
 #[serde(untagged)]
 enum PropertyValue {
     Text(String),
     Number(i64),
-    Truth(bool),
+    Bool(bool),
 }
 
 impl fmt::Display for PropertyValue {
@@ -207,7 +208,7 @@ impl fmt::Display for PropertyValue {
         match self {
             Self::Text(text) => f.write_str(text),
             Self::Number(number) => number.fmt(f),
-            Self::Truth(truth) => truth.fmt(f),
+            Self::Bool(value) => value.fmt(f),
         }
     }
 }
@@ -241,13 +242,13 @@ fn path_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Pat
 fn time_zone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Tz, D::Error> {
     let name = String::deserialize(deserializer)?;
     name.parse()
-        .map_err(|_| de::Error::custom(format!("{name:?} is no time zone of the IANA database; \"Asia/Shanghai\" is one")))
+        .map_err(|_| de::Error::custom(format!("{name:?} is not a time zone of the IANA database; \"Asia/Shanghai\" is one")))
 }
 
 fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
     let read = |text: String| {
         let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        network.map_err(|_| de::Error::custom(format!("{text:?} is no address or network; \"10.0.0.0/8\" is one")))
+        network.map_err(|_| de::Error::custom(format!("{text:?} is not an address or network; \"10.0.0.0/8\" is one")))
     };
     Vec::<String>::deserialize(deserializer)?.into_iter().map(read).collect()
 }

@@ -1,10 +1,11 @@
-//! Connection strings, and what may be shown of them.
+//! Connection strings, and how they are shown without their secrets.
 
 use std::fmt;
 
 use serde::Deserialize;
 
-/// Keys of a connection string's query whose values are no secrets, lower case. Whatever else it has is hidden.
+/// Keys of a connection string's query, in lower case, whose values are not secret. The values of
+/// all others are hidden.
 const HARMLESS: [&str; 14] = [
     "application_name",
     "cache",
@@ -22,7 +23,7 @@ const HARMLESS: [&str; 14] = [
     "vfs",
 ];
 
-/// A connection string. What is shown of it never has the password.
+/// A connection string. `Display` and `Debug` never show the password.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct SecretUrl(String);
@@ -32,7 +33,7 @@ impl SecretUrl {
         Self(url.into())
     }
 
-    /// The whole of it, to connect with.
+    /// The complete string, to connect with.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -40,16 +41,18 @@ impl SecretUrl {
 
 impl fmt::Display for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // `scheme:` is enough: a slash too few must not show the rest.
+        // `scheme:` is enough: a missing slash must not expose the rest.
         let scheme = self
             .0
             .split_once(':')
             .map_or(0, |(scheme, rest)| scheme.len() + 1 + rest.bytes().take_while(|byte| *byte == b'/').count());
         let (scheme, rest) = self.0.split_at_checked(scheme).unwrap_or(("", "…"));
         f.write_str(scheme)?;
-        // A password may hold any character: everything from the first `:` to the last `@` is taken for one.
+        // A password may contain any character, so everything from the first `:` to the last `@`
+        // counts as one.
         let rest = match rest.rsplit_once('@') {
-            // Either the password has a `?` or `#`, or the query has an `@`; what is a secret can't be told.
+            // Either the password contains `?` or `#`, or the query contains `@`: the secret's
+            // bounds are unknown.
             Some((before, _)) if before.contains(['?', '#']) => return f.write_str("…"),
             Some((credentials, rest)) => {
                 let (user, hidden) = credentials.split_once(':').map_or((credentials, ""), |(user, _)| (user, ":…"));
@@ -65,8 +68,8 @@ impl fmt::Display for SecretUrl {
     }
 }
 
-/// Whether a part of a query, `key=value`, may be shown. A key in an unusual spelling (`PASSWORD`, `p%61ssword`) is none of
-/// those that may.
+/// Whether a part of a query, `key=value`, may be shown. A key in an unusual spelling (`PASSWORD`,
+/// `p%61ssword`) is not in the list, so it may not.
 fn is_harmless(part: &str) -> bool {
     let (key, value) = part.split_once('=').unwrap_or((part, ""));
     HARMLESS.contains(&key) && !value.contains(['#', ';', '?'])

@@ -104,7 +104,10 @@ pub fn environment(defaults: &Table, variables: impl Iterator<Item = (String, St
         let origin = format!("environment variable {name}");
         match parse_as(default_of(defaults, &path), &text) {
             Ok(value) => layers.push(Layer::single(origin, &path, value)),
-            Err(problem) => return Err(ConfigError::Value { origin, key: key.clone(), problem }),
+            Err(problem) => {
+                let (key, problem) = (key.clone(), problem.to_owned());
+                return Err(ConfigError::Value { origin, key, problem });
+            }
         }
     }
     Ok(layers)
@@ -124,12 +127,11 @@ fn default_of<'a>(defaults: &'a Table, path: &[&str]) -> Option<&'a Value> {
     rest.iter().try_fold(defaults.get(*first)?, |value, key| value.get(key))
 }
 
-fn parse_as(default: Option<&Value>, text: &str) -> Result<Value, String> {
+/// The error does not show the text: it may be a secret that was put into the wrong variable.
+fn parse_as(default: Option<&Value>, text: &str) -> Result<Value, &'static str> {
     Ok(match default {
-        Some(Value::Integer(_)) => Value::Integer(text.trim().parse().map_err(|_| format!("{text:?} is not a whole number"))?),
-        Some(Value::Boolean(_)) => {
-            Value::Boolean(text.trim().parse().map_err(|_| format!("{text:?} is neither true nor false"))?)
-        }
+        Some(Value::Integer(_)) => Value::Integer(text.trim().parse().map_err(|_| "is not a whole number")?),
+        Some(Value::Boolean(_)) => Value::Boolean(text.trim().parse().map_err(|_| "is neither true nor false")?),
         Some(Value::Array(_)) => {
             Value::Array(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect())
         }

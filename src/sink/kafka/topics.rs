@@ -32,9 +32,9 @@ const PARTITIONS_TTL: Duration = Duration::from_hours(24);
 /// Requests may name any topic, so the caches have a limit.
 const MAX_CACHED: u64 = 10_000;
 
-/// Pauses before asking again for a topic that does not exist. A broker that has just started, or has
-/// not yet heard of a new topic, answers for a moment that there is none, and an unknown topic fails
-/// a job for good.
+/// Pauses before asking again for a topic that does not exist. A broker that has just started, or
+/// has not yet heard of a new topic, answers for a moment that there is none, and an unknown topic
+/// fails a job for good.
 const MISSING_TOPIC_RETRIES: [Duration; 6] = [
     Duration::from_millis(100),
     Duration::from_millis(300),
