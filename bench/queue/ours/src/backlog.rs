@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use data_patch::queue::{Queue, Report};
+use data_patch::queue::{Checkpoint, Queue};
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::{
@@ -24,7 +24,7 @@ pub async fn run(args: &Args, queue: Queue) {
             claims.push(start.elapsed());
             assert_eq!(leases.len(), limit, "the backlog has run dry");
             let start = Instant::now();
-            let ends = leases.iter().map(|lease| lease.succeed(Report::default()));
+            let ends = leases.iter().map(|lease| lease.succeed(Checkpoint::default()));
             futures_util::future::try_join_all(ends).await.expect("finishing");
             finishes.push(start.elapsed());
         }

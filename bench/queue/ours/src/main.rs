@@ -19,7 +19,7 @@ use std::{
 use common::{Args, Phases};
 use data_patch::{
     config::{self, Overrides},
-    queue::{Clock, Queue, Report},
+    queue::{Checkpoint, Clock, Queue},
     task::NewTask,
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -96,7 +96,7 @@ async fn work(queue: &Queue, jobs: usize, places: usize) {
             working.spawn(async move {
                 taken.fetch_sub(1, Ordering::Relaxed);
                 leave.send(()).expect("the pool works");
-                lease.succeed(Report::default()).await.expect("finishing");
+                lease.succeed(Checkpoint::default()).await.expect("finishing");
             });
         }
         if claimed == jobs {
