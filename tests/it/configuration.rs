@@ -1,6 +1,6 @@
 //! The program's commands and what stops their start, as somebody at a shell sees it.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use data_patch::config::DEFAULTS;
 
@@ -92,32 +92,30 @@ async fn help_has_examples() {
     assert!(printed.contains("data-patch serve --config config.toml --token 123456"), "{printed}");
 }
 
-/// The options of a README's table, with their defaults.
-fn options(readme: &str) -> Vec<(String, String)> {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(readme)).unwrap();
-    let in_backticks = |cell: &str| -> Vec<String> { cell.split('`').skip(1).step_by(2).map(str::to_owned).collect() };
-    let sections = ["server.", "queue.", "worker.", "iota.", "kafka.", "validation.", "log."];
-    let mut options = Vec::new();
-    for row in text.lines().filter(|line| sections.iter().any(|section| line.starts_with(&format!("| `{section}")))) {
-        let cells: Vec<&str> = row.split(" | ").collect();
-        let mut defaults = in_backticks(cells[1]);
-        if defaults.is_empty() {
-            defaults.push(cells[1].to_owned());
+/// The options of a page's tables, with their defaults as TOML.
+fn options(page: &str) -> BTreeMap<String, String> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | `"));
+    rows.map(|(name, rest)| (name.to_owned(), rest.split_once("` | ").unwrap().0.to_owned())).collect()
+}
+
+/// All options of a table and of those in it, with their defaults as TOML.
+fn flatten(table: &toml::Table, prefix: &str, options: &mut BTreeMap<String, String>) {
+    for (key, value) in table {
+        let name = format!("{prefix}{key}");
+        match value {
+            toml::Value::Table(inner) => flatten(inner, &format!("{name}."), options),
+            value => assert_eq!(options.insert(name, value.to_string()), None),
         }
-        options.extend(in_backticks(cells[0]).into_iter().zip(defaults));
     }
-    options
 }
 
 #[test]
-fn both_readmes_tell_the_same_options_with_their_defaults() {
-    let defaults: toml::Table = toml::from_str(DEFAULTS).unwrap();
-    let told = options("README.md");
-    assert!(told.len() > 25, "{told:?}");
-    for (name, default) in &told {
-        let (section, key) = name.split_once('.').unwrap();
-        let value = &defaults[section][key];
-        assert_eq!(*default, value.as_str().map_or_else(|| value.to_string(), str::to_owned), "{name}");
+fn both_pages_tell_all_options_with_their_defaults() {
+    let mut defaults = BTreeMap::new();
+    flatten(&toml::from_str(DEFAULTS).unwrap(), "", &mut defaults);
+    assert!(defaults.len() > 50, "{defaults:?}");
+    for page in ["docs/configuration.md", "docs/configuration.zh-CN.md"] {
+        assert_eq!(options(page), defaults, "{page}");
     }
-    assert_eq!(options("README.zh-CN.md"), told);
 }

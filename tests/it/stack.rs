@@ -123,6 +123,7 @@ fn the_rust_versions_agree() {
     };
     let least = after(&read("Cargo.toml"), "\nrust-version =");
     assert_eq!(after(&read("Dockerfile"), "RUST_VERSION="), least);
+    assert_eq!(after(&read("rust-toolchain.toml"), "\nchannel ="), format!("{least}.0"));
     for readme in ["README.md", "README.zh-CN.md"] {
         assert_eq!(after(&read(readme), "Rust "), least, "{readme}");
     }
