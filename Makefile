@@ -20,6 +20,8 @@ test-real: ## the integration tests on real PostgreSQL and Apache Kafka (scripts
 
 lint: ## formatting, clippy, documentation
 	cargo fmt --all --check
+	scripts/config-docs --check
+	scripts/check-links
 	cargo clippy --locked --workspace --all-targets --features failpoints -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
