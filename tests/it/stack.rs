@@ -172,7 +172,7 @@ fn the_image_has_what_is_compiled_in_and_is_not_root() {
     assert!(dockerfile.matches("\nFROM ").count() >= 1 && dockerfile.contains("COPY --from="), "several stages");
     assert!(dockerfile.contains(r#"ENTRYPOINT ["data-patch"]"#) && dockerfile.contains("HEALTHCHECK"));
     let ignored = std::fs::read_to_string(root().join(".dockerignore")).unwrap();
-    for needed in ["Cargo.toml", "Cargo.lock", "build.rs", "config.toml", "migrations", "src"] {
+    for needed in ["Cargo.toml", "Cargo.lock", "crates", "config.toml", "migrations", "src"] {
         assert!(
             ignored.lines().any(|line| line.trim_start_matches('!').trim_matches('/').starts_with(needed)),
             "{needed} is not in the build"
