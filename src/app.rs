@@ -13,6 +13,7 @@ use crate::{
     protocol::{RequestPolicy, Token},
     queue::{Clock, Queue},
     replay::ReplayRunner,
+    service::TaskService,
     sink::kafka::{EmbeddedBroker, Kafka},
     source::Source,
     telemetry::Metrics,
@@ -41,7 +42,9 @@ pub async fn run(
     let (kafka, _broker) = connect_kafka(&config, broker).await?;
     startup_checks(&config, &store, &kafka).await?;
 
+    let draining = CancellationToken::new();
     let context = Arc::new(ServerState {
+        tasks: TaskService::new(queue.clone(), metrics.clone(), draining.clone()),
         queue: queue.clone(),
         store: store.clone(),
         kafka: kafka.clone(),
@@ -60,7 +63,7 @@ pub async fn run(
         proxies: TrustedProxies::new(config.server.trusted_proxies.clone()),
         budget: Arc::new(ReceiveBudget::new(config.server.max_buffered_bytes)),
         full: LogThrottle::default(),
-        draining: CancellationToken::new(),
+        draining,
         close_connections: CancellationToken::new(),
     });
     let pool = Pool {

@@ -7,6 +7,7 @@
 //! | commands | `cli` |
 //! | composition | [`app`] |
 //! | ways in | [`api`] (connections), [`worker`] (leases) |
+//! | use cases | [`service`] |
 //! | one job | [`replay`] |
 //! | durable state | [`queue`] |
 //! | the outside | [`source`] (the IoTA store), [`sink`] (Kafka), [`db`] (SQL connections) |
@@ -23,6 +24,7 @@ pub mod cli;
 pub mod config;
 pub mod db;
 pub mod replay;
+pub mod service;
 pub mod sink;
 pub mod source;
 pub mod telemetry;

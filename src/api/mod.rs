@@ -20,7 +20,9 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warp::{Filter, Rejection, Reply, http::StatusCode, reply::Response};
 
-use crate::{config, protocol::RequestPolicy, queue::Queue, sink::kafka::Kafka, source::Source, telemetry::Metrics};
+use crate::{
+    config, protocol::RequestPolicy, queue::Queue, service::TaskService, sink::kafka::Kafka, source::Source, telemetry::Metrics,
+};
 
 pub use accept::LogThrottle;
 pub use admission::EXTRA_SOCKETS;
@@ -31,6 +33,8 @@ pub use proxies::TrustedProxies;
 
 /// What connections work with.
 pub struct ServerState {
+    /// What clients may do.
+    pub tasks: TaskService,
     pub queue: Queue,
     pub store: Source,
     pub kafka: Kafka,

@@ -13,11 +13,10 @@ use super::{
     socket::Outbox,
 };
 use crate::{
-    failpoint,
     protocol::{Attach, Authorized, ClientMessage, RequestError, Submit, reply},
-    queue::events::EncodedEvent,
-    queue::{LogTail, QueueError, Submitted, TaskRow},
-    task::{Event, TaskId},
+    queue::{LogTail, QueueError, TaskRow, events::EncodedEvent},
+    service::SubmitOutcome,
+    task::TaskId,
     telemetry::{Durations, GaugeGuard},
 };
 
@@ -150,37 +149,23 @@ impl<'a> Session<'a> {
     }
 
     async fn submit(&mut self, submit: Submit) -> Result<Flow, RequestError> {
-        if self.context.draining.is_cancelled() {
-            return Err(RequestError::ShuttingDown);
-        }
-        let Submit { task, ignored } = submit;
-        let events = if ignored.is_empty() { Vec::new() } else { vec![Event::fields_ignored(&ignored)] };
-        let (thing, devices, from, to) = (task.thing, task.devices.len(), task.from, task.to);
-        match self.context.queue.submit_with_log(task, events).await.map_err(unavailable)? {
-            Submitted::Created(id) => {
-                tracing::info!(task = %id, %thing, devices, %from, %to, "a task is created");
-                failpoint::hit("accepted");
-                self.context.metrics.tasks_created.inc();
+        match self.context.tasks.submit(submit).await? {
+            SubmitOutcome::Created(id) => {
                 let next = self.send(reply::created(id)).await;
                 self.watch(id, 0);
                 Ok(next)
             }
-            Submitted::Existing(row) => Ok(self.attach_to(&row, 0).await),
-            Submitted::Conflict { task, fields } => Err(RequestError::RequestIdConflict { task, fields }),
+            SubmitOutcome::Existing(row) => Ok(self.attach_to(&row, 0).await),
         }
     }
 
     async fn attach(&mut self, attach: Attach) -> Result<Flow, RequestError> {
-        let Attach { task, after } = attach;
-        let row = self.context.queue.task(task).await.map_err(unavailable)?.ok_or(RequestError::UnknownTask(task))?;
-        if after > row.last_seq {
-            return Err(RequestError::AfterTheEnd { task, after, last: row.last_seq });
-        }
-        Ok(self.attach_to(&row, after).await)
+        let row = self.context.tasks.attach(&attach).await?;
+        Ok(self.attach_to(&row, attach.after).await)
     }
 
     async fn cancel(&mut self, task: TaskId) -> Result<Flow, RequestError> {
-        let cancelled = self.context.queue.cancel(task).await.map_err(unavailable)?.ok_or(RequestError::UnknownTask(task))?;
+        let cancelled = self.context.tasks.cancel(task).await?;
         Ok(self.send(reply::cancelled(task, cancelled.task.state, cancelled.already_finished)).await)
     }
 
@@ -196,8 +181,8 @@ impl<'a> Session<'a> {
     }
 
     fn watch(&mut self, task: TaskId, after: u64) {
-        let ServerState { queue, metrics, .. } = self.context;
-        let (watch, outbox, delay) = (queue.tail(task, after), Arc::clone(&self.outbox), metrics.log_delay.clone());
+        let ServerState { tasks, metrics, .. } = self.context;
+        let (watch, outbox, delay) = (tasks.tail(task, after), Arc::clone(&self.outbox), metrics.log_delay.clone());
         let subscription = GaugeGuard::new(&metrics.log_subscriptions);
         let handle = self.watches.spawn(async move {
             forward(watch, &outbox, &delay).await;
@@ -218,16 +203,6 @@ impl<'a> Session<'a> {
 
     async fn send(&self, text: String) -> Flow {
         if self.outbox.send([Message::text(text)]).await { Flow::Continue } else { Flow::Gone }
-    }
-}
-
-fn unavailable(error: QueueError) -> RequestError {
-    match error {
-        QueueError::Closed => RequestError::ShuttingDown,
-        error @ (QueueError::Unavailable(_) | QueueError::Damaged(_) | QueueError::Unknown(_)) => {
-            tracing::error!(%error, "the queue can't be used: a message is refused");
-            RequestError::QueueUnavailable(error.to_string())
-        }
     }
 }
 

@@ -11,7 +11,7 @@ const LAYERS: [&[&str]; 8] = [
     &["cli"],
     &["app"],
     &["api", "worker"],
-    &["replay"],
+    &["service", "replay"],
     &["queue", "source", "sink", "db"],
     &["protocol", "task", "config", "telemetry"],
     &["failpoint"],
