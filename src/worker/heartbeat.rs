@@ -186,7 +186,7 @@ impl<'w> Heartbeat<'w> {
             notes.iter().cloned().chain(self.worker.quarantine_events(&held)).chain(news).chain(stalled).collect();
         let (held_now, layout) = (held.clone(), count.layout());
         Some(PendingWrite {
-            report: Checkpoint { counted, progress, layout, held: held_now, events, waiting },
+            report: Checkpoint { counted, progress, layout, quarantined: held_now, events, waiting },
             held,
             notes,
             says_progress,

@@ -113,7 +113,7 @@ impl Pool {
             loop {
                 tokio::select! {
                     () = stop.cancelled() => break 'working,
-                    () = self.queue.task_steered() => self.cancel_running(&running).await,
+                    () = self.queue.cancel_requested() => self.cancel_running(&running).await,
                     _ = steering_polls.tick() => self.cancel_running(&running).await,
                     Some(first) = freed.recv() => {
                         if slots.free() < slots.limit() / 8 {

@@ -121,7 +121,7 @@ impl LeaseRunner {
         let (progress, held) = self.flight.progress();
         let events = self.count.take_notes().into_iter().chain(self.quarantine_events(&held)).collect();
         let (counted, layout) = (self.count.pending().take(), self.count.layout());
-        let mut report = Checkpoint { counted, progress, layout, held, events, waiting: None };
+        let mut report = Checkpoint { counted, progress, layout, quarantined: held, events, waiting: None };
         let (progress, events) = (&report.progress, &mut report.events);
         let (published, grown) = (progress.published, job.has_progressed(progress));
         match &outcome {

@@ -159,7 +159,7 @@ async fn held_rows_are_written_once_in_a_rerun() {
     let held = vec![QuarantinedRow { position: Position { time_us: 5, key: "k".to_owned() }, reason: "no JSON".to_owned() }];
     for _ in 0..2 {
         let lease = bench.claim_one().await;
-        lease.checkpoint(Checkpoint { held: held.clone(), ..Checkpoint::default() }).await.unwrap();
+        lease.checkpoint(Checkpoint { quarantined: held.clone(), ..Checkpoint::default() }).await.unwrap();
         bench.pass(LEASE);
     }
     assert_eq!(bench.queue.quarantined_rows(task).await.unwrap().len(), 1);

@@ -1,9 +1,10 @@
-//! Two clocks. The wall clock tells people when something happened. Waits and leases are measured by a steady one, which no
-//! step of the wall clock moves: after a step back of an hour every waiting job would otherwise wait for that hour, and after
-//! a step forward every lease would be over at once.
+//! Two clocks. The wall clock is for times that are shown. Due times and leases use a steady clock
+//! that steps of the wall clock do not affect. Otherwise a step back by an hour would delay every
+//! waiting job by an hour, and a step forward would expire every lease.
 //!
-//! The steady clock is the system's monotonic clock, which all processes of a machine share, plus an offset that is stored in
-//! the queue file, so that all services on that file count alike. The offset is chosen anew after a boot.
+//! The steady clock is the system's monotonic clock, which all processes of a machine share, plus
+//! an offset that is stored in the queue file, so that all services on the file agree. A new offset
+//! is chosen after each boot.
 
 use std::{
     fs,
@@ -14,12 +15,12 @@ use chrono::Utc;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Where the queue's time comes from. Tests move it by hand.
+/// The source of the queue's time. Tests set it by hand.
 #[derive(Debug, Clone, Default)]
 pub enum Clock {
     #[default]
     System,
-    /// Both clocks, in milliseconds since 1970.
+    /// The value of both clocks, in milliseconds since 1970.
     Manual(Arc<AtomicI64>),
 }
 
@@ -31,8 +32,9 @@ pub(super) struct QueueClock {
 }
 
 impl QueueClock {
-    /// Reads the offset from the file, and chooses a new one after a boot. Then everything that waits is due: a wait that was
-    /// measured before the boot says nothing any more, and no lease outlives its machine.
+    /// Reads the offset from the file, or chooses a new one after a boot. After a boot, every due
+    /// time becomes due at once: times measured before the boot are meaningless, and all leases of
+    /// that machine are void.
     pub fn open(connection: &Connection, source: Clock) -> rusqlite::Result<Self> {
         let mut clock = Self { source, offset_ms: 0 };
         if matches!(clock.source, Clock::Manual(_)) {
@@ -60,7 +62,7 @@ impl QueueClock {
         Ok(clock)
     }
 
-    /// Milliseconds since 1970, as people count them.
+    /// The wall clock, in milliseconds since 1970.
     pub fn wall_ms(&self) -> i64 {
         match &self.source {
             Clock::System => Utc::now().timestamp_millis(),
@@ -68,7 +70,7 @@ impl QueueClock {
         }
     }
 
-    /// Milliseconds that never step, to be compared with other values of this clock only.
+    /// The steady clock, in milliseconds. Comparable only with other values of this clock.
     pub fn steady_ms(&self) -> i64 {
         match &self.source {
             Clock::System => monotonic_ms() + self.offset_ms,
@@ -77,15 +79,16 @@ impl QueueClock {
     }
 }
 
-/// The clock of `Instant`, by which a worker measures its lease.
+/// The clock behind `Instant`, which workers use for the end of their lease.
 fn monotonic_ms() -> i64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec * 1_000 + now.tv_nsec / 1_000_000
 }
 
-/// Tells one boot of the machine from another.
+/// Identifies the current boot of the machine.
 fn boot_id() -> String {
-    // Where the kernel does not name it, the minute of the boot does; a step of the wall clock then counts as a boot.
+    // Without the kernel's boot id, the minute of the boot is used. A step of the wall clock then
+    // counts as a boot.
     let by_time = |_| format!("booted in minute {}", (Utc::now().timestamp_millis() - monotonic_ms()) / 60_000);
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map_or_else(by_time, |id| id.trim().to_owned())
 }
@@ -112,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn services_of_one_boot_share_a_clock_that_the_wall_clock_does_not_move() {
+    fn services_of_one_boot_share_a_clock_independent_of_the_wall_clock() {
         let connection = queue_file();
         let first = QueueClock::open(&connection, Clock::System).unwrap();
         assert!((first.steady_ms() - first.wall_ms()).abs() < 1_000);

@@ -1,4 +1,4 @@
-//! The queue's file: connections with the pragmas that belong to each, statements on them, and the readers.
+//! Connections to the queue file, their pragmas, and the read connections.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,45 +11,47 @@ use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use super::{QueueError, sql::Statement};
 
-/// How long a connection waits for another's lock before it reports an error.
+/// How long a connection waits for a lock before SQLite reports `SQLITE_BUSY`.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Statements that a connection keeps prepared: all that there are.
+/// Prepared statements per connection: enough for all statements of the queue.
 const STATEMENT_CACHE: usize = 64;
 
-/// What a write-ahead log keeps of its size after a checkpoint.
+/// The size to which SQLite truncates the write-ahead log after a checkpoint, in bytes.
 const JOURNAL_BYTES: u32 = 16 << 20;
 
-/// A connection to a file that is there, durable at each commit.
+/// Opens a connection to an existing file. Each commit is durable.
 pub fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
-    // A plan is made once, and not anew for each value of a limit or of a time: that took most of a claim.
+    // Query planner stability guarantee: one plan per statement. Without it SQLite planned anew for
+    // each value of a limit or a time, which took most of the time of a claim.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    // FULL: a commit is on the disk before anybody hears of it. WAL is the file's own, since it was made.
+    // FULL: a commit is on disk before it is reported. WAL mode is stored in the file.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
-    // The log is cut back to this after a checkpoint, or one busy hour would keep its size for ever.
+    // Without the limit the log would keep its largest size for ever.
     connection.pragma_update_and_check(None, "journal_size_limit", JOURNAL_BYTES, |_| Ok(()))?;
     Ok(connection)
 }
 
-/// Drops the planner's statistics, which versions up to 0.1 took when a queue was closed: those of a small queue make SQLite
-/// read whole tables of a large one.
+/// Drops planner statistics, which versions up to 0.1 wrote when a queue was closed. Statistics of
+/// a small queue make SQLite scan whole tables once it is large.
 pub fn drop_statistics(connection: &Connection) {
-    // Not worth refusing the start: the statements whose plans would change name their indexes.
+    // Not a reason to refuse the start: the statements that depend on statistics name their
+    // indexes.
     if let Err(error) = connection.execute_batch("DROP TABLE IF EXISTS sqlite_stat1; DROP TABLE IF EXISTS sqlite_stat4") {
-        tracing::warn!(%error, "the queue's old planner statistics can't be dropped; trying again at the next start");
+        tracing::warn!(%error, "the queue's old planner statistics cannot be dropped; the next start tries again");
     }
 }
 
-/// Runs a statement that returns no rows; returns how many it has changed.
+/// Runs a statement that returns no rows. Returns the number of rows it changed.
 pub fn run(connection: &Connection, statement: &Statement<'_>) -> rusqlite::Result<usize> {
     connection.prepare_cached(&statement.text)?.execute(params_from_iter(&statement.values))
 }
 
-/// Runs a statement, and reads all rows that it returns.
+/// Runs a statement and reads all rows that it returns.
 pub fn rows<T>(
     connection: &Connection,
     statement: &Statement<'_>,
@@ -58,7 +60,7 @@ pub fn rows<T>(
     connection.prepare_cached(&statement.text)?.query_map(params_from_iter(&statement.values), read)?.collect()
 }
 
-/// Connections for reading beside the writer, each opened when it is first needed. Clones share them.
+/// A pool of read connections, opened on first use. Clones share it.
 #[derive(Clone)]
 pub struct Readers {
     path: Arc<PathBuf>,
@@ -72,35 +74,35 @@ impl Readers {
         Self { path: Arc::new(path), idle: Arc::default(), permits }
     }
 
-    /// Reads all rows of a statement, in a thread where waiting for the disk disturbs nobody.
+    /// Runs a statement on a blocking thread and reads all its rows.
     pub async fn rows<T: Send + 'static>(
         &self,
         statement: Statement<'static>,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<Vec<T>, QueueError> {
-        let place = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| QueueError::Closed)?;
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| QueueError::Closed)?;
         let readers = self.clone();
-        let reading = spawn_blocking(move || {
-            let _place = place;
+        let task = spawn_blocking(move || {
+            let _permit = permit;
             let idle = readers.idle().pop();
             let connection = idle.map_or_else(|| connect(&readers.path), Ok)?;
-            let read = rows(&connection, &statement, read)?;
-            // One that has failed is not used again.
+            let result = rows(&connection, &statement, read)?;
+            // A connection with an error is not reused.
             readers.idle().push(connection);
-            Ok(read)
+            Ok(result)
         });
-        // An error is a runtime that ends, or a panic that it has already reported.
-        reading.await.map_err(|_| QueueError::Closed)?.map_err(QueueError::of)
+        // A join error means that the runtime is stopping, or a panic that was already reported.
+        task.await.map_err(|_| QueueError::Closed)?.map_err(QueueError::from_sqlite)
     }
 
-    /// Closes the connections; what is asked later is refused.
+    /// Closes the pool. Later calls return [`QueueError::Closed`].
     pub fn close(&self) {
         self.permits.close();
         self.idle().clear();
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
-        // Nothing panics while it is locked.
+        // No code panics while it holds this lock.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,31 +1,33 @@
-//! Which job is to blame when an instance dies. Pure.
+//! Which job is to blame when an instance crashes. Pure.
 //!
-//! A crash counts against a job only where this job is likely its cause: it was alone in progress, or it is the one job that
-//! was there each time. Of jobs that were in progress together nobody knows which it was: they become suspects, and suspects
-//! run one at a time until they make progress, so that the guilty one is told from the others.
+//! A crash counts against a job only if the job is its likely cause: it was the only job in
+//! progress, or the only one that was in progress at every crash. Of several jobs that were in
+//! progress together, the cause is unknown: they become suspects. Suspects run one at a time until
+//! they make progress, which isolates the cause.
 //!
-//! A job that stood still at that moment, waiting for the store or Kafka, is never blamed: it did nothing, and during an outage the
-//! job that waits alone is "the one that was there each time" too, however often somebody restarts the service. That it stood
-//! still is true to the moment of the crash, since a job says that it goes on before it does (`worker/stillness.rs`). One that has
-//! waited long for its rows and then kills its process is blamed like any other.
+//! A job that was waiting for the source or Kafka is never blamed. It did nothing, and during an
+//! outage it would otherwise collect blame each time the service is restarted. A job reports that
+//! it resumes before it touches the rows that it waited for, so `waiting` is accurate at the moment
+//! of the crash. A job that waits for a long time and then crashes its process is therefore blamed
+//! like any other.
 
-/// From so many crashes in company on, a job runs with no other suspect beside it. `migrations/` and the statements have the
+/// A job with this many shared crashes is a suspect. `migrations/` and `sql/job.rs` contain the
 /// same number.
 pub const ISOLATE_AFTER: u32 = 2;
 
-/// A job that was in progress on an instance that died, or whose lease expired.
+/// A job that was in progress on an instance that crashed or whose lease expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct InProgress {
     pub id: i64,
-    /// Crashes, in a row and with no progress in between, for which this job is likely the cause.
+    /// Consecutive crashes without progress of which this job is the likely cause.
     pub crashes: u32,
-    /// Crashes in a row at which it was in progress together with others.
+    /// Consecutive crashes at which it was in progress together with others.
     pub suspected: u32,
-    /// It stood still, waiting for the store or Kafka.
+    /// It was waiting for the source or Kafka.
     pub waiting: bool,
 }
 
-/// Counts one crash.
+/// Counts one crash of the instance that had these jobs in progress.
 pub fn blame(jobs: &mut [InProgress]) {
     let candidates = jobs.iter().filter(|job| !job.waiting).count();
     let suspects = jobs.iter().filter(|job| !job.waiting && job.suspected >= ISOLATE_AFTER).count();
@@ -48,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_alone_is_to_blame() {
+    fn a_job_that_ran_alone_is_blamed() {
         let mut jobs = [job(1)];
         for crashes in 1..=5 {
             blame(&mut jobs);
@@ -57,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn no_job_of_many_is_blamed_however_often_all_were_there() {
+    fn no_job_of_many_is_blamed_if_all_were_in_progress_each_time() {
         let mut jobs = [job(1), job(2), job(3)];
         for _ in 0..20 {
             blame(&mut jobs);
@@ -66,19 +68,19 @@ mod tests {
     }
 
     #[test]
-    fn the_job_that_is_there_each_time_is_found_once_suspects_run_one_at_a_time() {
-        let mut guilty = job(1);
+    fn the_cause_is_found_once_suspects_run_one_at_a_time() {
+        let mut culprit = job(1);
         for crash in 0..7 {
-            let mut jobs = [guilty, job(100 + crash), job(200 + crash)];
+            let mut jobs = [culprit, job(100 + crash), job(200 + crash)];
             blame(&mut jobs);
-            guilty = jobs[0];
+            culprit = jobs[0];
             assert_eq!((jobs[1].crashes, jobs[2].crashes), (0, 0));
         }
-        assert_eq!((guilty.suspected, guilty.crashes), (2, 5));
+        assert_eq!((culprit.suspected, culprit.crashes), (2, 5));
     }
 
     #[test]
-    fn a_job_that_stands_still_is_not_to_blame() {
+    fn a_waiting_job_is_not_blamed() {
         let mut jobs = [InProgress { waiting: true, ..job(1) }];
         for _ in 0..20 {
             blame(&mut jobs);

@@ -1,6 +1,7 @@
-//! The fan-out of task logs: whoever watches a task hears of each line once it is committed.
+//! Fan-out of task logs to subscribers, entry by entry, after the commit.
 //!
-//! Only a hint of what the queue holds: a watcher that misses something reads it from there ([`crate::LogTail`]).
+//! The signals are only hints. A subscriber that misses one reads the queue file
+//! ([`crate::LogTail`]).
 
 use std::{
     collections::HashMap,
@@ -13,40 +14,40 @@ use tokio::sync::broadcast;
 
 use crate::task::{LogEntry, TaskId};
 
-/// Lines kept for a watcher that is slow; one further behind reads the queue.
+/// Signals buffered for a slow subscriber. One that is further behind reads the file.
 const CHANNEL_CAPACITY: usize = 256;
 
-/// A line, and what it is on the wire: made once for all who watch.
+/// A log entry and its encoding, which is made once for all subscribers.
 #[derive(Debug)]
 pub struct EncodedEvent {
     pub entry: LogEntry,
-    /// When it was committed, if that was here and just now.
+    /// When it was committed; `None` if it was read from the file.
     pub committed_at: Option<Instant>,
     encoded: OnceLock<Bytes>,
 }
 
 impl EncodedEvent {
-    /// A line that was stored before.
+    /// An entry that was read from the file.
     pub fn stored(entry: LogEntry) -> Self {
         Self { entry, committed_at: None, encoded: OnceLock::new() }
     }
 
-    /// What it is on the wire; `make` makes it, if nobody has.
-    pub fn encoded(&self, make: impl FnOnce(&LogEntry) -> String) -> Bytes {
-        self.encoded.get_or_init(|| make(&self.entry).into()).clone()
+    /// The encoded entry. `encode` runs only for the first caller.
+    pub fn encoded(&self, encode: impl FnOnce(&LogEntry) -> String) -> Bytes {
+        self.encoded.get_or_init(|| encode(&self.entry).into()).clone()
     }
 }
 
-/// What a watcher hears.
+/// A signal to a subscriber.
 #[derive(Debug, Clone)]
 pub enum EventSignal {
-    /// A line was committed here.
+    /// An entry was committed by this process.
     Published(Arc<EncodedEvent>),
-    /// Another process has written lines up to this number.
+    /// Another process has appended entries up to this sequence number.
     TailAdvanced(u64),
 }
 
-/// One channel for each task that is watched, and none for others.
+/// One broadcast channel for each task with a subscriber.
 #[derive(Debug, Clone, Default)]
 pub struct EventHub {
     channels: Arc<Mutex<HashMap<TaskId, Channel>>>,
@@ -55,17 +56,17 @@ pub struct EventHub {
 #[derive(Debug)]
 struct Channel {
     sender: broadcast::Sender<EventSignal>,
-    /// The last line that was told of here.
+    /// The highest sequence number that was signalled.
     last_seq: u64,
 }
 
 impl EventHub {
     fn channels(&self) -> MutexGuard<'_, HashMap<TaskId, Channel>> {
-        // Nothing in here can panic half-way through a change.
+        // No code panics half-way through a change of the map.
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Listens to a task from now on.
+    /// Subscribes to a task's log from now on.
     pub fn subscribe(&self, task: TaskId) -> Subscription {
         let receiver = self
             .channels()
@@ -76,11 +77,11 @@ impl EventHub {
         Subscription { hub: self.clone(), task, receiver: Some(receiver) }
     }
 
-    /// Tells of a line that is committed.
+    /// Signals a committed entry.
     pub fn publish(&self, entry: LogEntry) {
         if let Some(channel) = self.channels().get_mut(&entry.task) {
             channel.last_seq = channel.last_seq.max(entry.seq);
-            // An error means that the last watcher has just left.
+            // An error means that the last subscriber has just left.
             let _ = channel.sender.send(EventSignal::Published(Arc::new(EncodedEvent {
                 committed_at: Some(Instant::now()),
                 ..EncodedEvent::stored(entry)
@@ -88,7 +89,7 @@ impl EventHub {
         }
     }
 
-    /// Tells that a task's log has this many lines, unless that is known.
+    /// Signals that a task's log has reached `last_seq`, unless that was signalled before.
     pub fn advance_tail(&self, task: TaskId, last_seq: u64) {
         if let Some(channel) = self.channels().get_mut(&task)
             && channel.last_seq < last_seq
@@ -98,23 +99,23 @@ impl EventHub {
         }
     }
 
-    /// The tasks that are watched.
+    /// The tasks with a subscriber.
     pub fn subscribed_tasks(&self) -> Vec<TaskId> {
         self.channels().keys().copied().collect()
     }
 }
 
-/// One watcher's ear; a task's channel goes with its last one.
+/// A subscription to one task's log. The task's channel is removed with its last subscription.
 #[derive(Debug)]
 pub struct Subscription {
     hub: EventHub,
     task: TaskId,
-    /// Taken only by `drop`.
+    /// `None` only during `drop`.
     receiver: Option<broadcast::Receiver<EventSignal>>,
 }
 
 impl Subscription {
-    /// Waits for the next signal. `None`: some were missed.
+    /// Waits for the next signal. `None` means that some were missed.
     pub async fn next(&mut self) -> Option<EventSignal> {
         match &mut self.receiver {
             Some(receiver) => receiver.recv().await.ok(),
@@ -138,40 +139,40 @@ mod tests {
     use super::*;
     use crate::task::Event;
 
-    fn line(task: TaskId, seq: u64) -> LogEntry {
+    fn entry(task: TaskId, seq: u64) -> LogEntry {
         LogEntry { task, seq, at_ms: 0, event: Event::Text { text: String::new(), is_error: false }, final_state: None }
     }
 
     #[tokio::test]
-    async fn channels_go_with_their_last_watcher() {
+    async fn a_channel_is_removed_with_its_last_subscriber() {
         let (hub, task) = (EventHub::default(), TaskId::new());
         let (mut first, second) = (hub.subscribe(task), hub.subscribe(task));
         drop(second);
-        hub.publish(line(task, 1));
-        assert!(matches!(first.next().await, Some(EventSignal::Published(told)) if told.entry.seq == 1));
+        hub.publish(entry(task, 1));
+        assert!(matches!(first.next().await, Some(EventSignal::Published(event)) if event.entry.seq == 1));
         drop(first);
         assert!(hub.subscribed_tasks().is_empty());
     }
 
     #[tokio::test]
-    async fn what_is_known_is_not_told_again() {
+    async fn a_known_length_is_not_signalled_again() {
         let (hub, task) = (EventHub::default(), TaskId::new());
-        let mut ear = hub.subscribe(task);
-        hub.publish(line(task, 2));
+        let mut subscription = hub.subscribe(task);
+        hub.publish(entry(task, 2));
         hub.advance_tail(task, 2);
         hub.advance_tail(task, 3);
-        assert!(matches!(ear.next().await, Some(EventSignal::Published(_))));
-        assert!(matches!(ear.next().await, Some(EventSignal::TailAdvanced(3))));
+        assert!(matches!(subscription.next().await, Some(EventSignal::Published(_))));
+        assert!(matches!(subscription.next().await, Some(EventSignal::TailAdvanced(3))));
     }
 
     #[tokio::test]
-    async fn a_slow_watcher_hears_that_it_missed_some() {
+    async fn a_slow_subscriber_learns_that_it_missed_signals() {
         let (hub, task) = (EventHub::default(), TaskId::new());
-        let mut ear = hub.subscribe(task);
+        let mut subscription = hub.subscribe(task);
         for seq in 1..=2 * CHANNEL_CAPACITY as u64 {
-            hub.publish(line(task, seq));
+            hub.publish(entry(task, seq));
         }
-        assert!(ear.next().await.is_none());
-        assert!(ear.next().await.is_some());
+        assert!(subscription.next().await.is_none());
+        assert!(subscription.next().await.is_some());
     }
 }

@@ -1,7 +1,9 @@
-//! Which services live. Each holds the lock of a file beside the queue as long as it does; the operating system lets go
-//! of it however the service ends. A WAL file is shared on one machine only, so these locks tell of every service on it.
+//! Detects dead services. Each service locks a file beside the queue while it runs, and the
+//! operating system releases the lock however the service ends. A WAL database is shared on one
+//! machine only, so these locks cover every service on it.
 //!
-//! It only shortens the wait: a lease of a service that can't be told dead (frozen, or its file is gone) expires.
+//! Detection only shortens the wait: the leases of a service that is frozen or whose lock file is
+//! missing end by timeout.
 
 use std::{
     fs::{self, File},
@@ -15,42 +17,44 @@ use std::{
 
 use uuid::Uuid;
 
-/// This service's own name and lock.
+/// This service's id and its lock.
 #[derive(Debug)]
 pub struct ServiceInstance {
     id: Arc<str>,
     path: PathBuf,
-    /// The queue's file name and `-owner-`; names follow it.
+    /// The queue's file name followed by `-owner-`; the ids follow in the names of lock files.
     prefix: String,
-    /// Leases of it are left that nobody could end.
-    leaves_leases: AtomicBool,
+    /// The service still has leases that could not be released.
+    keep_file: AtomicBool,
     _lock: File,
 }
 
 impl ServiceInstance {
-    /// Takes a name, and its lock, beside the queue file.
+    /// Creates the lock file beside the queue file, and locks it.
     pub fn register(queue: &Path) -> io::Result<Self> {
         let file = queue.file_name().unwrap_or_default().to_string_lossy();
         let (prefix, id) = (format!("{file}-owner-"), Uuid::new_v4().to_string());
         let path = queue.with_file_name(format!("{prefix}{id}"));
-        // Locked before it has its name, or another service could find it free in between.
+        // Locked under another name first. Otherwise another service could find the file unlocked
+        // in between.
         let fresh = queue.with_file_name(format!("{file}-new-{id}"));
         let lock = File::create(&fresh)?;
         lock.try_lock().map_err(io::Error::from)?;
         fs::rename(&fresh, &path)?;
-        Ok(Self { id: id.into(), path, prefix, leaves_leases: AtomicBool::new(false), _lock: lock })
+        Ok(Self { id: id.into(), path, prefix, keep_file: AtomicBool::new(false), _lock: lock })
     }
 
     pub fn id(&self) -> &Arc<str> {
         &self.id
     }
 
-    /// The file stays when this ends, so that another service finds it dead at once and ends its leases.
-    pub fn leave_leases(&self) {
-        self.leaves_leases.store(true, Ordering::Relaxed);
+    /// Keeps the lock file on drop, so that another service finds this one dead at once and expires
+    /// its leases.
+    pub fn keep_lock_file(&self) {
+        self.keep_file.store(true, Ordering::Relaxed);
     }
 
-    /// The services that have ended without taking their file away.
+    /// The services that ended without removing their lock file.
     pub fn find_dead(&self) -> io::Result<Vec<DeadInstance>> {
         let mut dead = Vec::new();
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -60,7 +64,7 @@ impl ServiceInstance {
             let Some(id) = name.to_str().and_then(|name| name.strip_prefix(&self.prefix)).filter(|id| **id != *self.id) else {
                 continue;
             };
-            // One that went away meanwhile is no error.
+            // A file that was removed in the meantime is not an error.
             let Ok(lock) = File::open(entry.path()) else { continue };
             if lock.try_lock().is_ok() {
                 dead.push(DeadInstance { id: id.to_owned(), path: entry.path(), _lock: lock });
@@ -72,14 +76,14 @@ impl ServiceInstance {
 
 impl Drop for ServiceInstance {
     fn drop(&mut self) {
-        // What is left behind is found dead by the next service.
-        if !self.leaves_leases.load(Ordering::Relaxed) {
+        // If removing fails, the next service finds this one dead.
+        if !self.keep_file.load(Ordering::Relaxed) {
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// A service that has ended; its lock is held here, so that one service at a time cleans up after it.
+/// A dead service. This value holds its lock, so that only one service cleans up after it.
 #[derive(Debug)]
 pub struct DeadInstance {
     pub id: String,
@@ -88,7 +92,7 @@ pub struct DeadInstance {
 }
 
 impl DeadInstance {
-    /// Its leases are ended.
+    /// Removes the lock file, after its leases have been expired.
     pub fn remove(self) {
         let _ = fs::remove_file(&self.path);
     }
@@ -99,13 +103,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_living_are_told_from_the_dead() {
+    fn only_dead_instances_are_found() {
         let folder = tempfile::tempdir().unwrap();
         let queue = folder.path().join("queue.db");
         let (one, other) = (ServiceInstance::register(&queue).unwrap(), ServiceInstance::register(&queue).unwrap());
         assert!(one.find_dead().unwrap().is_empty());
         let id = other.id().to_string();
-        // As a crash leaves it: the file stays, the lock does not.
+        // The state after a crash: the file exists, the lock does not.
         fs::copy(&other.path, folder.path().join("copy")).unwrap();
         let path = other.path.clone();
         drop(other);

@@ -1,6 +1,7 @@
-//! The lease: a worker's right to a job for a while, and the only way to change a running job.
+//! The lease: a worker's time-limited right to a job, and the only way to change a running job.
 //!
-//! Every write is conditional on the attempt; when no row changed, the lease is lost and the work must stop.
+//! Every write is conditional on the attempt number. If no row changed, the lease is lost and the
+//! worker must stop.
 
 use std::{
     sync::{
@@ -18,58 +19,61 @@ use crate::{
     task::{Event, JobChange, JobState, MAX_NAMED, Progress, QuarantinedRow, Summary, TaskState},
 };
 
-/// Why a write to a job was not made.
+/// Why a write to a job failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LeaseError {
-    /// Another worker has the job, or had it; what this one does no longer counts.
+    /// The job belongs to another attempt or is no longer running. Results of this attempt do not
+    /// count.
     #[error("the lease is lost: another worker has the job, or its task was cancelled")]
     Lost,
     #[error(transparent)]
     Queue(#[from] QueueError),
 }
 
-/// A job as it was when it was leased.
+/// A job, as it was when it was leased.
 #[derive(Debug, Clone)]
 pub struct Job {
     pub id: i64,
     pub task: Arc<TaskRow>,
     pub device: Uuid,
-    /// Known once its rows were counted.
+    /// The name of the device; known once its rows are counted.
     pub name: Option<String>,
-    /// The fencing token.
+    /// The number of this attempt. It is the fencing token of the lease.
     pub attempt: i64,
-    /// Outages in a row with no row published in between.
+    /// Consecutive outages without a row published in between.
     pub outages: u32,
-    /// It was in progress at several crashes: no other such job runs beside it.
+    /// The job was in progress at several crashes. At most one such job runs at a time.
     pub is_suspect: bool,
-    /// Rows counted, by this worker or one before it.
+    /// Rows in the range, if this or an earlier attempt counted them.
     pub total: Option<u64>,
-    /// How far it has got.
+    /// The last stored checkpoint.
     pub progress: Progress,
-    /// How the store was laid out when its cursor was stored, where that is known.
+    /// The source layout that the checkpoint's cursor belongs to, if known.
     pub layout: Option<String>,
 }
 
 impl Job {
-    /// Whether rows were done with since it was leased.
+    /// Whether `progress` covers more rows than the job's progress when it was leased.
     pub fn has_progressed(&self, progress: &Progress) -> bool {
         progress.rows() > self.progress.rows()
     }
 
-    /// Outages in a row, if there is one now.
-    pub fn next_outage_count(&self, grown: bool) -> u32 {
-        if grown { 1 } else { self.outages.saturating_add(1) }
+    /// The number of consecutive outages, if this attempt ends with one.
+    pub fn next_outage_count(&self, has_progressed: bool) -> u32 {
+        if has_progressed { 1 } else { self.outages.saturating_add(1) }
     }
 }
 
-/// The right to work on a job.
+/// The right to work on a job until [`remaining`](Self::remaining) is zero.
 pub struct Lease {
     queue: Queue,
     pub job: Job,
-    length: Duration,
+    /// For how long a claim or renewal is valid.
+    duration: Duration,
+    /// When the claim was requested.
     claimed: Instant,
-    /// When it ends unless it is renewed, in milliseconds after `claimed`.
-    ends_ms: AtomicU64,
+    /// When the lease expires, in milliseconds after `claimed`.
+    expires_ms: AtomicU64,
 }
 
 impl std::fmt::Debug for Lease {
@@ -78,139 +82,144 @@ impl std::fmt::Debug for Lease {
     }
 }
 
-/// What is written to a job in one go.
+/// One write to a job.
 #[derive(Debug, Default)]
 pub(super) struct JobUpdate {
-    /// What happens to it, and when it may be claimed if it goes back. `None`: it is renewed.
+    /// The state change, and the delay until the job may be claimed again if it returns to the
+    /// queue. `None` renews the lease.
     pub change: Option<(JobChange, Option<Duration>)>,
     pub counted: Option<DeviceCount>,
     pub progress: Option<Progress>,
     pub layout: Option<String>,
-    pub held: Vec<QuarantinedRow>,
+    pub quarantined: Vec<QuarantinedRow>,
     pub events: Vec<Event>,
     pub reason: Option<String>,
-    /// Whether it stands still, where that has changed.
+    /// Whether the job waits for the source or Kafka, if that has changed.
     pub waiting: Option<bool>,
-    /// Rows on the wire to Kafka with no answer.
+    /// Rows that were sent to Kafka and not acknowledged.
     pub unanswered: Option<u64>,
 }
 
-/// A device whose rows were counted.
+/// The name of a device and the number of its rows in the range.
 #[derive(Debug, Clone)]
 pub struct DeviceCount {
     pub name: Option<String>,
     pub total: u64,
 }
 
-/// How far the work has got since the last report.
+/// The state of a job that a worker stores.
 #[derive(Debug, Clone, Default)]
 pub struct Checkpoint {
-    /// Said in the log before all else.
+    /// Set once, when the rows are counted. It is logged before `events`.
     pub counted: Option<DeviceCount>,
+    /// The cursor and the number of rows up to it.
     pub progress: Progress,
-    /// How the store is laid out that the cursor is in.
+    /// The source layout that the cursor belongs to.
     pub layout: Option<String>,
-    /// Rows held back that were not reported yet.
-    pub held: Vec<QuarantinedRow>,
-    /// What the log is to say of it.
+    /// Rows quarantined since the previous checkpoint.
+    pub quarantined: Vec<QuarantinedRow>,
+    /// Events to append to the task's log.
     pub events: Vec<Event>,
-    /// Whether the job stands still, waiting for the store or Kafka, where that has changed: a crash is then not its fault.
+    /// Whether the job waits for the source or Kafka, if that has changed. A crash is not counted
+    /// against a waiting job.
     pub waiting: Option<bool>,
 }
 
 impl Lease {
-    pub(super) fn new(queue: Queue, job: Job, claimed: Instant, length: Duration) -> Self {
-        let ends_ms = AtomicU64::new(length.as_millis() as u64);
-        Self { queue, job, length, claimed, ends_ms }
+    pub(super) fn new(queue: Queue, job: Job, claimed: Instant, duration: Duration) -> Self {
+        let expires_ms = AtomicU64::new(duration.as_millis() as u64);
+        Self { queue, job, duration, claimed, expires_ms }
     }
 
-    /// How long it lasts unless it is renewed; zero when it is over. Counted by this machine's steady clock, from
-    /// before the renewal was asked for, so a process that was frozen knows at once that it may be too late.
+    /// The time until the lease expires; zero once it has expired. It is measured by this machine's
+    /// steady clock from before the renewal was requested, so a process that was frozen detects at
+    /// once that its lease may have expired.
     pub fn remaining(&self) -> Duration {
-        Duration::from_millis(self.ends_ms.load(Ordering::Relaxed)).saturating_sub(self.claimed.elapsed())
+        Duration::from_millis(self.expires_ms.load(Ordering::Relaxed)).saturating_sub(self.claimed.elapsed())
     }
 
-    /// Stores what is reported, and renews.
+    /// Stores a checkpoint and renews the lease.
     ///
     /// # Errors
-    /// The lease is lost, or the queue is away.
-    pub async fn checkpoint(&self, report: Checkpoint) -> Result<(), LeaseError> {
-        self.write(JobUpdate::from(report)).await
+    /// The lease is lost, or the queue is unavailable.
+    pub async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<(), LeaseError> {
+        self.write(JobUpdate::from(checkpoint)).await
     }
 
-    /// All rows are done with.
+    /// Ends the job as succeeded: every row is acknowledged or quarantined.
     ///
     /// # Errors
-    /// The lease is lost, or the queue is away.
-    pub async fn succeed(&self, report: Checkpoint) -> Result<(), LeaseError> {
-        self.write(JobUpdate { change: Some((JobChange::Succeed, None)), ..report.into() }).await
+    /// The lease is lost, or the queue is unavailable.
+    pub async fn succeed(&self, checkpoint: Checkpoint) -> Result<(), LeaseError> {
+        self.write(JobUpdate { change: Some((JobChange::Succeed, None)), ..checkpoint.into() }).await
     }
 
-    /// It can't get better.
+    /// Ends the job as failed, for a reason that a retry does not change.
     ///
     /// # Errors
-    /// The lease is lost, or the queue is away.
-    pub async fn fail(&self, report: Checkpoint, reason: String) -> Result<(), LeaseError> {
-        self.write(JobUpdate { change: Some((JobChange::Fail, None)), reason: Some(reason), ..report.into() }).await
+    /// The lease is lost, or the queue is unavailable.
+    pub async fn fail(&self, checkpoint: Checkpoint, reason: String) -> Result<(), LeaseError> {
+        self.write(JobUpdate { change: Some((JobChange::Fail, None)), reason: Some(reason), ..checkpoint.into() }).await
     }
 
-    /// Something is away: back to the queue for a while.
+    /// Returns the job to the queue because of an outage. It may be claimed again after `wait`.
     ///
     /// # Errors
-    /// The lease is lost, or the queue is away.
-    pub async fn retry(&self, report: Checkpoint, wait: Duration) -> Result<(), LeaseError> {
-        self.write(JobUpdate { change: Some((JobChange::Retry, Some(wait))), ..report.into() }).await
+    /// The lease is lost, or the queue is unavailable.
+    pub async fn retry(&self, checkpoint: Checkpoint, wait: Duration) -> Result<(), LeaseError> {
+        self.write(JobUpdate { change: Some((JobChange::Retry, Some(wait))), ..checkpoint.into() }).await
     }
 
-    /// Its task is cancelled, and nothing of it is sent any more. `unanswered` rows were on the wire to Kafka with no answer, and
-    /// may still arrive.
+    /// Ends the job because its task is cancelled. Up to `unanswered` rows were sent to Kafka
+    /// without an acknowledgement and may still arrive.
     ///
     /// # Errors
-    /// The lease is lost, or the queue is away.
-    pub async fn cancel(&self, report: Checkpoint, unanswered: u64) -> Result<(), LeaseError> {
+    /// The lease is lost, or the queue is unavailable.
+    pub async fn cancel(&self, checkpoint: Checkpoint, unanswered: u64) -> Result<(), LeaseError> {
         let unanswered = Some(unanswered);
-        self.write(JobUpdate { change: Some((JobChange::Cancel, None)), unanswered, ..report.into() }).await
+        self.write(JobUpdate { change: Some((JobChange::Cancel, None)), unanswered, ..checkpoint.into() }).await
     }
 
-    /// Back to the queue, to be claimed at once.
+    /// Returns the job to the queue, to be claimed at once.
     ///
     /// # Errors
-    /// The lease is lost, or the queue is away.
-    pub async fn release(&self, report: Checkpoint) -> Result<(), LeaseError> {
-        self.write(JobUpdate { change: Some((JobChange::Release, Some(Duration::ZERO))), ..report.into() }).await?;
+    /// The lease is lost, or the queue is unavailable.
+    pub async fn release(&self, checkpoint: Checkpoint) -> Result<(), LeaseError> {
+        self.write(JobUpdate { change: Some((JobChange::Release, Some(Duration::ZERO))), ..checkpoint.into() }).await?;
         self.queue.inner.work.notify_one();
         Ok(())
     }
 
-    async fn write(&self, write: JobUpdate) -> Result<(), LeaseError> {
-        let (job, length) = (self.job.clone(), self.length);
-        let asked = self.claimed.elapsed();
-        let held = self.queue.inner.writer.write(move |tx| apply(tx, &job, &write, tx.now_ms + millis(length))).await?;
-        if !held {
-            // Once for each lease, however often its holder tries.
-            if self.ends_ms.swap(0, Ordering::Relaxed) > 0 {
+    async fn write(&self, update: JobUpdate) -> Result<(), LeaseError> {
+        let (job, duration) = (self.job.clone(), self.duration);
+        let requested = self.claimed.elapsed();
+        let is_valid = self.queue.inner.writer.write(move |tx| apply(tx, &job, &update, tx.now_ms + millis(duration))).await?;
+        if !is_valid {
+            // Counted once per lease, however often its holder retries.
+            if self.expires_ms.swap(0, Ordering::Relaxed) > 0 {
                 self.queue.inner.metrics.leases_lost.inc();
             }
             return Err(LeaseError::Lost);
         }
-        self.ends_ms.store((asked + self.length).as_millis() as u64, Ordering::Relaxed);
+        self.expires_ms.store((requested + self.duration).as_millis() as u64, Ordering::Relaxed);
         Ok(())
     }
 }
 
 impl From<Checkpoint> for JobUpdate {
-    fn from(Checkpoint { counted, progress, layout, held, events, waiting }: Checkpoint) -> Self {
-        Self { counted, progress: Some(progress), layout, held, events, waiting, ..Self::default() }
+    fn from(Checkpoint { counted, progress, layout, quarantined, events, waiting }: Checkpoint) -> Self {
+        Self { counted, progress: Some(progress), layout, quarantined, events, waiting, ..Self::default() }
     }
 }
 
-/// Makes a write, if the attempt still has the lease; tells whether it had. The task ends with its last job.
-pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &JobUpdate, until_ms: i64) -> rusqlite::Result<bool> {
-    let mut change = write.change;
+/// Applies an update if the attempt still has the lease, and returns whether it had. Finishes the
+/// task if this was its last job. `until_ms` is the new end of the lease.
+pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, update: &JobUpdate, until_ms: i64) -> rusqlite::Result<bool> {
+    let mut change = update.change;
     if let Some((JobChange::Retry | JobChange::Release, _)) = change
         && !tx.rows(&sql::cancel_requested(job.task.id), |_| Ok(()))?.is_empty()
     {
-        // Cancelled before its worker heard of it.
+        // The task was cancelled, and the worker did not know it yet.
         change = Some((JobChange::Cancel, None));
     }
     let (state, due_at) = match change {
@@ -220,33 +229,33 @@ pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &JobUpdate, until_ms: i64
             (state, wait.map(|wait| tx.now_ms + millis(wait)))
         }
     };
-    let grown = write.progress.as_ref().is_some_and(|progress| job.has_progressed(progress));
+    let has_progressed = update.progress.as_ref().is_some_and(|progress| job.has_progressed(progress));
     let changes = sql::JobWrite {
-        name: write.counted.as_ref().and_then(|counted| counted.name.as_deref()),
-        total: write.counted.as_ref().map(|counted| counted.total),
-        progress: write.progress.as_ref(),
-        layout: write.layout.as_deref(),
+        name: update.counted.as_ref().and_then(|counted| counted.name.as_deref()),
+        total: update.counted.as_ref().map(|counted| counted.total),
+        progress: update.progress.as_ref(),
+        layout: update.layout.as_deref(),
         outages: match change {
-            Some((JobChange::Retry, _)) => Some(job.next_outage_count(grown)),
-            None if !grown => None,
+            Some((JobChange::Retry, _)) => Some(job.next_outage_count(has_progressed)),
+            None if !has_progressed => None,
             _ => Some(0),
         },
-        reason: write.reason.as_deref(),
-        waiting: write.waiting.or(change.is_some().then_some(false)),
-        unanswered: write.unanswered,
+        reason: update.reason.as_deref(),
+        waiting: update.waiting.or(change.is_some().then_some(false)),
+        unanswered: update.unanswered,
     };
     if tx.run(&sql::write_job(job.id, job.attempt, state, due_at, &changes))? == 0 {
         return Ok(false);
     }
-    let mut events = Vec::with_capacity(write.events.len() + 2);
-    if let Some(DeviceCount { name, total }) = &write.counted {
+    let mut events = Vec::with_capacity(update.events.len() + 2);
+    if let Some(DeviceCount { name, total }) = &update.counted {
         events.push(Event::Counted { device: job.device, name: name.clone(), total: *total });
     }
-    events.extend(write.events.iter().cloned());
-    if write.change.is_none() && write.progress.is_some() {
+    events.extend(update.events.iter().cloned());
+    if update.change.is_none() && update.progress.is_some() {
         failpoint::hit("heartbeat");
     }
-    for row in &write.held {
+    for row in &update.quarantined {
         tx.run(&sql::insert_quarantined(job.task.id, job.device, row, tx.wall_ms))?;
     }
     let mut final_state = None;
@@ -259,8 +268,8 @@ pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, write: &JobUpdate, until_ms: i64
     Ok(true)
 }
 
-/// How a task ends that has no work left; its last event is added to `events`, and ends it when it is logged. `None`: it has work
-/// left.
+/// If all jobs of the task are finished, appends the final event to `events` and returns the final
+/// state of the task; the caller logs the events. Returns `None` if the task has open jobs.
 pub(super) fn finish_task_if_done(tx: &Tx<'_>, task: &TaskRow, events: &mut Vec<Event>) -> rusqlite::Result<Option<TaskState>> {
     if !tx.rows(&sql::has_open_jobs(task.id), |_| Ok(()))?.is_empty() {
         return Ok(None);
@@ -284,7 +293,7 @@ pub(super) fn finish_task_if_done(tx: &Tx<'_>, task: &TaskRow, events: &mut Vec<
     Ok(Some(TaskState::of(jobs)))
 }
 
-/// A length of time as the queue counts it.
+/// A duration in whole milliseconds, the unit of all times in the queue file.
 pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
 }

@@ -2,8 +2,9 @@
 //!
 //! # Where to look
 //!
-//! [`Queue`] takes tasks and hands out [`Lease`]s; a [`Lease`] is the only way to change a running job; a [`LogTail`] follows a
-//! task's log. All SQL is in `sql/`, all names in `schema.rs`, and `writer/` makes all changes.
+//! [`Queue`] stores tasks and leases their jobs. A [`Lease`] is the only way to change a running
+//! job. A [`LogTail`] follows a task's log. All SQL is in `sql/`, all table and column names are in
+//! `schema.rs`, and all writes go through `writer/`.
 
 mod claim;
 mod clock;
@@ -42,16 +43,16 @@ use data_patch_protocol::task;
 use events::EventHub;
 use task::{LogEntry, QuarantinedRow, TaskId, TaskState};
 
-/// Why the queue did not do what it was asked.
+/// Why a queue operation failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum QueueError {
-    /// The file is locked, its disk is full or fails: trying again is right.
+    /// The file is locked, or its disk is full or failing. Retryable.
     #[error("{0}")]
     Unavailable(Arc<rusqlite::Error>),
-    /// The file, or an entry in it, is not what this service wrote: waiting does not help.
-    #[error("the queue's file is damaged, or was changed by another program: {0}")]
+    /// The file or one of its rows was not written by this service. Not retryable.
+    #[error("the queue file is damaged or was changed by another program: {0}")]
     Damaged(Arc<rusqlite::Error>),
-    /// Nobody knows whether trying again helps.
+    /// An error of another kind; whether a retry helps is unknown.
     #[error("unexpected: {0}")]
     Unknown(Arc<rusqlite::Error>),
     #[error("the queue is closed: the service is stopping")]
@@ -59,7 +60,7 @@ pub enum QueueError {
 }
 
 impl QueueError {
-    /// A word for its kind, for metrics.
+    /// The kind of error, as a metric label.
     pub fn cause(&self) -> &'static str {
         match self {
             Self::Unavailable(_) => "away",
@@ -69,7 +70,7 @@ impl QueueError {
         }
     }
 
-    fn of(error: rusqlite::Error) -> Self {
+    fn from_sqlite(error: rusqlite::Error) -> Self {
         use rusqlite::{Error, ErrorCode as Code};
         let kind = match &error {
             Error::SqliteFailure(failure, _) => match failure.code {
@@ -99,31 +100,35 @@ impl QueueError {
     }
 }
 
-/// A task as it is stored.
+/// A stored task.
 #[derive(Debug, Clone)]
 pub struct TaskRow {
     pub id: TaskId,
     pub thing: Uuid,
     pub topic: String,
+    /// Start of the time range, inclusive.
     pub from: DateTime<Utc>,
+    /// End of the time range, inclusive.
     pub to: DateTime<Utc>,
     pub state: TaskState,
+    /// The sequence number of the last log entry; 0 while the log is empty.
     pub last_seq: u64,
+    /// Milliseconds since 1970, by the wall clock.
     pub created_at_ms: i64,
-    /// Somebody asked to cancel it; its running jobs are stopping.
+    /// The task is being cancelled; its running jobs are stopping.
     pub cancel_requested: bool,
 }
 
-/// How much there is to do.
+/// The work that is left in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backlog {
-    /// Jobs that have not ended.
+    /// Jobs that are not finished.
     pub jobs: u64,
-    /// How long the job that has waited longest has been due; zero where none is.
+    /// How long the oldest due job has been waiting; zero if no job is due.
     pub oldest_due: Duration,
 }
 
-/// A handle; clones are the same queue.
+/// A handle to an open queue. Clones share it.
 #[derive(Clone)]
 pub struct Queue {
     inner: Arc<Inner>,
@@ -135,91 +140,96 @@ struct Inner {
     readers: connection::Readers,
     hub: EventHub,
     clock: clock::QueueClock,
-    /// Told when something may have become claimable.
+    /// Notified when a job may have become claimable.
     work: Notify,
-    /// Told when a task was steered in this process.
-    steered: Notify,
-    owner: instance::ServiceInstance,
+    /// Notified when a task is cancelled in this process.
+    cancel_requests: Notify,
+    instance: instance::ServiceInstance,
     file: probe::Identity,
-    /// Ends the look-out for what other processes write.
-    _listening: DropGuard,
+    /// Stops [`poll_other_processes`] when it is dropped.
+    _polling: DropGuard,
 }
 
 impl Queue {
-    /// A task, if there is one of this id.
+    /// The task with this id, if it exists.
     ///
     /// # Errors
-    /// The file can't be read.
+    /// The file cannot be read.
     pub async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {
         Ok(self.inner.readers.rows(sql::task(id), sql::read_task).await?.pop())
     }
 
-    /// The lines of a task's log after `seq`, in order, at most `limit`.
+    /// At most `limit` entries of a task's log after `seq`, in order.
     ///
     /// # Errors
-    /// The file can't be read.
+    /// The file cannot be read.
     pub async fn log_after(&self, task: TaskId, seq: u64, limit: u64) -> Result<Vec<LogEntry>, QueueError> {
         self.inner.readers.rows(sql::log_after(task, seq, limit), move |row| sql::read_log_entry(task, row)).await
     }
 
-    /// The rows of a task that were held back, with their devices.
+    /// The quarantined rows of a task, each with its device.
     ///
     /// # Errors
-    /// The file can't be read.
+    /// The file cannot be read.
     pub async fn quarantined_rows(&self, task: TaskId) -> Result<Vec<(Uuid, QuarantinedRow)>, QueueError> {
         self.inner.readers.rows(sql::quarantined_rows(task), sql::read_quarantined).await
     }
 
-    /// How much there is to do.
+    /// The number of unfinished jobs, and the age of the oldest due one.
     ///
     /// # Errors
-    /// The file can't be read.
+    /// The file cannot be read.
     pub async fn backlog(&self) -> Result<Backlog, QueueError> {
         let (jobs, due_at) = self.inner.readers.rows(sql::backlog(), sql::read_backlog).await?.pop().unwrap_or_default();
-        // Of a job that is running the end of its lease counts, which is not over.
+        // The `due_at` of a running job is the end of its lease. It lies in the future, so it
+        // counts as no wait.
         let waited_ms = due_at.map_or(0, |due_at| self.inner.clock.steady_ms().saturating_sub(due_at));
         Ok(Backlog { jobs, oldest_due: Duration::from_millis(waited_ms.try_into().unwrap_or(0)) })
     }
 
-    /// Follows a task's log from the line after `after`.
+    /// Follows a task's log from the entry after `after`.
     pub fn tail(&self, task: TaskId, after: u64) -> LogTail {
         LogTail::new(self.clone(), self.inner.hub.subscribe(task), task, after)
     }
 
-    /// Waits until something may have become claimable in this process. Work of other processes is found by asking.
+    /// Waits until a job may have become claimable in this process. Work that other processes add
+    /// is only found by polling.
     pub async fn work_arrived(&self) {
         self.inner.work.notified().await;
     }
 
-    /// Waits until a task is steered (cancelled) in this process. What other processes steer is found by asking.
-    pub async fn task_steered(&self) {
-        self.inner.steered.notified().await;
+    /// Waits until a task is cancelled in this process. Cancellations by other processes are only
+    /// found by polling [`tasks_being_cancelled`](Self::tasks_being_cancelled).
+    pub async fn cancel_requested(&self) {
+        self.inner.cancel_requests.notified().await;
     }
 
-    /// The tasks that somebody asked to cancel and whose running jobs have not all stopped yet.
+    /// The tasks that are being cancelled and still have running jobs.
     ///
     /// # Errors
-    /// The file can't be read.
+    /// The file cannot be read.
     pub async fn tasks_being_cancelled(&self) -> Result<Vec<TaskId>, QueueError> {
         self.inner.readers.rows(sql::tasks_being_cancelled(), sql::read_task_id).await
     }
 
-    /// Removes tasks that ended before `before_ms`, a few at a time so that nobody waits for long. Returns how many.
+    /// Removes tasks that finished before `before_ms` (milliseconds since 1970) and returns their
+    /// number. They are removed in several transactions, so that other writers do not wait for
+    /// long.
     ///
     /// # Errors
-    /// The file can't be written.
+    /// The file cannot be written.
     pub async fn prune(&self, before_ms: i64) -> Result<u64, QueueError> {
         let mut removed = 0;
         loop {
-            // A task may have thousands of jobs and lines, or one.
-            let some = move |tx: &mut writer::Tx<'_>| {
+            // One task at a time: a task may have one row or many thousands.
+            let prune = move |tx: &mut writer::Tx<'_>| {
                 let mut tasks = 0;
                 while !tx.is_full() && tx.run(&sql::prune(before_ms, 1))? > 0 {
                     tasks += 1;
                 }
                 Ok((tasks, tx.is_full()))
             };
-            let (tasks, is_full) = self.inner.writer.write_large(some).await?;
+            let (tasks, is_full) = self.inner.writer.write_large(prune).await?;
             removed += tasks;
             if !is_full {
                 return Ok(removed);
@@ -227,33 +237,37 @@ impl Queue {
         }
     }
 
-    /// What it counts.
+    /// The queue's metrics.
     pub fn metrics(&self) -> &QueueMetrics {
         &self.inner.metrics
     }
 
-    /// Waits until the thread that writes has died. Nothing can be stored any more, and the process should end.
+    /// Waits until the writer thread has panicked. Nothing can be written any more, so the process
+    /// should exit.
     pub async fn writer_died(&self) {
         self.inner.writer.died().await;
     }
 
-    /// Milliseconds since 1970 by the wall clock.
+    /// The wall-clock time in milliseconds since 1970.
     pub fn now_ms(&self) -> i64 {
         self.inner.clock.wall_ms()
     }
 
-    /// Finishes the changes that wait, hands back the leases that workers of this service could not hand back themselves, and
-    /// closes the file. What is asked later is refused.
+    /// Completes the pending writes, releases the leases that this service still has, and closes
+    /// the file. Later calls return [`QueueError::Closed`].
     pub async fn close(&self) {
         let owner = self.owner();
         match self.inner.writer.write(move |tx| tx.run(&sql::release_all(&owner, tx.now_ms))).await {
             Ok(0) | Err(QueueError::Closed) => {}
             Ok(jobs) => {
-                tracing::warn!(jobs, "jobs were handed back by the queue; they go on from their cursors at the next start");
+                tracing::warn!(
+                    jobs,
+                    "the queue released leases that workers had not released; the jobs resume from their checkpoints at the next start"
+                );
             }
             Err(error) => {
-                tracing::warn!(%error, "leases could not be handed back; the next service on this queue ends them");
-                self.inner.owner.leave_leases();
+                tracing::warn!(%error, "leases could not be released; the next service on this queue expires them");
+                self.inner.instance.keep_lock_file();
             }
         }
         self.inner.writer.close().await;
@@ -261,11 +275,12 @@ impl Queue {
     }
 }
 
-/// Tells watchers here of lines that other processes wrote to the same file.
+/// Signals log entries that other processes wrote to the same file to the subscribers in this
+/// process.
 async fn poll_other_processes(readers: connection::Readers, hub: EventHub, stop: CancellationToken) {
-    /// What a watcher waits for a line of another process, at the most.
-    const POLL_INTERVAL: std::time::Duration = std::time::Duration::from_millis(250);
-    /// SQLite's limit of variables in a statement is far above it.
+    /// The longest delay until a subscriber sees an entry of another process.
+    const POLL_INTERVAL: Duration = Duration::from_millis(250);
+    /// Far below SQLite's limit on the variables of a statement.
     const MAX_TASKS_PER_QUERY: usize = 500;
     let mut ticks = tokio::time::interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -275,7 +290,7 @@ async fn poll_other_processes(readers: connection::Readers, hub: EventHub, stop:
             _ = ticks.tick() => {}
         }
         for tasks in hub.subscribed_tasks().chunks(MAX_TASKS_PER_QUERY) {
-            // A file that can't be read just now can be in a moment, and others report it.
+            // A failed read is retried at the next tick. Other readers report the error.
             let lengths = readers.rows(sql::last_seqs(tasks), sql::read_log_length).await.unwrap_or_default();
             for (task, last_seq) in lengths {
                 hub.advance_tail(task, last_seq);

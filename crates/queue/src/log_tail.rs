@@ -1,4 +1,4 @@
-//! Following a log: first what is stored, then what is told live, with no seam between the two.
+//! Follows a task's log: first the stored entries, then the live ones, without a gap in between.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -8,36 +8,39 @@ use crate::{
     task::TaskId,
 };
 
-/// Lines read from the file at once.
+/// Entries per read from the file.
 const PAGE: u64 = 256;
 
-/// A task's log from some line on; each line once, in order.
+/// A task's log from some entry on. Returns each entry once, in order.
 pub struct LogTail {
     queue: Queue,
     subscription: Subscription,
     task: TaskId,
-    /// The number of the line that comes next.
+    /// The sequence number of the next entry.
     next_seq: u64,
     stored: VecDeque<Arc<EncodedEvent>>,
-    /// There may be lines in the file that were not told live to this watch.
+    /// The file may have entries that were not received live.
     catching_up: bool,
     ended: bool,
 }
 
 impl LogTail {
-    /// `ear` must have been listening before this: what is written between reading and listening would be missed.
+    /// `subscription` must exist before the first read: an entry that is committed between a read
+    /// and a later subscription would be missed.
     pub(super) fn new(queue: Queue, subscription: Subscription, task: TaskId, after: u64) -> Self {
         Self { queue, subscription, task, next_seq: after + 1, stored: VecDeque::new(), catching_up: true, ended: false }
     }
 
-    /// Waits for the next line; `None` after the one that ends the task.
+    /// Waits for the next entry. Returns `None` after the one that finishes the task.
+    ///
+    /// Cancel-safe: no entry is lost if the future is dropped.
     ///
     /// # Errors
-    /// The file can't be read; asking again is right, and misses nothing. So does who stops waiting.
+    /// The file cannot be read. Retryable without losing entries.
     pub async fn next(&mut self) -> Result<Option<Arc<EncodedEvent>>, QueueError> {
         while !self.ended {
-            if let Some(told) = self.stored.pop_front() {
-                return Ok(Some(self.advance(told)));
+            if let Some(event) = self.stored.pop_front() {
+                return Ok(Some(self.advance(event)));
             }
             if self.catching_up {
                 let page = self.queue.log_after(self.task, self.next_seq - 1, PAGE).await?;
@@ -46,8 +49,8 @@ impl LogTail {
                 continue;
             }
             match self.subscription.next().await {
-                Some(EventSignal::Published(told)) if told.entry.seq == self.next_seq => return Ok(Some(self.advance(told))),
-                Some(EventSignal::Published(told)) => self.catching_up = told.entry.seq > self.next_seq,
+                Some(EventSignal::Published(event)) if event.entry.seq == self.next_seq => return Ok(Some(self.advance(event))),
+                Some(EventSignal::Published(event)) => self.catching_up = event.entry.seq > self.next_seq,
                 Some(EventSignal::TailAdvanced(last_seq)) => self.catching_up = last_seq >= self.next_seq,
                 None => self.catching_up = true,
             }
@@ -55,9 +58,9 @@ impl LogTail {
         Ok(None)
     }
 
-    fn advance(&mut self, told: Arc<EncodedEvent>) -> Arc<EncodedEvent> {
-        self.next_seq = told.entry.seq + 1;
-        self.ended = told.entry.final_state.is_some();
-        told
+    fn advance(&mut self, event: Arc<EncodedEvent>) -> Arc<EncodedEvent> {
+        self.next_seq = event.entry.seq + 1;
+        self.ended = event.entry.final_state.is_some();
+        event
     }
 }

@@ -1,4 +1,4 @@
-//! What the queue counts and measures.
+//! Metrics of the queue.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -13,20 +13,21 @@ pub struct CauseLabel {
     pub cause: &'static str,
 }
 
-/// Metrics of a queue. Clones count together; whoever exports metrics registers them.
+/// The metrics of a queue. Clones share their values. The service registers them in its registry.
 #[derive(Debug, Clone)]
 pub struct QueueMetrics {
     /// Transactions that failed.
     pub errors: Family<CauseLabel, Counter>,
-    /// Leases that ended before the work on their jobs did.
+    /// Leases that were lost before the work on their jobs ended.
     pub leases_lost: Counter,
-    /// Duration of `COMMIT` alone: the time that the disk takes.
+    /// Duration of `COMMIT` in seconds, which is mostly the time of the disk.
     pub commit_seconds: Histogram,
-    /// From the request for jobs to their leases, including the wait for the writer.
+    /// Seconds from the call of [`Queue::claim`](crate::Queue::claim) to its leases, including the
+    /// wait for the writer.
     pub claim_seconds: Histogram,
 }
 
-/// Upper bounds in seconds: from a fast disk to one that stalls.
+/// Histogram buckets in seconds, from a fast disk to one that stalls.
 const SECONDS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
 impl Default for QueueMetrics {

@@ -1,4 +1,4 @@
-//! Opening the file: its directory, its tables, and what can be wrong with it.
+//! Opening the queue file: its directory, its migrations, and the errors that can occur.
 
 use std::{str::FromStr, sync::Arc};
 
@@ -23,65 +23,65 @@ use crate::{events::EventHub, metrics::QueueMetrics};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 
-/// Where a queue is, and how it is read.
+/// Where the queue file is, and how it is read.
 #[derive(Debug, Clone)]
 pub struct QueueOptions {
     /// `sqlite://path`. The file is created if it does not exist.
     pub url: String,
-    /// Connections that read; writing has one of its own.
+    /// The number of read connections. Writes use one further connection.
     pub read_connections: u32,
 }
 
-/// Why the queue file can't be used, and what helps.
+/// Why the queue file cannot be used, and how to fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("queue file {file}: {source}")]
     Url { file: String, source: sqlx::Error },
-    #[error("queue file {file}: its directory can't be made or written: {source}")]
+    #[error("queue file {file}: its directory cannot be created or written: {source}")]
     Directory { file: String, source: std::io::Error },
-    #[error("queue file {file} can't be opened: {source}. Its directory must exist and be writable for this user")]
+    #[error("queue file {file} cannot be opened: {source}. Its directory must exist and be writable for this user")]
     Open { file: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error(
-        "queue file {file} is locked by another program. Services share a file gladly; end what holds it alone (a backup, a shell)"
+        "queue file {file} is locked exclusively by another program. Services can share a file; end the program that locks it (a backup, a shell)"
     )]
     Locked { file: String },
     #[error(
-        "queue file {file} is damaged or no SQLite database ({source}). Move it away to start with an empty queue, or put a backup in its place"
+        "queue file {file} is damaged or not an SQLite database ({source}). Move it away to start with an empty queue, or restore a backup"
     )]
     Damaged { file: String, source: sqlx::Error },
     #[error(
-        "queue file {file} was written by a newer version (migration {version} is unknown here). Start that version or a later one"
+        "queue file {file} was written by a newer version (migration {version} is unknown to this one). Start that version or a later one"
     )]
     Newer { file: String, version: i64 },
-    #[error("queue file {file}: its tables can't be brought up to date: {source}")]
+    #[error("queue file {file}: its tables cannot be migrated: {source}")]
     Migrate { file: String, source: MigrateError },
 }
 
 impl Queue {
-    /// Opens the queue, makes it where there is none, and brings its tables up to date.
+    /// Opens the queue. Creates the file if it does not exist, and migrates its tables.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(options: &QueueOptions, clock: Clock) -> Result<Self, OpenError> {
         let file = options.url.clone();
-        let connect = durable(&options.url).map_err(|source| OpenError::Url { file: file.clone(), source })?;
+        let connect = migration_options(&options.url).map_err(|source| OpenError::Url { file: file.clone(), source })?;
         let path = connect.get_filename().to_owned();
         if let Some(directory) = path.parent().filter(|path| !path.as_os_str().is_empty()) {
             std::fs::create_dir_all(directory).map_err(|source| OpenError::Directory { file: file.clone(), source })?;
         }
-        let one = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(connect);
-        migrate(&one).await.map_err(|error| explain(file.clone(), error))?;
-        one.close().await;
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(connect);
+        migrate(&pool).await.map_err(|error| open_error_of(file.clone(), error))?;
+        pool.close().await;
 
-        let owner = ServiceInstance::register(&path).map_err(|source| OpenError::Directory { file: file.clone(), source })?;
+        let instance = ServiceInstance::register(&path).map_err(|source| OpenError::Directory { file: file.clone(), source })?;
         let (hub, metrics) = (EventHub::default(), QueueMetrics::default());
-        let cannot = |source| OpenError::Open { file: file.clone(), source };
-        let connection = connection::connect(&path).map_err(|error| cannot(error.into()))?;
+        let open_error = |source| OpenError::Open { file: file.clone(), source };
+        let connection = connection::connect(&path).map_err(|error| open_error(error.into()))?;
         connection::drop_statistics(&connection);
-        let clock = QueueClock::open(&connection, clock).map_err(|error| cannot(error.into()))?;
-        let file = Identity::of(&path).map_err(|error| cannot(error.into()))?;
+        let clock = QueueClock::open(&connection, clock).map_err(|error| open_error(error.into()))?;
+        let file = Identity::of(&path).map_err(|error| open_error(error.into()))?;
         let writer =
-            Writer::start(connection, hub.clone(), clock.clone(), metrics.clone()).map_err(|error| cannot(error.into()))?;
+            Writer::start(connection, hub.clone(), clock.clone(), metrics.clone()).map_err(|error| open_error(error.into()))?;
         let readers = Readers::new(path, options.read_connections);
         let stop = CancellationToken::new();
         tokio::spawn(poll_other_processes(readers.clone(), hub.clone(), stop.clone()));
@@ -93,21 +93,21 @@ impl Queue {
                 hub,
                 clock,
                 work: Notify::new(),
-                steered: Notify::new(),
-                owner,
+                cancel_requests: Notify::new(),
+                instance,
                 file,
-                _listening: stop.drop_guard(),
+                _polling: stop.drop_guard(),
             }),
         })
     }
 }
 
-/// The file as it is opened to bring its tables up to date: durable at each commit.
-fn durable(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
+/// The connection options for migrations.
+fn migration_options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
     Ok(SqliteConnectOptions::from_str(url)?
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
-        // FULL: a commit is on the disk before anybody hears of it.
+        // FULL: a commit is on disk before it is reported.
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(BUSY_TIMEOUT))
@@ -119,24 +119,26 @@ async fn migrate(pool: &SqlitePool) -> Result<(), MigrateError> {
         crate::failpoint::hit("migration");
         true
     });
-    let mut tried = 0;
+    let mut attempts = 0;
     loop {
-        tried += 1;
+        attempts += 1;
         match MIGRATIONS.run(pool).await {
-            // Two services that start at once on a new file both try; the second finds the work done.
-            Err(MigrateError::Execute(_) | MigrateError::ExecuteMigration(..)) if tried < 3 => {}
-            done => return done,
+            // If two services start on a new file at once, both migrate, and the loser finds the
+            // work done at its next attempt.
+            Err(MigrateError::Execute(_) | MigrateError::ExecuteMigration(..)) if attempts < 3 => {}
+            result => return result,
         }
     }
 }
 
-fn explain(file: String, error: MigrateError) -> OpenError {
+fn open_error_of(file: String, error: MigrateError) -> OpenError {
     let source = match error {
         MigrateError::VersionMissing(version) => return OpenError::Newer { file, version },
         MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => source,
         source => return OpenError::Migrate { file, source },
     };
-    // SQLite's primary result codes; an extended one has the primary in its low byte.
+    // The low byte of an extended result code is the primary one
+    // (<https://sqlite.org/rescode.html>): BUSY, LOCKED; CORRUPT, NOTADB; READONLY, CANTOPEN.
     let code = source.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok()).map(|code| code & 0xff);
     match code {
         Some(5 | 6) => OpenError::Locked { file },

@@ -1,4 +1,4 @@
-//! Whether the queue can be written, tried by writing.
+//! Checks that the queue file can be written and still is the file that was opened.
 
 use std::{
     fs, io,
@@ -10,21 +10,21 @@ use tokio::task::spawn_blocking;
 
 use super::{Queue, QueueError, writer::Tx};
 
-/// Why the queue can't be written, or what is written would be lost.
+/// Why the queue cannot be written, or why its writes would be lost.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     #[error(transparent)]
     Queue(#[from] QueueError),
     #[error(
-        "queue file {file} was removed or replaced while it is in use: what this service stores is lost when it ends. \
-         Move the right file back, or restart the service to go on with what is there now"
+        "queue file {file} was removed or replaced while it is in use: everything this service stores is lost when it ends. \
+         Restore the original file, or restart the service to continue with the current one"
     )]
     Replaced { file: String },
-    #[error("queue file {file} can't be looked at: {source}")]
+    #[error("the metadata of queue file {file} cannot be read: {source}")]
     Unreadable { file: String, source: io::Error },
 }
 
-/// The file that was opened, told from another that has its name later.
+/// Identifies the file that was opened, even if another one has its name later.
 #[derive(Debug, Clone)]
 pub(super) struct Identity {
     path: PathBuf,
@@ -38,7 +38,7 @@ impl Identity {
         Ok(Self { path: path.to_owned(), file: (metadata.dev(), metadata.ino()) })
     }
 
-    /// Bytes of the file and of its write-ahead log.
+    /// The size of the file and its write-ahead log in bytes.
     pub fn bytes(&self) -> u64 {
         [self.path.clone(), self.log()].iter().filter_map(|path| fs::metadata(path).ok()).map(|metadata| metadata.len()).sum()
     }
@@ -49,7 +49,8 @@ impl Identity {
         name.into()
     }
 
-    /// The write-ahead log holds what was committed last, and is there as long as a connection is.
+    /// Checks the file and its write-ahead log, which contains the latest commits and exists while
+    /// a connection is open.
     fn check(&self) -> Result<(), ProbeError> {
         let file = || self.path.display().to_string();
         let lost = |error: io::Error| match error.kind() {
@@ -63,17 +64,17 @@ impl Identity {
 }
 
 impl Queue {
-    /// Commits a small change, and looks whether the file that it went to still is the one of its name.
+    /// Commits a small change and checks that the path still names the file that was written.
     ///
     /// # Errors
-    /// The file can't be written, or it was removed or replaced.
+    /// The file cannot be written, or it was removed or replaced.
     pub async fn probe(&self) -> Result<(), ProbeError> {
         self.inner.writer.write(|tx: &mut Tx<'_>| tx.touch()).await?;
         let file = self.inner.file.clone();
         spawn_blocking(move || file.check()).await.map_err(|_| QueueError::Closed)?
     }
 
-    /// Bytes that the queue takes on the disk.
+    /// The size of the queue on disk in bytes.
     pub async fn disk_bytes(&self) -> u64 {
         let file = self.inner.file.clone();
         spawn_blocking(move || file.bytes()).await.unwrap_or_default()

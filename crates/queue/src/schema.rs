@@ -1,4 +1,4 @@
-//! The names of `migrations/`.
+//! The tables and columns of `migrations/`.
 
 use sea_query::Iden;
 
@@ -68,7 +68,8 @@ pub enum Quarantine {
     QuarantinedAt,
 }
 
-/// Indexes that statements name. Those of a primary key or a `UNIQUE` are named by SQLite.
+/// Indexes that statements name in `INDEXED BY`. SQLite chooses the names of the indexes of a
+/// primary key or `UNIQUE` constraint.
 pub mod index {
     /// `task (id)`
     pub const TASK_ID: &str = "sqlite_autoindex_task_1";

@@ -1,45 +1,46 @@
-//! Taking a task in, and cancelling one.
+//! Submitting and cancelling tasks.
 
 use super::{Queue, QueueError, TaskRow, lease, sql, writer::Tx};
 use crate::task::{Event, NewTask, TaskId};
 
-/// What became of a request.
+/// The result of a submission.
 #[derive(Debug, Clone)]
 pub enum Submitted {
     Created(TaskId),
-    /// There is a task of the same `request_id`, and it was asked for the same.
+    /// A task with the same `request_id` and the same fields exists.
     Existing(TaskRow),
-    /// There is one that was asked for something else; in these fields, as requests name them.
+    /// A task with the same `request_id` and other values exists. `fields` are the differing
+    /// fields, by their names in a request.
     Conflict {
         task: TaskId,
         fields: Vec<&'static str>,
     },
 }
 
-/// What became of a wish to cancel.
+/// The result of a cancellation.
 #[derive(Debug, Clone)]
 pub struct Cancelled {
-    /// The task as it is now.
+    /// The task after the cancellation.
     pub task: TaskRow,
-    /// It had ended before, and nothing was changed.
+    /// The task was finished before; nothing was changed.
     pub already_finished: bool,
 }
 
 impl Queue {
-    /// Stores a task with its jobs; durable when this returns.
+    /// Stores a task with one job per device. The task is durable when this returns.
     ///
     /// # Errors
-    /// The file can't be written; nothing was stored.
+    /// The file cannot be written; nothing was stored.
     pub async fn submit(&self, task: NewTask) -> Result<Submitted, QueueError> {
         self.submit_with_log(task, Vec::new()).await
     }
 
-    /// As [`submit`](Self::submit); a new task's log begins with `events`.
+    /// Like [`submit`](Self::submit). If the task is new, its log begins with `events`.
     ///
     /// # Errors
-    /// The file can't be written; nothing was stored.
+    /// The file cannot be written; nothing was stored.
     pub async fn submit_with_log(&self, task: NewTask, events: Vec<Event>) -> Result<Submitted, QueueError> {
-        /// Devices from which a task is a large change.
+        /// A task with this many devices is a large change.
         const LARGE_TASK_DEVICES: usize = 100;
         let is_large = task.devices.len() >= LARGE_TASK_DEVICES;
         let submit = move |tx: &mut Tx<'_>| submit(tx, &task, &events);
@@ -49,14 +50,15 @@ impl Queue {
         Ok(submitted)
     }
 
-    /// Ends the jobs of a task that wait, and asks its running jobs to stop. The task ends when the last of them has reported, so
-    /// its last line counts exactly what was published. `None`: there is no such task.
+    /// Cancels the queued jobs of a task and asks its running jobs to stop. The task finishes when
+    /// the last job has stopped, so the counts of its final event are exact. Returns `None` if the
+    /// task does not exist.
     ///
     /// # Errors
-    /// The file can't be written; nothing was changed.
+    /// The file cannot be written; nothing was changed.
     pub async fn cancel(&self, task: TaskId) -> Result<Option<Cancelled>, QueueError> {
         let cancelled = self.inner.writer.write(move |tx| cancel(tx, task)).await?;
-        self.inner.steered.notify_one();
+        self.inner.cancel_requests.notify_one();
         Ok(cancelled)
     }
 }
@@ -95,7 +97,7 @@ fn submit(tx: &mut Tx<'_>, task: &NewTask, events: &[Event]) -> rusqlite::Result
     Ok(Submitted::Created(id))
 }
 
-/// The fields in which a request differs from the task that an earlier one made.
+/// The fields in which a request differs from the task of an earlier request.
 fn differences(tx: &Tx<'_>, task: &NewTask, row: &TaskRow) -> rusqlite::Result<Vec<&'static str>> {
     let devices = tx.rows(&sql::devices(row.id), sql::read_device)?;
     let differs = [

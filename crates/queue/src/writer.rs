@@ -1,6 +1,7 @@
-//! The one writer, a thread of its own. Whatever arrives before a transaction is committed goes into it, so that many small
-//! changes share one flush of the disk (group commit), and nobody hears of a change, or of a log line, before it is on the
-//! disk. Large changes, such as a task of ten thousand devices, take turns with the small ones.
+//! The single writer thread. Requests that arrive before a transaction commits join it, so that
+//! many small changes share one flush to disk (group commit). A request is answered, and its log
+//! entries are published, only after the commit. Large requests, such as a task of ten thousand
+//! devices, alternate with the small ones.
 
 #[cfg(test)]
 mod tests;
@@ -18,24 +19,26 @@ use crate::{
     metrics::QueueMetrics,
     task::{Event, LogEntry, TaskId, TaskState},
 };
+use thread::WriterThread;
 
-/// Changes that may wait for the writer; later ones wait to be queued.
+/// Requests that may wait in the channel; senders of further ones wait.
 const CHANNEL_CAPACITY: usize = 1_024;
-/// Large changes that may wait for the writer: each can hold ten thousand devices in memory.
+/// Large requests that may wait. Each can keep ten thousand devices in memory.
 const LARGE_REQUEST_PERMITS: usize = 16;
 
-/// Rows after which a transaction takes no further change. One change may have more, since it is made whole or not at all.
+/// A transaction with this many changed rows accepts no further request. A single request may
+/// change more, because it is applied as a whole.
 const MAX_ROWS_PER_TRANSACTION: u64 = 2_000;
 
 /// An open transaction, and the log entries to publish once it is committed.
 pub(super) struct Tx<'a> {
     connection: &'a Connection,
-    /// Of the steady clock, for what waits and for leases.
+    /// The steady clock, in milliseconds: for due times and leases.
     pub now_ms: i64,
-    /// Of the wall clock, for people.
+    /// The wall clock, in milliseconds since 1970: for times that are shown.
     pub wall_ms: i64,
     events: Vec<LogEntry>,
-    /// What the connection had changed before this transaction.
+    /// The connection's count of changed rows when this transaction began.
     changes_before: u64,
 }
 
@@ -45,28 +48,29 @@ impl<'a> Tx<'a> {
         Self { connection, now_ms, wall_ms, events: Vec::new(), changes_before: connection.total_changes() }
     }
 
-    /// Changes the file and nothing in it: SQLite's number for the application, which nobody else here uses.
+    /// Writes to the file without changing a table: increments `user_version`, which this
+    /// application does not use otherwise.
     pub fn touch(&mut self) -> rusqlite::Result<()> {
         let number: i32 = self.connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         self.connection.pragma_update(None, "user_version", number.wrapping_add(1))
     }
 
-    /// Whether it has so many rows that no further change should join it.
+    /// Whether the transaction has so many changed rows that no further request should join it.
     pub fn is_full(&self) -> bool {
         self.changed() >= MAX_ROWS_PER_TRANSACTION
     }
 
-    /// Rows that it has inserted, updated or deleted, those of cascades included.
+    /// Rows inserted, updated or deleted so far, including those of cascades.
     fn changed(&self) -> u64 {
         self.connection.total_changes() - self.changes_before
     }
 
-    /// Runs a statement that returns no rows; returns how many it has changed.
+    /// Runs a statement that returns no rows. Returns the number of rows it changed.
     pub fn run(&self, statement: &sql::Statement<'_>) -> rusqlite::Result<usize> {
         connection::run(self.connection, statement)
     }
 
-    /// Runs a statement, and reads all rows that it returns.
+    /// Runs a statement and reads all rows that it returns.
     pub fn rows<T>(
         &self,
         statement: &sql::Statement<'_>,
@@ -75,7 +79,8 @@ impl<'a> Tx<'a> {
         connection::rows(self.connection, statement, read)
     }
 
-    /// Appends events to a task's log. With `final_state` the last of them ends the task. Returns the number of the last.
+    /// Appends events to a task's log and returns the sequence number of the last one. With
+    /// `final_state`, the last event finishes the task.
     pub fn log(&mut self, task: TaskId, events: Vec<Event>, final_state: Option<TaskState>) -> rusqlite::Result<u64> {
         let before = self.rows(&sql::last_seq(task), sql::read_last_seq)?.pop();
         let before = before.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
@@ -102,32 +107,33 @@ impl<'a> Tx<'a> {
     }
 }
 
-/// A change that waits for its turn.
+/// A pending request to the writer.
 trait WriteRequest: Send {
-    /// Makes it; once more, if what it did was undone.
+    /// Applies the change. Called again if its transaction was rolled back because of another
+    /// request.
     fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()>;
     fn kind(&self) -> RequestKind;
-    /// Answers whoever asked for it, after the commit or instead of it.
+    /// Answers the requester, after the commit or its failure.
     fn respond(self: Box<Self>, committed: Result<(), QueueError>);
 }
 
-/// When a change is made.
+/// When a request is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RequestKind {
-    /// As it comes.
+    /// In order of arrival.
     Small,
-    /// After all small changes of its transaction.
+    /// After all small requests of its transaction.
     EndOfBatch,
-    /// In transactions of their own, in turn with those of small changes.
+    /// In separate transactions, which alternate with those of small requests.
     Large,
 }
 
 struct Pending<W, T> {
-    work: W,
-    order: RequestKind,
+    apply: W,
+    kind: RequestKind,
     value: Option<T>,
-    /// Its place among the large changes that may wait.
-    _place: Option<OwnedSemaphorePermit>,
+    /// Its share of [`LARGE_REQUEST_PERMITS`].
+    _permit: Option<OwnedSemaphorePermit>,
     answer: oneshot::Sender<Result<T, QueueError>>,
 }
 
@@ -137,106 +143,109 @@ where
     T: Send,
 {
     fn apply(&mut self, tx: &mut Tx<'_>) -> rusqlite::Result<()> {
-        self.value = Some((self.work)(tx)?);
+        self.value = Some((self.apply)(tx)?);
         Ok(())
     }
 
     fn kind(&self) -> RequestKind {
-        self.order
+        self.kind
     }
 
     fn respond(self: Box<Self>, committed: Result<(), QueueError>) {
         let Self { value, answer, .. } = *self;
-        // Who asked may have given up waiting.
+        // The requester may have stopped waiting.
         let _ = answer.send(committed.and_then(|()| value.ok_or(QueueError::Closed)));
     }
 }
 
-/// The way to the one writer.
+/// A handle to the writer thread.
 pub(super) struct Writer {
-    /// `None` once it is closed.
-    changes: Mutex<Option<mpsc::Sender<Box<dyn WriteRequest>>>>,
+    /// `None` once the writer is closed.
+    requests: Mutex<Option<mpsc::Sender<Box<dyn WriteRequest>>>>,
     large: Arc<Semaphore>,
-    ended: CancellationToken,
+    stopped: CancellationToken,
 }
 
 impl Writer {
-    /// Starts writing.
+    /// Starts the writer thread.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The operating system cannot create a thread.
     pub fn start(connection: Connection, hub: EventHub, clock: QueueClock, metrics: QueueMetrics) -> std::io::Result<Self> {
-        let (changes, waiting) = mpsc::channel(CHANNEL_CAPACITY);
-        let ended = CancellationToken::new();
-        let end = ended.clone().drop_guard();
+        let (requests, receiver) = mpsc::channel(CHANNEL_CAPACITY);
+        let stopped = CancellationToken::new();
+        let stopped_guard = stopped.clone().drop_guard();
         std::thread::Builder::new().name("queue-writer".to_owned()).spawn(move || {
-            // Dropped at the very end, and also when the thread panics.
-            let _end = end;
-            thread::Pen::new(connection, hub, clock, metrics, waiting).run();
+            // Dropped when the thread ends, also when it panics.
+            let _stopped_guard = stopped_guard;
+            WriterThread::new(connection, hub, clock, metrics, receiver).run();
         })?;
-        Ok(Self { changes: Mutex::new(Some(changes)), large: Arc::new(Semaphore::new(LARGE_REQUEST_PERMITS)), ended })
+        Ok(Self { requests: Mutex::new(Some(requests)), large: Arc::new(Semaphore::new(LARGE_REQUEST_PERMITS)), stopped })
     }
 
-    /// Makes a change; returns once it is on the disk. `work` runs again if the change of another has failed beside it.
-    pub async fn write<T, W>(&self, work: W) -> Result<T, QueueError>
+    /// Applies a change and returns once it is durable. `apply` may run more than once: its
+    /// transaction is rolled back and repeated if another request in it fails.
+    pub async fn write<T, W>(&self, apply: W) -> Result<T, QueueError>
     where
         W: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.enqueue(work, RequestKind::Small).await
+        self.enqueue(apply, RequestKind::Small).await
     }
 
-    /// As [`write`](Self::write), after all other small changes of its transaction.
-    pub async fn write_at_end_of_batch<T, W>(&self, work: W) -> Result<T, QueueError>
+    /// Like [`write`](Self::write), but applied after all small requests of its transaction.
+    pub async fn write_at_end_of_batch<T, W>(&self, apply: W) -> Result<T, QueueError>
     where
         W: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.enqueue(work, RequestKind::EndOfBatch).await
+        self.enqueue(apply, RequestKind::EndOfBatch).await
     }
 
-    /// As [`write`](Self::write), for a change of hundreds of rows and more: small changes do not wait behind several of them.
-    pub async fn write_large<T, W>(&self, work: W) -> Result<T, QueueError>
+    /// Like [`write`](Self::write), for a change of hundreds of rows or more. A small request waits
+    /// for at most one large transaction.
+    pub async fn write_large<T, W>(&self, apply: W) -> Result<T, QueueError>
     where
         W: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        self.enqueue(work, RequestKind::Large).await
+        self.enqueue(apply, RequestKind::Large).await
     }
 
-    async fn enqueue<T, W>(&self, work: W, order: RequestKind) -> Result<T, QueueError>
+    async fn enqueue<T, W>(&self, apply: W, kind: RequestKind) -> Result<T, QueueError>
     where
         W: FnMut(&mut Tx<'_>) -> rusqlite::Result<T> + Send + 'static,
         T: Send + 'static,
     {
-        let place = match order {
+        let permit = match kind {
             // The semaphore is never closed.
             RequestKind::Large => Arc::clone(&self.large).acquire_owned().await.ok(),
             RequestKind::Small | RequestKind::EndOfBatch => None,
         };
-        let changes = self.changes().clone().ok_or(QueueError::Closed)?;
+        let requests = self.requests().clone().ok_or(QueueError::Closed)?;
         let (answer, answered) = oneshot::channel();
-        let change = Box::new(Pending { work, order, value: None, _place: place, answer });
-        changes.send(change).await.map_err(|_| QueueError::Closed)?;
+        let request = Box::new(Pending { apply, kind, value: None, _permit: permit, answer });
+        requests.send(request).await.map_err(|_| QueueError::Closed)?;
         answered.await.map_err(|_| QueueError::Closed)?
     }
 
-    /// Takes no more changes, and returns when those that wait are made.
+    /// Rejects further requests and returns when the pending ones are done.
     pub async fn close(&self) {
-        drop(self.changes().take());
-        self.ended.cancelled().await;
+        drop(self.requests().take());
+        self.stopped.cancelled().await;
     }
 
-    /// Waits until the thread ends without having been asked to: it has panicked.
+    /// Waits until the thread ends without [`close`](Self::close), which means that it has
+    /// panicked.
     pub async fn died(&self) {
-        self.ended.cancelled().await;
-        if self.changes().is_none() {
+        self.stopped.cancelled().await;
+        if self.requests().is_none() {
             std::future::pending::<()>().await;
         }
     }
 
-    fn changes(&self) -> MutexGuard<'_, Option<mpsc::Sender<Box<dyn WriteRequest>>>> {
-        // Nothing panics while it is locked.
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn requests(&self) -> MutexGuard<'_, Option<mpsc::Sender<Box<dyn WriteRequest>>>> {
+        // No code panics while it holds this lock.
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! Jobs: put in the queue, claimed, and changed by whoever has the lease.
+//! Jobs: inserted, claimed, and changed by the holder of the lease.
 
 use rusqlite::Row;
 use sea_query::{Expr, ExprTrait, Order, Query};
@@ -41,8 +41,9 @@ pub fn read_device(row: &Row<'_>) -> Result<Uuid> {
     uuid(row, "device_id")
 }
 
-/// Which jobs of a task are looked at for a claim. A job suspected of two crashes or more is a suspect
-/// (`crash::ISOLATE_AFTER`); the number stands in the statements, since SQLite takes a partial index for no parameter.
+/// Which jobs of a task a claim considers. A suspect is a job with at least two shared crashes
+/// ([`crash::ISOLATE_AFTER`](crate::crash::ISOLATE_AFTER)). The number is part of the statement's
+/// text, since SQLite does not use a partial index for a bound value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suspects {
     Included,
@@ -50,7 +51,7 @@ pub enum Suspects {
     Only,
 }
 
-/// Jobs of a task that may be leased, at most `limit`, the one due longest first.
+/// At most `limit` jobs of a task that may be leased, the longest due first.
 pub fn due_jobs(task: TaskId, now_ms: i64, limit: u64, suspects: Suspects) -> Statement<'static> {
     static ALL: Sql = Sql::new(|| select_due(None, index::JOB_DUE));
     static WITHOUT: Sql = Sql::new(|| select_due(Some("\"suspected\" <= 1"), index::JOB_DUE));
@@ -94,7 +95,7 @@ fn select_due(condition: Option<&'static str>, index: &str) -> String {
     by_index(&build_sql(&select), r#"FROM "job""#, index)
 }
 
-/// A row, if any job that has not ended is a suspect.
+/// Returns a row if any unfinished job is a suspect.
 pub fn any_suspect() -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         let text = build_sql(
@@ -119,7 +120,7 @@ pub fn lease<'a>(job: &DueRow, owner: &'a str, until_ms: i64) -> Statement<'a> {
     Statement::new(&TEXT, [state.into(), job.attempt.into(), owner.into(), until_ms.into(), job.id.into()])
 }
 
-/// The jobs that were in progress on an instance, and whose lease ends by `until_ms`.
+/// The running jobs of an instance whose leases end by `until_ms`.
 pub fn in_progress(owner: &str, until_ms: i64) -> Statement<'_> {
     static TEXT: Sql = Sql::new(|| {
         let text = build_sql(
@@ -144,8 +145,8 @@ pub fn read_in_progress(row: &Row<'_>) -> Result<InProgress> {
     })
 }
 
-/// Ends the lease of a job whose instance died, and notes what that says about the job. It has no owner from then on, so that
-/// the crash counts once.
+/// Expires the lease of a job after a crash and stores the blame. Clears the owner, so that the
+/// crash counts only once.
 pub fn end_lease_after_crash(job: &InProgress, now_ms: i64) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         let columns = [Job::Crashes, Job::Suspected, Job::Waiting, Job::Owner, Job::DueAt];
@@ -155,7 +156,7 @@ pub fn end_lease_after_crash(job: &InProgress, now_ms: i64) -> Statement<'static
     Statement::new(&TEXT, values)
 }
 
-/// Hands back what an instance still has leased. No worker of it may write any more.
+/// Returns all running jobs of an instance to the queue. None of its workers may write any more.
 pub fn release_all(owner: &str, now_ms: i64) -> Statement<'_> {
     static TEXT: Sql = Sql::new(|| {
         let text = build_sql(
@@ -171,7 +172,7 @@ pub fn release_all(owner: &str, now_ms: i64) -> Statement<'_> {
     Statement::new(&TEXT, [JobState::Queued.into(), now_ms.into(), 0_i64.into(), owner.into(), JobState::Running.into()])
 }
 
-/// Ends the jobs of a task that wait; those that run end when they have stopped.
+/// Cancels the queued jobs of a task. Its running jobs end when they have stopped.
 pub fn cancel_waiting_jobs(task: TaskId) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         let text = build_sql(
@@ -187,7 +188,7 @@ pub fn cancel_waiting_jobs(task: TaskId) -> Statement<'static> {
     Statement::new(&TEXT, [JobState::Cancelled.into(), None::<i64>.into(), task.into(), JobState::Queued.into()])
 }
 
-/// Ends a job whatever its state is, with or without a reason.
+/// Ends a job in any state, with an optional reason.
 pub fn end_job(id: i64, state: JobState, reason: Option<&str>) -> Statement<'_> {
     static TEXT: Sql = Sql::new(|| {
         let columns = [Job::State, Job::DueAt, Job::Reason];
@@ -196,7 +197,7 @@ pub fn end_job(id: i64, state: JobState, reason: Option<&str>) -> Statement<'_> 
     Statement::new(&TEXT, [state.into(), None::<i64>.into(), reason.into(), id.into()])
 }
 
-/// Ends all jobs of a task whose entry cannot be read, by the text of its id.
+/// Fails all unfinished jobs of a task whose row cannot be read, by the text of its id.
 pub fn fail_jobs_of_unreadable_task(task: String, reason: &str) -> Statement<'_> {
     static TEXT: Sql = Sql::new(|| {
         let columns = [Job::State, Job::DueAt, Job::Reason];
@@ -212,16 +213,16 @@ pub fn fail_jobs_of_unreadable_task(task: String, reason: &str) -> Statement<'_>
     Statement::new(&TEXT, [JobState::Failed.into(), None::<i64>.into(), reason.into(), task.into()])
 }
 
-/// A job as it is once it is leased.
+/// A claimable job. `attempt` is already the number of the new attempt.
 pub struct DueRow {
     pub id: i64,
     pub ordinal: i64,
     pub device: Uuid,
     pub device_name: Option<String>,
     pub attempt: i64,
-    /// It was leased, and its worker is gone.
+    /// The job was leased before, and its worker was lost.
     pub lost: bool,
-    /// Whose lease was lost, if that was not looked into yet.
+    /// The owner of the expired lease, if the blame for it was not assigned yet.
     pub lost_owner: Option<String>,
     pub outages: u32,
     pub crashes: u32,
@@ -231,7 +232,7 @@ pub struct DueRow {
     pub layout: Option<String>,
 }
 
-/// A job that is due, or the id of one whose entry cannot be read and why.
+/// Reads a due job, or the id and the error if its row cannot be read.
 pub fn read_due_or_id(row: &Row<'_>) -> Result<std::result::Result<DueRow, (i64, rusqlite::Error)>> {
     read_due(row).map_or_else(|error| Ok(Err((row.get("id")?, error))), |job| Ok(Ok(job)))
 }
@@ -239,7 +240,7 @@ pub fn read_due_or_id(row: &Row<'_>) -> Result<std::result::Result<DueRow, (i64,
 fn read_due(row: &Row<'_>) -> Result<DueRow> {
     let time: Option<i64> = row.get("cursor_time")?;
     let key: Option<String> = row.get("cursor_key")?;
-    // One that is running has lost its worker.
+    // A due job that is running has lost its worker.
     let lost = state::<JobState>(row, "state")? == JobState::Running;
     Ok(DueRow {
         id: row.get("id")?,
@@ -262,28 +263,29 @@ fn read_due(row: &Row<'_>) -> Result<DueRow> {
     })
 }
 
-/// What is written to a job that is leased; `None` leaves what is there.
+/// The columns that a lease holder changes. `None` keeps the present value.
 #[derive(Debug, Default)]
 pub struct JobWrite<'a> {
     pub name: Option<&'a str>,
     pub total: Option<u64>,
     pub progress: Option<&'a Progress>,
-    /// Of the store that the cursor is in; written with a cursor only.
+    /// The source layout of the cursor. Written only together with a cursor.
     pub layout: Option<&'a str>,
-    /// Outages in a row. Who knows of them lives, so crashes in a row are over.
+    /// Consecutive outages. Writing this proves that the worker is alive, so it resets `crashes`
+    /// and `suspected`.
     pub outages: Option<u32>,
     pub reason: Option<&'a str>,
-    /// Whether it stands still, waiting for the store or Kafka.
+    /// Whether the job waits for the source or Kafka.
     pub waiting: Option<bool>,
-    /// Rows on the wire with no answer.
+    /// Rows sent and not acknowledged.
     pub unanswered: Option<u64>,
 }
 
-/// Changes a job, if `attempt` still holds the lease.
+/// Changes a job if `attempt` still has the lease.
 pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>, write: &JobWrite<'a>) -> Statement<'a> {
     static TEXT: Sql = Sql::new(|| {
         let always = [Job::State, Job::DueAt];
-        let some = [
+        let optional = [
             Job::DeviceName,
             Job::Total,
             Job::CursorTime,
@@ -302,7 +304,7 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
             Query::update()
                 .table(Job::Table)
                 .values(always.map(set))
-                .values(some.map(set_or_keep))
+                .values(optional.map(set_or_keep))
                 .and_where(eq_param(Job::Id))
                 .and_where(eq_param(Job::Attempt))
                 .and_where(eq_param(Job::State)),

@@ -1,4 +1,4 @@
-//! The numbered log of a task, and the rows that were held back.
+//! The numbered log of a task, and its quarantined rows.
 
 use rusqlite::{Row, types::ValueRef};
 use sea_query::{Expr, ExprTrait, OnConflict, Order, Query};
@@ -14,21 +14,21 @@ use crate::{
     task::{self as logged, LogEntry, Position, QuarantinedRow, TaskId, TaskState},
 };
 
-/// The number of the last line.
+/// The sequence number of the last entry.
 pub fn last_seq(task: TaskId) -> Statement<'static> {
     static TEXT: Sql =
         Sql::new(|| build_sql(Query::select().column(Task::LastSeq).from(Task::Table).and_where(eq_param(Task::Id))));
     Statement::new(&TEXT, [task.into()])
 }
 
-/// Makes a task's log longer.
+/// Sets the length of a task's log.
 pub fn advance_log(task: TaskId, last_seq: u64) -> Statement<'static> {
     static TEXT: Sql =
         Sql::new(|| build_sql(Query::update().table(Task::Table).values([set(Task::LastSeq)]).and_where(eq_param(Task::Id))));
     Statement::new(&TEXT, [last_seq.into(), task.into()])
 }
 
-/// Makes a task's log longer for the last time, and ends the task.
+/// Sets the final length of a task's log, and finishes the task.
 pub fn end_log(task: TaskId, last_seq: u64, final_state: TaskState, now_ms: i64) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         let columns = [Task::LastSeq, Task::State, Task::FinishedAt];
@@ -42,7 +42,7 @@ pub fn read_last_seq(row: &Row<'_>) -> Result<u64> {
 }
 
 /// # Errors
-/// The event cannot be written as JSON.
+/// The event cannot be encoded as JSON.
 pub fn insert_log_entry(entry: &LogEntry) -> Result<Statement<'_>> {
     static TEXT: Sql = Sql::new(|| {
         let columns = [Event::TaskId, Event::Seq, Event::At, Event::Ok, Event::Kind, Event::Body, Event::FinalState];
@@ -83,7 +83,8 @@ pub fn read_log_entry(task: TaskId, row: &Row<'_>) -> Result<LogEntry> {
     })
 }
 
-/// An entry of an older version is its text, and so is one of a newer version with a kind that is unknown here.
+/// Entries of older versions are plain text. So is an entry of a newer version with a kind that is
+/// unknown here.
 fn read_logged_event(row: &Row<'_>) -> Result<logged::Event> {
     let body: String = row.get("body")?;
     let is_typed = !matches!(row.get_ref("kind")?, ValueRef::Null);
@@ -94,7 +95,7 @@ fn read_logged_event(row: &Row<'_>) -> Result<logged::Event> {
     }
 }
 
-/// A row that was held back; one that is there already is left as it is.
+/// Stores a quarantined row. A row that is stored already is not changed.
 pub fn insert_quarantined(task: TaskId, device: Uuid, row: &QuarantinedRow, now_ms: i64) -> Statement<'_> {
     static TEXT: Sql = Sql::new(|| {
         let columns = [
@@ -117,7 +118,7 @@ pub fn insert_quarantined(task: TaskId, device: Uuid, row: &QuarantinedRow, now_
     Statement::new(&TEXT, [task.into(), device.into(), time.into(), key.into(), row.reason.as_str().into(), now_ms.into()])
 }
 
-/// The held-back rows of a task, in the order of device, time and key.
+/// The quarantined rows of a task, ordered by device, time and key.
 pub fn quarantined_rows(task: TaskId) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         build_sql(

@@ -1,4 +1,5 @@
-//! Every statement of the queue, and how its rows are read. No transaction begins or ends here.
+//! Every SQL statement of the queue, and the functions that read their rows. Transactions are not
+//! begun or ended here.
 
 mod job;
 mod log;
@@ -20,7 +21,7 @@ pub use task::*;
 
 type Result<T> = rusqlite::Result<T>;
 
-/// A text of the file that does not say what it should.
+/// An error for a stored string that cannot be parsed.
 fn decode_error(column: &str, error: impl std::error::Error) -> Error {
     Error::FromSqlConversionFailure(0, Type::Text, format!("{column}: {error}").into())
 }

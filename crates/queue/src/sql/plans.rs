@@ -1,4 +1,4 @@
-//! How SQLite finds the rows of each statement: the same whatever statistics a file has, and by an index.
+//! Tests that every statement uses an index, and the same plan whatever statistics a file has.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -11,17 +11,17 @@ use crate::{
     task::{JobState, LogEntry, NewTask, Position, Progress, QuarantinedRow, TaskId, TaskState},
 };
 
-/// Statements that read every entry of an index, and why they may.
+/// Statements that may read a whole index, and why.
 const WHOLE_INDEX: [(&str, &str); 6] = [
-    ("in_progress", "the jobs that have not ended, once for each service that has died"),
-    ("release_all", "the jobs that have not ended, once when a service ends"),
-    ("any_suspect", "the jobs that are suspected of crashes: nearly always none"),
-    ("tasks_being_cancelled", "the tasks whose jobs are stopping: nearly always none"),
-    ("backlog", "it counts the jobs that have not ended; asked for figures, on a connection that reads"),
-    ("tasks_due", "the tasks with work left, in the order of their turn, until enough are found"),
+    ("in_progress", "the unfinished jobs, once for each dead service"),
+    ("release_all", "the unfinished jobs, once when a service stops"),
+    ("any_suspect", "the jobs suspected of crashes: nearly always none"),
+    ("tasks_being_cancelled", "the tasks with stopping jobs: nearly always none"),
+    ("backlog", "it counts the unfinished jobs; used for metrics, on a read connection"),
+    ("tasks_due", "the unfinished tasks by when they were served, until enough are found"),
 ];
 
-/// Every statement of the queue, by the name of its function.
+/// Every statement of the queue, with the name of its function.
 fn statements() -> Vec<(&'static str, String)> {
     let (id, device) = (TaskId::new(), Uuid::new_v4());
     let time = DateTime::UNIX_EPOCH;
@@ -50,7 +50,7 @@ fn statements() -> Vec<(&'static str, String)> {
     };
     let event =
         LogEntry { task: id, seq: 1, at_ms: 0, event: crate::task::Event::TakenOver { device, published: 0 }, final_state: None };
-    let held = QuarantinedRow { position: Position { time_us: 0, key: String::new() }, reason: String::new() };
+    let quarantined = QuarantinedRow { position: Position { time_us: 0, key: String::new() }, reason: String::new() };
     let running = JobState::Running;
     let blamed = InProgress { id: 1, crashes: 0, suspected: 0, waiting: false };
     [
@@ -66,7 +66,7 @@ fn statements() -> Vec<(&'static str, String)> {
         ("cancel_requested", cancel_requested(id)),
         ("tasks_being_cancelled", tasks_being_cancelled()),
         ("fail_unreadable_task", fail_unreadable_task("t".to_owned(), 0)),
-        ("last_turn", last_turn()),
+        ("max_served_seq", max_served_seq()),
         ("has_open_jobs", has_open_jobs(id)),
         ("task_totals", task_totals(id)),
         ("failures", failures(id, 1)),
@@ -90,7 +90,7 @@ fn statements() -> Vec<(&'static str, String)> {
         ("end_log", end_log(id, 1, TaskState::Failed, 0)),
         ("insert_log_entry", insert_log_entry(&event).unwrap()),
         ("log_after", log_after(id, 0, 1)),
-        ("insert_quarantined", insert_quarantined(id, device, &held, 0)),
+        ("insert_quarantined", insert_quarantined(id, device, &quarantined, 0)),
         ("quarantined_rows", quarantined_rows(id)),
     ]
     .map(|(name, statement)| (name, statement.text.into_owned()))
@@ -98,17 +98,21 @@ fn statements() -> Vec<(&'static str, String)> {
 }
 
 #[test]
-fn every_statement_is_looked_at() {
+fn every_statement_is_in_the_list() {
     let sources = [include_str!("job.rs"), include_str!("log.rs"), include_str!("task.rs")];
     let known: Vec<_> = statements().into_iter().map(|(name, _)| name).collect();
     for function in sources.iter().flat_map(|source| source.split("pub fn ").skip(1)) {
         let (signature, _) = function.split_once('{').unwrap();
         let name = signature.split(['(', '<']).next().unwrap();
-        assert_eq!(signature.contains("Statement<"), known.contains(&name), "statements() in plans.rs does not fit: {name}");
+        assert_eq!(
+            signature.contains("Statement<"),
+            known.contains(&name),
+            "statements() in plans.rs and the sources differ in {name}"
+        );
     }
 }
 
-/// A queue file with so many tasks of so many devices; one task in ten is open.
+/// Fills a queue file with `tasks` tasks of `devices` devices each; one task in ten is unfinished.
 async fn queue_of(folder: &Path, tasks: u32, devices: u32) -> Connection {
     let path = folder.join("queue.db");
     let options = QueueOptions { url: format!("sqlite://{}", path.display()), read_connections: 4 };
@@ -132,10 +136,10 @@ async fn queue_of(folder: &Path, tasks: u32, devices: u32) -> Connection {
 }
 
 #[tokio::test]
-async fn a_queue_takes_no_statistics_and_drops_those_of_others() {
+async fn a_queue_has_no_statistics_and_drops_those_of_others() {
     let folder = tempfile::tempdir().unwrap();
     queue_of(folder.path(), 1, 1).await.execute_batch("ANALYZE").unwrap();
-    // Opened and closed once more.
+    // Opens and closes the queue once more.
     let connection = queue_of(folder.path(), 0, 0).await;
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema WHERE name LIKE 'sqlite_stat%'", [], |row| row.get(0)).unwrap();
@@ -158,7 +162,7 @@ async fn plans_do_not_depend_on_when_statistics_were_taken() {
     for (tasks, devices) in [(1, 1), (1, 20_000), (50_000, 1)] {
         let folder = tempfile::tempdir().unwrap();
         let writer = queue_of(folder.path(), tasks, devices).await;
-        // By another program, while connections are open and after.
+        // ANALYZE by another program, with one connection opened before it and one after.
         let other = Connection::open(folder.path().join("queue.db")).unwrap();
         other.execute_batch("ANALYZE").unwrap();
         let taken: i64 = other.query_row("SELECT count(*) FROM sqlite_stat1", [], |row| row.get(0)).unwrap();

@@ -1,4 +1,5 @@
-//! Statements whose text is built once: building it for each use took a third of the writer's time.
+//! Statements whose text is built only once. Building it for each use took a third of the writer's
+//! time.
 
 use std::{borrow::Cow, sync::LazyLock};
 
@@ -12,10 +13,10 @@ use uuid::Uuid;
 
 use crate::task::{JobState, TaskId, TaskState};
 
-/// The text of a statement, built when it is first used.
+/// The text of a statement, built on first use.
 pub type Sql = LazyLock<String>;
 
-/// A statement, and its values in the order in which its text asks for them.
+/// A statement and its values, in the order of its placeholders.
 pub struct Statement<'a> {
     pub text: Cow<'static, str>,
     pub values: Vec<Value<'a>>,
@@ -27,40 +28,42 @@ impl<'a> Statement<'a> {
     }
 }
 
-/// The text of a statement, in which each value has become a `?`, whatever it is.
+/// Builds the text of a statement. Every value in it becomes a `?`, including the numbers of
+/// `limit`.
 pub fn build_sql(statement: &impl QueryStatementWriter) -> String {
     statement.build(SqliteQueryBuilder).0
 }
 
-/// Names the index that the table after `at` is read by: `INDEXED BY`, which the builder does not write.
+/// Adds `INDEXED BY` for the table that `at` ends with, which sea-query does not support.
 ///
-/// Only for statements whose plan would follow the planner's statistics, and they may be wrong: taken of one task they say
-/// that reading the whole table is cheap. `plans.rs` tells which these are.
+/// Only for statements whose plan would otherwise depend on planner statistics, which may be
+/// misleading: taken from a queue with one task, they suggest reading the whole table. The tests in
+/// `plans.rs` show which statements these are.
 pub fn by_index(text: &str, at: &str, index: &str) -> String {
     text.replacen(at, &format!("{at} INDEXED BY \"{index}\""), 1)
 }
 
-/// Stands for a value that is given with each use.
+/// A placeholder for a value that is bound at each use.
 pub fn param() -> Expr {
     Expr::val(0)
 }
 
-/// Sets a column to a given value.
+/// Sets a column to a bound value.
 pub fn set<C>(column: C) -> (C, Expr) {
     (column, param())
 }
 
-/// Sets a column to a given value, or for NULL leaves what is there.
+/// Sets a column to a bound value, or keeps the present one if NULL is bound.
 pub fn set_or_keep<C: IntoColumnRef + Copy>(column: C) -> (C, Expr) {
     (column, Func::coalesce([param(), Expr::col(column)]).into())
 }
 
-/// A column is a given value.
+/// Compares a column with a bound value.
 pub fn eq_param(column: impl IntoColumnRef) -> Expr {
     Expr::col(column).eq(param())
 }
 
-/// A value as the file has it.
+/// A value in its stored form.
 pub struct Value<'a>(ToSqlOutput<'a>);
 
 impl ToSql for Value<'_> {
@@ -82,7 +85,7 @@ impl From<u32> for Value<'_> {
 }
 
 impl From<u64> for Value<'_> {
-    /// Numbers of ours stay far below 2^63.
+    /// The queue's numbers stay far below 2^63.
     fn from(number: u64) -> Self {
         i64::try_from(number).unwrap_or(i64::MAX).into()
     }

@@ -1,4 +1,4 @@
-//! Tasks: taken in, served in turns, ended, removed.
+//! Tasks: created, served in turn, finished, removed.
 
 use std::borrow::Cow;
 
@@ -39,7 +39,7 @@ pub fn insert_task(id: TaskId, task: &NewTask, now_ms: i64) -> Statement<'_> {
         task.from.into(),
         task.to.into(),
         TaskState::Queued.into(),
-        // Turn 0: a new task is served next.
+        // 0: a new task is served next.
         0_i64.into(),
         now_ms.into(),
     ];
@@ -89,15 +89,15 @@ pub fn read_task(row: &Row<'_>) -> Result<TaskRow> {
     })
 }
 
-/// A task, or the id of one whose entry cannot be read and why.
+/// Reads a task, or the id and the error if its row cannot be read.
 pub fn read_task_or_id(row: &Row<'_>) -> Result<std::result::Result<TaskRow, (String, rusqlite::Error)>> {
     read_task(row).map_or_else(|error| Ok(Err((row.get("id")?, error))), |task| Ok(Ok(task)))
 }
 
-/// The lengths of the logs of some tasks.
+/// The last sequence numbers of the logs of `tasks`.
 pub fn last_seqs(tasks: &[TaskId]) -> Statement<'static> {
-    let some = Expr::col(Task::Id).is_in(tasks.iter().map(|_| param()));
-    let text = build_sql(Query::select().columns([Task::Id, Task::LastSeq]).from(Task::Table).and_where(some));
+    let is_listed = Expr::col(Task::Id).is_in(tasks.iter().map(|_| param()));
+    let text = build_sql(Query::select().columns([Task::Id, Task::LastSeq]).from(Task::Table).and_where(is_listed));
     let text = by_index(&text, r#"FROM "task""#, index::TASK_ID);
     Statement { text: Cow::Owned(text), values: tasks.iter().map(|task| Value::from(*task)).collect() }
 }
@@ -106,22 +106,23 @@ pub fn read_log_length(row: &Row<'_>) -> Result<(TaskId, u64)> {
     Ok((TaskId(uuid(row, "id")?), row.get("last_seq")?))
 }
 
-pub fn set_task_served(id: TaskId, turn: i64) -> Statement<'static> {
+pub fn set_task_served(id: TaskId, served_seq: i64) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         build_sql(
             Query::update().table(Task::Table).values([set(Task::State), set(Task::ServedSeq)]).and_where(eq_param(Task::Id)),
         )
     });
-    Statement::new(&TEXT, [TaskState::Running.into(), turn.into(), id.into()])
+    Statement::new(&TEXT, [TaskState::Running.into(), served_seq.into(), id.into()])
 }
 
-/// The tasks that have something to claim, the one served longest ago first, but for those of some topics.
+/// The tasks with claimable jobs, the least recently served first, without those of
+/// `without_topics`.
 pub fn tasks_due(now_ms: i64, limit: u64, without_topics: &[&str]) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| build_sql(&select_tasks_due(0)));
     if without_topics.is_empty() {
         return Statement::new(&TEXT, [now_ms.into(), limit.into()]);
     }
-    // Only while a topic is away.
+    // Built for each use: topics are excluded only during outages.
     let text = build_sql(&select_tasks_due(without_topics.len()));
     let topics = without_topics.iter().map(|topic| Value::from((*topic).to_owned()));
     let values = std::iter::once(now_ms.into()).chain(topics).chain([limit.into()]).collect();
@@ -143,7 +144,7 @@ fn select_tasks_due(without_topics: usize) -> SelectStatement {
     select.order_by((Task::Table, Task::ServedSeq), Order::Asc).limit(0).take()
 }
 
-/// Notes that somebody asked to cancel a task.
+/// Marks a task as being cancelled.
 pub fn request_cancel(task: TaskId, wall_ms: i64) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         build_sql(Query::update().table(Task::Table).values([set(Task::CancelRequestedAt)]).and_where(eq_param(Task::Id)))
@@ -151,7 +152,7 @@ pub fn request_cancel(task: TaskId, wall_ms: i64) -> Statement<'static> {
     Statement::new(&TEXT, [wall_ms.into(), task.into()])
 }
 
-/// A row, if somebody asked to cancel a task.
+/// Returns a row if the task is being cancelled.
 pub fn cancel_requested(task: TaskId) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         build_sql(
@@ -165,7 +166,7 @@ pub fn cancel_requested(task: TaskId) -> Statement<'static> {
     Statement::new(&TEXT, [task.into()])
 }
 
-/// The tasks that somebody asked to cancel and that have not ended.
+/// The unfinished tasks that are being cancelled.
 pub fn tasks_being_cancelled() -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         let text = build_sql(
@@ -180,7 +181,7 @@ pub fn tasks_being_cancelled() -> Statement<'static> {
     Statement::new(&TEXT, [])
 }
 
-/// Ends a task whose entry cannot be read, by the text of its id.
+/// Fails a task whose row cannot be read, by the text of its id.
 pub fn fail_unreadable_task(id: String, wall_ms: i64) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         let columns = [Task::State, Task::FinishedAt];
@@ -193,8 +194,8 @@ pub fn read_task_id(row: &Row<'_>) -> Result<TaskId> {
     uuid(row, "id").map(TaskId)
 }
 
-/// The highest turn of an open task.
-pub fn last_turn() -> Statement<'static> {
+/// The highest `served_seq` of an unfinished task.
+pub fn max_served_seq() -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         build_sql(
             Query::select()
@@ -206,11 +207,12 @@ pub fn last_turn() -> Statement<'static> {
     Statement::new(&TEXT, [])
 }
 
-pub fn read_turn(row: &Row<'_>) -> Result<i64> {
+pub fn read_max_served_seq(row: &Row<'_>) -> Result<i64> {
     Ok(row.get::<_, Option<i64>>("served_seq")?.unwrap_or(0))
 }
 
-/// A row, if a task has work left. Asked before [`task_totals`], which reads all of a task's jobs.
+/// Returns a row if the task has unfinished jobs. Cheaper than [`task_totals`], which reads all
+/// jobs of the task.
 pub fn has_open_jobs(task: TaskId) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         build_sql(
@@ -222,14 +224,14 @@ pub fn has_open_jobs(task: TaskId) -> Statement<'static> {
                 .limit(1),
         )
     });
-    // The limit is a value of the text as well.
+    // The limit is a placeholder of the text as well.
     Statement::new(&TEXT, [task.into(), 1_i64.into()])
 }
 
-/// What became of the jobs of a task that has no work left.
+/// The totals of a task whose jobs are all finished.
 pub fn task_totals(task: TaskId) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
-        // By case, since for GROUP BY SQLite makes a table in memory.
+        // CASE instead of GROUP BY, for which SQLite would build a temporary table.
         let jobs_in = |column: &'static str| {
             let one = CaseStatement::new().case(eq_param(Job::State), Expr::cust("1"));
             (Expr::expr(one).count(), column)
@@ -255,15 +257,15 @@ pub fn task_totals(task: TaskId) -> Statement<'static> {
     Statement::new(&TEXT, [succeeded, failed, cancelled, JobState::Succeeded.into(), task.into()])
 }
 
-/// What became of a task's jobs.
+/// The totals of a task.
 pub struct TaskTotals {
     pub jobs: JobCounts,
-    /// Rows.
+    /// Rows acknowledged by Kafka.
     pub published: u64,
     pub quarantined: u64,
-    /// On the wire with no answer when their jobs were cancelled.
+    /// Rows sent and not acknowledged when their jobs were cancelled.
     pub unanswered: u64,
-    /// Devices that succeeded with no row at all.
+    /// Devices that succeeded and have no row in the range.
     pub empty: u64,
 }
 
@@ -274,7 +276,7 @@ pub fn read_task_totals(row: &Row<'_>) -> Result<TaskTotals> {
         cancelled: row.get("cancelled")?,
         ..JobCounts::default()
     };
-    // A task without jobs has no sums.
+    // The sums of a task without jobs are NULL.
     let rows = |column: &str| row.get::<_, Option<u64>>(column).map(Option::unwrap_or_default);
     Ok(TaskTotals {
         jobs,
@@ -305,19 +307,20 @@ pub fn read_failure(row: &Row<'_>) -> Result<Failure> {
     Ok(Failure { device: row.get("device_id")?, reason })
 }
 
-/// Removes a few tasks that ended before a moment, with all that hangs on them.
+/// Removes at most `limit` tasks that finished before `before_ms`. Cascades remove their jobs, log
+/// entries and quarantined rows.
 pub fn prune(before_ms: i64, limit: u64) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
-        let old =
+        let finished =
             Query::select().column(Task::Id).from(Task::Table).and_where(Expr::col(Task::FinishedAt).lt(param())).limit(0).take();
-        let text = build_sql(Query::delete().from_table(Task::Table).and_where(Expr::col(Task::Id).in_subquery(old)));
+        let text = build_sql(Query::delete().from_table(Task::Table).and_where(Expr::col(Task::Id).in_subquery(finished)));
         let text = by_index(&text, r#"SELECT "id" FROM "task""#, index::TASK_FINISHED);
         by_index(&text, r#"DELETE FROM "task""#, index::TASK_ID)
     });
     Statement::new(&TEXT, [before_ms.into(), limit.into()])
 }
 
-/// How many jobs have not ended, and when the first of them was or is due.
+/// The number of unfinished jobs and the earliest `due_at` of them.
 pub fn backlog() -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         let select = Query::select()

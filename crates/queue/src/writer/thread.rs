@@ -1,4 +1,4 @@
-//! The writer's thread: which of the changes that wait go into one transaction.
+//! The writer thread: decides which pending requests share a transaction, and commits.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -8,13 +8,14 @@ use tokio::sync::mpsc;
 use super::{CHANNEL_CAPACITY, RequestKind, Tx, WriteRequest};
 use crate::{QueueError, clock::QueueClock, events::EventHub, failpoint, metrics::QueueMetrics};
 
-/// Changes in one transaction at the most, so that the first is not kept from its answer for long.
+/// The most requests in one transaction, so that the first one does not wait long for its answer.
 pub(super) const MAX_BATCH: usize = 256;
 
-/// Why a transaction was not made.
+/// Why a transaction failed.
 struct CommitError {
     error: rusqlite::Error,
-    /// It is one change that can't be made; else the disk is full or broken, or another service does not end its own.
+    /// A single request failed. Otherwise the disk is full or broken, or another process keeps
+    /// SQLite's write lock.
     is_statement_error: bool,
 }
 
@@ -24,57 +25,58 @@ impl From<rusqlite::Error> for CommitError {
     }
 }
 
-/// The changes that wait.
-struct WriterThread {
-    arriving: mpsc::Receiver<Box<dyn WriteRequest>>,
+/// Requests that are received but not applied yet.
+struct PendingRequests {
+    receiver: mpsc::Receiver<Box<dyn WriteRequest>>,
     small: VecDeque<Box<dyn WriteRequest>>,
     large: VecDeque<Box<dyn WriteRequest>>,
 }
 
-/// Which changes a transaction takes.
+/// The kind of requests that a transaction takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lane {
     Small,
     Large,
 }
 
-impl WriterThread {
-    /// Blocks until there is a change to be made; `false`: there will be none any more.
-    fn wait(&mut self) -> bool {
+impl PendingRequests {
+    /// Blocks until a request is pending. Returns `false` when the channel is closed and empty.
+    fn wait_for_request(&mut self) -> bool {
         self.receive();
         if self.small.is_empty() && self.large.is_empty() {
-            let Some(change) = self.arriving.blocking_recv() else { return false };
-            self.classify(change);
+            let Some(request) = self.receiver.blocking_recv() else { return false };
+            self.classify(request);
             self.receive();
         }
         true
     }
 
-    /// Takes what has arrived, unless as many wait already as may.
+    /// Receives what has arrived, up to the capacity of the channel.
     fn receive(&mut self) {
         while self.small.len() < CHANNEL_CAPACITY
-            && let Ok(change) = self.arriving.try_recv()
+            && let Ok(request) = self.receiver.try_recv()
         {
-            self.classify(change);
+            self.classify(request);
         }
     }
 
-    fn classify(&mut self, change: Box<dyn WriteRequest>) {
-        match change.kind() {
-            RequestKind::Small | RequestKind::EndOfBatch => self.small.push_back(change),
-            RequestKind::Large => self.large.push_back(change),
+    fn classify(&mut self, request: Box<dyn WriteRequest>) {
+        match request.kind() {
+            RequestKind::Small | RequestKind::EndOfBatch => self.small.push_back(request),
+            RequestKind::Large => self.large.push_back(request),
         }
     }
 
-    /// The next change for a transaction.
+    /// The next request for a transaction.
     fn next(&mut self, lane: Lane, is_full: bool) -> Option<Box<dyn WriteRequest>> {
         self.receive();
         match lane {
             Lane::Large if is_full => None,
             Lane::Large => self.large.pop_front(),
             Lane::Small => {
-                let first = |order| self.small.iter().position(|change| change.kind() == order);
-                // What comes last is made in a full transaction too: else it would wait as long as small changes keep coming.
+                let first = |kind| self.small.iter().position(|request| request.kind() == kind);
+                // An `EndOfBatch` request also joins a full transaction. Otherwise it would wait as
+                // long as small requests keep arriving.
                 let next = if is_full { None } else { first(RequestKind::Small) };
                 let next = next.or_else(|| first(RequestKind::EndOfBatch))?;
                 self.small.remove(next)
@@ -83,69 +85,75 @@ impl WriterThread {
     }
 }
 
-/// The changes that wait, and the connection that they are made on.
-pub(super) struct Pen {
+/// The pending requests and the connection that they are applied on.
+pub(super) struct WriterThread {
     connection: Connection,
     hub: EventHub,
     clock: QueueClock,
     metrics: QueueMetrics,
-    waiting: WriterThread,
+    pending: PendingRequests,
 }
 
-impl Pen {
+impl WriterThread {
     pub fn new(
         connection: Connection,
         hub: EventHub,
         clock: QueueClock,
         metrics: QueueMetrics,
-        arriving: mpsc::Receiver<Box<dyn WriteRequest>>,
+        receiver: mpsc::Receiver<Box<dyn WriteRequest>>,
     ) -> Self {
-        let waiting = WriterThread { arriving, small: VecDeque::new(), large: VecDeque::new() };
-        Self { connection, hub, clock, metrics, waiting }
+        let pending = PendingRequests { receiver, small: VecDeque::new(), large: VecDeque::new() };
+        Self { connection, hub, clock, metrics, pending }
     }
 
-    /// Writes until nobody can ask for more.
+    /// Applies requests until the channel is closed and empty.
     pub fn run(&mut self) {
         let mut last = Lane::Large;
-        while self.waiting.wait() {
-            // In turn, so that a change of either kind waits for one transaction of the other at the most.
+        while self.pending.wait_for_request() {
+            // The lanes alternate, so that a request waits for at most one transaction of the other
+            // lane.
             let lane = match last {
-                Lane::Small if !self.waiting.large.is_empty() => Lane::Large,
-                Lane::Large if self.waiting.small.is_empty() => Lane::Large,
+                Lane::Small if !self.pending.large.is_empty() => Lane::Large,
+                Lane::Large if self.pending.small.is_empty() => Lane::Large,
                 _ => Lane::Small,
             };
             last = lane;
-            let mut group: Vec<_> = self.waiting.next(lane, false).into_iter().collect();
-            let committed = self.commit(&mut group, Some(lane));
-            if group.len() > 1 && committed.as_ref().is_err_and(|failure| failure.is_statement_error) {
-                // Each by itself, so that the others do not fail with it. No savepoints: they copy each page that is changed.
-                for change in group {
-                    let mut alone = vec![change];
-                    let committed = self.commit(&mut alone, None);
-                    self.respond(alone, committed);
+            let mut batch: Vec<_> = self.pending.next(lane, false).into_iter().collect();
+            let committed = self.commit(&mut batch, Some(lane));
+            if batch.len() > 1 && committed.as_ref().is_err_and(|failure| failure.is_statement_error) {
+                // Each request in a transaction of its own, so that the others do not fail with it.
+                // Savepoints would avoid the repetition, but they copy every changed page.
+                for request in batch {
+                    let mut single = vec![request];
+                    let committed = self.commit(&mut single, None);
+                    self.respond(single, committed);
                 }
             } else {
-                self.respond(group, committed);
+                self.respond(batch, committed);
             }
         }
     }
 
-    /// One transaction with the changes of a group, and those of a lane that wait or arrive meanwhile: they join the group.
-    fn commit(&mut self, group: &mut Vec<Box<dyn WriteRequest>>, lane: Option<Lane>) -> Result<(), CommitError> {
-        // IMMEDIATE: a transaction that read first and wrote then could fail with a stale snapshot, which no waiting mends.
+    /// Commits one transaction with the requests of a batch. Requests of `lane` that are pending or
+    /// arrive meanwhile join the batch.
+    fn commit(&mut self, batch: &mut Vec<Box<dyn WriteRequest>>, lane: Option<Lane>) -> Result<(), CommitError> {
+        // IMMEDIATE: a transaction that reads first and writes later can fail with a stale
+        // snapshot, which the busy timeout does not cover.
         let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
         let mut tx = Tx::new(&self.connection, &self.clock);
-        let mut made = 0;
+        let mut applied = 0;
         loop {
-            if made == group.len() {
-                let is_full = made >= MAX_BATCH || tx.is_full();
-                let Some(change) = lane.and_then(|lane| self.waiting.next(lane, is_full)) else { break };
-                group.push(change);
+            if applied == batch.len() {
+                let is_full = applied >= MAX_BATCH || tx.is_full();
+                let Some(request) = lane.and_then(|lane| self.pending.next(lane, is_full)) else { break };
+                batch.push(request);
             }
-            let Some(change) = group.get_mut(made) else { break };
-            // Where going on makes no sense SQLite has ended the transaction itself.
-            change.apply(&mut tx).map_err(|error| CommitError { error, is_statement_error: !self.connection.is_autocommit() })?;
-            made += 1;
+            let Some(request) = batch.get_mut(applied) else { break };
+            // SQLite itself has rolled back if continuing makes no sense.
+            request
+                .apply(&mut tx)
+                .map_err(|error| CommitError { error, is_statement_error: !self.connection.is_autocommit() })?;
+            applied += 1;
         }
         failpoint::hit("commit");
         let committing = Instant::now();
@@ -160,14 +168,14 @@ impl Pen {
         Ok(())
     }
 
-    /// Answers all changes of a group.
-    fn respond(&self, group: Vec<Box<dyn WriteRequest>>, committed: Result<(), CommitError>) {
-        let committed = committed.map_err(|failure| QueueError::of(failure.error));
+    /// Answers all requests of a batch.
+    fn respond(&self, batch: Vec<Box<dyn WriteRequest>>, committed: Result<(), CommitError>) {
+        let committed = committed.map_err(|failure| QueueError::from_sqlite(failure.error));
         if let Err(error) = &committed {
             self.metrics.count_error(error);
         }
-        for change in group {
-            change.respond(committed.clone());
+        for request in batch {
+            request.respond(committed.clone());
         }
     }
 }
