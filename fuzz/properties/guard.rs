@@ -57,7 +57,7 @@ fn judged(tree: &Value) -> Result<(), InvalidRow> {
         return Err(InvalidRow::Lacks("triggerTime"));
     }
     match reading.get("data") {
-        Some(Value::Object(data)) if data.get("data").is_some_and(Value::is_array) => Err(InvalidRow::ListInData),
+        Some(Value::Object(data)) if data.get("data").is_some_and(Value::is_array) => Err(InvalidRow::ArrayInData),
         None | Some(Value::Object(_)) => Ok(()),
         Some(other) => Err(InvalidRow::DataNotAnObject(kind(other))),
     }

@@ -115,11 +115,11 @@ async fn what_the_guard_holds_back_is_kept_counted_and_told() {
     for said in [
         "key 100 at 2019",
         "no document",
-        "a list, not an object",
+        "an array, not an object",
         "lacks deviceId",
         "another device",
         "`data` is a number",
-        "`data.data` is a list",
+        "`data.data` is an array",
     ] {
         assert!(held.contains(said), "{said}: {held}");
     }

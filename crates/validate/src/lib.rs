@@ -1,4 +1,4 @@
-//! Decides whether ET can read a raw reading, without building a tree of it.
+//! Decides whether the consumer, ET, can read a raw reading, without building a tree of it.
 //!
 //! ```
 //! use data_patch_validate::{InvalidRow, Validator, ValidationMode};

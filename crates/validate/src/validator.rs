@@ -1,6 +1,7 @@
-//! The rules: a row that ET cannot read is quarantined, since one such document made ET lose whole batches.
+//! The validation rules. A row that ET cannot read is quarantined, since one such document made ET
+//! lose whole batches.
 //!
-//! The document is scanned in place. No tree is built, and the stored bytes are what is published.
+//! Documents are scanned in place: no tree is built, and the stored bytes are published unchanged.
 
 use bytes::Bytes;
 use serde::{Deserialize, de::IgnoredAny};
@@ -12,11 +13,11 @@ use super::json::{JsonScanner, JsonString, JsonType, NotJson};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ValidationMode {
-    /// Those that ET cannot read.
+    /// Rows that ET cannot read.
     Et,
-    /// Those whose document is not JSON.
+    /// Rows whose document is not JSON.
     Json,
-    /// Those without a document.
+    /// Rows without a document.
     Off,
 }
 
@@ -31,15 +32,15 @@ pub enum InvalidRow {
     NotAnObject(JsonType),
     #[error("its document lacks {0}")]
     Lacks(&'static str),
-    #[error("its document is of another device ({0})")]
+    #[error("its document belongs to another device ({0})")]
     OtherDevice(String),
     #[error("its `data` is {0}, not an object")]
     DataNotAnObject(JsonType),
-    #[error("its `data.data` is a list")]
-    ListInData,
+    #[error("its `data.data` is an array")]
+    ArrayInData,
 }
 
-/// Holds rows of one device against the rules.
+/// Checks the rows of one device against the rules.
 #[derive(Debug, Clone)]
 pub struct Validator {
     mode: ValidationMode,
@@ -52,10 +53,10 @@ impl Validator {
         Self { mode, device, device_text: device.to_string() }
     }
 
-    /// The document's bytes, if they may be published.
+    /// Returns the document's bytes if they may be published.
     ///
     /// # Errors
-    /// What is wrong with the row.
+    /// The rule that the row violates.
     pub fn check(&self, doc: Option<Bytes>) -> Result<Bytes, InvalidRow> {
         let doc = doc.ok_or(InvalidRow::NoDocument)?;
         match self.mode {
@@ -65,14 +66,15 @@ impl Validator {
                 let json = JsonScanner::new(doc);
                 json.skip(json.begin()).and_then(|end| json.end(end)).map_err(|NotJson| not_json(doc))?;
             }
-            ValidationMode::Et => self.et(utf8(&doc)?)?,
+            ValidationMode::Et => self.check_reading(utf8(&doc)?)?,
         }
         Ok(doc)
     }
 
-    fn et(&self, doc: &str) -> Result<(), InvalidRow> {
+    fn check_reading(&self, doc: &str) -> Result<(), InvalidRow> {
         let json = JsonScanner::new(doc);
-        // All of it is JSON, before anything else is said of it.
+        // Scans the whole document first, so that a syntax error takes precedence over other
+        // errors.
         let reading = Reading::of(json).map_err(|NotJson| not_json(doc))?.map_err(InvalidRow::NotAnObject)?;
         match reading.device_id {
             None => return Err(InvalidRow::Lacks("deviceId")),
@@ -86,14 +88,14 @@ impl Validator {
             return Err(InvalidRow::Lacks("triggerTime"));
         }
         match reading.data {
-            None | Some(Data { kind: JsonType::Object, list_in_data: false }) => Ok(()),
-            Some(Data { kind: JsonType::Object, .. }) => Err(InvalidRow::ListInData),
+            None | Some(Data { kind: JsonType::Object, array_in_data: false }) => Ok(()),
+            Some(Data { kind: JsonType::Object, .. }) => Err(InvalidRow::ArrayInData),
             Some(Data { kind, .. }) => Err(InvalidRow::DataNotAnObject(kind)),
         }
     }
 
     fn is_own(&self, device: JsonString<'_>) -> bool {
-        device.eq_str(&self.device_text) || Uuid::try_parse(&device.unescaped()).is_ok_and(|said| said == self.device)
+        device.eq_str(&self.device_text) || Uuid::try_parse(&device.unescaped()).is_ok_and(|device| device == self.device)
     }
 }
 
@@ -101,29 +103,30 @@ fn utf8(doc: &[u8]) -> Result<&str, InvalidRow> {
     std::str::from_utf8(doc).map_err(|error| InvalidRow::NotJson(error.to_string()))
 }
 
-/// What is wrong with it, and where, in serde_json's words.
+/// The syntax error, in the words of `serde_json`.
 fn not_json(doc: &str) -> InvalidRow {
-    let wrong = serde_json::from_str::<IgnoredAny>(doc).err();
-    InvalidRow::NotJson(wrong.map_or_else(|| "its grammar is wrong".to_owned(), |error| error.to_string()))
+    let error = serde_json::from_str::<IgnoredAny>(doc).err();
+    InvalidRow::NotJson(error.map_or_else(|| "syntax error".to_owned(), |error| error.to_string()))
 }
 
-/// What ET needs of a reading. Where a name comes twice the last counts, as it does for ET.
+/// The fields of a reading that ET needs. If a name occurs more than once, the last one counts, as
+/// for ET.
 #[derive(Default)]
 struct Reading<'d> {
-    /// What it is, if it is no text: then it is no device's.
+    /// `Err` with the type if it is not a string.
     device_id: Option<Result<JsonString<'d>, JsonType>>,
     has_time: bool,
     data: Option<Data>,
 }
 
-/// `data`, of which only `data.data` matters.
+/// The field `data`, of which only `data.data` matters.
 struct Data {
     kind: JsonType,
-    list_in_data: bool,
+    array_in_data: bool,
 }
 
 impl<'d> Reading<'d> {
-    /// What it is, if it is no object.
+    /// Returns `Err` with the type if the document is not an object.
     fn of(json: JsonScanner<'d>) -> Result<Result<Self, JsonType>, NotJson> {
         let begin = json.begin();
         let kind = json.kind(begin)?;
@@ -157,13 +160,13 @@ impl<'d> Reading<'d> {
 
 impl Data {
     fn of(json: JsonScanner<'_>, at: usize) -> Result<(Self, usize), NotJson> {
-        let mut data = Self { kind: json.kind(at)?, list_in_data: false };
+        let mut data = Self { kind: json.kind(at)?, array_in_data: false };
         if data.kind != JsonType::Object {
             return Ok((data, json.skip(at)?));
         }
         let end = json.object(at, |name, at| {
             if name.eq_str("data") {
-                data.list_in_data = json.kind(at)? == JsonType::Array;
+                data.array_in_data = json.kind(at)? == JsonType::Array;
             }
             json.skip(at)
         })?;
@@ -189,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_et_can_read_passes() {
+    fn readable_documents_pass() {
         for rest in [
             "",
             r#","data":{"type":1,"data":{"pressure":12.5},"result":{"code":0,"detail":null}}"#,
@@ -204,8 +207,8 @@ mod tests {
     }
 
     #[test]
-    fn what_it_cannot_is_named() {
-        assert_eq!(et(r#","data":{"data":[{}]}"#), Err(InvalidRow::ListInData));
+    fn the_violated_rule_is_named() {
+        assert_eq!(et(r#","data":{"data":[{}]}"#), Err(InvalidRow::ArrayInData));
         assert_eq!(et(r#","data":[]"#), Err(InvalidRow::DataNotAnObject(JsonType::Array)));
         assert_eq!(et(r#","data":null"#), Err(InvalidRow::DataNotAnObject(JsonType::Null)));
         assert_eq!(et(r#","data":"{}""#), Err(InvalidRow::DataNotAnObject(JsonType::String)));
@@ -233,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_modes() {
+    fn modes_json_and_off() {
         assert_eq!(check(ValidationMode::Json, "[1,{\"data\":[]}]"), Ok(()));
         assert!(check(ValidationMode::Json, "[1,").is_err());
         assert_eq!(check(ValidationMode::Off, "[1,"), Ok(()));
@@ -241,14 +244,14 @@ mod tests {
     }
 
     #[test]
-    fn a_document_may_be_deep() {
+    fn a_document_may_be_deeply_nested() {
         let deep = format!(r#","x":{}{}"#, "[".repeat(100_000), "]".repeat(100_000));
         assert_eq!(et(&deep), Ok(()));
     }
 
     proptest! {
         #[test]
-        fn no_document_is_too_odd(doc in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn no_document_causes_a_panic(doc in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = Validator::new(ValidationMode::Et, DEVICE).check(Some(Bytes::from(doc)));
         }
     }
