@@ -1,11 +1,16 @@
-//! Points at which a test kills the process, as a crash would, or a thread of it, as a panic would. Without the feature
-//! `enabled` nothing is left of them.
+//! Named points at which a test kills the process, as a crash would, or panics a thread. Without
+//! the feature `enabled`, [`hit`] does nothing.
+//!
+//! ```
+//! // `FAILPOINT=commit:3` in the environment kills the process at the third call with this name.
+//! data_patch_failpoint::hit("commit");
+//! ```
 
-/// Ends the process with SIGKILL if `FAILPOINT` names this point: `name`, or `name:3` for the third time that it is passed.
-/// `FAILPOINT_PANIC` ends the thread with a panic instead.
+/// Kills the process with SIGKILL if `FAILPOINT` names this point: `name`, or `name:3` for the
+/// third hit. `FAILPOINT_PANIC` has the same format and panics instead.
 ///
 /// # Panics
-/// Where `FAILPOINT_PANIC` says so.
+/// If `FAILPOINT_PANIC` names this point.
 #[cfg(feature = "enabled")]
 pub fn hit(name: &str) {
     use std::sync::{
@@ -13,28 +18,29 @@ pub fn hit(name: &str) {
         atomic::{AtomicU64, Ordering},
     };
 
-    struct At {
+    struct Failpoint {
         name: String,
-        passes: AtomicU64,
+        hits_left: AtomicU64,
     }
-    static KILL_AT: OnceLock<Option<At>> = OnceLock::new();
-    static PANIC_AT: OnceLock<Option<At>> = OnceLock::new();
+    static KILL_AT: OnceLock<Option<Failpoint>> = OnceLock::new();
+    static PANIC_AT: OnceLock<Option<Failpoint>> = OnceLock::new();
 
-    fn reached(at: &OnceLock<Option<At>>, variable: &str, name: &str) -> bool {
-        let at = at.get_or_init(|| {
+    fn is_reached(failpoint: &OnceLock<Option<Failpoint>>, variable: &str, name: &str) -> bool {
+        let failpoint = failpoint.get_or_init(|| {
             let text = std::env::var(variable).ok()?;
-            let (name, passes) = text.split_once(':').unwrap_or((&text, "1"));
-            Some(At { name: name.to_owned(), passes: AtomicU64::new(passes.parse().ok()?) })
+            let (name, hits) = text.split_once(':').unwrap_or((&text, "1"));
+            Some(Failpoint { name: name.to_owned(), hits_left: AtomicU64::new(hits.parse().ok()?) })
         });
-        at.as_ref().is_some_and(|at| at.name == name && at.passes.fetch_sub(1, Ordering::Relaxed) == 1)
+        failpoint.as_ref().is_some_and(|point| point.name == name && point.hits_left.fetch_sub(1, Ordering::Relaxed) == 1)
     }
 
-    if reached(&KILL_AT, "FAILPOINT", name) {
+    if is_reached(&KILL_AT, "FAILPOINT", name) {
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
-    assert!(!reached(&PANIC_AT, "FAILPOINT_PANIC", name), "FAILPOINT_PANIC={name}");
+    assert!(!is_reached(&PANIC_AT, "FAILPOINT_PANIC", name), "FAILPOINT_PANIC={name}");
 }
 
+/// Does nothing: the feature `enabled` is off.
 #[cfg(not(feature = "enabled"))]
 #[inline]
 pub fn hit(_: &str) {}
