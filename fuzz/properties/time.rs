@@ -60,7 +60,7 @@ fn stricter(text: &str, theirs: DateTime<Utc>, error: &TimeError) -> bool {
     let leap = &text[17..19] == "60";
     let year = text.starts_with("0000") || !(1..=9999).contains(&theirs.year());
     match error {
-        TimeError::Form => beyond,
+        TimeError::Format => beyond,
         TimeError::NoSuchTime => leap || year,
         TimeError::Skipped(_) => false,
     }

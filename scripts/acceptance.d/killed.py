@@ -26,7 +26,7 @@ IDLE = 0.2
 REPEATS_PER_KILL = 20_000
 
 DEVICE = re.compile(r"device: ([0-9a-f-]{36})")
-GOES_ON = "its worker was gone"
+GOES_ON = "its previous worker was lost"
 
 
 @dataclass

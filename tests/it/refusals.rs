@@ -35,14 +35,14 @@ async fn each_is_told_and_creates_nothing() {
     refused(&mut client, &with("src", json!("et")), "src is \"et\"").await;
     refused(&mut client, &with("token", json!(null)), "token is missing").await;
     refused(&mut client, &with("thingId", json!("bridge")), "thingId is \"bridge\"").await;
-    refused(&mut client, &with("devices", json!([])), "devices is an empty list").await;
+    refused(&mut client, &with("devices", json!([])), "devices is an empty array").await;
     refused(&mut client, &with("devices", json!([1, 2, 3])), "devices[0] is the number 1").await;
     let three: Vec<_> = (0..3).map(|_| Uuid::new_v4()).collect();
     refused(&mut client, &with("devices", json!(three)), "at most 2").await;
     refused(&mut client, &with("from", json!("2019-02-29 00:00:00")), "does not exist").await;
     refused(&mut client, &with("from", json!("2119-01-01 00:00:00")), "from is after to").await;
-    refused(&mut client, &with("topic", json!("a/b")), "no legal topic name").await;
-    refused(&mut client, &with("topic", json!("__consumer_offsets")), "Kafka's own").await;
+    refused(&mut client, &with("topic", json!("a/b")), "not a legal topic name").await;
+    refused(&mut client, &with("topic", json!("__consumer_offsets")), "internal topics").await;
     refused(&mut client, &with("requestId", json!(7)), "requestId is the number 7").await;
     let unknown = Uuid::new_v4();
     refused(&mut client, &json!({"token": "123456", "taskId": unknown}).to_string(), &unknown.to_string()).await;
@@ -100,7 +100,7 @@ async fn where_unknown_fields_are_ignored_the_first_log_line_names_them_and_dry_
     request["dryRun"] = json!(null);
     let task = client.submit(&request).await;
     let log = client.log().await;
-    assert_eq!(message(&log[0]), "not known and ignored in the request: `dryRun`, `project`");
+    assert_eq!(message(&log[0]), "unknown fields in the request are ignored: `dryRun`, `project`");
     assert_eq!(log[0]["payload"]["seq"], 1);
     client.attach(&task, 0).await;
     assert_eq!(client.log().await, log, "it is stored");

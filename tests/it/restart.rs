@@ -56,7 +56,7 @@ async fn killed_twice_on_the_way_and_nothing_is_lost() {
     }
     log.extend(client.log().await);
     assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
-    assert_eq!(log.iter().filter(|line| message(line).contains("its worker was gone")).count(), 2, "{log:#?}");
+    assert_eq!(log.iter().filter(|line| message(line).contains("its previous worker was lost")).count(), 2, "{log:#?}");
     assert!(message(log.last().unwrap()).contains(&format!("{ROWS} rows published")), "{log:#?}");
 
     let found = site.topic.read_device(device).await;
@@ -84,7 +84,7 @@ async fn stopped_gently_it_repeats_nothing_and_goes_on_at_once() {
     let mut client = attach(&process, &task, &log).await;
     log.extend(client.log().await);
     assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
-    assert!(!log.iter().any(|line| message(line).contains("its worker was gone")), "the lease was handed back: {log:#?}");
+    assert!(!log.iter().any(|line| message(line).contains("its previous worker was lost")), "the lease was handed back: {log:#?}");
     let found: Vec<_> = site.topic.read_device(device).await.into_iter().map(|found| found.value).collect();
     assert_eq!(found, site.store.docs(device).await, "each row once");
     process.terminate().await;

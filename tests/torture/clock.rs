@@ -158,7 +158,7 @@ async fn set_ahead_and_back_while_a_job_runs() {
     }
     log.extend(client.log().await);
     assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
-    assert!(!log.iter().any(|line| message(line).contains("its worker was gone")), "a lease was taken away: {log:#?}");
+    assert!(!log.iter().any(|line| message(line).contains("its previous worker was lost")), "a lease was taken away: {log:#?}");
     for process in [process, other] {
         process.terminate().await;
     }

@@ -1,5 +1,5 @@
-//! The fields of a message: which ones each kind of message has, how a value is described, and what another name most
-//! likely means.
+//! The fields of a message: which fields each kind of message has, how values are described in
+//! errors, and which field a misspelled name most likely means.
 
 use std::fmt;
 
@@ -13,14 +13,15 @@ pub const SUBMIT: [&str; 8] = ["src", "token", "thingId", "devices", "from", "to
 /// The fields of a message about a task that exists.
 pub const TASK: [&str; 4] = ["token", "taskId", "after", "cancel"];
 
-/// Unknown fields that one refusal or log line names, at the most.
-const NAMED: usize = 3;
+/// The most unknown fields that one refusal names.
+const MAX_NAMED: usize = 3;
 
-/// Fields that ask for less than the message would do without them. Ignoring one does more than was wanted, so these, and what
-/// is like them, are refused also where unknown fields are ignored. Lower case, without separators.
+/// Names of fields that would restrict what a message does. Ignoring one would do more than the
+/// client asked for, so these and similar names are refused even if unknown fields are ignored.
+/// Lower case, without separators.
 const RESTRICTING: [&str; 8] = ["dryrun", "preview", "simulate", "cancel", "pause", "resume", "retry", "rate"];
 
-/// Other words for the fields that people take for their names. Lower case, without separators.
+/// Names that clients use instead of the known ones. Lower case, without separators.
 const SYNONYMS: [(&str, &str); 10] = [
     ("start", "from"),
     ("starttime", "from"),
@@ -34,10 +35,10 @@ const SYNONYMS: [(&str, &str); 10] = [
     ("seq", "after"),
 ];
 
-/// A JSON text: an object with its fields, or anything else. The names that an object has more than once are kept, since a
-/// map would silently take the last of them.
+/// A JSON value: an object with its fields, or any other value. Names that occur more than once are
+/// recorded, since a map would silently keep only the last value.
 pub struct Object {
-    /// `None`: the text is no object.
+    /// `None` if the value is not an object.
     pub fields: Option<Map<String, Value>>,
     pub repeated: Vec<String>,
 }
@@ -50,7 +51,7 @@ impl<'de> Deserialize<'de> for Object {
 
 struct ObjectVisitor;
 
-const NO_OBJECT: Object = Object { fields: None, repeated: Vec::new() };
+const NOT_AN_OBJECT: Object = Object { fields: None, repeated: Vec::new() };
 
 impl<'de> Visitor<'de> for ObjectVisitor {
     type Value = Object;
@@ -62,7 +63,7 @@ impl<'de> Visitor<'de> for ObjectVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
         let (mut fields, mut repeated) = (Map::new(), Vec::new());
         while let Some((name, value)) = map.next_entry::<String, Value>()? {
-            if fields.contains_key(&name) && repeated.len() < NAMED {
+            if fields.contains_key(&name) && repeated.len() < MAX_NAMED {
                 repeated.push(name.clone());
             }
             fields.insert(name, value);
@@ -72,38 +73,38 @@ impl<'de> Visitor<'de> for ObjectVisitor {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Object, A::Error> {
         while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(NO_OBJECT)
+        Ok(NOT_AN_OBJECT)
     }
 
     fn visit_unit<E: Error>(self) -> Result<Object, E> {
-        Ok(NO_OBJECT)
+        Ok(NOT_AN_OBJECT)
     }
 
     fn visit_bool<E: Error>(self, _: bool) -> Result<Object, E> {
-        Ok(NO_OBJECT)
+        Ok(NOT_AN_OBJECT)
     }
 
     fn visit_i64<E: Error>(self, _: i64) -> Result<Object, E> {
-        Ok(NO_OBJECT)
+        Ok(NOT_AN_OBJECT)
     }
 
     fn visit_u64<E: Error>(self, _: u64) -> Result<Object, E> {
-        Ok(NO_OBJECT)
+        Ok(NOT_AN_OBJECT)
     }
 
     fn visit_f64<E: Error>(self, _: f64) -> Result<Object, E> {
-        Ok(NO_OBJECT)
+        Ok(NOT_AN_OBJECT)
     }
 
     fn visit_str<E: Error>(self, _: &str) -> Result<Object, E> {
-        Ok(NO_OBJECT)
+        Ok(NOT_AN_OBJECT)
     }
 }
 
-/// The fields of a message; what is `null` counts as left out.
+/// The fields of a message. A field that is `null` counts as missing.
 pub struct Fields<'a> {
     pub all: &'a Map<String, Value>,
-    /// The right token: never shown, whatever field it was put into.
+    /// The correct token. It is never shown, whichever field it is in.
     pub token: &'a str,
 }
 
@@ -122,28 +123,28 @@ impl<'a> Fields<'a> {
 
     pub fn text(&self, name: &'static str, expected: &'static str) -> Result<&'a str, RequestError> {
         let value = self.required(name, expected)?;
-        // What a token looks like is not told, not even of one that is no text.
-        value.as_str().ok_or_else(|| invalid(name, kind(value), format!("it must be a text; {expected}")))
+        // The value is not shown, because the field may be the token.
+        value.as_str().ok_or_else(|| invalid(name, kind(value), format!("it must be a string; {expected}")))
     }
 
-    /// Checks that every field is one of `known`, or null and of another kind of message. Returns the others, as they may be
-    /// shown, if they may be ignored.
+    /// Checks that every field is one of `known`, or null and known for another kind of message. If
+    /// unknown fields may be ignored, returns their names, as they may be shown.
     ///
     /// # Errors
-    /// There are others, each named with the one that was likely meant.
+    /// There are unknown fields; each is named together with the field that was likely meant.
     pub fn check_known(&self, known: &[&str], ignore: bool) -> Result<Vec<String>, RequestError> {
-        let left_out = |name: &str, value: &Value| value.is_null() && (SUBMIT.contains(&name) || TASK.contains(&name));
-        let unknown = |(name, value): &(&String, &Value)| !known.contains(&name.as_str()) && !left_out(name, value);
-        let refused = |(name, value): &(&String, &Value)| !ignore || restricts(name, value);
+        let is_missing = |name: &str, value: &Value| value.is_null() && (SUBMIT.contains(&name) || TASK.contains(&name));
+        let unknown = |(name, value): &(&String, &Value)| !known.contains(&name.as_str()) && !is_missing(name, value);
+        let is_refused = |(name, value): &(&String, &Value)| !ignore || restricts(name, value);
         let mut problems: Vec<String> =
-            self.all.iter().filter(unknown).filter(refused).map(|(name, _)| self.problem(name, known)).collect();
+            self.all.iter().filter(unknown).filter(is_refused).map(|(name, _)| self.problem(name, known)).collect();
         if problems.is_empty() {
             return Ok(self.all.iter().filter(unknown).map(|(name, _)| self.shown(name)).collect());
         }
-        let more = problems.len().saturating_sub(NAMED);
-        problems.truncate(NAMED);
+        let more = problems.len().saturating_sub(MAX_NAMED);
+        problems.truncate(MAX_NAMED);
         if more > 0 {
-            problems.push(format!("{more} more are not known either."));
+            problems.push(format!("{more} more are unknown."));
         }
         Err(RequestError::UnknownField(problems.join(" ")))
     }
@@ -156,44 +157,44 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A field's name as it may be shown.
+    /// A field's name in the form that may be shown.
     pub fn shown(&self, name: &str) -> String {
-        const SHOWN: usize = 40;
+        const MAX_CHARS: usize = 40;
         if name.contains(self.token) {
-            return "a field whose name holds the token".to_owned();
+            return "a field whose name contains the token".to_owned();
         }
-        let cut = if name.chars().nth(SHOWN).is_some() { "…" } else { "" };
-        format!("`{}{cut}`", name.chars().take(SHOWN).flat_map(char::escape_debug).collect::<String>())
+        let cut = if name.chars().nth(MAX_CHARS).is_some() { "…" } else { "" };
+        format!("`{}{cut}`", name.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect::<String>())
     }
 }
 
-/// Whether ignoring a field would do more than was asked for.
+/// Whether ignoring a field would do more than the client asked for.
 fn restricts(name: &str, value: &Value) -> bool {
-    let like = |word: &str| word.get(..1) == name.to_lowercase().get(..1);
-    !matches!(value, Value::Null | Value::Bool(false)) && likely(name, &RESTRICTING).is_some_and(like)
+    let same_initial = |word: &str| word.get(..1) == name.to_lowercase().get(..1);
+    !matches!(value, Value::Null | Value::Bool(false)) && likely(name, &RESTRICTING).is_some_and(same_initial)
 }
 
 /// Lower case, without separators.
-fn plain(name: &str) -> String {
+fn normalized(name: &str) -> String {
     name.chars().filter(|c| !matches!(c, '_' | '-' | ' ' | '.')).flat_map(char::to_lowercase).collect()
 }
 
-/// The field that another name most likely means.
+/// The known field that a name most likely means.
 fn likely<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    /// More alike than this (0 to 1) is taken for a slip of the pen.
-    const ALIKE: f64 = 0.85;
-    // Comparing takes the product of the lengths.
+    /// The Jaro-Winkler similarity (0 to 1) above which a name counts as misspelled.
+    const MIN_SIMILARITY: f64 = 0.85;
+    // The cost of a comparison is the product of the lengths.
     if name.len() > 64 {
         return None;
     }
-    let name = plain(name);
+    let name = normalized(name);
     if let Some((_, meant)) = SYNONYMS.iter().find(|(word, _)| *word == name) {
         return known.iter().find(|known| *known == meant).copied();
     }
     known
         .iter()
         .map(|known| (strsim::jaro_winkler(&name, &known.to_lowercase()), *known))
-        .filter(|(alike, _)| *alike > ALIKE)
+        .filter(|(similarity, _)| *similarity > MIN_SIMILARITY)
         .max_by(|(one, _), (other, _)| one.total_cmp(other))
         .map(|(_, known)| known)
 }
@@ -205,10 +206,10 @@ pub fn invalid(field: impl Into<String>, found: impl Into<String>, expected: imp
 fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
-        Value::Bool(_) => "a truth value",
+        Value::Bool(_) => "a boolean",
         Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
         Value::Object(_) => "an object",
     }
 }
@@ -221,13 +222,13 @@ pub fn described(value: &Value) -> String {
     }
 }
 
-/// A text as it was sent, cut where it is long.
+/// A quoted string, truncated if it is long.
 pub fn quoted(text: &str) -> String {
-    const SHOWN: usize = 80;
-    if text.chars().count() <= SHOWN {
+    const MAX_CHARS: usize = 80;
+    if text.chars().count() <= MAX_CHARS {
         return format!("{text:?}");
     }
-    format!("{:?}…", text.chars().take(SHOWN).collect::<String>())
+    format!("{:?}…", text.chars().take(MAX_CHARS).collect::<String>())
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! The wire contract: the messages of clients, the answers, and the events of a task's log. Pure: no I/O, no clock.
+//! The wire contract: messages of clients, replies, and the events of a task's log. Pure: no I/O
+//! and no clock.
 
 mod fields;
 pub mod message;
@@ -12,5 +13,5 @@ pub use message::{Attach, Authorized, ClientMessage, RequestPolicy, Submit};
 pub use request_error::RequestError;
 pub use token::Token;
 
-/// Where the WebSocket is.
+/// The URL path of the WebSocket.
 pub const PATH: &str = "/data-patch/websocket";

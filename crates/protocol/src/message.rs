@@ -1,4 +1,4 @@
-//! What a client may say: submit a patch, attach to one, or cancel one.
+//! The messages of clients: submit a task, attach to one, or cancel one.
 
 use std::fmt::Write as _;
 
@@ -14,25 +14,31 @@ use super::{
 };
 use crate::task::{NewTask, TaskId};
 
-/// What messages are held against.
+/// The policy that messages are checked against.
 #[derive(Debug, Clone)]
 pub struct RequestPolicy {
+    /// The service's token.
     pub token: Token,
+    /// The zone of times without an offset.
     pub time_zone: Tz,
+    /// The most devices of one task.
     pub max_devices: usize,
+    /// The topic of a task without `topic`.
     pub default_topic: String,
-    /// Topics that may be named; empty allows any that is not Kafka's own.
+    /// The topics that are allowed. If empty, any topic is allowed that is not one of Kafka's
+    /// internal topics.
     pub topics: Vec<String>,
-    /// Fields that are not known are ignored, and named in the task's first log line; else they are refused.
+    /// Whether unknown fields are ignored and named in the task's first log entry. Otherwise they
+    /// are refused.
     pub ignore_unknown_fields: bool,
 }
 
-/// A message that holds to the contract.
+/// A valid message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientMessage {
     Submit(Submit),
     Attach(Attach),
-    /// No more of the task is to be published.
+    /// Stops publishing the task.
     Cancel(TaskId),
 }
 
@@ -40,14 +46,16 @@ pub enum ClientMessage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Submit {
     pub task: NewTask,
-    /// Fields that are not known, as they may be shown; there are none unless [`RequestPolicy::ignore_unknown_fields`].
+    /// The ignored unknown fields, as they may be shown. Empty unless
+    /// [`RequestPolicy::ignore_unknown_fields`] is set.
     pub ignored: Vec<String>,
 }
 
-/// A task to be watched, from the log after `after`.
+/// A subscription to the log of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attach {
     pub task: TaskId,
+    /// The sequence number after which the log is sent; 0 sends all of it.
     pub after: u64,
 }
 
@@ -55,16 +63,31 @@ const MAX_REQUEST_ID_CHARS: usize = 128;
 const MAX_TOPIC_CHARS: usize = 249;
 
 impl ClientMessage {
-    /// Reads one text frame.
+    /// Parses one text frame.
+    ///
+    /// ```
+    /// use data_patch_protocol::{ClientMessage, RequestPolicy, Token};
+    ///
+    /// let policy = RequestPolicy {
+    ///     token: Token::new("123456"),
+    ///     time_zone: chrono_tz::Asia::Shanghai,
+    ///     max_devices: 10_000,
+    ///     default_topic: "anxinyun_data".to_owned(),
+    ///     topics: Vec::new(),
+    ///     ignore_unknown_fields: false,
+    /// };
+    /// let text = r#"{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba"}"#;
+    /// assert!(matches!(ClientMessage::parse(text, &policy), Ok(ClientMessage::Attach(_))));
+    /// ```
     ///
     /// # Errors
-    /// The first thing that is wrong with it.
-    pub fn parse(text: &str, rules: &RequestPolicy) -> Result<Self, RequestError> {
-        Authorized::read(text, &rules.token)?.message(rules)
+    /// The first error in the message.
+    pub fn parse(text: &str, policy: &RequestPolicy) -> Result<Self, RequestError> {
+        Authorized::read(text, &policy.token)?.message(policy)
     }
 }
 
-/// A message whose token is right; nothing else of it is checked.
+/// A message whose token is correct. Its other fields are not checked yet.
 pub struct Authorized {
     fields: Map<String, Value>,
     repeated: Vec<String>,
@@ -72,12 +95,12 @@ pub struct Authorized {
 }
 
 impl Authorized {
-    /// Reads one text frame as far as its token.
+    /// Parses one text frame and checks its token.
     ///
     /// # Errors
-    /// It is no JSON object, has no known shape, or its token is missing or wrong.
+    /// The message is not a JSON object, has no known shape, or its token is missing or wrong.
     pub fn read(text: &str, token: &Token) -> Result<Self, RequestError> {
-        // Editors of some systems put a byte order mark before a text.
+        // Some editors write a byte order mark before the text.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let object: Object = serde_json::from_str(text).map_err(|error| RequestError::NotJson(error.to_string()))?;
         let Object { fields: Some(all), repeated } = object else { return Err(RequestError::Shape) };
@@ -85,41 +108,41 @@ impl Authorized {
             return Err(invalid("token", "given more than once", "give it once"));
         }
         let fields = Fields { all: &all, token: "" };
-        if !all.contains_key("token") && !submits(&fields) && !fields.has("taskId") {
+        if !all.contains_key("token") && !is_submit(&fields) && !fields.has("taskId") {
             return Err(RequestError::Shape);
         }
-        let said = fields.text("token", "the token that the service was started with")?;
-        if !token.matches(said) {
+        let candidate = fields.text("token", "the token that the service was started with")?;
+        if !token.matches(candidate) {
             return Err(RequestError::WrongToken);
         }
-        let token = said.to_owned();
+        let token = candidate.to_owned();
         Ok(Self { fields: all, repeated, token })
     }
 
-    /// What the message asks for.
+    /// Checks the other fields and returns the message.
     ///
     /// # Errors
-    /// The first thing that is wrong with it.
-    pub fn message(&self, rules: &RequestPolicy) -> Result<ClientMessage, RequestError> {
+    /// The first error in the message.
+    pub fn message(&self, policy: &RequestPolicy) -> Result<ClientMessage, RequestError> {
         let fields = Fields { all: &self.fields, token: &self.token };
         if let Some(name) = self.repeated.first() {
             return Err(RequestError::RepeatedField(fields.shown(name)));
         }
-        read(&fields, rules).map_err(|refusal| redact_token(refusal, &fields))
+        read(&fields, policy).map_err(|error| redact_token(error, &fields))
     }
 }
 
-/// Whether a message has fields that only a submit has, and needs.
-fn submits(fields: &Fields<'_>) -> bool {
+/// Whether a message has a field that only a submission requires.
+fn is_submit(fields: &Fields<'_>) -> bool {
     ["src", "thingId", "devices", "from", "to"].iter().any(|name| fields.has(name))
 }
 
-fn read(fields: &Fields<'_>, rules: &RequestPolicy) -> Result<ClientMessage, RequestError> {
-    let ignore = rules.ignore_unknown_fields;
-    if submits(fields) {
+fn read(fields: &Fields<'_>, policy: &RequestPolicy) -> Result<ClientMessage, RequestError> {
+    let ignore = policy.ignore_unknown_fields;
+    if is_submit(fields) {
         exclude(fields, &["taskId", "after", "cancel"], "a message that submits a task", "to attach or cancel")?;
         let ignored = fields.check_known(&SUBMIT, ignore)?;
-        return Ok(ClientMessage::Submit(Submit { task: submit(fields, rules)?, ignored }));
+        return Ok(ClientMessage::Submit(Submit { task: submit(fields, policy)?, ignored }));
     }
     if !fields.has("taskId") {
         fields.check_known(&[&SUBMIT[..], &TASK[1..]].concat(), false)?;
@@ -131,11 +154,11 @@ fn read(fields: &Fields<'_>, rules: &RequestPolicy) -> Result<ClientMessage, Req
     match fields.optional("cancel") {
         None | Some(Value::Bool(false)) => Ok(ClientMessage::Attach(attach)),
         Some(Value::Bool(true)) => Ok(ClientMessage::Cancel(attach.task)),
-        Some(value) => Err(invalid("cancel", described(value), "true cancels the task, false or nothing attaches to it")),
+        Some(value) => Err(invalid("cancel", described(value), "true cancels the task; false, or no such field, attaches to it")),
     }
 }
 
-/// Refuses fields that belong to another kind of message: which of the two is meant can't be told.
+/// Refuses fields of another kind of message, since it is unclear which kind is meant.
 fn exclude(fields: &Fields<'_>, others: &[&str], message: &str, purpose: &str) -> Result<(), RequestError> {
     let found: Vec<_> = others.iter().filter(|name| fields.has(name)).map(|name| format!("`{name}`")).collect();
     if found.is_empty() {
@@ -147,62 +170,63 @@ fn exclude(fields: &Fields<'_>, others: &[&str], message: &str, purpose: &str) -
     )))
 }
 
-/// A refusal shows what it found; not so if the token was put in a wrong field.
-fn redact_token(refusal: RequestError, fields: &Fields<'_>) -> RequestError {
-    fn holds(value: &Value, token: &str) -> bool {
+/// Errors quote the value of a field. Removes the quote if the message contains the token in
+/// another field.
+fn redact_token(error: RequestError, fields: &Fields<'_>) -> RequestError {
+    fn contains(value: &Value, token: &str) -> bool {
         match value {
             Value::String(text) => text.contains(token),
-            Value::Array(list) => list.iter().any(|value| holds(value, token)),
-            Value::Object(fields) => fields.iter().any(|(name, value)| name.contains(token) || holds(value, token)),
+            Value::Array(list) => list.iter().any(|value| contains(value, token)),
+            Value::Object(fields) => fields.iter().any(|(name, value)| name.contains(token) || contains(value, token)),
             Value::Number(number) => number.to_string().contains(token),
             Value::Null | Value::Bool(_) => false,
         }
     }
-    match refusal {
+    match error {
         RequestError::Invalid { field, expected, .. }
-            if fields.all.iter().any(|(name, value)| name != "token" && holds(value, fields.token)) =>
+            if fields.all.iter().any(|(name, value)| name != "token" && contains(value, fields.token)) =>
         {
             RequestError::Invalid { field, found: MISPLACED_TOKEN.to_owned(), expected }
         }
-        refusal => refusal,
+        error => error,
     }
 }
 
-const MISPLACED_TOKEN: &str = "not shown, for the token is in a field that it does not belong in";
+const MISPLACED_TOKEN: &str = "not shown, because the token is in a field that it does not belong in";
 
-fn submit(fields: &Fields<'_>, rules: &RequestPolicy) -> Result<NewTask, RequestError> {
-    let src = fields.text("src", "only \"iota\" is known")?;
+fn submit(fields: &Fields<'_>, policy: &RequestPolicy) -> Result<NewTask, RequestError> {
+    let src = fields.text("src", "only \"iota\" is supported")?;
     if src != "iota" {
-        return Err(invalid("src", quoted(src), "only \"iota\" is known"));
+        return Err(invalid("src", quoted(src), "only \"iota\" is supported"));
     }
     let topic = match fields.optional("topic") {
-        None => rules.default_topic.clone(),
-        Some(value) => topic(value, rules)?,
+        None => policy.default_topic.clone(),
+        Some(value) => topic(value, policy)?,
     };
     let expected = "the UUID of the thing that the devices are mounted on";
     let thing = fields.required("thingId", expected)?;
     let thing = uuid(thing).map_err(|found| invalid("thingId", found, expected))?;
-    let devices = devices(fields, rules)?;
-    let (from, to) = range(fields, rules.time_zone)?;
+    let devices = devices(fields, policy)?;
+    let (from, to) = range(fields, policy.time_zone)?;
     let request_id = request_id(fields)?;
-    // These two would be stored, and shown later, as they are.
+    // These two values are stored and shown later.
     for (name, text) in [("topic", Some(&topic)), ("requestId", request_id.as_ref())] {
         if text.is_some_and(|text| text == fields.token) {
-            return Err(invalid(name, MISPLACED_TOKEN, "the token belongs in token alone"));
+            return Err(invalid(name, MISPLACED_TOKEN, "the token belongs only in token"));
         }
     }
     Ok(NewTask { thing, devices, topic, from, to, request_id })
 }
 
 fn range(fields: &Fields<'_>, zone: Tz) -> Result<(DateTime<Utc>, DateTime<Utc>), RequestError> {
-    let (from_text, from) = moment(fields, "from", zone, Bound::From)?;
-    let (to_text, to) = moment(fields, "to", zone, Bound::To)?;
+    let (from_text, from) = timestamp(fields, "from", zone, Bound::From)?;
+    let (to_text, to) = timestamp(fields, "to", zone, Bound::To)?;
     if from <= to {
         return Ok((from.to_utc(), to.to_utc()));
     }
     let mut found = format!("after to ({} > {}", quoted(from_text), quoted(to_text));
     if from.offset() != to.offset() {
-        // Clocks of different offsets are hard to compare by eye.
+        // Times with different offsets are hard to compare by eye.
         let to = to.with_timezone(from.offset()).to_rfc3339_opts(SecondsFormat::AutoSi, false);
         let from = from.to_rfc3339_opts(SecondsFormat::AutoSi, false);
         let _ = write!(found, ", which in one offset are {from} > {to}");
@@ -211,41 +235,41 @@ fn range(fields: &Fields<'_>, zone: Tz) -> Result<(DateTime<Utc>, DateTime<Utc>)
 }
 
 fn attach(fields: &Fields<'_>) -> Result<Attach, RequestError> {
-    let expected = "the UUID that \"task created.\" came with";
+    let expected = "the UUID in the answer \"task created.\"";
     let task = uuid(fields.required("taskId", expected)?).map_err(|found| invalid("taskId", found, expected))?;
     let after = match fields.optional("after") {
         None => 0,
         Some(value) => value
             .as_u64()
-            .ok_or_else(|| invalid("after", described(value), "the seq of the last log that you have, or 0 for all"))?,
+            .ok_or_else(|| invalid("after", described(value), "the seq of the last log entry that you have, or 0 for all"))?,
     };
     Ok(Attach { task: TaskId(task), after })
 }
 
-fn topic(value: &Value, rules: &RequestPolicy) -> Result<String, RequestError> {
+fn topic(value: &Value, policy: &RequestPolicy) -> Result<String, RequestError> {
     let expected = "a topic name has 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-', and is neither \".\" nor \"..\"";
     let name = value.as_str().ok_or_else(|| invalid("topic", described(value), expected))?;
-    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if name.is_empty() || name.len() > MAX_TOPIC_CHARS || !name.bytes().all(legal) || name == "." || name == ".." {
-        return Err(invalid("topic", format!("{}, which is no legal topic name", quoted(name)), expected));
+    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if name.is_empty() || name.len() > MAX_TOPIC_CHARS || !name.bytes().all(is_legal) || name == "." || name == ".." {
+        return Err(invalid("topic", format!("{}, which is not a legal topic name", quoted(name)), expected));
     }
-    if rules.topics.is_empty() {
+    if policy.topics.is_empty() {
         if name.starts_with("__") {
             return Err(invalid(
                 "topic",
-                format!("{}, which is one of Kafka's own", quoted(name)),
+                format!("{}, which is one of Kafka's internal topics", quoted(name)),
                 "name the topic that ET consumes",
             ));
         }
-    } else if !rules.topics.iter().any(|allowed| allowed == name) {
-        let expected = format!("allowed are {}", rules.topics.join(", "));
+    } else if !policy.topics.iter().any(|allowed| allowed == name) {
+        let expected = format!("allowed are {}", policy.topics.join(", "));
         return Err(invalid("topic", format!("{}, which is not allowed here", quoted(name)), expected));
     }
     Ok(name.to_owned())
 }
 
-fn devices(fields: &Fields<'_>, rules: &RequestPolicy) -> Result<Vec<Uuid>, RequestError> {
-    let expected = "a list of at least one device id";
+fn devices(fields: &Fields<'_>, policy: &RequestPolicy) -> Result<Vec<Uuid>, RequestError> {
+    let expected = "an array of at least one device id";
     let value = fields.required("devices", expected)?;
     let list = value.as_array().ok_or_else(|| invalid("devices", described(value), expected))?;
     let mut seen = std::collections::HashSet::with_capacity(list.len());
@@ -257,16 +281,16 @@ fn devices(fields: &Fields<'_>, rules: &RequestPolicy) -> Result<Vec<Uuid>, Requ
         }
     }
     if devices.is_empty() {
-        return Err(invalid("devices", "an empty list", expected));
+        return Err(invalid("devices", "an empty array", expected));
     }
-    if devices.len() > rules.max_devices {
-        let expected = format!("at most {} are taken at once; split the request", rules.max_devices);
-        return Err(invalid("devices", format!("a list of {} devices", devices.len()), expected));
+    if devices.len() > policy.max_devices {
+        let expected = format!("at most {} are accepted at once; split the request", policy.max_devices);
+        return Err(invalid("devices", format!("an array of {} devices", devices.len()), expected));
     }
     Ok(devices)
 }
 
-fn moment<'a>(
+fn timestamp<'a>(
     fields: &Fields<'a>,
     name: &'static str,
     zone: Tz,
@@ -280,18 +304,18 @@ fn moment<'a>(
 
 fn request_id(fields: &Fields<'_>) -> Result<Option<String>, RequestError> {
     let Some(value) = fields.optional("requestId") else { return Ok(None) };
-    let expected = "a text of 1 to 128 characters, the same for the same request";
+    let expected = "a string of 1 to 128 characters, the same for the same request";
     match value.as_str() {
         Some(text) if (1..=MAX_REQUEST_ID_CHARS).contains(&text.chars().count()) => Ok(Some(text.to_owned())),
-        Some(text) => Err(invalid("requestId", format!("a text of {} characters", text.chars().count()), expected)),
+        Some(text) => Err(invalid("requestId", format!("a string of {} characters", text.chars().count()), expected)),
         None => Err(invalid("requestId", described(value), expected)),
     }
 }
 
-/// People paste ids, so white space around them is no fault. What was found is told where it is no UUID.
+/// Whitespace around an id is accepted, since people paste ids. Otherwise returns what was found.
 fn uuid(value: &Value) -> Result<Uuid, String> {
     let text = value.as_str().ok_or_else(|| described(value))?;
-    Uuid::try_parse(text.trim()).map_err(|_| format!("{}, which is no UUID", quoted(text)))
+    Uuid::try_parse(text.trim()).map_err(|_| format!("{}, which is not a UUID", quoted(text)))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What clients are told, in the contract's own words and spelling.
+//! Messages to clients, with the field names and the spelling of the contract.
 
 use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
@@ -6,7 +6,8 @@ use serde::Serialize;
 use super::RequestError;
 use crate::task::{Event, LogEntry, TaskId, TaskState};
 
-/// Answers to requests bear this `type`, all else the other; both are the contract's.
+/// The `type` of answers to requests. All other messages have [`LOG`]. Both values are part of the
+/// contract.
 const ANSWER: &str = "data-patch";
 const LOG: &str = "theme-data";
 
@@ -22,7 +23,7 @@ struct Envelope<'a, P> {
 fn envelope<P: Serialize>(r#type: &str, error: Option<&str>, payload: P) -> String {
     let erorr = error.map(|error| format!("error message: {error}"));
     let res = if error.is_some() { "error" } else { "ok" };
-    // Plain structs of texts and numbers: writing them to memory can't fail.
+    // Serializing plain structs of strings and numbers to memory cannot fail.
     serde_json::to_string(&Envelope { r#type, erorr, res, payload }).unwrap_or_default()
 }
 
@@ -35,34 +36,35 @@ struct Answer<'a> {
     state: Option<TaskState>,
 }
 
-/// The task is durably stored.
+/// Answers a submission: the task is durably stored.
 pub fn created(task_id: TaskId) -> String {
     envelope(ANSWER, None, Answer { task_id, msg: "task created.", state: None })
 }
 
-/// The task is watched from now on; its logs follow.
+/// Answers an attachment. The entries of the task's log follow.
 pub fn attached(task_id: TaskId, state: TaskState) -> String {
     envelope(ANSWER, None, Answer { task_id, msg: "task attached.", state: Some(state) })
 }
 
-/// No more of the task is published; or it had ended before.
-pub fn cancelled(task_id: TaskId, state: TaskState, ended_before: bool) -> String {
-    let msg = if ended_before { "task had ended." } else { "task cancelled." };
+/// Answers a cancellation. No more rows of the task are published; `already_finished` if it had
+/// ended before.
+pub fn cancelled(task_id: TaskId, state: TaskState, already_finished: bool) -> String {
+    let msg = if already_finished { "task had ended." } else { "task cancelled." };
     envelope(ANSWER, None, Answer { task_id, msg, state: Some(state) })
 }
 
-/// Nothing was done.
-pub fn refused(refusal: &RequestError) -> String {
+/// Answers a refused message. Nothing was done.
+pub fn refused(error: &RequestError) -> String {
     #[derive(Serialize)]
     struct Payload<'a> {
         ex: &'a str,
         code: &'static str,
     }
-    let text = refusal.to_string();
-    envelope(LOG, Some(&text), Payload { ex: &text, code: refusal.code() })
+    let text = error.to_string();
+    envelope(LOG, Some(&text), Payload { ex: &text, code: error.code() })
 }
 
-/// One line of a task's log.
+/// One entry of a task's log.
 pub fn log(entry: &LogEntry) -> String {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]

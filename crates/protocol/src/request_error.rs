@@ -1,8 +1,8 @@
-//! Why a message was refused: what is wrong, and what would be right.
+//! Why a message was refused, and how to correct it.
 
 use crate::task::TaskId;
 
-/// A message that changed nothing. The text of each names the field and the remedy.
+/// A refused message; it changed nothing. Each error text names the field and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     #[error("the message is not JSON ({0}); send one JSON object in a text frame")]
@@ -10,7 +10,7 @@ pub enum RequestError {
     #[error("the message is a binary frame; send one JSON object in a text frame")]
     Binary,
     #[error(
-        "the message has no known shape; to submit send src, token, thingId, devices, from, to (topic and requestId if you like), to attach send token, taskId (after if you like), to cancel send token, taskId, cancel: true"
+        "the message has no known shape; to submit send src, token, thingId, devices, from, to (topic and requestId are optional), to attach send token, taskId (after is optional), to cancel send token, taskId, cancel: true"
     )]
     Shape,
     #[error("{field} is missing; {expected}")]
@@ -19,7 +19,7 @@ pub enum RequestError {
     Invalid { field: String, found: String, expected: String },
     #[error("{0}")]
     UnknownField(String),
-    #[error("{0} is given more than once, and only one can be meant; give it once")]
+    #[error("{0} is given more than once; give it once")]
     RepeatedField(String),
     #[error(
         "requestId was used before, by task {task}, which differs in {}; send the same request again, or choose another requestId",
@@ -28,18 +28,18 @@ pub enum RequestError {
     RequestIdConflict { task: TaskId, fields: Vec<&'static str> },
     #[error("token is wrong; it is the one that the service was started with")]
     WrongToken,
-    #[error("taskId {0} is unknown; it was never created here, or it ended longer ago than the service keeps tasks")]
+    #[error("taskId {0} is unknown; it was never created here, or it finished longer ago than the retention of this service")]
     UnknownTask(TaskId),
-    #[error("after is {after}, but the log of task {task} ends at {last}; send the seq of the last log that you have")]
+    #[error("after is {after}, but the log of task {task} ends at {last}; send the seq of the last log entry that you have")]
     AfterTheEnd { task: TaskId, after: u64, last: u64 },
-    #[error("the service is shutting down and takes no new work; send the request again in a moment")]
+    #[error("the service is shutting down and accepts no new work; send the request again in a moment")]
     ShuttingDown,
-    #[error("the queue can't be read or written just now ({0}), and nothing was stored; send the request again in a moment")]
+    #[error("the queue is unavailable ({0}) and nothing was stored; send the request again in a moment")]
     QueueUnavailable(String),
 }
 
 impl RequestError {
-    /// A word that programs can tell refusals apart by; sent as `payload.code`.
+    /// The error code for programs; sent as `payload.code`.
     pub fn code(&self) -> &'static str {
         match self {
             Self::NotJson(_) => "not_json",

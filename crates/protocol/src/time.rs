@@ -1,36 +1,43 @@
-//! The forms of time that requests may use.
+//! The time formats that requests may use.
 
 use chrono::{DateTime, Datelike, FixedOffset, LocalResult, NaiveDate, NaiveDateTime, NaiveTime, TimeZone};
 use chrono_tz::Tz;
 
-/// What is said of a text that is none of them.
+/// The accepted formats, for error messages.
 pub const ACCEPTED: &str = "accepted are 2019-01-11T21:03:00.000+0800, 2019-01-11T13:03:00Z (any offset; fraction of up to nine digits; \
     T or a space), and 2019-01-11 21:03:00 or 2019-01-11T21:03:00 in the service's time zone";
 
-/// Why a text is no time.
+/// Why a string is not an accepted time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
-    #[error("is not a time in a known form")]
-    Form,
+    #[error("is not a time in an accepted format")]
+    Format,
     #[error("is a date or time that does not exist")]
     NoSuchTime,
-    #[error("does not exist in {0}: the clocks were put forward over it; add an offset")]
+    #[error("does not exist in {0}: the clocks were set forward over it; add an offset")]
     Skipped(Tz),
 }
 
-/// Which of two instants is meant where clocks were put back and a local time came twice.
+/// Which instant is meant if the clocks were set back and a local time occurs twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
-    /// The start of a range: the earlier.
+    /// The start of a range: the earlier instant.
     From,
-    /// Its end: the later.
+    /// The end of a range: the later instant.
     To,
 }
 
-/// Reads a time; what is returned has the offset that was written, or that of `zone` where none was.
+/// Parses a time. The result has the given offset, or that of `zone` if none is given.
+///
+/// ```
+/// use data_patch_protocol::time::{Bound, parse};
+///
+/// let time = parse("2019-01-11 21:03:00", chrono_tz::Asia::Shanghai, Bound::From).unwrap();
+/// assert_eq!(time.to_rfc3339(), "2019-01-11T21:03:00+08:00");
+/// ```
 ///
 /// # Errors
-/// The text has another form, or names a time that does not exist.
+/// The text has another format, or names a time that does not exist.
 pub fn parse(text: &str, zone: Tz, bound: Bound) -> Result<DateTime<FixedOffset>, TimeError> {
     let mut scan = Scan(text.as_bytes());
     let year = scan.digits(4)?;
@@ -59,8 +66,9 @@ pub fn parse(text: &str, zone: Tz, bound: Bound) -> Result<DateTime<FixedOffset>
         Some(seconds) => FixedOffset::east_opt(seconds)
             .and_then(|offset| offset.from_local_datetime(&local).single())
             .ok_or(TimeError::NoSuchTime),
-        // Whole seconds only. A fraction is written by a program, and a program that writes no offset often means UTC
-        // (a `Z` was cut off): a refusal costs a moment, a range that is off by the zone publishes the wrong rows.
+        // Without an offset, only whole seconds are accepted. A fraction is written by a program,
+        // and a program that writes no offset often means UTC (a `Z` was cut off). A refusal costs
+        // the user a moment; a range that is off by the zone would publish the wrong rows.
         None if nanosecond.is_none() => match zone.from_local_datetime(&local) {
             LocalResult::Single(time) => Ok(time.fixed_offset()),
             LocalResult::Ambiguous(earlier, later) => {
@@ -68,9 +76,9 @@ pub fn parse(text: &str, zone: Tz, bound: Bound) -> Result<DateTime<FixedOffset>
             }
             LocalResult::None => Err(TimeError::Skipped(zone)),
         },
-        None => Err(TimeError::Form),
+        None => Err(TimeError::Format),
     }?;
-    // The stores know no others.
+    // The databases of the source support no other years.
     if (1..=9999).contains(&instant.to_utc().year()) { Ok(instant) } else { Err(TimeError::NoSuchTime) }
 }
 
@@ -84,14 +92,14 @@ impl Scan<'_> {
         Some(u32::from(first - b'0'))
     }
 
-    /// Exactly so many digits.
+    /// Exactly `count` digits.
     fn digits(&mut self, count: usize) -> Result<u32, TimeError> {
-        (0..count).try_fold(0, |number, _| Some(number * 10 + self.digit()?)).ok_or(TimeError::Form)
+        (0..count).try_fold(0, |number, _| Some(number * 10 + self.digit()?)).ok_or(TimeError::Format)
     }
 
-    /// One of these bytes.
+    /// One of the bytes in `any`.
     fn byte(&mut self, any: &[u8]) -> Result<u8, TimeError> {
-        let (&first, rest) = self.0.split_first().filter(|(first, _)| any.contains(first)).ok_or(TimeError::Form)?;
+        let (&first, rest) = self.0.split_first().filter(|(first, _)| any.contains(first)).ok_or(TimeError::Format)?;
         self.0 = rest;
         Ok(first)
     }
@@ -101,7 +109,7 @@ impl Scan<'_> {
         if self.byte(b".").is_err() {
             return Ok(None);
         }
-        let mut nanoseconds = self.digit().ok_or(TimeError::Form)?;
+        let mut nanoseconds = self.digit().ok_or(TimeError::Format)?;
         for _ in 1..9 {
             nanoseconds = nanoseconds * 10 + self.digit().unwrap_or(0);
         }
@@ -124,9 +132,9 @@ impl Scan<'_> {
                 let seconds = (hours * 3_600 + minutes * 60).cast_signed();
                 if *sign == b'-' { -seconds } else { seconds }
             }
-            _ => return Err(TimeError::Form),
+            _ => return Err(TimeError::Format),
         };
-        if self.0.is_empty() { Ok(Some(seconds)) } else { Err(TimeError::Form) }
+        if self.0.is_empty() { Ok(Some(seconds)) } else { Err(TimeError::Format) }
     }
 }
 
@@ -143,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn accepted_forms() {
+    fn accepted_formats() {
         for (text, expected) in [
             ("2019-01-11T21:03:00.000+0800", "2019-01-11T13:03:00Z"),
             ("2019-01-11T21:03:00+08:00", "2019-01-11T13:03:00Z"),
@@ -161,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_forms() {
+    fn refused_formats() {
         for text in [
             "",
             "2019-01-11",
@@ -183,7 +191,7 @@ mod tests {
             "yesterday",
             "2019-01-11T21:03:00+08:00x",
         ] {
-            assert_eq!(utc(text), Err(TimeError::Form), "{text}");
+            assert_eq!(utc(text), Err(TimeError::Format), "{text}");
         }
     }
 
@@ -199,7 +207,7 @@ mod tests {
             "2019-01-11T00:00:00+08:60",
             "9999-12-31T23:59:59-01",
             "2019-04-31 00:00:00",
-            // In Shanghai, and so before year 1 in UTC.
+            // In Shanghai, which is before year 1 in UTC.
             "0001-01-01 00:00:00",
         ] {
             assert_eq!(utc(text), Err(TimeError::NoSuchTime), "{text}");
@@ -207,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn local_times_that_come_twice_or_never() {
+    fn local_times_that_exist_twice_or_never() {
         let read = |text, bound| parse(text, New_York, bound).map(|time| time.to_utc().to_rfc3339());
         assert_eq!(read("2019-11-03 01:30:00", Bound::From).as_deref(), Ok("2019-11-03T05:30:00+00:00"));
         assert_eq!(read("2019-11-03 01:30:00", Bound::To).as_deref(), Ok("2019-11-03T06:30:00+00:00"));
@@ -216,12 +224,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused(text in "\\PC{0,40}") {
+        fn no_text_causes_a_panic(text in "\\PC{0,40}") {
             let _ = parse(&text, Shanghai, Bound::From);
         }
 
         #[test]
-        fn what_chrono_writes_is_read_back(seconds in -62_135_596_800_i64..253_402_300_800, nanosecond in 0_u32..1_000_000_000) {
+        fn times_written_by_chrono_are_read_back(seconds in -62_135_596_800_i64..253_402_300_800, nanosecond in 0_u32..1_000_000_000) {
             let time = DateTime::<Utc>::from_timestamp(seconds, nanosecond).unwrap();
             let text = time.to_rfc3339_opts(chrono::SecondsFormat::Nanos, true);
             prop_assert_eq!(parse(&text, Shanghai, Bound::From), Ok(time.fixed_offset()));

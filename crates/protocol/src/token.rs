@@ -1,11 +1,18 @@
-//! The service's token: compared in constant time, and never shown.
+//! The service's token: compared in constant time and never printed.
 
 use std::fmt;
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-/// Kept as a digest only, so that comparing takes as long for any length, and nothing can print it.
+/// Only the SHA-256 digest is kept, so the time of a comparison does not depend on the length, and
+/// the token cannot be printed.
+///
+/// ```
+/// let token = data_patch_protocol::Token::new("123456");
+/// assert!(token.matches("123456") && !token.matches("12345"));
+/// assert_eq!(format!("{token:?}"), "Token(…)");
+/// ```
 #[derive(Clone)]
 pub struct Token([u8; 32]);
 
@@ -14,9 +21,9 @@ impl Token {
         Self(Sha256::digest(token).into())
     }
 
-    /// Whether a client said the right one; takes as long for a wrong one.
-    pub fn matches(&self, said: &str) -> bool {
-        self.0.ct_eq(&Self::new(said).0).into()
+    /// Whether `candidate` is the token. Takes the same time for every wrong candidate.
+    pub fn matches(&self, candidate: &str) -> bool {
+        self.0.ct_eq(&Self::new(candidate).0).into()
     }
 }
 

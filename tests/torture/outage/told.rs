@@ -22,9 +22,9 @@ pub fn waits(line: &str) -> Option<(usize, Uuid, &str)> {
     Some((safe.parse().ok()?, device.parse().ok()?, reason))
 }
 
-/// `device: id goes on after k rows: its worker was gone`, taken apart: k, id.
+/// `device: id resumes after k rows: its previous worker was lost`, taken apart: k, id.
 fn taken_over(line: &str) -> Option<(usize, Uuid)> {
-    let (device, rest) = line.strip_prefix("device: ")?.split_once(" goes on after ")?;
+    let (device, rest) = line.strip_prefix("device: ")?.split_once(" resumes after ")?;
     Some((rest.split_once(" row")?.0.parse().ok()?, device.parse().ok()?))
 }
 
@@ -80,6 +80,6 @@ mod tests {
         let line = format!("device: {id} waits, nothing is lost (1 row safe): Kafka is away. Trying again in 0.5 s");
         assert_eq!(waits(&line), Some((1, id, "Kafka is away. Trying again in 0.5 s")));
         assert_eq!(waits(&format!("device: {id} - x has 7 rows to publish")), None);
-        assert_eq!(taken_over(&format!("device: {id} goes on after 2 rows: its worker was gone")), Some((2, id)));
+        assert_eq!(taken_over(&format!("device: {id} resumes after 2 rows: its previous worker was lost")), Some((2, id)));
     }
 }

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::*;
 
-fn rules() -> RequestPolicy {
+fn policy() -> RequestPolicy {
     RequestPolicy {
         token: Token::new("123456"),
         time_zone: chrono_tz::Asia::Shanghai,
@@ -25,7 +25,7 @@ fn request() -> Value {
 fn with(field: &str, value: Value) -> Result<ClientMessage, RequestError> {
     let mut request = request();
     request[field] = value;
-    ClientMessage::parse(&request.to_string(), &rules())
+    ClientMessage::parse(&request.to_string(), &policy())
 }
 
 fn submitted(message: Result<ClientMessage, RequestError>) -> NewTask {
@@ -37,9 +37,9 @@ fn submitted(message: Result<ClientMessage, RequestError>) -> NewTask {
 
 #[test]
 fn a_submit_is_read() {
-    let submit = submitted(ClientMessage::parse(&request().to_string(), &rules()));
+    let submit = submitted(ClientMessage::parse(&request().to_string(), &policy()));
     assert_eq!(submit.topic, "savoir_data");
-    assert_eq!(submit.devices.len(), 2, "white space trimmed, the double dropped");
+    assert_eq!(submit.devices.len(), 2, "whitespace trimmed, the duplicate dropped");
     assert_eq!(submit.devices[0].to_string(), "0fc608c2-5d7c-45a0-a5f7-c423a08fa0d0");
     assert_eq!(submit.from.to_rfc3339_opts(SecondsFormat::AutoSi, true), "2019-01-11T13:03:00Z");
 }
@@ -49,30 +49,30 @@ fn optional_fields_have_defaults() {
     let submit = submitted(with("topic", Value::Null));
     assert_eq!((submit.topic.as_str(), submit.request_id), ("anxinyun_data", None));
     let text = r#"{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba"}"#;
-    let ClientMessage::Attach(attach) = ClientMessage::parse(text, &rules()).unwrap() else { panic!("no attach") };
+    let ClientMessage::Attach(attach) = ClientMessage::parse(text, &policy()).unwrap() else { panic!("no attach") };
     assert_eq!(attach.after, 0);
 }
 
 #[test]
-fn a_refusal_names_the_field_and_the_remedy() {
-    for (field, value, said) in [
-        ("src", json!("ET"), "src is \"ET\"; only \"iota\" is known"),
+fn an_error_names_the_field_and_the_remedy() {
+    for (field, value, expected) in [
+        ("src", json!("ET"), "src is \"ET\"; only \"iota\" is supported"),
         ("src", json!(null), "src is missing"),
-        ("token", json!(123_456), "token is a number; it must be a text"),
+        ("token", json!(123_456), "token is a number; it must be a string"),
         ("token", json!(null), "token is missing"),
-        ("topic", json!("a topic"), "topic is \"a topic\", which is no legal topic name"),
-        ("topic", json!(""), "topic is \"\", which is no legal"),
-        ("topic", json!(".."), "topic is \"..\", which is no legal"),
-        ("topic", json!("x".repeat(250)), "which is no legal topic name"),
-        ("topic", json!("__consumer_offsets"), "one of Kafka's own"),
+        ("topic", json!("a topic"), "topic is \"a topic\", which is not a legal topic name"),
+        ("topic", json!(""), "topic is \"\", which is not a legal"),
+        ("topic", json!(".."), "topic is \"..\", which is not a legal"),
+        ("topic", json!("x".repeat(250)), "which is not a legal topic name"),
+        ("topic", json!("__consumer_offsets"), "one of Kafka's internal topics"),
         ("topic", json!(5), "topic is the number 5"),
-        ("thingId", json!("bridge"), "thingId is \"bridge\", which is no UUID"),
+        ("thingId", json!("bridge"), "thingId is \"bridge\", which is not a UUID"),
         ("thingId", json!({}), "thingId is an object"),
-        ("devices", json!([]), "devices is an empty list"),
+        ("devices", json!([]), "devices is an empty array"),
         ("devices", json!("b34299aa-625e-4404-a580-fde1d7cbc3e8"), "devices is \"b34299aa"),
         ("devices", json!(["b34299aa-625e-4404-a580-fde1d7cbc3e8", 7]), "devices[1] is the number 7"),
-        ("devices", json!([""]), "devices[0] is \"\", which is no UUID"),
-        ("devices", json!((0..4).map(Uuid::from_u128).collect::<Vec<_>>()), "devices is a list of 4 devices; at most 3"),
+        ("devices", json!([""]), "devices[0] is \"\", which is not a UUID"),
+        ("devices", json!((0..4).map(Uuid::from_u128).collect::<Vec<_>>()), "devices is an array of 4 devices; at most 3"),
         ("from", json!("2019-02-30 00:00:00"), "from is \"2019-02-30 00:00:00\", which is a date or time that does not exist"),
         ("from", json!("yesterday"), "accepted are 2019-01-11T21:03:00.000+0800"),
         (
@@ -86,48 +86,48 @@ fn a_refusal_names_the_field_and_the_remedy() {
             "> \"2019-01-15T14:30:00.000+0800\", which in one offset are 2019-01-15T07:00:00+00:00 > 2019-01-15T06:30:00+00:00)",
         ),
         ("to", json!(1_547_211_780), "to is a number"),
-        ("requestId", json!(""), "requestId is a text of 0 characters"),
-        ("requestId", json!("水".repeat(129)), "requestId is a text of 129 characters"),
+        ("requestId", json!(""), "requestId is a string of 0 characters"),
+        ("requestId", json!("水".repeat(129)), "requestId is a string of 129 characters"),
     ] {
-        let refusal = with(field, value.clone()).expect_err(&format!("{field} = {value}")).to_string();
-        assert!(refusal.contains(said), "{field} = {value}: {refusal}");
+        let error = with(field, value.clone()).expect_err(&format!("{field} = {value}")).to_string();
+        assert!(error.contains(expected), "{field} = {value}: {error}");
     }
     assert_eq!(with("token", json!("12345")), Err(RequestError::WrongToken));
     assert!(with("requestId", json!("水".repeat(128))).is_ok());
 }
 
 #[test]
-fn the_token_comes_before_all_else_and_is_never_echoed() {
+fn the_token_is_checked_first_and_never_echoed() {
     let mut request = request();
     request["token"] = json!("guess");
     request["thingId"] = json!("bridge");
-    let refusal = ClientMessage::parse(&request.to_string(), &rules()).unwrap_err();
-    assert_eq!(refusal, RequestError::WrongToken);
-    assert!(!refusal.to_string().contains("guess"));
+    let error = ClientMessage::parse(&request.to_string(), &policy()).unwrap_err();
+    assert_eq!(error, RequestError::WrongToken);
+    assert!(!error.to_string().contains("guess"));
 }
 
 #[test]
-fn other_shapes() {
+fn messages_without_a_known_shape_are_refused() {
     for text in ["{}", "[]", "5", "null", "\"x\"", r#"{"token":"123456"}"#, r#"{"hello":1}"#, "\u{feff}{}"] {
-        assert_eq!(ClientMessage::parse(text, &rules()), Err(RequestError::Shape), "{text}");
+        assert_eq!(ClientMessage::parse(text, &policy()), Err(RequestError::Shape), "{text}");
     }
     for text in ["", "{", "{\"src\":}", "\u{feff}\u{feff}{}", "hello"] {
-        assert!(matches!(ClientMessage::parse(text, &rules()), Err(RequestError::NotJson(_))), "{text}");
+        assert!(matches!(ClientMessage::parse(text, &policy()), Err(RequestError::NotJson(_))), "{text}");
     }
     for after in ["-1", "1.5", "\"1\"", "18446744073709551616"] {
         let text = format!(r#"{{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","after":{after}}}"#);
-        assert!(ClientMessage::parse(&text, &rules()).unwrap_err().to_string().contains("after is"), "{after}");
+        assert!(ClientMessage::parse(&text, &policy()).unwrap_err().to_string().contains("after is"), "{after}");
     }
 }
 
 #[test]
 fn a_byte_order_mark_is_ignored() {
-    submitted(ClientMessage::parse(&format!("\u{feff}{}", request()), &rules()));
+    submitted(ClientMessage::parse(&format!("\u{feff}{}", request()), &policy()));
 }
 
 #[test]
-fn an_unknown_field_is_refused_by_name_with_the_likely_one() {
-    for (field, said) in [
+fn an_unknown_field_is_refused_with_a_suggestion() {
+    for (field, expected) in [
         ("topics", "`topics` is not known here; did you mean `topic`?"),
         ("Topic", "`Topic` is not known here; did you mean `topic`?"),
         ("dryRun", "`dryRun` is not known here; known are src, token, thingId, devices, from, to, topic, requestId."),
@@ -136,90 +136,90 @@ fn an_unknown_field_is_refused_by_name_with_the_likely_one() {
         ("taskId", "`taskId` does not belong in a message that submits a task"),
         ("", "`` is not known here; known are"),
     ] {
-        let refusal = with(field, json!(true)).expect_err(field);
-        assert!(refusal.to_string().starts_with(said), "{field}: {refusal}");
-        assert_eq!(refusal.code(), "unknown_field");
+        let error = with(field, json!(true)).expect_err(field);
+        assert!(error.to_string().starts_with(expected), "{field}: {error}");
+        assert_eq!(error.code(), "unknown_field");
     }
-    for (fields, said) in [
+    for (fields, expected) in [
         (r#""Cancel":true"#, "`Cancel` is not known here; did you mean `cancel`?"),
         (r#""pause":true"#, "`pause` is not known here; known are token, taskId, after, cancel."),
         (r#""topic":"x""#, "`topic` does not belong in a message about a task that exists"),
     ] {
         let text = format!(r#"{{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba",{fields}}}"#);
-        let refusal = ClientMessage::parse(&text, &rules()).expect_err(fields);
-        assert!(refusal.to_string().starts_with(said), "{fields}: {refusal}");
-        assert_eq!(refusal.code(), "unknown_field");
+        let error = ClientMessage::parse(&text, &policy()).expect_err(fields);
+        assert!(error.to_string().starts_with(expected), "{fields}: {error}");
+        assert_eq!(error.code(), "unknown_field");
     }
-    let refusal = ClientMessage::parse(r#"{"token":"123456","taskID":"x"}"#, &rules()).unwrap_err().to_string();
-    assert_eq!(refusal, "`taskID` is not known here; did you mean `taskId`?");
+    let error = ClientMessage::parse(r#"{"token":"123456","taskID":"x"}"#, &policy()).unwrap_err().to_string();
+    assert_eq!(error, "`taskID` is not known here; did you mean `taskId`?");
 }
 
 #[test]
-fn where_unknown_fields_are_ignored_they_are_kept_by_name_and_none_that_asks_for_less() {
-    let rules = RequestPolicy { ignore_unknown_fields: true, ..rules() };
+fn ignored_fields_are_named_and_restricting_ones_are_refused() {
+    let policy = RequestPolicy { ignore_unknown_fields: true, ..policy() };
     let parse = |field: &str, value: Value| {
         let mut request = request();
         request["project"] = json!("bridge");
         request[field] = value;
-        ClientMessage::parse(&request.to_string(), &rules)
+        ClientMessage::parse(&request.to_string(), &policy)
     };
     let Ok(ClientMessage::Submit(submit)) = parse("note", json!({"by": "ET"})) else { panic!("not accepted") };
     assert_eq!(submit.ignored, ["`note`", "`project`"]);
     for field in ["dryRun", "dry_run", "rate", "Pause", "cancell"] {
-        let refusal = parse(field, json!(true)).expect_err(field).to_string();
-        assert!(refusal.starts_with(&format!("`{field}` is not known here")) && !refusal.contains("project"), "{refusal}");
+        let error = parse(field, json!(true)).expect_err(field).to_string();
+        assert!(error.starts_with(&format!("`{field}` is not known here")) && !error.contains("project"), "{error}");
     }
-    assert!(parse("dryRun", json!(false)).is_ok(), "it asks for nothing");
-    assert!(parse("taskId", json!("x")).is_err(), "which of the two is meant can't be told");
+    assert!(parse("dryRun", json!(false)).is_ok(), "it restricts nothing");
+    assert!(parse("taskId", json!("x")).is_err(), "the kind of message is ambiguous");
 }
 
 #[test]
 fn a_field_given_twice_is_refused() {
     let text = request().to_string().replacen('{', r#"{"topic":"anxinyun_data","#, 1);
-    let refusal = ClientMessage::parse(&text, &rules()).unwrap_err();
-    assert_eq!((refusal.code(), refusal.to_string().starts_with("`topic` is given more than once")), ("repeated_field", true));
-    let refusal = ClientMessage::parse(r#"{"token":"guess","token":"123456","taskId":"x"}"#, &rules()).unwrap_err().to_string();
-    assert_eq!(refusal, "token is given more than once; give it once");
+    let error = ClientMessage::parse(&text, &policy()).unwrap_err();
+    assert_eq!((error.code(), error.to_string().starts_with("`topic` is given more than once")), ("repeated_field", true));
+    let error = ClientMessage::parse(r#"{"token":"guess","token":"123456","taskId":"x"}"#, &policy()).unwrap_err().to_string();
+    assert_eq!(error, "token is given more than once; give it once");
 }
 
 #[test]
-fn a_token_as_a_fields_name_or_as_a_name_that_is_stored_is_not_shown() {
+fn a_token_in_a_field_name_or_a_stored_field_is_not_shown() {
     for field in ["123456", "my123456"] {
-        let refusal = with(field, json!(1)).unwrap_err().to_string();
-        assert!(refusal.starts_with("a field whose name holds the token") && !refusal.contains("123456"), "{refusal}");
+        let error = with(field, json!(1)).unwrap_err().to_string();
+        assert!(error.starts_with("a field whose name contains the token") && !error.contains("123456"), "{error}");
     }
     for field in ["topic", "requestId"] {
-        let refusal = with(field, json!("123456")).unwrap_err().to_string();
-        assert!(refusal.starts_with(field) && !refusal.contains("123456"), "{refusal}");
+        let error = with(field, json!("123456")).unwrap_err().to_string();
+        assert!(error.starts_with(field) && !error.contains("123456"), "{error}");
     }
 }
 
 #[test]
-fn the_allow_list_is_told() {
-    let rules = RequestPolicy { topics: vec!["anxinyun_data".to_owned(), "__replay".to_owned()], ..rules() };
-    let refusal = ClientMessage::parse(&request().to_string(), &rules).unwrap_err().to_string();
-    assert!(refusal.contains("\"savoir_data\", which is not allowed here; allowed are anxinyun_data, __replay"), "{refusal}");
+fn the_error_names_the_allowed_topics() {
+    let policy = RequestPolicy { topics: vec!["anxinyun_data".to_owned(), "__replay".to_owned()], ..policy() };
+    let error = ClientMessage::parse(&request().to_string(), &policy).unwrap_err().to_string();
+    assert!(error.contains("\"savoir_data\", which is not allowed here; allowed are anxinyun_data, __replay"), "{error}");
 }
 
 proptest! {
     #[test]
-    fn no_message_is_too_odd(text in "\\PC{0,200}") {
-        let _ = ClientMessage::parse(&text, &rules());
+    fn no_message_causes_a_panic(text in "\\PC{0,200}") {
+        let _ = ClientMessage::parse(&text, &policy());
     }
 
     #[test]
     fn any_other_field_is_refused(name in "\\PC{0,20}", value in prop_oneof![Just(json!(null)), Just(json!(true)), Just(json!("x"))]) {
         let is_known = SUBMIT.contains(&name.as_str()) || value.is_null() && TASK.contains(&name.as_str());
         prop_assume!(!is_known);
-        prop_assert_eq!(with(&name, value).map_err(|refusal| refusal.code()), Err("unknown_field"));
+        prop_assert_eq!(with(&name, value).map_err(|error| error.code()), Err("unknown_field"));
     }
 }
 
 #[test]
 fn a_token_in_a_wrong_field_is_not_shown() {
     for field in ["src", "topic", "thingId", "from"] {
-        let refusal = with(field, json!("my token 123456")).unwrap_err().to_string();
-        assert!(refusal.starts_with(field) && !refusal.contains("123456"), "{refusal}");
+        let error = with(field, json!("my token 123456")).unwrap_err().to_string();
+        assert!(error.starts_with(field) && !error.contains("123456"), "{error}");
     }
 }
 
@@ -227,7 +227,7 @@ fn a_token_in_a_wrong_field_is_not_shown() {
 fn a_cancel_is_read() {
     let with = |cancel: &str| {
         let text = format!(r#"{{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","cancel":{cancel}}}"#);
-        ClientMessage::parse(&text, &rules())
+        ClientMessage::parse(&text, &policy())
     };
     assert!(matches!(with("true"), Ok(ClientMessage::Cancel(_))));
     assert!(matches!(with("false"), Ok(ClientMessage::Attach(_))));

@@ -1,16 +1,17 @@
-//! What a task's log says, as data. The text is made of it where it is shown ([`Event::text`]).
+//! The events of a task's log, as data. Their text is made where it is shown ([`Event::text`]).
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{JobCounts, QuarantinedRow};
 
-/// Rows or devices that an event names at most; of the rest it says the number.
+/// The most rows or devices that an event names. It gives only the number of the others.
 pub const MAX_NAMED: usize = 10;
 
 /// Something that happened to a task or to one of its devices.
 ///
-/// As JSON it is an object with `kind` and the fields of that kind: it is stored so, and sent so to clients.
+/// In JSON an event is an object with `kind` and the fields of that kind. This form is stored, and
+/// sent to clients.
 ///
 /// ```
 /// # use data_patch_protocol::task::Event;
@@ -31,37 +32,39 @@ pub enum Event {
     Counted { device: Uuid, name: Option<String>, total: u64 },
     /// `published` rows of a device are acknowledged by Kafka.
     Published { device: Uuid, published: u64, total: u64 },
-    /// Another number of rows was read than was counted: the store was written to in between.
+    /// The number of rows that were read differs from the count: the source was written to in
+    /// between.
     CountMismatch { device: Uuid, counted: u64, read: u64 },
-    /// Something about the store that whoever uses the rows should know.
+    /// A property of the source that matters to users of the rows.
     Note { device: Uuid, note: String },
-    /// Rows were not published, since ET could not read them. The first of them are named.
+    /// Rows were not published, because ET cannot read them. Only the first ones are named.
     Quarantined { device: Uuid, rows: u64, first: Vec<QuarantinedRow> },
-    /// The store or Kafka is unavailable; the device is tried again.
+    /// The source or Kafka is unavailable; the device is retried after a backoff.
     Waiting { device: Uuid, published: u64, reason: String, retry_ms: u64 },
-    /// Kafka acknowledges nothing and reports no error.
+    /// Kafka acknowledges no rows and reports no error.
     Stalled { device: Uuid, published: u64, silent_seconds: u64 },
-    /// The worker of a device died, and another one continues.
+    /// The lease of a device's previous worker expired, and another worker continues.
     TakenOver { device: Uuid, published: u64 },
     /// The task was cancelled while the device was being published.
     Cancelled {
         device: Uuid,
         published: u64,
-        /// Rows that were sent without an answer, at most; they alone may still arrive.
+        /// The most rows that were sent without an acknowledgement. Only these may still arrive.
         unanswered: u64,
-        /// The worker had died: more rows than `published` may be in the topic.
+        /// The worker died before it could stop: more rows than `published` may be in the topic.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         worker_died: bool,
     },
-    /// The device could not be published. `device` is missing where its entry in the queue cannot be read.
+    /// The device could not be published. `device` is missing if its row in the queue cannot be
+    /// read.
     Failed { device: Option<Uuid>, name: Option<String>, reason: String },
-    /// The task has ended. Always the last event.
+    /// The task is finished. Always the last event.
     Finished(Summary),
-    /// A line of an older version, of which only the text is known.
+    /// An entry of an older version, of which only the text is known.
     Text { text: String, is_error: bool },
 }
 
-/// The totals of a task that has ended.
+/// The totals of a finished task.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
@@ -69,18 +72,19 @@ pub struct Summary {
     pub devices: DeviceCounts,
     /// Rows acknowledged by Kafka.
     pub published: u64,
-    /// Rows not published, since ET could not read them.
+    /// Rows not published, because ET cannot read them.
     pub quarantined: u64,
-    /// Rows that were sent without an answer when their device was cancelled, at most.
+    /// The most rows that were sent without an acknowledgement when their device was cancelled.
     pub unanswered: u64,
-    /// Devices without a row in the range.
+    /// Devices that succeeded without a row in the range.
     pub empty_devices: u64,
+    /// From the creation of the task to its end, in milliseconds.
     pub took_ms: u64,
-    /// The first of the failed devices.
+    /// The first failed devices, at most [`MAX_NAMED`].
     pub failures: Vec<Failure>,
 }
 
-/// Devices of a task by how they ended.
+/// The number of a task's devices by final state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceCounts {
@@ -98,17 +102,18 @@ impl From<JobCounts> for DeviceCounts {
 /// A device that could not be published, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
+    /// The device's id, as it is stored.
     pub device: String,
     pub reason: String,
 }
 
 impl Event {
-    /// Names at most [`MAX_NAMED`] of the rows.
+    /// An [`Event::Quarantined`] that names at most [`MAX_NAMED`] of the rows.
     pub fn quarantined(device: Uuid, rows: &[QuarantinedRow]) -> Self {
         Self::Quarantined { device, rows: rows.len() as u64, first: rows.iter().take(MAX_NAMED).cloned().collect() }
     }
 
-    /// Names at most [`MAX_NAMED`] of the fields.
+    /// An [`Event::FieldsIgnored`] that names at most [`MAX_NAMED`] of the fields.
     pub fn fields_ignored(fields: &[String]) -> Self {
         Self::FieldsIgnored {
             fields: fields.iter().take(MAX_NAMED).cloned().collect(),
@@ -116,7 +121,7 @@ impl Event {
         }
     }
 
-    /// Whether it tells of a failure; it is sent with `"res":"error"` then.
+    /// Whether the event reports a failure. It is then sent with `"res":"error"`.
     pub fn is_error(&self) -> bool {
         match self {
             Self::Failed { .. } => true,
@@ -126,7 +131,7 @@ impl Event {
         }
     }
 
-    /// The word that `kind` has in JSON.
+    /// The value of `kind` in JSON.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::FieldsIgnored { .. } => "fields_ignored",
@@ -154,7 +159,7 @@ mod tests {
     use crate::task::Position;
 
     fn one_of_each() -> Vec<Event> {
-        let (device, reason) = (Uuid::from_u128(7), "Kafka is away".to_owned());
+        let (device, reason) = (Uuid::from_u128(7), "Kafka is unavailable".to_owned());
         let row = QuarantinedRow { position: Position { time_us: 5, key: "k".to_owned() }, reason: reason.clone() };
         let failures = vec![Failure { device: device.to_string(), reason: reason.clone() }];
         vec![
@@ -175,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_is_read_back_and_named_by_its_kind() {
+    fn events_survive_json_and_are_named_by_their_kind() {
         for event in one_of_each() {
             let json = serde_json::to_string(&event).unwrap();
             assert!(json.starts_with(&format!("{{\"kind\":\"{}\"", event.kind())), "{json}");

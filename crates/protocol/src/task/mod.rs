@@ -1,4 +1,4 @@
-//! The words of the domain: tasks, jobs, their states, and what happens to them. Pure.
+//! The domain types: tasks, jobs, their states, and the events of a task's log. Pure.
 
 mod event;
 mod state;
@@ -14,13 +14,13 @@ pub use event::{DeviceCounts, Event, Failure, MAX_NAMED, Summary};
 pub use state::{IllegalChange, JobChange, JobCounts, JobState, TaskState, UnknownState};
 pub use text::Language;
 
-/// One request.
+/// The id of a task, a UUID of version 7.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct TaskId(pub Uuid);
 
 impl TaskId {
-    /// A new one; ids made later sort later, which keeps the queue's index small and warm.
+    /// A new id. Later ids sort after earlier ones, which keeps the queue's index compact.
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
@@ -38,62 +38,66 @@ impl fmt::Display for TaskId {
     }
 }
 
-/// A request that holds to the contract.
+/// A valid request for a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTask {
+    /// The thing that the devices are mounted on.
     pub thing: Uuid,
-    /// In the order given, each once.
+    /// In the order of the request, without duplicates.
     pub devices: Vec<Uuid>,
+    /// The Kafka topic.
     pub topic: String,
-    /// Both ends are included.
+    /// Start of the time range, inclusive.
     pub from: DateTime<Utc>,
+    /// End of the time range, inclusive.
     pub to: DateTime<Utc>,
+    /// The client's idempotency key.
     pub request_id: Option<String>,
 }
 
-/// An entry of a task's log, as it is stored.
+/// A stored entry of a task's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogEntry {
     pub task: TaskId,
-    /// 1, 2, 3 … in each task.
+    /// The sequence number: 1, 2, 3 … in each task.
     pub seq: u64,
     /// When it was written, in milliseconds since 1970.
     pub at_ms: i64,
     pub event: Event,
-    /// On the last entry only: how the task ended.
+    /// The final state of the task; only on the last entry.
     pub final_state: Option<TaskState>,
 }
 
-/// A row that was read and not published.
+/// A row that was read and not published, because validation rejected it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QuarantinedRow {
     pub position: Position,
     pub reason: String,
 }
 
-/// Where a row stands in the order in which a device is read.
+/// The position of a row in the order in which a device is read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Position {
-    /// Microseconds since 1970, as the source counts them.
+    /// Microseconds since 1970, in the time of the source's column.
     pub time_us: i64,
     /// The row key as text.
     pub key: String,
 }
 
-/// How far a job has got. All of it is about the rows up to the cursor.
+/// The progress of a job. All values refer to the rows up to the cursor.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// The last row that Kafka acknowledged, or that was held back, with none before it outstanding.
+    /// The last row such that it and all rows before it are acknowledged or quarantined.
     pub cursor: Option<Position>,
-    /// Rows acknowledged.
+    /// Rows acknowledged by Kafka.
     pub published: u64,
-    /// Rows held back.
+    /// Rows quarantined.
     pub quarantined: u64,
 }
 
 impl Progress {
-    /// Rows that are done with.
+    /// Rows acknowledged or quarantined.
     pub fn rows(&self) -> u64 {
         self.published + self.quarantined
     }

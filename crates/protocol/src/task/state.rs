@@ -1,13 +1,13 @@
-//! The two state machines. `docs/architecture.md` has the diagram.
+//! The state machines of jobs and tasks. `docs/architecture.md` has the diagram.
 
 use std::{fmt, str::FromStr};
 
 use serde::Serialize;
 
-/// Where a job stands.
+/// The state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum JobState {
-    /// May be claimed, now or when its backoff is over.
+    /// May be claimed, at once or after its backoff.
     Queued,
     /// Leased to a worker.
     Running,
@@ -16,36 +16,36 @@ pub enum JobState {
     Cancelled,
 }
 
-/// What can happen to a job.
+/// A transition of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JobChange {
-    /// A worker takes it; also from another whose lease has expired.
+    /// A worker leases the job, which may be running under an expired lease.
     Claim,
-    /// An outage: back to the queue, with backoff.
+    /// An outage: the job returns to the queue with a backoff.
     Retry,
-    /// Handed back at shutdown, or to give way to another task.
+    /// The job returns to the queue at shutdown, or because it is preempted.
     Release,
     Succeed,
     Fail,
     Cancel,
 }
 
-/// A change that the state does not allow.
+/// A transition that the state does not allow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a {from} job can't {change:?}")]
+#[error("a {from} job does not allow {change:?}")]
 pub struct IllegalChange {
     pub from: JobState,
     pub change: JobChange,
 }
 
 impl JobState {
-    /// Every state.
+    /// All states.
     pub const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
 
     /// The state after `change`.
     ///
     /// # Errors
-    /// The state does not allow it.
+    /// The state does not allow `change`.
     pub fn after(self, change: JobChange) -> Result<Self, IllegalChange> {
         use JobChange as C;
         match (self, change) {
@@ -58,12 +58,12 @@ impl JobState {
         }
     }
 
-    /// Nothing more happens to it.
+    /// Whether the state is final.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
 
-    /// As it is stored.
+    /// The stored form.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -81,9 +81,9 @@ impl fmt::Display for JobState {
     }
 }
 
-/// A text that names no state: the queue was written by another version.
+/// A string that is not a state; another version wrote the queue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no state of a task or job")]
+#[error("{0:?} is not a state of a task or job")]
 pub struct UnknownState(String);
 
 impl FromStr for JobState {
@@ -94,7 +94,7 @@ impl FromStr for JobState {
     }
 }
 
-/// Where a task stands; it follows from its jobs.
+/// The state of a task. It is derived from the states of its jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TaskState {
@@ -105,7 +105,7 @@ pub enum TaskState {
     Cancelled,
 }
 
-/// A task's jobs by state.
+/// The number of a task's jobs in each state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct JobCounts {
     pub queued: u64,
@@ -116,7 +116,16 @@ pub struct JobCounts {
 }
 
 impl TaskState {
-    /// What a task is, given its jobs: it runs from its first claim to its last job's end, and one failure makes it fail.
+    /// Derives the state of a task from its jobs: queued until the first claim, running until the
+    /// last job has ended, then failed if any job failed, cancelled if any job was cancelled,
+    /// succeeded otherwise.
+    ///
+    /// ```
+    /// use data_patch_protocol::task::{JobCounts, TaskState};
+    ///
+    /// let jobs = JobCounts { succeeded: 2, failed: 1, ..JobCounts::default() };
+    /// assert_eq!(TaskState::of(jobs), TaskState::Failed);
+    /// ```
     pub fn of(jobs: JobCounts) -> Self {
         let JobCounts { queued, running, succeeded, failed, cancelled } = jobs;
         match (queued + running, succeeded + failed + cancelled) {
@@ -128,12 +137,12 @@ impl TaskState {
         }
     }
 
-    /// Nothing more happens to it.
+    /// Whether the state is final.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
 
-    /// As it is stored and sent.
+    /// The form in the queue file and in messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -161,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_whole_table() {
+    fn the_transition_table() {
         use JobChange as C;
         use JobState as S;
         let changes = [C::Claim, C::Retry, C::Release, C::Succeed, C::Fail, C::Cancel];
@@ -185,13 +194,13 @@ mod tests {
     }
 
     #[test]
-    fn a_task_follows_from_its_jobs() {
+    fn a_tasks_state_is_derived_from_its_jobs() {
         let of = |queued, running, succeeded, failed, cancelled| {
             TaskState::of(JobCounts { queued, running, succeeded, failed, cancelled })
         };
         assert_eq!(of(3, 0, 0, 0, 0), TaskState::Queued);
         assert_eq!(of(2, 1, 0, 0, 0), TaskState::Running);
-        assert_eq!(of(2, 0, 1, 0, 0), TaskState::Running, "begun, and waiting");
+        assert_eq!(of(2, 0, 1, 0, 0), TaskState::Running, "started, and waiting");
         assert_eq!(of(0, 0, 3, 0, 0), TaskState::Succeeded);
         assert_eq!(of(0, 0, 2, 1, 0), TaskState::Failed);
         assert_eq!(of(0, 0, 2, 0, 1), TaskState::Cancelled);

@@ -1,4 +1,5 @@
-//! The text of events. Two of the English ones are the contract's, to the letter: `Counted` and `Published`.
+//! The text of events. The English texts of `Counted` and `Published` are part of the contract, to
+//! the letter.
 
 mod chinese;
 mod english;
@@ -16,7 +17,7 @@ pub enum Language {
 }
 
 impl Event {
-    /// What people read.
+    /// The event as text.
     pub fn text(&self, language: Language) -> String {
         match language {
             Language::English => english::text(self),
@@ -25,14 +26,14 @@ impl Event {
     }
 }
 
-/// In English.
+/// The English text.
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text(Language::English))
     }
 }
 
-/// The time of a row, for reading.
+/// The time of a row in RFC 3339.
 fn time(time_us: i64) -> String {
     chrono::DateTime::from_timestamp_micros(time_us)
         .map_or_else(|| format!("{time_us} µs"), |time| time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))

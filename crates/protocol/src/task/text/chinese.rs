@@ -1,4 +1,5 @@
-//! Chinese texts. Reasons come from the store, Kafka and the system, and stay in English.
+//! The Chinese texts. Reasons come from the source, Kafka and the operating system, and stay in
+//! English.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! English texts.
+//! The English texts.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use crate::task::{Event, Summary};
 pub(super) fn text(event: &Event) -> String {
     match event {
         Event::FieldsIgnored { fields, more } => {
-            let mut text = format!("not known and ignored in the request: {}", fields.join(", "));
+            let mut text = format!("unknown fields in the request are ignored: {}", fields.join(", "));
             and_more(&mut text, *more);
             text
         }
@@ -20,7 +20,7 @@ pub(super) fn text(event: &Event) -> String {
         }
         Event::CountMismatch { device, counted, read } => format!(
             "device: {device} had {counted} rows when they were counted and {read} when they were read: \
-             the store was written to meanwhile"
+             the IoTA store was written to in between"
         ),
         Event::Note { device, note } => format!("device: {device}: {note}"),
         Event::Quarantined { device, rows, first } => {
@@ -39,15 +39,15 @@ pub(super) fn text(event: &Event) -> String {
         ),
         Event::Stalled { device, published, silent_seconds } => format!(
             "device: {device} waits, nothing is lost ({} safe): \
-             Kafka has acknowledged nothing for {silent_seconds} s. It goes on by itself",
+             Kafka has acknowledged nothing for {silent_seconds} s. It continues when Kafka does",
             plural(*published, "row")
         ),
         Event::TakenOver { device, published } => {
-            format!("device: {device} goes on after {}: its worker was gone", plural(*published, "row"))
+            format!("device: {device} resumes after {}: its previous worker was lost", plural(*published, "row"))
         }
         Event::Cancelled { device, published, worker_died: true, .. } => format!(
-            "device: {device} is cancelled; its worker was gone. \
-             {} are known to be published, and some after them may be",
+            "device: {device} is cancelled; its worker was lost. \
+             {} are known to be published, more may be",
             plural(*published, "row")
         ),
         Event::Cancelled { device, published, unanswered, worker_died: false } => {
@@ -79,7 +79,7 @@ fn finished(summary: &Summary) -> String {
         let _ = write!(text, "; {} had no row in the range", plural(*empty_devices, "device"));
     }
     if *quarantined > 0 {
-        text.push_str("; quarantined rows are not in the topic, the lines above say why");
+        text.push_str("; quarantined rows are not in the topic, the entries above say why");
     }
     if devices.cancelled_devices > 0 {
         let _ = write!(text, "; {} cancelled", plural(devices.cancelled_devices, "device"));
@@ -94,7 +94,7 @@ fn finished(summary: &Summary) -> String {
         let _ = write!(text, "{separator}{}: {}", failure.device, failure.reason);
     }
     if let more @ 1.. = devices.failed_devices.saturating_sub(failures.len() as u64) {
-        let _ = write!(text, "; and {more} more, each with a line of its own above");
+        let _ = write!(text, "; and {more} more, each with an entry above");
     }
     text
 }
@@ -107,7 +107,8 @@ fn and_more(text: &mut String, more: u64) {
 
 fn and_unanswered(text: &mut String, rows: u64) {
     if rows > 0 {
-        let _ = write!(text, "; up to {} on the wire to Kafka with no answer may still arrive", plural(rows, "row"));
+        let _ =
+            write!(text, "; up to {} that were sent to Kafka without an acknowledgement may still arrive", plural(rows, "row"));
     }
 }
 
@@ -125,7 +126,7 @@ mod tests {
     const DEVICE: Uuid = uuid!("b34299aa-625e-4404-a580-fde1d7cbc3e8");
 
     #[test]
-    fn the_contracts_lines_to_the_letter() {
+    fn the_texts_of_the_contract_to_the_letter() {
         let counted = Event::Counted { device: DEVICE, name: Some("静力水准仪06".to_owned()), total: 178 };
         assert_eq!(text(&counted), "device: b34299aa-625e-4404-a580-fde1d7cbc3e8 - 静力水准仪06 has 178 rows to publish");
         assert_eq!(
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn long_lists_are_cut() {
+    fn long_lists_are_truncated() {
         let row =
             |key: i64| QuarantinedRow { position: Position { time_us: key, key: key.to_string() }, reason: "no JSON".to_owned() };
         let rows: Vec<_> = (0..25).map(row).collect();
@@ -148,7 +149,7 @@ mod tests {
         let line = text(&event);
         assert!(
             line.starts_with("task finished: 1 of 13 devices, 0 rows published")
-                && line.ends_with("; and 2 more, each with a line of its own above"),
+                && line.ends_with("; and 2 more, each with an entry above"),
             "{line}"
         );
     }
