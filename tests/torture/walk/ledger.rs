@@ -32,7 +32,11 @@ impl Job {
             && next.published >= self.published
             && next.held >= self.held
             && next.cursor >= self.cursor;
-        onward && (next.attempt > self.attempt || (next.owner == self.owner && (self.state == "running" || self == next)))
+        // The lease of a service that is dead, or frozen for too long, is ended; what it wrote before may be seen together with
+        // that. Until another attempt begins, one that was only frozen may still write: nobody else has the job.
+        let is_orphaned = self.state == "running" && next.state == "running" && next.owner.is_none();
+        let by_its_holder = next.owner == self.owner && (self.state == "running" || self == next);
+        onward && (next.attempt > self.attempt || by_its_holder || is_orphaned)
     }
 }
 
