@@ -3,20 +3,16 @@
 //! A device's rows are read in the order of time and row key, page by page (keyset), so that a reader can go on after
 //! any row, and no query holds a snapshot of a live store for long.
 
-mod batched_open;
 mod budget;
-pub mod copy;
 mod count;
 mod discover;
 mod error;
 mod examine;
 mod local;
-mod lock_watchdog;
 mod mapping;
 mod pages;
 #[cfg(test)]
 mod ping_tests;
-mod pool;
 mod postgres;
 mod rows;
 pub mod sample;
@@ -35,12 +31,13 @@ use std::{
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use tokio::sync::{Mutex, Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{Mutex, Semaphore, oneshot};
 use uuid::Uuid;
 
-use budget::{Budget, Share};
+use budget::Budget;
 pub use error::SourceError;
 pub use mapping::{DocType, IdType, KeyType, Mapping, StoredRange, TimeType};
+pub use postgres::copy;
 use rows::RowSender;
 pub use rows::{FirstRows, OpenDevice, Rows};
 
@@ -64,8 +61,6 @@ pub struct Source {
     budget: Budget,
     /// Bytes of a row of the page that was read last; 0: none was.
     mean_row_bytes: Arc<AtomicU64>,
-    /// Devices that wait to be begun together.
-    batch_queue: batched_open::BatchQueue,
     metrics: StoreMetrics,
 }
 
@@ -154,7 +149,6 @@ impl Source {
             pages,
             budget: Budget::new(config.read_ahead_bytes),
             mean_row_bytes: Arc::default(),
-            batch_queue: batched_open::BatchQueue::default(),
             metrics: StoreMetrics::default(),
         })
     }
@@ -198,8 +192,8 @@ impl Source {
                 return Ok(mapping);
             }
             let found = match &self.backend {
-                Backend::Postgres(server) => discover::postgres(server, &self.config).await,
-                Backend::Sqlite(pool) => discover::sqlite(pool, &self.config).await,
+                Backend::Postgres(server) => postgres::describe(server, &self.config).await,
+                Backend::Sqlite(pool) => sqlite::describe(pool, &self.config).await,
             };
             let found = found.map(Arc::new);
             // One that does not fit any more is forgotten too.
@@ -262,11 +256,7 @@ impl Source {
         let (found, device) = oneshot::channel();
         let store = self.clone();
         match &self.backend {
-            Backend::Postgres(server) => {
-                let (server, out) = (server.clone(), Some(out));
-                self.batch_queue.push(batched_open::PendingDevice { thing, selection, device: Some(found), out, rows: 0 });
-                tokio::spawn(async move { store.run_next_batch(&server).await });
-            }
+            Backend::Postgres(server) => store.open_in_batch(server, thing, selection, found, out),
             Backend::Sqlite(_) => {
                 tokio::spawn(async move {
                     let _ = found.send(store.device(thing, selection.device).await);
@@ -275,52 +265,6 @@ impl Source {
             }
         }
         OpenDevice { device, rows }
-    }
-
-    /// Begins the devices that wait, as many as go together; or none, when others have taken them along.
-    async fn run_next_batch(&self, server: &postgres::Server) {
-        // Those that are opened at the same time get there first, and go along.
-        tokio::task::yield_now().await;
-        if self.batch_queue.is_empty() {
-            return;
-        }
-        let share = self.budget.reserve(pages::PAGE_BYTES).await;
-        let Ok(place) = self.pages.acquire().await else { return };
-        let members = self.batch_queue.take();
-        if !members.is_empty() {
-            // Boxed: of many devices that are opened together one comes this far.
-            Box::pin(self.read_batch(server, place, share, members)).await;
-        }
-    }
-
-    /// Reads devices together, and sends on those that have more.
-    async fn read_batch(
-        &self,
-        server: &postgres::Server,
-        place: SemaphorePermit<'_>,
-        share: Share,
-        members: Vec<batched_open::PendingDevice>,
-    ) {
-        let mut convoy = batched_open::DeviceBatch::new(members, share, self.mean_row_bytes());
-        let read = async {
-            let mapping = self.mapping().await?;
-            convoy.set_mapping(&mapping);
-            let read = postgres::batch(server, &mapping, &mut convoy, self.timeouts()).await;
-            if let Err(SourceError::Changed(_) | SourceError::Rejected(_)) = &read {
-                self.refresh_mapping(&mapping).await?;
-            }
-            read
-        };
-        let result = read.await;
-        drop(place);
-        if let Err(error) = &result {
-            tracing::warn!(%error, "devices could not be begun together; each is read by itself now");
-        }
-        self.record_mean_row_bytes(convoy.mean());
-        for parted in convoy.end(&result) {
-            let store = self.clone();
-            tokio::spawn(async move { store.read(parted.selection, parted.out, parted.is_read).await });
-        }
     }
 
     /// Reads a selection from its start to its end.

@@ -14,7 +14,6 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{
     Device, Key, Mapping, Row, SourceError,
-    batched_open::Found,
     budget::{Budget, Share},
 };
 use crate::task::Position;
@@ -317,6 +316,9 @@ impl Drop for Rows {
         self.shared.went.notify_one();
     }
 }
+
+/// What the look-up of a device found.
+pub(super) type Found = Result<Option<Device>, SourceError>;
 
 /// A device whose rows are being read.
 pub struct OpenDevice {

@@ -6,10 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use sea_query::SelectStatement;
-use tokio::sync::oneshot;
+use tokio::sync::{SemaphorePermit, oneshot};
 use uuid::Uuid;
 
-use super::{Device, Mapping, Row, RowSender, Selection, SourceError, budget::Share, pages, select};
+use super::{
+    super::{Device, Mapping, Row, RowSender, Selection, Source, SourceError, budget::Share, pages, rows::Found, select},
+    Server, batch,
+};
 
 /// Rows that a device may have to be read wholly together with others.
 const MAX_ROWS_PER_DEVICE: u32 = 256;
@@ -17,9 +20,6 @@ const MAX_ROWS_PER_DEVICE: u32 = 256;
 const MAX_BYTES_PER_DEVICE: usize = 16 * 1_024;
 /// Devices that go together, at the most.
 const MAX_DEVICES: usize = 32;
-
-/// What a device is told of itself.
-pub type Found = Result<Option<Device>, SourceError>;
 
 /// A device that waits to be looked up and read from its beginning.
 pub struct PendingDevice {
@@ -206,6 +206,62 @@ impl DeviceBatch {
             }
         }
         self.parted
+    }
+}
+
+impl Source {
+    /// Puts a device into the queue of those that are opened together.
+    pub(in crate::source) fn open_in_batch(
+        &self,
+        server: &Server,
+        thing: Uuid,
+        selection: Selection,
+        found: oneshot::Sender<Found>,
+        out: RowSender,
+    ) {
+        let (source, server) = (self.clone(), server.clone());
+        server.batch_queue.push(PendingDevice { thing, selection, device: Some(found), out: Some(out), rows: 0 });
+        tokio::spawn(async move { source.run_next_batch(&server).await });
+    }
+
+    /// Begins the devices that wait, as many as go together; or none, when others have taken them along.
+    async fn run_next_batch(&self, server: &Server) {
+        // Those that are opened at the same time get there first, and go along.
+        tokio::task::yield_now().await;
+        if server.batch_queue.is_empty() {
+            return;
+        }
+        let share = self.budget.reserve(pages::PAGE_BYTES).await;
+        let Ok(place) = self.pages.acquire().await else { return };
+        let members = server.batch_queue.take();
+        if !members.is_empty() {
+            // Boxed: of many devices that are opened together one comes this far.
+            Box::pin(self.read_batch(server, place, share, members)).await;
+        }
+    }
+
+    /// Reads devices together, and sends on those that have more.
+    async fn read_batch(&self, server: &Server, place: SemaphorePermit<'_>, share: Share, members: Vec<PendingDevice>) {
+        let mut convoy = DeviceBatch::new(members, share, self.mean_row_bytes());
+        let read = async {
+            let mapping = self.mapping().await?;
+            convoy.set_mapping(&mapping);
+            let read = batch(server, &mapping, &mut convoy, self.timeouts()).await;
+            if let Err(SourceError::Changed(_) | SourceError::Rejected(_)) = &read {
+                self.refresh_mapping(&mapping).await?;
+            }
+            read
+        };
+        let result = read.await;
+        drop(place);
+        if let Err(error) = &result {
+            tracing::warn!(%error, "devices could not be begun together; each is read by itself now");
+        }
+        self.record_mean_row_bytes(convoy.mean());
+        for parted in convoy.end(&result) {
+            let store = self.clone();
+            tokio::spawn(async move { store.read(parted.selection, parted.out, parted.is_read).await });
+        }
     }
 }
 

@@ -1,6 +1,13 @@
 //! Reading from PostgreSQL. All statements go in the simple protocol, each on its own: through a pooler each may be in
 //! another session.
 
+mod batched_open;
+pub mod copy;
+mod discover;
+mod lock_watchdog;
+mod parallel;
+mod pool;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,15 +17,13 @@ use sqlx::{Row as _, postgres::PgRow};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{
-    Device, Mapping, Page, RowSender, Selection, SourceError, Timeouts,
-    batched_open::DeviceBatch,
-    copy::Decoder,
-    lock_watchdog::{LockWatchdog, WatchedStatement},
-    pages::PAGE_BYTES,
-    pool::{Connection, Pool},
-    select,
-};
+use super::{Device, Mapping, Page, RowSender, Selection, SourceError, Timeouts, pages::PAGE_BYTES, select};
+use batched_open::{BatchQueue, DeviceBatch};
+use copy::Decoder;
+pub use discover::describe;
+use lock_watchdog::{LockWatchdog, WatchedStatement};
+use pool::{Connection, Pool};
+
 use crate::{config::Iota, task::Position};
 
 /// A server: connections, and the watch over what runs on them.
@@ -26,12 +31,13 @@ use crate::{config::Iota, task::Position};
 pub struct Server {
     pool: Pool,
     watch: LockWatchdog,
+    batch_queue: BatchQueue,
 }
 
 impl Server {
     pub fn new(config: &Iota) -> Result<Self, SourceError> {
         let pool = Pool::new(config)?;
-        Ok(Self { watch: LockWatchdog::new(pool.clone(), config.max_blocking_seconds), pool })
+        Ok(Self { watch: LockWatchdog::new(pool.clone(), config.max_blocking_seconds), pool, batch_queue: BatchQueue::default() })
     }
 
     /// Rows of a statement that brings few.

@@ -14,8 +14,7 @@ use std::{
 use sqlx::{AssertSqlSafe, ConnectOptions, Executor, PgConnection, postgres::PgConnectOptions};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::SourceError;
-use crate::config::Iota;
+use crate::{config::Iota, source::SourceError};
 
 /// A connection that was idle for longer may have died unnoticed, and is asked.
 const IDLE_CHECK_AFTER: Duration = Duration::from_millis(500);

@@ -4,7 +4,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use uuid::Uuid;
 
-use super::{DocType, Key, KeyType, Row, SourceError, TimeType};
+use crate::source::{DocType, Key, KeyType, Row, SourceError, TimeType};
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// 2000-01-01, from where PostgreSQL counts, in microseconds since 1970.

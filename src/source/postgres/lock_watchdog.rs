@@ -16,7 +16,8 @@ use std::{
 
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
-use super::{SourceError, pool::Pool};
+use super::pool::Pool;
+use crate::source::SourceError;
 
 /// A statement that has run for so long is watched, and looked at this often.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
