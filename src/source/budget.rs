@@ -1,4 +1,4 @@
-//! The memory of rows that are read and not taken yet, bounded for all devices together.
+//! A memory limit for rows that are read and not yet consumed, shared by all devices.
 
 use std::sync::{
     Arc,
@@ -7,10 +7,10 @@ use std::sync::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Permits count units of so many bytes, since a semaphore counts to 2³².
-const UNIT: usize = 1_024;
+/// Bytes of one semaphore permit: a semaphore's count is limited to 2³².
+const UNIT_BYTES: usize = 1_024;
 
-/// Bytes that may be read ahead; clones share them.
+/// The bytes that may be read ahead; clones share them.
 #[derive(Clone)]
 pub(super) struct Budget {
     units: Arc<Semaphore>,
@@ -24,39 +24,39 @@ impl Budget {
         Self { units: Arc::new(Semaphore::new(total as usize)), total, waiting: Arc::default() }
     }
 
-    /// Waits for room for so many bytes, or for all there is.
-    pub async fn reserve(&self, bytes: usize) -> Share {
+    /// Waits for memory; a request over the limit is cut to the limit.
+    pub async fn reserve(&self, bytes: usize) -> MemoryPermit {
         let units = units(bytes).min(self.total);
         if let Ok(permit) = Arc::clone(&self.units).try_acquire_many_owned(units) {
-            return Share(Some(permit));
+            return MemoryPermit(Some(permit));
         }
         let _waiting = WaitingGuard::new(&self.waiting);
-        // Nobody closes the semaphore.
-        Share(Arc::clone(&self.units).acquire_many_owned(units).await.ok())
+        // The semaphore is never closed.
+        MemoryPermit(Arc::clone(&self.units).acquire_many_owned(units).await.ok())
     }
 
-    /// Room for so many bytes, if it is there now.
-    pub fn try_reserve(&self, bytes: usize) -> Option<Share> {
+    /// Reserves memory if it is free now.
+    pub fn try_reserve(&self, bytes: usize) -> Option<MemoryPermit> {
         let permit = Arc::clone(&self.units).try_acquire_many_owned(units(bytes).min(self.total)).ok()?;
-        Some(Share(Some(permit)))
+        Some(MemoryPermit(Some(permit)))
     }
 
-    /// Whether somebody waits for room.
-    pub fn is_short(&self) -> bool {
+    /// Whether another reader waits for memory.
+    pub fn has_waiters(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 }
 
-/// Room for bytes; given back when it is dropped.
-pub(super) struct Share(Option<OwnedSemaphorePermit>);
+/// Reserved memory, released on drop.
+pub(super) struct MemoryPermit(Option<OwnedSemaphorePermit>);
 
-impl Share {
-    /// Of no bytes.
+impl MemoryPermit {
+    /// A permit for no bytes.
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// The part of it that holds so many bytes; all of it where it is smaller.
+    /// Splits off a permit for `bytes`, or everything if there is less.
     pub fn split(&mut self, bytes: usize) -> Self {
         let Some(permit) = &mut self.0 else { return Self(None) };
         let part = (units(bytes) as usize).min(permit.num_permits());
@@ -64,7 +64,7 @@ impl Share {
     }
 }
 
-/// Counts who waits, also when the wait is given up.
+/// Counts a waiter, also when its future is dropped.
 struct WaitingGuard<'a>(&'a AtomicUsize);
 
 impl<'a> WaitingGuard<'a> {
@@ -81,5 +81,5 @@ impl Drop for WaitingGuard<'_> {
 }
 
 fn units(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX >> 3).min(u32::MAX >> 3)
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX >> 3).min(u32::MAX >> 3)
 }

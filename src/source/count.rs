@@ -1,24 +1,25 @@
-//! Counting a selection: in one statement, or in pieces where that had to give way.
+//! Counting a selection: in one statement, or in halves if that statement blocks other sessions.
 
-use super::{Backend, Mapping, Selection, Source, SourceError, StoredRange, postgres, select, sqlite};
+use super::{Mapping, Selection, Source, SourceError, StoredRange, backend::SourceBackend as _, select};
 
-/// Rows of a selection.
+/// Counts the rows of a selection.
 ///
 /// # Errors
-/// There are rows with no key, or the store is away or refuses.
-pub async fn rows(store: &Source, mapping: &Mapping, selection: &Selection) -> Result<u64, SourceError> {
-    let mut left = vec![select::range(mapping, selection)];
+/// There are rows without a key, or the source is unavailable or rejects the query.
+pub async fn rows(source: &Source, mapping: &Mapping, selection: &Selection) -> Result<u64, SourceError> {
+    let mut pending = vec![select::range(mapping, selection)];
     let (mut rows, mut keys) = (0, 0);
-    while let Some(range) = left.pop() {
-        match piece(store, mapping, selection, &range).await {
-            Ok(piece) => {
-                rows += piece.0;
-                keys += piece.1;
+    while let Some(range) = pending.pop() {
+        match source.backend.count(mapping, selection.device, &range).await {
+            Ok(counted) => {
+                rows += counted.rows;
+                keys += counted.keys;
             }
-            // Without an index each piece would take as long as the whole: it is tried again until it gets through.
-            Err(SourceError::GaveWay) => match halves(&range).filter(|_| mapping.has_index) {
-                Some(halves) => left.extend(halves),
-                None => left.push(range),
+            // Without an index, half a range takes as long to count as the whole, so the whole is
+            // tried again.
+            Err(SourceError::Yielded) => match halves(&range).filter(|_| mapping.has_index) {
+                Some(halves) => pending.extend(halves),
+                None => pending.push(range),
             },
             Err(error) => return Err(error),
         }
@@ -29,15 +30,7 @@ pub async fn rows(store: &Source, mapping: &Mapping, selection: &Selection) -> R
     Ok(rows)
 }
 
-async fn piece(store: &Source, mapping: &Mapping, selection: &Selection, range: &StoredRange) -> Result<(u64, u64), SourceError> {
-    let query = select::count(mapping, selection.device, range);
-    Ok(match &store.backend {
-        Backend::Postgres(server) => postgres::count(server, &query).await?,
-        Backend::Sqlite(pool) => sqlite::count(pool, &query).await?,
-    })
-}
-
-/// The later half, and the earlier.
+/// The later half and the earlier half.
 fn halves(range: &StoredRange) -> Option<[StoredRange; 2]> {
     let from = range.from.filter(|from| *from < range.to)?;
     // Rounds down. `midpoint` rounds towards zero, so before 1970 one half of a range of two would be

@@ -1,29 +1,31 @@
-//! Finding out how the store's tables are laid out.
+//! Builds the [`Mapping`] from the configuration and the tables that a database describes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{DocType, IdType, KeyType, Mapping, SourceError, TimeType, select::layout_check};
 use crate::config::{Iota, RawTable};
 
-/// What a column is.
+/// A column in the catalogue.
 pub(super) struct Column {
     pub r#type: String,
-    /// The type's number in PostgreSQL.
+    /// The type's OID in PostgreSQL.
     pub oid: u32,
     pub nullable: bool,
 }
 
-/// A table as the catalogue tells of it.
+/// A table in the catalogue.
 pub(super) struct Table {
     name: String,
     pub columns: BTreeMap<String, Column>,
-    /// Columns of each unique index, and the first column of any index.
+    /// Columns of each unique index.
     unique: Vec<BTreeSet<String>>,
+    /// The first column of each index.
     leading: BTreeSet<String>,
     /// Its full name in PostgreSQL, quoted.
     pub relation: Option<String>,
-    /// Tables that inherit from it, but for partitions: its indexes are not theirs.
-    pub heirs: Vec<String>,
+    /// Tables that inherit from it and are no partitions: its unique indexes do not cover their
+    /// rows.
+    pub children: Vec<String>,
     pub is_partitioned: bool,
 }
 
@@ -35,16 +37,16 @@ pub(super) fn build_mapping(config: &Iota, device: &Table, raw: &Table) -> Resul
     let raw_device = raw.column(&config.raw.device, "iota.raw.device")?;
     let time = raw.column(&config.raw.time, "iota.raw.time")?;
     let doc = raw.column(&config.raw.doc, "iota.raw.doc")?;
-    let mut advice = Vec::new();
+    let mut warnings = Vec::new();
     let used = [&config.raw.time, &config.raw.id, &config.raw.doc, &config.raw.device];
-    let check = raw.relation.as_ref().map(|relation| {
+    let layout_check = raw.relation.as_ref().map(|relation| {
         let columns: Vec<_> = used.iter().filter_map(|name| Some((name.as_str(), raw.columns.get(*name)?.oid))).collect();
-        layout_check(relation, &columns, raw.is_partitioned || !raw.heirs.is_empty())
+        layout_check(relation, &columns, raw.is_partitioned || !raw.children.is_empty())
     });
-    require_unique_key(raw, &config.raw, config.assume_unique_row_key, &mut advice)?;
+    require_unique_key(raw, &config.raw, config.assume_unique_row_key, &mut warnings)?;
     if !raw.leading.contains(&config.raw.device) {
-        advice.push(format!(
-            "no index of {} begins with {:?}: every page reads the whole table. An index on ({}, {}, {}) makes it quick",
+        warnings.push(format!(
+            "no index of {} begins with {:?}: every page scans the whole table. Create an index on ({}, {}, {})",
             raw.name, config.raw.device, config.raw.device, config.raw.time, config.raw.id
         ));
     }
@@ -59,42 +61,43 @@ pub(super) fn build_mapping(config: &Iota, device: &Table, raw: &Table) -> Resul
         device: config.device.clone(),
         raw: config.raw.clone(),
         has_index: raw.leading.contains(&config.raw.device),
-        check,
-        warnings: advice,
+        layout_check,
+        warnings,
     })
 }
 
-/// Two rows with the same device, time and key could not be told apart at a page's edge, and one would be lost.
-fn require_unique_key(raw: &Table, names: &RawTable, trusted: bool, advice: &mut Vec<String>) -> Result<(), SourceError> {
+/// Fails unless the row key is unique. Two rows with the same device, time and key cannot be
+/// distinguished at a page boundary, and one of them would be lost.
+fn require_unique_key(raw: &Table, names: &RawTable, assume_unique: bool, warnings: &mut Vec<String>) -> Result<(), SourceError> {
     let within: BTreeSet<_> = [&names.id, &names.device, &names.time].into_iter().cloned().collect();
     let is_unique = raw.unique.iter().any(|columns| columns.contains(&names.id) && columns.is_subset(&within));
-    if is_unique && raw.heirs.is_empty() {
+    if is_unique && raw.children.is_empty() {
         return Ok(());
     }
-    if !raw.heirs.is_empty() {
-        let heirs = raw.heirs.join(", ");
-        if trusted {
-            advice.push(format!(
-                "the unique indexes of {} do not hold together with its children by INHERITS ({heirs}); iota.assume_unique_row_key says that {:?} is unique in all of them",
+    if !raw.children.is_empty() {
+        let children = raw.children.join(", ");
+        if assume_unique {
+            warnings.push(format!(
+                "the unique indexes of {} do not cover its children by INHERITS ({children}); iota.assume_unique_row_key says that {:?} is unique in all of them",
                 raw.name, names.id
             ));
             return Ok(());
         }
         return Err(SourceError::Mapping(format!(
-            "{} has children by INHERITS ({heirs}), and no unique index of a parent holds for its children: two rows with the same time and {:?} could not be told apart, and one could be lost. \
+            "{} has children by INHERITS ({children}), and a unique index of a parent does not cover its children: two rows with the same time and {:?} cannot be distinguished, and one could be lost. \
              Make them declarative partitions (ATTACH PARTITION), or set iota.assume_unique_row_key = true if you know that {:?} is unique in all of them",
             raw.name, names.id, names.id
         )));
     }
-    if trusted {
-        advice.push(format!(
+    if assume_unique {
+        warnings.push(format!(
             "no unique index makes {:?} of {} unique; iota.assume_unique_row_key says that it is",
             names.id, raw.name
         ));
         return Ok(());
     }
     Err(SourceError::Mapping(format!(
-        "no unique index of {} says that its row key {:?} is unique (alone, or with device and time), and rows that look the same could be lost. \
+        "no unique index of {} makes its row key {:?} unique (alone, or with device and time), and rows that look the same could be lost. \
          Name a unique column in iota.raw.id, add a unique index, or set iota.assume_unique_row_key = true if you know that it is unique",
         raw.name, names.id
     )))
@@ -103,12 +106,8 @@ fn require_unique_key(raw: &Table, names: &RawTable, trusted: bool, advice: &mut
 impl Table {
     fn column(&self, name: &str, option: &str) -> Result<&Column, SourceError> {
         self.columns.get(name).ok_or_else(|| {
-            let there_are: Vec<_> = self.columns.keys().map(String::as_str).collect();
-            SourceError::Mapping(format!(
-                "table {} has no column {name:?} ({option}); it has {}",
-                self.name,
-                there_are.join(", ")
-            ))
+            let existing: Vec<_> = self.columns.keys().map(String::as_str).collect();
+            SourceError::Mapping(format!("table {} has no column {name:?} ({option}); it has {}", self.name, existing.join(", ")))
         })
     }
 }
@@ -127,7 +126,7 @@ impl Table {
             unique: Vec::new(),
             leading: BTreeSet::new(),
             relation: None,
-            heirs: Vec::new(),
+            children: Vec::new(),
             is_partitioned: false,
         }
     }

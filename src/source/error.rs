@@ -1,50 +1,50 @@
-//! What can be wrong with the store, and whether waiting helps.
+//! Errors of the source, and whether a retry helps.
 
 use uuid::Uuid;
 
-/// Why rows could not be read.
+/// Why rows could not be read. The texts say "the IoTA store", which users know it by.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SourceError {
-    /// The store is away; it will come back.
+    /// The source is unavailable; a later retry can succeed.
     #[error("the IoTA store is away: {0}")]
     Unavailable(String),
-    /// The store answers, and says no; waiting does not help.
+    /// The source rejects the query; a retry does not help.
     #[error("the IoTA store refuses: {0}")]
     Rejected(String),
-    /// Nobody knows whether waiting helps: try again, but not for ever.
-    #[error("the IoTA store gave an error that is not known: {0}")]
+    /// Not known whether a retry helps: retried a limited number of times.
+    #[error("the IoTA store returned an unknown error: {0}")]
     Unknown(String),
-    /// Tables or columns are not what the configuration says.
+    /// Tables or columns do not match the configuration.
     #[error("the IoTA store does not fit the configuration: {0}")]
     Mapping(String),
-    /// Columns are of other types than when the reading began. Whoever begins anew reads them right.
-    #[error("the tables of the IoTA store were changed meanwhile: {0}")]
+    /// The types of columns have changed since reading began. A new attempt reads them correctly.
+    #[error("the tables of the IoTA store were changed during the read: {0}")]
     Changed(String),
-    /// A statement was ended since others waited for its locks.
-    #[error("the reading gave way to others who waited for a lock on the IoTA store's tables")]
-    GaveWay,
-    /// Rows that can't be told apart from others.
+    /// A statement was cancelled because other sessions waited for its locks.
+    #[error("a read was cancelled because other sessions waited for a lock on the IoTA store's tables")]
+    Yielded,
+    /// Rows that cannot be distinguished from others.
     #[error(
-        "{rows} rows of device {device} in the range have no row key; they could be lost at a page's edge. Give them one, or name another column in iota.raw.id"
+        "{rows} rows of device {device} in the range have no row key; they could be lost at a page boundary. Give them one, or name another column in iota.raw.id"
     )]
     MissingRowKey { device: Uuid, rows: u64 },
 }
 
 impl SourceError {
-    /// Whether nobody knows if trying again helps.
+    /// Whether the error is unknown, so that a retry may not help.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Unknown(_))
     }
 
-    /// Whether trying again later is right. For [`Unknown`](Self::Unknown) it is, a few times.
+    /// Whether a later retry can succeed. For [`Unknown`](Self::Unknown) only a few are made.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Unknown(_) | Self::Changed(_) | Self::GaveWay => true,
+            Self::Unavailable(_) | Self::Unknown(_) | Self::Changed(_) | Self::Yielded => true,
             Self::Rejected(_) | Self::Mapping(_) | Self::MissingRowKey { .. } => false,
         }
     }
 
-    /// A word for its kind, for metrics.
+    /// The `cause` label in metrics.
     pub fn cause(&self) -> &'static str {
         match self {
             Self::Unavailable(_) => "away",
@@ -52,18 +52,18 @@ impl SourceError {
             Self::Unknown(_) => "unknown",
             Self::Mapping(_) => "mapping",
             Self::Changed(_) => "changed",
-            Self::GaveWay => "gave_way",
+            Self::Yielded => "gave_way",
             Self::MissingRowKey { .. } => "no_row_key",
         }
     }
 
-    pub(super) fn timeout(doing: &str, seconds: u64) -> Self {
-        Self::Unavailable(format!("{doing} took longer than {seconds} s"))
+    pub(super) fn timeout(what: &str, seconds: u64) -> Self {
+        Self::Unavailable(format!("{what} took longer than {seconds} s"))
     }
 }
 
-/// A message that starts so comes from the check which is part of each query (`select::layout_check`).
-pub(super) const CHANGED: &str = "data-patch: layout";
+/// Start of the message that the check in each query raises (`select::layout_check`).
+pub(super) const LAYOUT_CHANGED: &str = "data-patch: layout";
 
 impl From<sqlx::Error> for SourceError {
     fn from(error: sqlx::Error) -> Self {
@@ -73,14 +73,14 @@ impl From<sqlx::Error> for SourceError {
             Error::Database(database) => {
                 let code = database.code().unwrap_or_default();
                 if database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
-                    if code == "22P02" && database.message().contains(CHANGED) {
-                        return Self::Changed("a table was rewritten, or a column is of another type".to_owned());
+                    if code == "22P02" && database.message().contains(LAYOUT_CHANGED) {
+                        return Self::Changed("a table was rewritten, or the type of a column has changed".to_owned());
                     }
-                    return of_postgres(&code, format!("{text} (SQLSTATE {code})"));
+                    return from_sqlstate(&code, format!("{text} (SQLSTATE {code})"));
                 }
-                of_sqlite(&code, text)
+                from_sqlite_code(&code, text)
             }
-            // The network, and a pool that has none of its connections free.
+            // The network, or a pool without a free connection.
             Error::Io(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => Self::Unavailable(text),
             Error::Configuration(_)
             | Error::ConfigFile(_)
@@ -96,25 +96,27 @@ impl From<sqlx::Error> for SourceError {
             | Error::Migrate(_)
             | Error::InvalidSavePointStatement
             | Error::BeginFailed => Self::Rejected(text),
-            // TLS and the protocol: a certificate can be wrong for good, or a server in the middle of its start.
+            // TLS and the protocol: either a wrong certificate, which stays wrong, or a server that
+            // is starting.
             _ => Self::Unknown(text),
         }
     }
 }
 
-/// By the class of the SQLSTATE (PostgreSQL's documentation, appendix A).
-fn of_postgres(code: &str, text: String) -> SourceError {
+/// Classifies an error by its SQLSTATE (PostgreSQL's documentation, appendix A).
+fn from_sqlstate(code: &str, text: String) -> SourceError {
     match code {
-        // Too large a statement or row, which stay so; a setting that a pooler or server does not have.
-        // A damaged table or index (XX001, XX002) does not mend itself.
+        // A statement or row that is too large, and a damaged table or index (XX001, XX002):
+        // permanent.
         "54000" | "54001" | "54011" | "54023" | "XX001" | "XX002" => SourceError::Rejected(text),
-        // A password can be set right, and the database of a standby be created a moment later: 28, 3D. An idle or
-        // running session ended by the server, a lock not had in time, a deadlock, a standby's conflict: 25P03, 40, 55, 57.
-        // Resources, the system itself: 53, 58. The connection: 08.
+        // A password can be corrected, and a database can be created later: 28, 3D. A session that
+        // the server ended, a lock timeout, a deadlock, a conflict on a standby: 25P03, 40, 55, 57.
+        // Resources and the system: 53, 58. The connection: 08.
         "25P03" => SourceError::Unavailable(text),
         _ => match code.get(..2).unwrap_or_default() {
             "08" | "28" | "3D" | "40" | "53" | "55" | "57" | "58" => SourceError::Unavailable(text),
-            // Not supported, data, rights and names, schemas, and what a reader can't be guilty of by chance.
+            // Unsupported features, data errors, privileges, names and schemas, and errors that a
+            // read-only client does not cause by chance.
             "0A" | "0L" | "0P" | "21" | "22" | "23" | "2F" | "34" | "38" | "39" | "3F" | "42" | "44" | "P0" => {
                 SourceError::Rejected(text)
             }
@@ -123,13 +125,14 @@ fn of_postgres(code: &str, text: String) -> SourceError {
     }
 }
 
-/// By SQLite's primary result code.
-fn of_sqlite(code: &str, text: String) -> SourceError {
+/// Classifies an error by SQLite's primary result code.
+fn from_sqlite_code(code: &str, text: String) -> SourceError {
     match code.parse::<u32>().map(|code| code & 0xff) {
-        // A missing table or column, a damaged file, a wrong type, a file that is no database; too large; rights; a misuse.
+        // A missing table or column, a damaged file, a wrong type, a file that is not a database;
+        // too large; permissions; misuse of the API.
         Ok(1 | 3 | 11 | 18 | 20 | 21 | 23 | 25 | 26) => SourceError::Rejected(text),
-        // Busy, locked, no memory, interrupted, the disk, full, can't be opened, the protocol of its locks, its schema was
-        // just changed, no support for large files on this system.
+        // Busy, locked, out of memory, interrupted, disk error, disk full, file cannot be opened,
+        // locking protocol, schema changed.
         Ok(5..=7 | 9 | 10 | 13..=15 | 17) => SourceError::Unavailable(text),
         _ => SourceError::Unknown(text),
     }
@@ -140,8 +143,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_known_is_neither_away_nor_refused() {
-        for (code, outage, unknown) in [
+    fn codes_are_classified_and_unknown_codes_are_retried_as_unknown() {
+        for (code, retryable, unknown) in [
             ("57P03", true, false),
             ("53300", true, false),
             ("42P01", false, false),
@@ -152,10 +155,10 @@ mod tests {
             ("99999", true, true),
             ("", true, true),
         ] {
-            let error = of_postgres(code, String::new());
-            assert_eq!((error.is_retryable(), matches!(error, SourceError::Unknown(_))), (outage, unknown), "{code}");
+            let error = from_sqlstate(code, String::new());
+            assert_eq!((error.is_retryable(), matches!(error, SourceError::Unknown(_))), (retryable, unknown), "{code}");
         }
-        for (code, outage, unknown) in [
+        for (code, retryable, unknown) in [
             ("5", true, false),
             ("14", true, false),
             ("266", true, false),
@@ -163,13 +166,13 @@ mod tests {
             ("267", false, false),
             ("99", true, true),
         ] {
-            let error = of_sqlite(code, String::new());
-            assert_eq!((error.is_retryable(), matches!(error, SourceError::Unknown(_))), (outage, unknown), "{code}");
+            let error = from_sqlite_code(code, String::new());
+            assert_eq!((error.is_retryable(), matches!(error, SourceError::Unknown(_))), (retryable, unknown), "{code}");
         }
     }
 
     #[test]
-    fn errors_of_the_driver_are_told_apart() {
+    fn driver_errors_are_classified() {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         assert!(matches!(SourceError::from(sqlx::Error::Io(refused)), SourceError::Unavailable(_)));
         assert!(matches!(SourceError::from(sqlx::Error::Protocol("?".to_owned())), SourceError::Unknown(_)));

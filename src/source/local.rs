@@ -1,30 +1,32 @@
-//! Local times of a zone that sets its clock back: some exist twice, and some never.
+//! Local times in a time zone with daylight saving: some occur twice, and some never.
 
 use chrono::{DateTime, LocalResult, NaiveDateTime, Offset, TimeZone, Utc};
 use chrono_tz::Tz;
 
 use super::StoredRange;
 
-const SECOND: i64 = 1_000_000;
-/// A clock is never set back by more: the largest step was a day and its hours, when Alaska changed sides of the date line.
-const LARGEST_STEP: i64 = 26 * 3_600;
-/// Two changes of a zone's clock are farther apart; each is then found between two looks.
-const BETWEEN_CHANGES: i64 = 6 * 3_600;
-/// PostgreSQL reads no year of five digits: 9999-12-31T23:59:59.999999.
+const SECOND_US: i64 = 1_000_000;
+/// Upper bound of one change of a zone's offset: the largest was a day, when Alaska moved across
+/// the date line.
+const MAX_STEP_SECONDS: i64 = 26 * 3_600;
+/// Two transitions of a zone are further apart than this, so that sampling at this interval finds
+/// each.
+const MIN_SECONDS_BETWEEN_TRANSITIONS: i64 = 6 * 3_600;
+/// 9999-12-31T23:59:59.999999: PostgreSQL parses no year of five digits in this format.
 const LAST_US: i64 = 253_402_300_799_999_999;
 
-/// Seconds that the zone is ahead of UTC at an instant (seconds since 1970).
+/// The zone's offset from UTC in seconds, at an instant in seconds since 1970.
 fn offset(zone: Tz, second: i64) -> i64 {
     let instant = DateTime::from_timestamp(second, 0).unwrap_or_default().naive_utc();
     i64::from(zone.offset_from_utc_datetime(&instant).fix().local_minus_utc())
 }
 
-/// The seconds in (from, to] at which the zone's clock is set, each with what it is ahead before and after.
-fn changes(zone: Tz, from: i64, to: i64) -> Vec<(i64, i64, i64)> {
-    let mut changes = Vec::new();
+/// The transitions of the zone in (from, to]: the second, and the offsets before and after it.
+fn transitions(zone: Tz, from: i64, to: i64) -> Vec<(i64, i64, i64)> {
+    let mut transitions = Vec::new();
     let mut at = from;
     while at < to {
-        let next = at.saturating_add(BETWEEN_CHANGES).min(to);
+        let next = at.saturating_add(MIN_SECONDS_BETWEEN_TRANSITIONS).min(to);
         let (before, after) = (offset(zone, at), offset(zone, next));
         if before != after {
             let (mut low, mut high) = (at, next);
@@ -32,34 +34,34 @@ fn changes(zone: Tz, from: i64, to: i64) -> Vec<(i64, i64, i64)> {
                 let middle = low + (high - low) / 2;
                 if offset(zone, middle) == before { low = middle } else { high = middle }
             }
-            changes.push((high, before, after));
+            transitions.push((high, before, after));
         }
         at = next;
     }
-    changes
+    transitions
 }
 
-/// The local times, in microseconds, of the instants from `from` to `to`, both included.
+/// The local times, in microseconds, of the instants from `from` to `to`, both inclusive.
 pub fn range(zone: Tz, from: i64, to: i64) -> StoredRange {
-    let second = |us: i64| us.div_euclid(SECOND);
-    let local = |us: i64| us.saturating_add(offset(zone, second(us)) * SECOND).min(LAST_US);
+    let second = |us: i64| us.div_euclid(SECOND_US);
+    let local = |us: i64| us.saturating_add(offset(zone, second(us)) * SECOND_US).min(LAST_US);
     let (first, last) = (second(from), second(to));
-    // In the middle of a long range the times before and after a change are all in it.
-    let mut changes_near = changes(zone, first, last.min(first + LARGEST_STEP));
-    if last - LARGEST_STEP > first + LARGEST_STEP {
-        changes_near.extend(changes(zone, last - LARGEST_STEP, last));
+    // In the middle of a long range, the times on both sides of a transition are all in the range.
+    let mut near_transitions = transitions(zone, first, last.min(first + MAX_STEP_SECONDS));
+    if last - MAX_STEP_SECONDS > first + MAX_STEP_SECONDS {
+        near_transitions.extend(transitions(zone, last - MAX_STEP_SECONDS, last));
     } else {
-        changes_near.extend(changes(zone, last.min(first + LARGEST_STEP), last));
+        near_transitions.extend(transitions(zone, last.min(first + MAX_STEP_SECONDS), last));
     }
     let mut pieces = Vec::new();
-    let mut begin = local(from);
-    for (at, before, after) in changes_near {
+    let mut start = local(from);
+    for (at, before, after) in near_transitions {
         if after < before {
-            pieces.push((begin, (at + before) * SECOND - 1));
-            begin = (at + after) * SECOND;
+            pieces.push((start, (at + before) * SECOND_US - 1));
+            start = (at + after) * SECOND_US;
         }
     }
-    pieces.push((begin, local(to)));
+    pieces.push((start, local(to)));
     pieces.retain(|(from, to)| from <= to);
     pieces.sort_unstable();
     let (mut holes, mut end) = (Vec::new(), None);
@@ -71,34 +73,35 @@ pub fn range(zone: Tz, from: i64, to: i64) -> StoredRange {
         }
         end = end.max(Some(*to));
     }
-    let begin = pieces.first().map_or_else(|| local(from), |(from, _)| *from);
-    // An empty range stays one.
-    StoredRange { from: Some(begin), to: end.unwrap_or(begin - 1), holes }
+    let start = pieces.first().map_or_else(|| local(from), |(from, _)| *from);
+    // An empty range stays empty.
+    StoredRange { from: Some(start), to: end.unwrap_or(start - 1), holes }
 }
 
-/// The instant of a local time. One that exists twice is taken for the earlier, and one that never is, as PostgreSQL does,
-/// for what a clock would show that was not set.
+/// Converts a local time to an instant. An ambiguous time is taken as the earlier instant. A time
+/// that never occurs is read with the offset before the transition, as PostgreSQL does.
 pub fn instant_us(zone: Tz, local_us: i64) -> i64 {
     let Some(local) = DateTime::from_timestamp_micros(local_us) else { return local_us };
     match zone.offset_from_local_datetime(&local.naive_utc()) {
         LocalResult::Single(offset) | LocalResult::Ambiguous(offset, _) => {
-            local_us - i64::from(offset.fix().local_minus_utc()) * SECOND
+            local_us - i64::from(offset.fix().local_minus_utc()) * SECOND_US
         }
         LocalResult::None => {
-            let second = local_us.div_euclid(SECOND);
-            let near = changes(zone, second - LARGEST_STEP, second + LARGEST_STEP);
+            let second = local_us.div_euclid(SECOND_US);
+            let near = transitions(zone, second - MAX_STEP_SECONDS, second + MAX_STEP_SECONDS);
             let change = near.iter().find(|(at, before, after)| (at + before..at + after).contains(&second));
-            change.map_or(local_us, |(_, before, _)| local_us - before * SECOND)
+            change.map_or(local_us, |(_, before, _)| local_us - before * SECOND_US)
         }
     }
 }
 
-/// The local times that exist twice, and of which at least one instant is between `from` and `to`: from, and up to.
-pub fn twice(zone: Tz, from: DateTime<Utc>, to: DateTime<Utc>) -> Vec<(NaiveDateTime, NaiveDateTime)> {
+/// The ranges (start, end) of ambiguous local times of which at least one instant is between `from`
+/// and `to`.
+pub fn ambiguous_times(zone: Tz, from: DateTime<Utc>, to: DateTime<Utc>) -> Vec<(NaiveDateTime, NaiveDateTime)> {
     let (from, to) = (from.timestamp(), to.timestamp());
-    changes(zone, from.saturating_sub(LARGEST_STEP), to.saturating_add(LARGEST_STEP))
+    transitions(zone, from.saturating_sub(MAX_STEP_SECONDS), to.saturating_add(MAX_STEP_SECONDS))
         .into_iter()
-        // From the first time that comes again to the last that does.
+        // Ambiguous times lie within one step on both sides of the transition.
         .filter(|(at, before, after)| after < before && at - (before - after) <= to && from < at + (before - after))
         .filter_map(|(at, before, after)| {
             let local = |second| DateTime::from_timestamp(second, 0).map(|time: DateTime<Utc>| time.naive_utc());
@@ -119,7 +122,7 @@ mod tests {
             && !range.holes.iter().any(|(from, to)| (*from..=*to).contains(&local_us))
     }
 
-    /// The instants that a local time may mean, as chrono-tz knows them.
+    /// The instants of a local time, by chrono-tz.
     fn instants(zone: Tz, local_us: i64) -> Vec<i64> {
         let local = DateTime::from_timestamp_micros(local_us).unwrap().naive_utc();
         match zone.from_local_datetime(&local) {
@@ -133,12 +136,12 @@ mod tests {
         prop::sample::select(chrono_tz::TZ_VARIANTS.to_vec())
     }
 
-    /// Near a change of the clock, where there is one in the year.
-    fn near_a_change(zone: Tz, year: i64, which: usize, by: i64) -> i64 {
-        let begin = (year - 1970) * 31_557_600;
-        let found = changes(zone, begin, begin + 31_557_600);
-        let at = if found.is_empty() { begin } else { found[which % found.len()].0 };
-        (at + by) * SECOND
+    /// A time near a transition, if the year has one.
+    fn near_a_transition(zone: Tz, year: i64, which: usize, by: i64) -> i64 {
+        let start = (year - 1970) * 31_557_600;
+        let found = transitions(zone, start, start + 31_557_600);
+        let at = if found.is_empty() { start } else { found[which % found.len()].0 };
+        (at + by) * SECOND_US
     }
 
     proptest! {
@@ -147,45 +150,45 @@ mod tests {
         #[test]
         fn a_local_time_is_in_a_range_when_one_of_its_instants_is(
             zone in zones(), year in 1900_i64..2038, which in 0_usize..4,
-            from in -8_000_i64..8_000, length in 0_i64..100_000, row in -100_000_i64..100_000, micros in 0_i64..SECOND,
+            from in -8_000_i64..8_000, length in 0_i64..100_000, row in -100_000_i64..100_000, micros in 0_i64..SECOND_US,
         ) {
-            let from = near_a_change(zone, year, which, from);
-            let to = from + length * SECOND;
+            let from = near_a_transition(zone, year, which, from);
+            let to = from + length * SECOND_US;
             let range = range(zone, from, to);
-            // Rows around both ends, as the zone's clock showed them.
-            for instant in [from + row * SECOND + micros, to + row * SECOND + micros, from + row % 60 * SECOND, to, from] {
-                let local_us = instant + offset(zone, instant.div_euclid(SECOND)) * SECOND;
-                let means = instants(zone, local_us);
-                prop_assume!(!means.is_empty());
-                let belongs = means.iter().any(|instant| (from..=to).contains(instant));
+            // Rows around both ends, in local time.
+            for instant in [from + row * SECOND_US + micros, to + row * SECOND_US + micros, from + row % 60 * SECOND_US, to, from] {
+                let local_us = instant + offset(zone, instant.div_euclid(SECOND_US)) * SECOND_US;
+                let instants_of_row = instants(zone, local_us);
+                prop_assume!(!instants_of_row.is_empty());
+                let belongs = instants_of_row.iter().any(|instant| (from..=to).contains(instant));
                 prop_assert_eq!(contains(&range, local_us), belongs, "{} {:?} {}: {:?}", zone, (from, to), local_us, range);
             }
         }
 
         #[test]
         fn a_local_time_is_read_as_one_of_its_instants(zone in zones(), year in 1900_i64..2038, which in 0_usize..4, by in -8_000_i64..8_000) {
-            let instant = near_a_change(zone, year, which, by);
-            let local_us = instant + offset(zone, instant.div_euclid(SECOND)) * SECOND;
-            let means = instants(zone, local_us);
+            let instant = near_a_transition(zone, year, which, by);
+            let local_us = instant + offset(zone, instant.div_euclid(SECOND_US)) * SECOND_US;
+            let instants_of_row = instants(zone, local_us);
             let read = instant_us(zone, local_us);
-            prop_assert!(means.is_empty() || means.first() == Some(&read), "{read} {means:?}");
+            prop_assert!(instants_of_row.is_empty() || instants_of_row.first() == Some(&read), "{read} {instants_of_row:?}");
         }
     }
 
     #[test]
-    fn the_autumn_hour_is_told_of() {
+    fn the_autumn_hour_is_ambiguous() {
         let zone = chrono_tz::Europe::Berlin;
         let time = |text: &str| DateTime::parse_from_rfc3339(text).unwrap().to_utc();
-        let asked = |from, to| twice(zone, time(from), time(to)).len();
-        assert_eq!(asked("2024-10-27T00:30:00Z", "2024-10-27T00:40:00Z"), 1);
-        assert_eq!(asked("2024-10-27T01:30:00Z", "2024-10-27T01:40:00Z"), 1);
-        assert_eq!(asked("2024-10-26T01:30:00Z", "2024-10-26T23:59:59Z"), 0);
-        assert_eq!(asked("2024-10-27T02:00:00Z", "2024-10-28T01:40:00Z"), 0);
-        assert_eq!(asked("2020-01-01T00:00:00Z", "2025-01-01T00:00:00Z"), 5);
+        let count = |from, to| ambiguous_times(zone, time(from), time(to)).len();
+        assert_eq!(count("2024-10-27T00:30:00Z", "2024-10-27T00:40:00Z"), 1);
+        assert_eq!(count("2024-10-27T01:30:00Z", "2024-10-27T01:40:00Z"), 1);
+        assert_eq!(count("2024-10-26T01:30:00Z", "2024-10-26T23:59:59Z"), 0);
+        assert_eq!(count("2024-10-27T02:00:00Z", "2024-10-28T01:40:00Z"), 0);
+        assert_eq!(count("2020-01-01T00:00:00Z", "2025-01-01T00:00:00Z"), 5);
     }
 
     #[test]
-    fn a_time_that_never_was_is_what_a_clock_shows_that_was_not_set() {
+    fn a_time_that_never_occurs_is_read_with_the_offset_before_the_transition() {
         let local = DateTime::parse_from_rfc3339("2024-03-31T02:30:00Z").unwrap().timestamp_micros();
         let instant = DateTime::parse_from_rfc3339("2024-03-31T01:30:00Z").unwrap().timestamp_micros();
         assert_eq!(instant_us(chrono_tz::Europe::Berlin, local), instant);

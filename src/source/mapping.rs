@@ -1,4 +1,4 @@
-//! How the store's tables are laid out: names from the configuration, types found out at start.
+//! The layout of the tables: names from the configuration, types from the database.
 
 use std::fmt;
 
@@ -11,41 +11,42 @@ use crate::{
     task::Position,
 };
 
-/// Names and types of what is read.
+/// Names and types of the tables and columns that are read.
 #[derive(Debug, Clone)]
 pub struct Mapping {
     pub device: DeviceTable,
     pub raw: RawTable,
-    /// Of `device.id`, `device.thing` and `raw.device`.
+    /// Type of `device.id`.
     pub device_id: IdType,
     pub thing_id: IdType,
     pub raw_device: IdType,
     pub key: KeyType,
     pub time: TimeType,
     pub doc: DocType,
-    /// Whether there may be rows with no key.
+    /// Whether rows without a key are possible.
     pub key_nullable: bool,
-    /// An index begins with the device.
+    /// Whether an index begins with the device column.
     pub has_index: bool,
-    /// In PostgreSQL: a condition that raises an error when columns are of other types than these.
-    pub(super) check: Option<String>,
-    /// What works, and could be better.
+    /// In PostgreSQL: a condition that raises an error if the types of the columns have changed.
+    pub(super) layout_check: Option<String>,
+    /// Problems that do not prevent reading, such as a missing index.
     pub warnings: Vec<String>,
 }
 
-/// A range of times as the store counts them, in microseconds; both ends are included.
+/// A range of stored times, in microseconds; both ends are inclusive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRange {
-    /// `None`: something else says where it begins.
+    /// `None` if another condition limits the start.
     pub from: Option<i64>,
     pub to: i64,
-    /// Times in between that are not in the range, both ends included: local times before and after a clock was set back.
+    /// Ranges of times in between that are excluded, both ends inclusive; they occur around a
+    /// change of the zone's offset.
     pub holes: Vec<(i64, i64)>,
 }
 
 impl Mapping {
-    /// Whether rows that are read by the one are what they are by the other, and in the same order.
-    pub(super) fn reads_like(&self, other: &Self) -> bool {
+    /// Whether rows read by both mappings are equal and in the same order.
+    pub(super) fn has_same_types(&self, other: &Self) -> bool {
         self.types() == other.types()
     }
 
@@ -53,7 +54,7 @@ impl Mapping {
         (self.device_id, self.thing_id, self.raw_device, self.key, self.time, self.doc)
     }
 
-    /// What a position depends on, as a short text: `timestamptz/bigint`.
+    /// The types that a position depends on, for example `timestamptz/bigint`.
     pub fn layout(&self) -> String {
         match self.time {
             TimeType::Local(zone) => format!("{}({zone})/{}", self.time.sql(), self.key.sql()),
@@ -61,21 +62,22 @@ impl Mapping {
         }
     }
 
-    /// A position in front of a range.
+    /// A position before the first row of a range.
     pub fn position_before(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Position {
         let range = self.time.range(from, to);
-        // One unit of the store's earlier; what has that time is left out by the range's beginning.
+        // One unit of the stored time earlier; a row at that time is excluded by the start of the
+        // range.
         let unit = if self.time == TimeType::EpochMillis { 1_000 } else { 1 };
         Position { time_us: range.from.unwrap_or_default().saturating_sub(unit), key: String::new() }
     }
 
-    pub(super) fn changed_to(&self, now: &Self) -> SourceError {
+    pub(super) fn change_error(&self, new: &Self) -> SourceError {
         let mut changes = Vec::new();
         for (column, before, after) in [
-            (&self.raw.time, format!("{:?}", self.time), format!("{:?}", now.time)),
-            (&self.raw.id, format!("{:?}", self.key), format!("{:?}", now.key)),
-            (&self.raw.doc, format!("{:?}", self.doc), format!("{:?}", now.doc)),
-            (&self.raw.device, format!("{:?}", self.raw_device), format!("{:?}", now.raw_device)),
+            (&self.raw.time, format!("{:?}", self.time), format!("{:?}", new.time)),
+            (&self.raw.id, format!("{:?}", self.key), format!("{:?}", new.key)),
+            (&self.raw.doc, format!("{:?}", self.doc), format!("{:?}", new.doc)),
+            (&self.raw.device, format!("{:?}", self.raw_device), format!("{:?}", new.raw_device)),
         ] {
             if before != after {
                 changes.push(format!("column {column} of {} was {before} and is {after}", self.raw.table));
@@ -84,14 +86,14 @@ impl Mapping {
         SourceError::Changed(changes.join(", "))
     }
 
-    /// What the store can't tell about the times of this range, if anything.
+    /// A warning if some times of this range are ambiguous.
     pub fn ambiguity_note(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Option<String> {
         let TimeType::Local(zone) = self.time else { return None };
-        let twice = local::twice(zone, from, to);
-        let [first, others @ ..] = twice.as_slice() else { return None };
-        let more = if others.is_empty() { String::new() } else { format!(", and {} times more", others.len()) };
+        let ambiguous = local::ambiguous_times(zone, from, to);
+        let [first, more @ ..] = ambiguous.as_slice() else { return None };
+        let suffix = if more.is_empty() { String::new() } else { format!(", and {} times more", more.len()) };
         Some(format!(
-            "times from {} to {} exist twice in {zone} ({} keeps no zone{more}): rows are read when either may be meant, and each is taken for the earlier",
+            "times from {} to {} exist twice in {zone} ({} keeps no zone{suffix}): rows are read when either may be meant, and each is taken for the earlier",
             first.0.format("%Y-%m-%d %H:%M:%S"),
             first.1.format("%H:%M:%S"),
             self.raw.time
@@ -99,15 +101,15 @@ impl Mapping {
     }
 }
 
-/// How device and thing ids are stored.
+/// The column type of device and thing ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdType {
     Uuid,
-    /// Lower case, with hyphens.
+    /// A UUID in lower case, with hyphens.
     Text,
 }
 
-/// How row keys are stored; pages are ordered as the store orders them.
+/// The column type of row keys; pages are ordered as the database orders this type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyType {
     Integer,
@@ -115,25 +117,25 @@ pub enum KeyType {
     Text,
 }
 
-/// How times are stored.
+/// The column type of times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimeType {
     /// An instant, in microseconds.
     Instant,
-    /// A local time of this zone, in microseconds.
+    /// A local time in this time zone, in microseconds.
     Local(Tz),
     /// Milliseconds since 1970.
     EpochMillis,
 }
 
-/// How documents are stored.
+/// The column type of documents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DocType {
-    /// The store has parsed it and writes it anew.
+    /// Parsed on write, and serialised again on read.
     Jsonb,
-    /// Byte for byte as it came.
+    /// Byte for byte as written.
     Json,
-    /// Byte for byte as it came, and perhaps no JSON.
+    /// Byte for byte as written, and possibly not JSON.
     Text,
 }
 
@@ -186,19 +188,20 @@ impl TimeType {
         }
     }
 
-    /// The range in microseconds as the store counts, both ends included: no row outside it, and none of it left out,
-    /// however much finer than the store the request was. A local time that exists twice is in it when either is.
+    /// Converts a range to stored microseconds, both ends inclusive. It is exact even if the
+    /// request is of a finer resolution than the stored times. An ambiguous local time is included
+    /// if either of its instants is in the range.
     pub fn range(self, from: DateTime<Utc>, to: DateTime<Utc>) -> StoredRange {
-        let whole = |from, to| StoredRange { from: Some(from), to, holes: Vec::new() };
+        let range = |from, to| StoredRange { from: Some(from), to, holes: Vec::new() };
         match self {
-            Self::Instant => whole(ceil(from, 1_000), floor(to, 1_000)),
-            Self::EpochMillis => whole(ceil(from, 1_000_000) * 1_000, floor(to, 1_000_000) * 1_000),
+            Self::Instant => range(ceil(from, 1_000), floor(to, 1_000)),
+            Self::EpochMillis => range(ceil(from, 1_000_000) * 1_000, floor(to, 1_000_000) * 1_000),
             Self::Local(zone) => local::range(zone, ceil(from, 1_000), floor(to, 1_000)),
         }
     }
 
-    /// Microseconds as the store counts, as the instant that they mean, in microseconds since 1970.
-    /// A local time that exists twice is taken for the earlier.
+    /// Converts a stored time to an instant, both in microseconds since 1970. An ambiguous local
+    /// time is taken as the earlier instant.
     pub fn instant_us(self, stored_us: i64) -> i64 {
         match self {
             Self::Instant | Self::EpochMillis => stored_us,
@@ -207,12 +210,12 @@ impl TimeType {
     }
 }
 
-/// Units of so many nanoseconds since 1970, rounded up.
+/// Units of `nanoseconds` since 1970, rounded up.
 fn ceil(time: DateTime<Utc>, nanoseconds: u32) -> i64 {
     floor(time, nanoseconds) + i64::from(!time.timestamp_subsec_nanos().is_multiple_of(nanoseconds))
 }
 
-/// Units of so many nanoseconds since 1970, rounded down.
+/// Units of `nanoseconds` since 1970, rounded down.
 fn floor(time: DateTime<Utc>, nanoseconds: u32) -> i64 {
     time.timestamp() * i64::from(1_000_000_000 / nanoseconds) + i64::from(time.timestamp_subsec_nanos() / nanoseconds)
 }
@@ -241,7 +244,7 @@ fn type_mismatch(column: &str, r#type: &str, expected: &str) -> SourceError {
     SourceError::Mapping(format!("column {column} is of type {type}; it must be {expected}"))
 }
 
-/// What `data-patch check` prints.
+/// The output of `data-patch check`.
 impl fmt::Display for Mapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { device, raw, .. } = self;
@@ -255,8 +258,8 @@ impl fmt::Display for Mapping {
             "readings  {:?}: key {:?} ({:?}), device {:?} ({:?}), time {:?} ({:?}), document {:?} ({:?})",
             raw.table, raw.id, self.key, raw.device, self.raw_device, raw.time, self.time, raw.doc, self.doc
         )?;
-        for advice in &self.warnings {
-            write!(f, "\nadvice    {advice}")?;
+        for warning in &self.warnings {
+            write!(f, "\nadvice    {warning}")?;
         }
         Ok(())
     }

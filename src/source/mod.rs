@@ -1,8 +1,31 @@
-//! The IoTA store: PostgreSQL, or SQLite. Only ever read.
+//! The source of readings: the IoTA database, PostgreSQL or SQLite. It is only ever read.
 //!
-//! A device's rows are read in the order of time and row key, page by page (keyset), so that a reader can go on after
-//! any row, and no query holds a snapshot of a live store for long.
+//! A device's rows are read in the order of time and row key, page by page (keyset pagination), so
+//! that reading can resume after any row, and no query holds a snapshot of a live database for
+//! long.
+//!
+//! # The contract of a source
+//!
+//! Workers use five operations of [`Source`], and every database must support them:
+//!
+//! - [`Source::mapping`] describes the tables: the types of the columns, and so the order of the
+//!   rows. Positions are only comparable within one [layout](Mapping::layout). A row key is unique
+//!   for a device and time.
+//! - [`Source::ping`] proves that the database answers, without taking the last connection.
+//! - [`Source::open`] looks a device up and begins to read its rows, in one step, because thousands
+//!   of small devices are opened.
+//! - [`Source::rows`] reads a selection to its end, each row exactly once and in ascending order of
+//!   time and row key, or ends with an error. The rows before an error are complete; reading can
+//!   resume after the last one.
+//! - [`Source::count`] returns the number of rows that reading the same selection would return.
+//!
+//! To add a database, implement `SourceBackend` (in `backend.rs`, which states what each operation
+//! must do), add a variant to `Backend`, and teach `SourceError` to classify the errors of its
+//! driver. Timeouts, paging, the memory budget and resuming after a position are shared. Batched
+//! opening and parallel pages are optional: PostgreSQL has them in `postgres/batched_open.rs` and
+//! `postgres/parallel.rs`.
 
+mod backend;
 mod budget;
 mod count;
 mod discover;
@@ -34,6 +57,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{Mutex, Semaphore, oneshot};
 use uuid::Uuid;
 
+use backend::{Backend, SourceBackend as _};
 use budget::Budget;
 pub use error::SourceError;
 pub use mapping::{DocType, IdType, KeyType, Mapping, StoredRange, TimeType};
@@ -47,34 +71,29 @@ use crate::{
     telemetry::{StoreMetrics, count_error},
 };
 
-/// A store; clones share their connections.
+/// A handle to the source; clones share its connections.
 #[derive(Clone)]
 pub struct Source {
     backend: Backend,
     config: Arc<config::Iota>,
     mapping: Arc<RwLock<Option<Arc<Mapping>>>>,
-    /// One at a time finds the mapping.
+    /// Held while the mapping is loaded, so that only one task does it.
     refreshing: Arc<Mutex<()>>,
-    /// Connections for pages. One is left for other questions, which would find no free one and take the store for away.
+    /// Permits for connections that read pages. One connection is reserved for other statements,
+    /// which would otherwise time out and report the source as unavailable.
     pages: Arc<Semaphore>,
-    /// Memory for rows that are read and not taken yet.
+    /// Memory for rows that are read and not yet consumed.
     budget: Budget,
-    /// Bytes of a row of the page that was read last; 0: none was.
+    /// Average bytes of a row in the page that was read last; 0 before the first page.
     mean_row_bytes: Arc<AtomicU64>,
     metrics: StoreMetrics,
 }
 
-#[derive(Clone)]
-enum Backend {
-    Postgres(postgres::Server),
-    Sqlite(sqlx::SqlitePool),
-}
-
-/// Rows of a device: a range of time, and where to go on.
+/// Rows of a device: a range of time, and the position after which reading resumes.
 #[derive(Debug, Clone)]
 pub struct Selection {
     pub device: Uuid,
-    /// Both ends are included.
+    /// Inclusive, as is `to`.
     pub from: DateTime<Utc>,
     pub to: DateTime<Utc>,
     /// Only rows that come after this one.
@@ -84,7 +103,7 @@ pub struct Selection {
 /// One raw reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// Microseconds since 1970, as the store counts them ([`TimeType::instant_us`]).
+    /// The stored time in microseconds since 1970, to be converted by [`TimeType::instant_us`].
     pub time_us: i64,
     pub key: Key,
     /// The document's bytes; `None` where the column is NULL.
@@ -92,12 +111,12 @@ pub struct Row {
 }
 
 impl Row {
-    /// What it takes in memory.
+    /// Bytes in memory.
     fn bytes(&self) -> usize {
         self.doc.as_ref().map_or(0, Bytes::len) + size_of::<Self>()
     }
 
-    /// Where it stands in its device's order.
+    /// Its position in the order of its device's rows.
     pub fn position(&self) -> Position {
         Position { time_us: self.time_us, key: self.key.to_string() }
     }
@@ -121,7 +140,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// A device as the store knows it.
+/// A device in the source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     /// `None` where the column is NULL.
@@ -129,17 +148,12 @@ pub struct Device {
 }
 
 impl Source {
-    /// Prepares connections; none is made yet.
+    /// Creates a connection pool; connections are opened on first use.
     ///
     /// # Errors
-    /// The URL can't be read.
+    /// The URL is invalid.
     pub fn new(config: &config::Iota) -> Result<Self, SourceError> {
-        let url = config.url.reveal();
-        let backend = if url.starts_with("sqlite:") {
-            Backend::Sqlite(sqlite::pool(config)?)
-        } else {
-            Backend::Postgres(postgres::Server::new(config)?)
-        };
+        let backend = Backend::new(config)?;
         let pages = Arc::new(Semaphore::new((config.connections as usize - 1).max(1)));
         Ok(Self {
             backend,
@@ -153,7 +167,7 @@ impl Source {
         })
     }
 
-    /// What it counts.
+    /// Metrics of this source.
     pub fn metrics(&self) -> &StoreMetrics {
         &self.metrics
     }
@@ -163,14 +177,15 @@ impl Source {
         count_error(&self.metrics.errors, error.cause());
     }
 
-    /// How its tables are laid out; asked of the store when it first answers, and when a query finds that they have changed.
+    /// The layout of the tables; loaded on first use, and again when a query finds that it has
+    /// changed.
     ///
     /// # Errors
-    /// The store is away, or its tables do not fit the configuration.
+    /// The source is unavailable, or its tables do not match the configuration.
     pub async fn mapping(&self) -> Result<Arc<Mapping>, SourceError> {
         match self.known_mapping() {
             Some(mapping) => Ok(mapping),
-            None => Box::pin(self.find_mapping(None)).await,
+            None => Box::pin(self.load_mapping(None)).await,
         }
     }
 
@@ -178,109 +193,94 @@ impl Source {
         self.mapping.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How its tables are laid out now; asked of the store unless somebody did since they were found as in `old`.
+    /// Reloads the layout, unless another task has done so since `old` was loaded.
     async fn refresh_mapping(&self, old: &Arc<Mapping>) -> Result<Arc<Mapping>, SourceError> {
-        Box::pin(self.find_mapping(Some(old))).await
+        Box::pin(self.load_mapping(Some(old))).await
     }
 
-    async fn find_mapping(&self, old: Option<&Arc<Mapping>>) -> Result<Arc<Mapping>, SourceError> {
+    async fn load_mapping(&self, old: Option<&Arc<Mapping>>) -> Result<Arc<Mapping>, SourceError> {
         let find = async {
-            let _finding = self.refreshing.lock().await;
+            let _refreshing = self.refreshing.lock().await;
             if let Some(mapping) = self.known_mapping()
                 && old.is_none_or(|old| !Arc::ptr_eq(old, &mapping))
             {
                 return Ok(mapping);
             }
-            let found = match &self.backend {
-                Backend::Postgres(server) => postgres::describe(server, &self.config).await,
-                Backend::Sqlite(pool) => sqlite::describe(pool, &self.config).await,
-            };
-            let found = found.map(Arc::new);
-            // One that does not fit any more is forgotten too.
+            let found = self.backend.describe(&self.config).await.map(Arc::new);
+            // A mapping that no longer matches is dropped too.
             self.mapping.write().unwrap_or_else(PoisonError::into_inner).clone_from(&found.as_ref().ok().cloned());
             if let (Some(old), Ok(now)) = (old, &found)
-                && !old.reads_like(now)
+                && !old.has_same_types(now)
             {
-                tracing::warn!(change = %old.changed_to(now), "the IoTA store's tables are read by their new layout from now on");
+                tracing::warn!(change = %old.change_error(now), "the table layout of the IoTA store has changed; the new layout is used from now on");
             }
             found
         };
-        self.in_time("reading the layout of its tables", self.config.timeout_seconds, find).await
+        self.with_timeout("reading the table layout", self.config.timeout_seconds, find).await
     }
 
-    /// Whether it answers. Waits like a page for a connection, so that the last one stays free for other questions.
+    /// Checks that the source answers. Waits for a page's permit, so that the reserved connection
+    /// stays free for jobs.
     ///
     /// # Errors
-    /// It does not.
+    /// The source is unavailable.
     pub async fn ping(&self) -> Result<(), SourceError> {
         // The semaphore is never closed.
-        let _place = self.pages.acquire().await;
-        let ask = async {
-            match &self.backend {
-                Backend::Postgres(server) => postgres::ping(server).await,
-                Backend::Sqlite(pool) => Ok(sqlx::query("SELECT 1").execute(pool).await.map(|_| ())?),
-            }
-        };
-        self.in_time("an answer", self.config.timeout_seconds, ask).await
+        let _permit = self.pages.acquire().await;
+        self.with_timeout("a ping", self.config.timeout_seconds, self.backend.ping()).await
     }
 
-    /// A device, if there is one of this id on this thing.
+    /// Returns the device of this id, if it is mounted on this thing.
     ///
     /// # Errors
     /// The store is away or refuses.
     pub async fn device(&self, thing: Uuid, device: Uuid) -> Result<Option<Device>, SourceError> {
         let mapping = self.mapping().await?;
-        let query = select::device(&mapping, thing, device);
-        let ask = async {
-            Ok(match &self.backend {
-                Backend::Postgres(server) => postgres::device(server, &query).await?,
-                Backend::Sqlite(pool) => sqlite::device(pool, &query).await?,
-            })
-        };
-        self.in_time("looking up a device", self.config.timeout_seconds, ask).await
+        let look_up = self.backend.device(&mapping, thing, device);
+        self.with_timeout("looking up a device", self.config.timeout_seconds, look_up).await
     }
 
-    /// How many rows a selection has.
+    /// Counts the rows of a selection.
     ///
     /// # Errors
-    /// The store is away or refuses, or there are rows with no key.
+    /// The source is unavailable or rejects the query, or there are rows without a key.
     pub async fn count(&self, selection: &Selection) -> Result<u64, SourceError> {
         let mapping = self.mapping().await?;
         let counted = Box::pin(count::rows(self, &mapping, selection));
-        self.in_time("counting rows (iota.query_timeout_seconds)", self.config.query_timeout_seconds, counted).await
+        self.with_timeout("counting rows (iota.query_timeout_seconds)", self.config.query_timeout_seconds, counted).await
     }
 
-    /// Looks a device of a thing up, and reads a selection of it from its beginning to its end.
+    /// Looks a device of a thing up, and reads a selection of its rows to the end.
     pub fn open(&self, thing: Uuid, selection: Selection) -> OpenDevice {
-        let (out, rows) = RowSender::new(selection.after.clone());
+        let (sender, rows) = RowSender::new(selection.after.clone());
         let (found, device) = oneshot::channel();
-        let store = self.clone();
+        let source = self.clone();
         match &self.backend {
-            Backend::Postgres(server) => store.open_in_batch(server, thing, selection, found, out),
+            Backend::Postgres(server) => source.open_in_batch(server, thing, selection, found, sender),
             Backend::Sqlite(_) => {
                 tokio::spawn(async move {
-                    let _ = found.send(store.device(thing, selection.device).await);
-                    store.read(selection, out, false).await;
+                    let _ = found.send(source.device(thing, selection.device).await);
+                    source.read(selection, sender, false).await;
                 });
             }
         }
         OpenDevice { device, rows }
     }
 
-    /// Reads a selection from its start to its end.
+    /// Reads a selection to its end.
     pub fn rows(&self, selection: Selection) -> Rows {
-        self.rows_of(selection, self.config.page_rows)
+        self.rows_with_first_page(selection, self.config.page_rows)
     }
 
-    /// The same, with so many rows in its first page.
-    fn rows_of(&self, selection: Selection, first: u32) -> Rows {
-        let (out, rows) = RowSender::new(selection.after.clone());
-        let store = self.clone();
-        tokio::spawn(async move { store.read_from(selection, out, first).await });
+    /// As [`rows`](Self::rows), with a limit of rows in the first page.
+    fn rows_with_first_page(&self, selection: Selection, first_page_rows: u32) -> Rows {
+        let (sender, rows) = RowSender::new(selection.after.clone());
+        let source = self.clone();
+        tokio::spawn(async move { source.read_from(selection, sender, first_page_rows).await });
         rows
     }
 
-    /// Bytes of a row, as far as is known.
+    /// Average bytes of a row, once a page was read.
     fn mean_row_bytes(&self) -> Option<u64> {
         Some(self.mean_row_bytes.load(Ordering::Relaxed)).filter(|mean| *mean > 0)
     }
@@ -298,33 +298,33 @@ impl Source {
         }
     }
 
-    async fn in_time<T>(
+    async fn with_timeout<T>(
         &self,
-        doing: &str,
+        what: &str,
         seconds: u64,
-        ask: impl Future<Output = Result<T, SourceError>>,
+        work: impl Future<Output = Result<T, SourceError>>,
     ) -> Result<T, SourceError> {
-        let late = |_| SourceError::timeout(doing, seconds);
-        tokio::time::timeout(Duration::from_secs(seconds), ask).await.map_err(late)?
+        let timed_out = |_| SourceError::timeout(what, seconds);
+        tokio::time::timeout(Duration::from_secs(seconds), work).await.map_err(timed_out)?
     }
 }
 
-/// How long a page may take.
+/// Timeouts for reading a page.
 #[derive(Clone, Copy)]
 struct Timeouts {
-    /// To its first row.
+    /// Until the first row arrives.
     first: Duration,
-    /// From one to the next.
+    /// Between two rows.
     next: Duration,
 }
 
-/// What a page brought.
+/// The result of reading one page.
 #[derive(Default)]
 struct Page {
     rows: u64,
-    /// Of documents.
+    /// Total bytes of its rows.
     bytes: u64,
     last: Option<Position>,
-    /// It was read to its end, and its connection can be used again.
-    is_whole: bool,
+    /// The page was read to its end, and its connection can be used again.
+    is_complete: bool,
 }

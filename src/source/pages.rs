@@ -1,138 +1,148 @@
-//! A selection, read page after page. While connections are free, pages of one device are read side by side: one session of
-//! PostgreSQL writes jsonb as text slower than the rest can take it.
+//! Reads a selection page by page.
 //!
-//! A page is read to its end into memory, or given up: no statement waits for who takes the rows.
+//! A page is read completely into memory, or abandoned: a statement never waits for the consumer of
+//! the rows.
 
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Backend, Mapping, Page, Selection, Source, SourceError,
-    budget::Share,
-    postgres,
-    rows::{Next, RowSender},
-    select, sqlite,
+    Mapping, Page, Selection, Source, SourceError,
+    backend::SourceBackend as _,
+    budget::MemoryPermit,
+    rows::{ReadNext, RowSender},
 };
 
-/// Bytes of a page, at the most; one row is always read, however large.
+/// Maximum bytes of a page; one row is always read, however large.
 pub(super) const PAGE_BYTES: usize = 4 * 1_024 * 1_024;
-/// Bytes of a row, as long as none was seen.
+/// Assumed bytes of a row before the first page.
 const ASSUMED_ROW_BYTES: u64 = 1_024;
-/// So often in a row a page is tried again because its tables were being rewritten.
+/// Maximum consecutive retries of a page whose tables are being rewritten.
 const MAX_LAYOUT_CHANGES: u32 = 20;
 
-/// A connection, and memory for a page.
+/// A connection permit, and memory for a page.
 pub(super) struct Slot {
-    pub place: OwnedSemaphorePermit,
-    pub share: Share,
+    pub permit: OwnedSemaphorePermit,
+    pub memory: MemoryPermit,
 }
 
-/// What is known of a selection while it is read.
+/// The state of reading a selection.
 #[derive(Default)]
 struct ReadState {
-    /// Bytes of a row.
-    mean: Option<u64>,
-    /// Rows of a page, at the most, after one that had to give way.
-    most: Option<u32>,
-    rewrites: u32,
+    /// Average bytes of a row in the last page.
+    mean_row_bytes: Option<u64>,
+    /// Maximum rows of a page; reduced after a page that was cancelled for blocking others.
+    max_rows: Option<u32>,
+    layout_changes: u32,
 }
 
 impl Source {
-    /// Reads a selection until it ends, or nobody wants more; `is_read`: until it is read again, it was read.
-    pub(super) async fn read(&self, selection: Selection, out: RowSender, is_read: bool) {
-        self.read_on(selection, out, ReadState::default(), is_read).await;
+    /// Reads a selection to its end, or until the receiver is dropped. With `is_finished` all rows
+    /// are read already; they are read again if they are dropped for lack of memory.
+    pub(super) async fn read(&self, selection: Selection, sender: RowSender, is_finished: bool) {
+        self.read_pages(selection, sender, ReadState::default(), is_finished).await;
     }
 
-    /// The same from the beginning, with so many rows in the first page.
-    pub(super) async fn read_from(&self, selection: Selection, out: RowSender, rows: u32) {
-        let seen = ReadState { most: Some(rows), ..ReadState::default() };
-        self.read_on(selection, out, seen, false).await;
+    /// Reads a selection with at most `rows` rows in the first page.
+    pub(super) async fn read_from(&self, selection: Selection, sender: RowSender, rows: u32) {
+        let state = ReadState { max_rows: Some(rows), ..ReadState::default() };
+        self.read_pages(selection, sender, state, false).await;
     }
 
-    async fn read_on(&self, mut selection: Selection, mut out: RowSender, mut seen: ReadState, mut is_read: bool) {
+    async fn read_pages(&self, mut selection: Selection, mut sender: RowSender, mut state: ReadState, mut is_finished: bool) {
         loop {
-            // Once all is read this task waits for the last row to be taken: until then rows may have to be read again.
-            match out.taken(if is_read { 0 } else { RowSender::LOW }, &self.budget).await {
-                Next::Nothing => return,
-                Next::More if is_read => return,
-                Next::More => {}
-                Next::Again(after) => {
-                    out.restart();
-                    (selection.after, is_read) = (after, false);
+            // After the last page this task waits until all rows are consumed: until then, dropped
+            // rows may have to be read again.
+            match sender.wait_until_consumed(if is_finished { 0 } else { RowSender::LOW_WATERMARK_BYTES }, &self.budget).await {
+                ReadNext::Stop => return,
+                ReadNext::Continue if is_finished => return,
+                ReadNext::Continue => {}
+                ReadNext::Restart(after) => {
+                    sender.restart();
+                    (selection.after, is_finished) = (after, false);
                 }
             }
-            match self.step(&mut selection, &mut out, &mut seen).await {
+            match self.read_next(&mut selection, &mut sender, &mut state).await {
                 Ok(true) => {}
                 Ok(false) => {
-                    out.end(Ok(()));
-                    is_read = true;
+                    sender.end(Ok(()));
+                    is_finished = true;
                 }
                 Err(error) => {
-                    // The rows that came before the failure are good.
-                    out.end(Err(error));
-                    is_read = true;
+                    // The rows before the failure are valid.
+                    sender.end(Err(error));
+                    is_finished = true;
                 }
             }
         }
     }
 
-    /// Reads the next page, or pages, of a selection. `false`: it has ended.
-    async fn step(&self, selection: &mut Selection, out: &mut RowSender, seen: &mut ReadState) -> Result<bool, SourceError> {
+    /// Reads the next page, or several in parallel. Returns false at the end of the selection.
+    async fn read_next(
+        &self,
+        selection: &mut Selection,
+        sender: &mut RowSender,
+        state: &mut ReadState,
+    ) -> Result<bool, SourceError> {
         let mapping = self.mapping().await?;
-        // A position means something in the layout only that it was read in.
-        if let Some(before) = out.mapping().filter(|before| !before.reads_like(&mapping)) {
-            return Err(before.changed_to(&mapping));
+        // A position is only valid in the layout that it was read in.
+        if let Some(before) = sender.mapping().filter(|before| !before.has_same_types(&mapping)) {
+            return Err(before.change_error(&mapping));
         }
-        out.set_mapping(&mapping);
-        let mean = seen.mean.or_else(|| self.mean_row_bytes());
-        let limit = rows_that_fit(mean).min(self.config.page_rows).min(seen.most.unwrap_or(u32::MAX));
+        sender.set_mapping(&mapping);
+        let mean_row_bytes = state.mean_row_bytes.or_else(|| self.mean_row_bytes());
+        let limit = rows_that_fit(mean_row_bytes).min(self.config.page_rows).min(state.max_rows.unwrap_or(u32::MAX));
         let slot = tokio::select! {
             slot = self.slot() => slot,
-            () = out.closed() => return Ok(true),
+            () = sender.closed() => return Ok(true),
         };
         let Some(slot) = slot else { return Ok(false) };
-        let read = match seen.mean.and_then(|_| self.second_slot()) {
-            Some(second) => self.read_parallel(&mapping, [second, slot], limit, selection, out).await,
-            None => self.page(&mapping, selection, limit, out, slot).await.map(|page| {
-                seen.mean = page.bytes.checked_div(page.rows).or(seen.mean);
-                self.record_mean_row_bytes(seen.mean);
-                !page.is_whole || page.rows == u64::from(limit)
+        let read = match state.mean_row_bytes.and_then(|_| self.second_slot()) {
+            Some(second) => self.read_parallel(&mapping, [second, slot], limit, selection, sender).await,
+            None => self.page(&mapping, selection, limit, sender, slot).await.map(|page| {
+                state.mean_row_bytes = page.bytes.checked_div(page.rows).or(state.mean_row_bytes);
+                self.record_mean_row_bytes(state.mean_row_bytes);
+                !page.is_complete || page.rows == u64::from(limit)
             }),
         };
-        if let Some(last) = out.page_ends() {
+        if let Some(last) = sender.end_page() {
             selection.after = Some(last);
         }
-        self.judge(read, &mapping, limit, seen).await
+        self.handle_page_result(read, &mapping, limit, state).await
     }
 
-    /// What becomes of a selection after a page.
-    async fn judge(
+    /// Decides how to continue after a page. Returns false at the end of the selection.
+    async fn handle_page_result(
         &self,
         read: Result<bool, SourceError>,
         mapping: &Arc<Mapping>,
         limit: u32,
-        seen: &mut ReadState,
+        state: &mut ReadState,
     ) -> Result<bool, SourceError> {
         match read {
             Ok(more) => {
-                seen.most = seen.most.and_then(|most| most.checked_mul(2));
-                seen.rewrites = 0;
+                state.max_rows = state.max_rows.and_then(|max_rows| max_rows.checked_mul(2));
+                state.layout_changes = 0;
                 Ok(more)
             }
-            Err(SourceError::GaveWay) => {
-                seen.most = Some((limit / 2).max(1));
-                tracing::info!(rows = seen.most, "a page gave way to others who waited for its table; read on in smaller pages");
+            Err(SourceError::Yielded) => {
+                state.max_rows = Some((limit / 2).max(1));
+                tracing::info!(
+                    rows = state.max_rows,
+                    "a page was cancelled because other sessions waited for its table; smaller pages are read from now on"
+                );
                 Ok(true)
             }
             Err(error @ (SourceError::Changed(_) | SourceError::Rejected(_))) => {
-                let now = self.refresh_mapping(mapping).await?;
-                if !mapping.reads_like(&now) {
-                    return Err(mapping.changed_to(&now));
+                let new_mapping = self.refresh_mapping(mapping).await?;
+                if !mapping.has_same_types(&new_mapping) {
+                    return Err(mapping.change_error(&new_mapping));
                 }
-                // A table that was rewritten looks empty to a statement that began before.
-                seen.rewrites += 1;
-                if matches!(error, SourceError::Rejected(_)) || seen.rewrites > MAX_LAYOUT_CHANGES {
+                // The layout is the same, so a table was rewritten: it looks empty to an older
+                // snapshot.
+                state.layout_changes += 1;
+                if matches!(error, SourceError::Rejected(_)) || state.layout_changes > MAX_LAYOUT_CHANGES {
                     return Err(error);
                 }
                 Ok(true)
@@ -141,36 +151,33 @@ impl Source {
         }
     }
 
-    /// One page; returns what it brought.
+    /// Reads one page.
     async fn page(
         &self,
         mapping: &Mapping,
         selection: &Selection,
         limit: u32,
-        out: &mut RowSender,
+        sender: &mut RowSender,
         slot: Slot,
     ) -> Result<Page, SourceError> {
-        let Slot { place: _place, share } = slot;
-        out.set_share(share);
-        let query = select::page(mapping, selection, limit, None);
-        match &self.backend {
-            Backend::Postgres(server) => postgres::page(server, mapping, query, self.timeouts(), out).await,
-            Backend::Sqlite(pool) => sqlite::page(pool, mapping, query, self.timeouts(), out).await,
-        }
+        let Slot { permit: _permit, memory } = slot;
+        sender.set_memory(memory);
+        self.backend.page(mapping, selection, limit, self.timeouts(), sender).await
     }
 
-    /// Waits for memory, and then for a connection: who has a connection waits for nobody.
+    /// Waits for memory first and for a connection second, so that no task holds a connection while
+    /// it waits.
     async fn slot(&self) -> Option<Slot> {
-        let share = self.budget.reserve(PAGE_BYTES).await;
-        // Nobody closes the semaphore.
-        let place = Arc::clone(&self.pages).acquire_owned().await.ok()?;
-        Some(Slot { place, share })
+        let memory = self.budget.reserve(PAGE_BYTES).await;
+        // The semaphore is never closed.
+        let permit = Arc::clone(&self.pages).acquire_owned().await.ok()?;
+        Some(Slot { permit, memory })
     }
 }
 
-/// Rows of so many bytes on average that a page is asked for. An eighth of the page is left free: a page that passes its
-/// limit is cut off, and its connection is lost with it.
-pub(super) fn rows_that_fit(mean: Option<u64>) -> u32 {
+/// The number of rows to request for a page, by their average bytes. An eighth of the page is left
+/// free: a page that exceeds its limit is cut off, which also closes its connection.
+pub(super) fn rows_that_fit(mean_row_bytes: Option<u64>) -> u32 {
     let bytes = (PAGE_BYTES - PAGE_BYTES / 8) as u64;
-    u32::try_from(bytes / mean.unwrap_or(ASSUMED_ROW_BYTES).max(1)).unwrap_or(u32::MAX).max(1)
+    u32::try_from(bytes / mean_row_bytes.unwrap_or(ASSUMED_ROW_BYTES).max(1)).unwrap_or(u32::MAX).max(1)
 }

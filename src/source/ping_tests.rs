@@ -1,4 +1,4 @@
-//! Readiness leaves the store's last connection to the jobs.
+//! Readiness checks leave the reserved connection to the jobs.
 
 use std::pin::pin;
 
@@ -12,16 +12,16 @@ async fn a_ping_takes_no_connection_while_pages_have_all_but_the_last() {
     sample_store::write(&path).await.unwrap();
     let mut overrides = Overrides::default();
     overrides.set(&["iota", "url"], format!("sqlite://{}", path.display())).set(&["iota", "connections"], 2);
-    let store = Source::new(&config::load(None, std::iter::empty(), overrides).unwrap().iota).unwrap();
-    store.ping().await.unwrap();
-    let page = store.pages.acquire().await.unwrap();
-    let mut ping = pin!(store.ping());
-    // Each look-up is a way to the file and back, and so would a ping be.
+    let source = Source::new(&config::load(None, std::iter::empty(), overrides).unwrap().iota).unwrap();
+    source.ping().await.unwrap();
+    let page = source.pages.acquire().await.unwrap();
+    let mut ping = pin!(source.ping());
+    // Each look-up takes as long as the ping would take.
     for _ in 0..20 {
         tokio::select! {
             biased;
             _ = &mut ping => panic!("it took the last connection"),
-            device = store.device(sample::BRIDGE.thing_id, sample::LEVEL_06) => assert!(device.unwrap().is_some()),
+            device = source.device(sample::BRIDGE.thing_id, sample::LEVEL_06) => assert!(device.unwrap().is_some()),
         }
     }
     drop(page);

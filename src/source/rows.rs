@@ -1,8 +1,9 @@
-//! Rows on their way from the store to who publishes them: a queue of batches.
+//! A queue of row batches between a reader and the job that publishes them.
 //!
-//! Who reads never waits here, since a statement on the store is open meanwhile: what comes of a page is queued, and the
-//! page's size and the [`Budget`] bound it. Before the next page the reader waits until this one is nearly taken. Rows
-//! that nobody takes while others wait for memory are dropped, and read again when they are wanted.
+//! Pushing never blocks, since a statement is open during a page: the rows are queued, bounded by
+//! the page size and the [`Budget`]. Before the next page the reader waits until most of the queue
+//! is consumed. Rows that are not consumed while other readers wait for memory are dropped, and
+//! read again on demand.
 
 use std::{
     collections::VecDeque,
@@ -14,81 +15,81 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{
     Device, Key, Mapping, Row, SourceError,
-    budget::{Budget, Share},
+    budget::{Budget, MemoryPermit},
 };
 use crate::task::Position;
 
-/// Rows that nobody has taken for so long are dropped when others wait for memory.
+/// After this time without consumption, rows may be dropped if other readers wait for memory.
 const STALE_AFTER: Duration = Duration::from_secs(2);
 
-/// Some rows, and their share of the memory.
+/// Some rows, and the permit for their memory.
 pub(super) struct Batch {
     rows: Vec<Row>,
     bytes: usize,
-    share: Share,
+    memory: MemoryPermit,
 }
 
 struct State {
     batches: VecDeque<Batch>,
     bytes: usize,
-    /// No more come; or why not.
+    /// Set after the last row: the end of the selection, or an error.
     end: Option<Result<(), SourceError>>,
-    /// Nobody takes them any more.
+    /// The receiver was dropped.
     closed: bool,
-    /// What nobody took was dropped, and is to be read again.
+    /// Unconsumed rows were dropped, and must be read again.
     dropped: bool,
-    /// The receiver waits for rows.
-    wanted: bool,
-    /// The row that was taken last, or that the reading goes on after.
-    taken: Option<Position>,
-    taken_at: Instant,
+    /// The receiver is waiting for rows.
+    is_receiver_waiting: bool,
+    /// The position of the last consumed row, after which reading restarts.
+    last_consumed: Option<Position>,
+    consumed_at: Instant,
     mapping: Option<Arc<Mapping>>,
 }
 
 struct Shared {
     state: Mutex<State>,
-    /// Something came.
-    came: Notify,
-    /// Something was taken, is wanted, or nobody wants more.
-    went: Notify,
+    /// A batch or the end was added.
+    sender_changed: Notify,
+    /// A batch was consumed, the receiver waits, or it was dropped.
+    receiver_changed: Notify,
 }
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it is locked.
+        // No code panics while the lock is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Rows on their way out, handed on in batches.
+/// The sending half: collects rows into batches.
 pub(super) struct RowSender {
     shared: Arc<Shared>,
     batch: Vec<Row>,
     bytes: usize,
-    /// Memory for what is still to come.
-    share: Share,
+    /// Memory for further rows.
+    memory: MemoryPermit,
     /// The last row of the last batch.
     last: Option<(i64, Key)>,
 }
 
-/// What a reader is to do once its rows are nearly taken.
-pub(super) enum Next {
-    /// Read on.
-    More,
-    /// Read again after this row: what came after it was dropped.
-    Again(Option<Position>),
-    /// Nobody wants more.
-    Nothing,
+/// What a reader does next.
+pub(super) enum ReadNext {
+    /// Read the next page.
+    Continue,
+    /// Read again after this position: the rows after it were dropped.
+    Restart(Option<Position>),
+    /// The receiver was dropped.
+    Stop,
 }
 
 impl RowSender {
-    /// A batch is handed on when it has so many rows or bytes.
-    const ROWS: usize = 512;
-    const BYTES: usize = 256 * 1_024;
-    /// Bytes that are still there when the next page is begun.
-    pub(super) const LOW: usize = 2 * Self::BYTES;
+    /// A batch is complete at this number of rows or bytes.
+    const BATCH_ROWS: usize = 512;
+    const BATCH_BYTES: usize = 256 * 1_024;
+    /// The next page is read when at most these bytes are unread.
+    pub(super) const LOW_WATERMARK_BYTES: usize = 2 * Self::BATCH_BYTES;
 
-    /// For rows after this one.
+    /// Creates a queue for the rows after a position.
     pub(super) fn new(after: Option<Position>) -> (Self, Rows) {
         let state = State {
             batches: VecDeque::new(),
@@ -96,53 +97,54 @@ impl RowSender {
             end: None,
             closed: false,
             dropped: false,
-            wanted: false,
-            taken: after,
-            taken_at: Instant::now(),
+            is_receiver_waiting: false,
+            last_consumed: after,
+            consumed_at: Instant::now(),
             mapping: None,
         };
-        let shared = Arc::new(Shared { state: Mutex::new(state), came: Notify::new(), went: Notify::new() });
-        let out = Self { shared: Arc::clone(&shared), batch: Vec::new(), bytes: 0, share: Share::none(), last: None };
-        (out, Rows { shared, begun: VecDeque::new() })
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), sender_changed: Notify::new(), receiver_changed: Notify::new() });
+        let sender = Self { shared: Arc::clone(&shared), batch: Vec::new(), bytes: 0, memory: MemoryPermit::none(), last: None };
+        (sender, Rows { shared, buffered: VecDeque::new() })
     }
 
-    /// Says how the rows are read that come next.
+    /// Sets the mapping of the rows that follow.
     pub(super) fn set_mapping(&self, mapping: &Arc<Mapping>) {
         self.shared.state().mapping = Some(Arc::clone(mapping));
     }
 
-    /// How the rows were read that came before, if there were any.
+    /// The mapping of the rows so far.
     pub(super) fn mapping(&self) -> Option<Arc<Mapping>> {
         self.shared.state().mapping.clone()
     }
 
-    /// Memory for the rows that come next.
-    pub(super) fn set_share(&mut self, share: Share) {
-        self.share = share;
+    /// Sets the memory permit for the rows that follow.
+    pub(super) fn set_memory(&mut self, memory: MemoryPermit) {
+        self.memory = memory;
     }
 
-    /// Adds a row. `false`: nobody wants more.
+    /// Adds a row. Returns false if the receiver was dropped.
     pub(super) fn push(&mut self, row: Row) -> bool {
         self.bytes += row.bytes();
         self.batch.push(row);
-        if self.batch.len() < Self::ROWS && self.bytes < Self::BYTES {
+        if self.batch.len() < Self::BATCH_ROWS && self.bytes < Self::BATCH_BYTES {
             return true;
         }
         self.flush()
     }
 
-    /// Hands on what there is. `false`: nobody wants more.
+    /// Queues the current batch. Returns false if the receiver was dropped.
     pub(super) fn flush(&mut self) -> bool {
         let bytes = std::mem::take(&mut self.bytes);
         let rows = std::mem::take(&mut self.batch);
         if rows.is_empty() {
             return !self.shared.state().closed;
         }
-        let share = self.share.split(bytes);
-        self.forward(Batch { rows, bytes, share })
+        let memory = self.memory.split(bytes);
+        self.forward(Batch { rows, bytes, memory })
     }
 
-    /// Hands on a batch of another. `false`: nobody wants more.
+    /// Queues a batch. Returns false if the receiver was dropped.
     pub(super) fn forward(&mut self, batch: Batch) -> bool {
         self.last = batch.rows.last().map(|row| (row.time_us, row.key.clone()));
         let mut state = self.shared.state();
@@ -155,79 +157,81 @@ impl RowSender {
         state.bytes += batch.bytes;
         state.batches.push_back(batch);
         drop(state);
-        self.shared.came.notify_one();
+        self.shared.sender_changed.notify_one();
         true
     }
 
-    /// The memory that its rows did not need.
-    pub(super) fn take_share(&mut self) -> Share {
+    /// Takes back the memory that its rows did not need.
+    pub(super) fn take_memory(&mut self) -> MemoryPermit {
         self.flush();
-        std::mem::replace(&mut self.share, Share::none())
+        std::mem::replace(&mut self.memory, MemoryPermit::none())
     }
 
-    /// No more rows come of this page: gives the rest of its memory back. The last row handed on, if there was any.
-    pub(super) fn page_ends(&mut self) -> Option<Position> {
+    /// Ends a page and releases its unused memory. Returns the position of the last row since the
+    /// previous page.
+    pub(super) fn end_page(&mut self) -> Option<Position> {
         self.flush();
-        self.share = Share::none();
+        self.memory = MemoryPermit::none();
         self.last.take().map(|(time_us, key)| Position { time_us, key: key.to_string() })
     }
 
-    /// Says that no more come, or why not; what was handed on before is good.
+    /// Ends the rows, with an error or without one. Rows queued before remain valid.
     pub(super) fn end(&mut self, end: Result<(), SourceError>) {
-        self.page_ends();
+        self.end_page();
         self.shared.state().end = Some(end);
-        self.shared.came.notify_one();
+        self.shared.sender_changed.notify_one();
     }
 
-    /// Lets go of memory that is too little to be counted.
-    pub(super) fn uncount(&mut self) {
+    /// Releases the permits of queued rows that are too small to be counted.
+    pub(super) fn release_memory(&mut self) {
         let mut state = self.shared.state();
         for batch in &mut state.batches {
-            batch.share = Share::none();
+            batch.memory = MemoryPermit::none();
         }
     }
 
-    /// Bytes that nobody has taken yet.
-    pub(super) fn waiting_bytes(&self) -> usize {
+    /// Bytes in the queue.
+    pub(super) fn unread_bytes(&self) -> usize {
         self.shared.state().bytes
     }
 
-    /// Waits until at most so many bytes are left, or what is left was dropped and is wanted again. Cancel-safe.
-    pub(super) async fn taken(&self, most: usize, budget: &Budget) -> Next {
+    /// Waits until at most `max_bytes` are queued, or the queue was dropped and the receiver waits.
+    /// Cancel-safe.
+    pub(super) async fn wait_until_consumed(&self, max_bytes: usize, budget: &Budget) -> ReadNext {
         loop {
             {
                 let mut state = self.shared.state();
                 if state.closed {
-                    return Next::Nothing;
+                    return ReadNext::Stop;
                 }
-                if state.dropped && state.wanted {
-                    return Next::Again(state.taken.clone());
+                if state.dropped && state.is_receiver_waiting {
+                    return ReadNext::Restart(state.last_consumed.clone());
                 }
-                if !state.dropped && state.bytes <= most {
-                    return Next::More;
+                if !state.dropped && state.bytes <= max_bytes {
+                    return ReadNext::Continue;
                 }
-                if !state.dropped && budget.is_short() && state.taken_at.elapsed() >= STALE_AFTER {
-                    tracing::debug!("rows that nobody takes are dropped, and read again when they are wanted");
+                if !state.dropped && budget.has_waiters() && state.consumed_at.elapsed() >= STALE_AFTER {
+                    tracing::debug!("unconsumed rows are dropped to free memory; they are read again on demand");
                     state.batches.clear();
                     (state.bytes, state.end, state.dropped) = (0, None, true);
                 }
             }
-            // A look now and then: that others wait for memory, nobody tells.
-            let _ = tokio::time::timeout(STALE_AFTER / 4, self.shared.went.notified()).await;
+            // Polls, because waiters for memory do not notify this task.
+            let _ = tokio::time::timeout(STALE_AFTER / 4, self.shared.receiver_changed.notified()).await;
         }
     }
 
-    /// The rows that were dropped are read again from here on.
+    /// Continues after dropped rows: the next row follows the last consumed one.
     pub(super) fn restart(&mut self) {
         self.batch.clear();
         (self.bytes, self.last) = (0, None);
         self.shared.state().dropped = false;
     }
 
-    /// Waits until nobody wants more.
+    /// Waits until the receiver is dropped.
     pub(super) async fn closed(&self) {
         while !self.shared.state().closed {
-            self.shared.went.notified().await;
+            self.shared.receiver_changed.notified().await;
         }
     }
 }
@@ -236,48 +240,49 @@ impl Drop for RowSender {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         if state.end.is_none() {
-            state.end = Some(Err(SourceError::Unavailable("the reading was given up".to_owned())));
+            state.end = Some(Err(SourceError::Unavailable("the read was aborted".to_owned())));
             drop(state);
-            self.shared.came.notify_one();
+            self.shared.sender_changed.notify_one();
         }
     }
 }
 
-/// The rows of a selection, in order. Dropping it ends the reading.
+/// The rows of a selection, in order. Dropping this stops the read.
 pub struct Rows {
     shared: Arc<Shared>,
-    /// Received, and not returned yet.
-    begun: VecDeque<Vec<Row>>,
+    /// Received by `peek`, and not yet returned.
+    buffered: VecDeque<Vec<Row>>,
 }
 
 impl Rows {
-    /// Waits for the first rows, which [`next`](Self::next) returns then.
+    /// Waits for the first rows, without consuming them.
     ///
     /// # Errors
     /// As [`next`](Self::next).
     pub async fn peek(&mut self) -> Result<FirstRows, SourceError> {
-        while self.begun.len() < 2 {
+        while self.buffered.len() < 2 {
             match self.batch().await? {
-                Some(batch) => self.begun.push_back(batch.rows),
+                Some(batch) => self.buffered.push_back(batch.rows),
                 None => break,
             }
         }
-        let rows = self.begun.iter().map(|batch| batch.len() as u64).sum();
-        Ok(FirstRows { rows, is_all: self.begun.len() < 2 })
+        let rows = self.buffered.iter().map(|batch| batch.len() as u64).sum();
+        Ok(FirstRows { rows, is_all: self.buffered.len() < 2 })
     }
 
-    /// The next rows; `None` after the last.
+    /// Returns the next rows; `None` at the end.
     ///
     /// # Errors
-    /// The store is away or refuses; rows that were returned before are good, and reading can go on after them.
+    /// The source is unavailable or rejects the query. Rows returned before are valid, and reading
+    /// can resume after them.
     pub async fn next(&mut self) -> Result<Option<Vec<Row>>, SourceError> {
-        match self.begun.pop_front() {
+        match self.buffered.pop_front() {
             Some(batch) => Ok(Some(batch)),
             None => Ok(self.batch().await?.map(|batch| batch.rows)),
         }
     }
 
-    /// How the tables were laid out when these rows were read; known once [`begin`](Self::peek) or
+    /// The mapping that these rows were read with; known once [`peek`](Self::peek) or
     /// [`next`](Self::next) has returned.
     pub fn mapping(&self) -> Option<Arc<Mapping>> {
         self.shared.state().mapping.clone()
@@ -289,19 +294,19 @@ impl Rows {
                 let mut state = self.shared.state();
                 if let Some(batch) = state.batches.pop_front() {
                     state.bytes -= batch.bytes;
-                    state.taken = batch.rows.last().map(Row::position);
-                    (state.taken_at, state.wanted) = (Instant::now(), false);
+                    state.last_consumed = batch.rows.last().map(Row::position);
+                    (state.consumed_at, state.is_receiver_waiting) = (Instant::now(), false);
                     drop(state);
-                    self.shared.went.notify_one();
+                    self.shared.receiver_changed.notify_one();
                     return Ok(Some(batch));
                 }
                 if let Some(end) = &state.end {
                     return end.clone().map(|()| None);
                 }
-                state.wanted = true;
+                state.is_receiver_waiting = true;
             }
-            self.shared.went.notify_one();
-            self.shared.came.notified().await;
+            self.shared.receiver_changed.notify_one();
+            self.shared.sender_changed.notified().await;
         }
     }
 }
@@ -313,35 +318,35 @@ impl Drop for Rows {
         let batches = std::mem::take(&mut state.batches);
         drop(state);
         drop(batches);
-        self.shared.went.notify_one();
+        self.shared.receiver_changed.notify_one();
     }
 }
 
-/// What the look-up of a device found.
-pub(super) type Found = Result<Option<Device>, SourceError>;
+/// The result of looking a device up.
+pub(super) type LookUpResult = Result<Option<Device>, SourceError>;
 
-/// A device whose rows are being read.
+/// A device that is being looked up and read.
 pub struct OpenDevice {
-    pub(super) device: oneshot::Receiver<Found>,
+    pub(super) device: oneshot::Receiver<LookUpResult>,
     pub rows: Rows,
 }
 
 impl OpenDevice {
-    /// The device, if there is one of this id on this thing.
+    /// Returns the device, if it exists and is mounted on the thing.
     ///
     /// # Errors
-    /// The store is away or refuses.
+    /// The source is unavailable or rejects the query.
     pub async fn device(&mut self) -> Result<Option<Device>, SourceError> {
         (&mut self.device)
             .await
-            .unwrap_or_else(|_| Err(SourceError::Unavailable("the look-up of the device was given up".to_owned())))
+            .unwrap_or_else(|_| Err(SourceError::Unavailable("the look-up of the device was aborted".to_owned())))
     }
 }
 
-/// What is known once the first rows are there.
+/// The result of [`Rows::peek`].
 #[derive(Debug, Clone, Copy)]
 pub struct FirstRows {
     pub rows: u64,
-    /// There are no more than these.
+    /// There are no further rows.
     pub is_all: bool,
 }

@@ -1,23 +1,24 @@
-//! The sample of an IoTA store: two things, eighteen devices, eleven days of readings.
+//! Sample readings: two things, eighteen devices, eleven days.
 //!
-//! The demo and the tests fill their embedded store from here; `deploy/postgres/10-iota-sample.sql` is its twin for
-//! PostgreSQL, and computes the same rows, digit for digit. For that, all is integer arithmetic: values are thousandths,
-//! and `/` truncates toward zero in both languages. Whoever changes a number here changes it there.
+//! The demo and the tests fill their SQLite source from here; `deploy/postgres/10-iota-sample.sql`
+//! computes the same rows for PostgreSQL, digit for digit. Both use integer arithmetic only: values
+//! are thousandths, and `/` truncates toward zero in both languages. A number that is changed here
+//! must be changed there.
 //!
-//! Pure functions: no I/O, and nothing of the rest of the crate.
+//! Pure functions, without I/O and without other modules of the crate.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::{Uuid, uuid};
 
-/// Local time of the sample and of its documents: +08:00, the whole year round.
+/// Offset of the sample's local time, without daylight saving.
 const UTC_OFFSET: TimeDelta = TimeDelta::hours(8);
-/// 2019-01-11T00:00:00+08:00, in Unix seconds: where the readings begin.
+/// 2019-01-11T00:00:00+08:00, in Unix seconds: the start of the readings.
 const START: i64 = 1_547_136_000;
 const DAY: i64 = 86_400;
-/// Seconds from `START` to the end (not included): 2019-01-22T00:00:00+08:00.
+/// Seconds from `START` to the end (exclusive): 2019-01-22T00:00:00+08:00.
 const SPAN: i64 = 11 * DAY;
 
-/// One of the two requests that the service's contract shows, without its token.
+/// One of the two requests in the service's contract, without its token.
 #[derive(Debug, Clone, Copy)]
 pub struct SampleRequest {
     pub thing_id: Uuid,
@@ -30,7 +31,8 @@ pub struct SampleRequest {
     pub topic: &'static str,
 }
 
-/// The contract's first request: the hydrostatic levels of a bridge. 静力水准仪06 has 178 readings in it.
+/// The contract's first request: the hydrostatic levels of a bridge. 静力水准仪06 has 178 readings in
+/// it.
 pub const BRIDGE: SampleRequest = SampleRequest {
     thing_id: uuid!("9d9d14b3-cf77-4cba-934b-faeaf2d153ba"),
     devices: &[
@@ -72,7 +74,7 @@ pub const DAM: SampleRequest = SampleRequest {
 #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
 pub const LEVEL_06: Uuid = BRIDGE.devices[4];
 
-/// A row of `"Device"`, and what its readings are computed from.
+/// A row of `"Device"`, with the parameters of its readings.
 #[derive(Debug, Clone, Copy)]
 pub struct Device {
     pub id: Uuid,
@@ -80,15 +82,16 @@ pub struct Device {
     pub name: &'static str,
     kind: &'static Kind,
     /// Seconds from one reading to the next.
-    every: i64,
-    /// Seconds from `START` to the first reading: real loggers do not fire on the full hour.
+    interval: i64,
+    /// Seconds from `START` to the first reading: real loggers do not start on the full hour.
     phase: i64,
 }
 
 /// A row of `raw_data`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
-    /// Unique over all devices, and ascending in the order of [`readings`]: 500123 is the 123rd reading of device 5.
+    /// Unique over all devices, and ascending in the order of [`readings`]: 500123 is the 123rd
+    /// reading of device 5.
     pub id: i64,
     pub device_id: Uuid,
     pub time: DateTime<Utc>,
@@ -104,16 +107,16 @@ struct Kind {
     b: Channel,
 }
 
-/// A measured quantity, in thousandths of its unit: a daily wave on a slow trend, with a little noise.
+/// A measured quantity, in thousandths of its unit: a daily wave on a slow trend, with noise.
 #[derive(Debug)]
 struct Channel {
     name: &'static str,
     base: i64,
-    /// Added as often as the device's number says, so that no two devices measure the same.
+    /// Added once per device number, so that no two devices have the same values.
     step: i64,
-    /// Height of the daily wave.
+    /// Amplitude of the daily wave.
     wave: i64,
-    /// Change in a day.
+    /// Change per day.
     trend: i64,
     noise: i64,
 }
@@ -163,8 +166,15 @@ static DEVICES: [Device; 18] = [
 ];
 
 #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
-const fn device(of: &SampleRequest, at: usize, name: &'static str, kind: &'static Kind, every: i64, phase: i64) -> Device {
-    Device { id: of.devices[at], thing_id: of.thing_id, name, kind, every, phase }
+const fn device(
+    request: &SampleRequest,
+    index: usize,
+    name: &'static str,
+    kind: &'static Kind,
+    interval: i64,
+    phase: i64,
+) -> Device {
+    Device { id: request.devices[index], thing_id: request.thing_id, name, kind, interval, phase }
 }
 
 /// All devices, in the order of the contract: the bridge's, then the dam's.
@@ -173,18 +183,19 @@ pub fn devices() -> &'static [Device] {
     &DEVICES
 }
 
-/// All readings, by device and time, computed as they are asked for.
+/// All readings, by device and time, computed lazily.
 pub fn readings() -> impl Iterator<Item = Reading> {
     (1..).zip(&DEVICES).flat_map(|(number, device)| {
         (0..)
-            .map(|k| (k, device.phase + k * device.every))
+            .map(|k| (k, device.phase + k * device.interval))
             .take_while(|(_, second)| *second < SPAN)
             .map(move |(k, second)| device.reading(number, k, second))
     })
 }
 
 impl Device {
-    /// Reading `k` (0, 1, 2 …) of the device with this number (1, 2, 3 …), taken `second` seconds after `START`.
+    /// Reading `k` (0, 1, 2 …) of the device with this number (1, 2, 3 …), taken `second` seconds
+    /// after `START`.
     fn reading(&self, number: i64, k: i64, second: i64) -> Reading {
         let id = number * 100_000 + k + 1;
         let time = DateTime::UNIX_EPOCH + TimeDelta::seconds(START + second);
@@ -230,14 +241,14 @@ impl Channel {
     }
 }
 
-/// A period of a day, from -1000 to 1000: two parabolas, which is as near to a sine as a sample needs.
+/// An approximate sine with a period of a day, from -1000 to 1000, made of two parabolas.
 fn wave(second: i64) -> i64 {
     let half = DAY / 2;
     let (sign, x) = if second % DAY < half { (1, second % half) } else { (-1, second % half) };
     sign * (4000 * x * (half - x) / (half * half))
 }
 
-/// 0 to 2³¹ - 2, without a visible pattern: a linear step, then a square, so that neighbours differ.
+/// 0 to 2³¹ - 2, without a visible pattern: a linear step, then a square.
 fn noise(key: i64) -> i64 {
     let x = (key * 1_103_515_245 + 12_345) % 2_147_483_648;
     x * x % 2_147_483_647
@@ -254,7 +265,7 @@ fn local(time: DateTime<Utc>) -> impl std::fmt::Display {
     (time + UTC_OFFSET).format("%Y-%m-%dT%H:%M:%S")
 }
 
-/// Stands for one of IoTA's own ids: those of users, dimensions, capabilities, schedules, tasks.
+/// A made-up id of an IoTA user, dimension, capability, schedule or task.
 fn iota_id(table: i64, number: i64) -> String {
     format!("{table:08}-107a-4000-8000-{number:012}")
 }
@@ -263,7 +274,7 @@ fn iota_id(table: i64, number: i64) -> String {
 mod tests {
     use super::*;
 
-    /// Rows in the request's range, for each of its devices.
+    /// Number of rows in the request's range, for each of its devices.
     fn counts(request: &SampleRequest) -> Vec<usize> {
         let time = |text| DateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f%z").unwrap().to_utc();
         let range = time(request.from)..=time(request.to);

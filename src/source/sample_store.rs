@@ -1,4 +1,4 @@
-//! The sample as an SQLite store, for the demo and the tests.
+//! Writes the sample into an SQLite file, for the demo and the tests.
 
 use std::path::Path;
 
@@ -6,10 +6,10 @@ use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::sample;
 
-/// Writes the sample into a new file.
+/// Creates the file and writes the sample into it.
 ///
 /// # Errors
-/// The file can't be written.
+/// The file cannot be written.
 pub async fn write(path: &Path) -> Result<(), sqlx::Error> {
     let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
     let mut connection = SqliteConnection::connect_with(&options).await?;

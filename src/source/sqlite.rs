@@ -1,4 +1,4 @@
-//! Reading from SQLite: the embedded sample, and small installations.
+//! The SQLite backend: the embedded sample, and small installations.
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -7,23 +7,94 @@ use sqlx::{AssertSqlSafe, Row as _, SqlitePool, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use super::{
-    Device, Key, KeyType, Mapping, Page, Row, RowSender, SourceError, Timeouts,
+    Device, Key, KeyType, Mapping, Page, Row, RowSender, Selection, SourceError, StoredRange, Timeouts,
+    backend::{RowCount, SourceBackend},
     discover::{Column, Table, build_mapping, no_table},
     pages::PAGE_BYTES,
+    select,
 };
 use crate::{config::Iota, db};
 
-pub fn pool(config: &Iota) -> Result<SqlitePool, SourceError> {
-    let options = db::read_only_options(config.url.reveal())
-        .map_err(|error| SourceError::Rejected(format!("iota.url {} can't be read: {error}", config.url)))?;
-    Ok(db::pool(options, config.connections))
+/// An SQLite file; clones share its connections.
+#[derive(Clone)]
+pub(super) struct Database(SqlitePool);
+
+impl Database {
+    pub fn new(config: &Iota) -> Result<Self, SourceError> {
+        let options = db::read_only_options(config.url.reveal())
+            .map_err(|error| SourceError::Rejected(format!("iota.url {} can't be read: {error}", config.url)))?;
+        Ok(Self(db::pool(options, config.connections)))
+    }
+
+    async fn fetch_optional(&self, query: &SelectStatement) -> Result<Option<SqliteRow>, sqlx::Error> {
+        let sql = AssertSqlSafe(query.to_string(SqliteQueryBuilder));
+        sqlx::query(sql).persistent(false).fetch_optional(&self.0).await
+    }
 }
 
-/// Reads the layout of the configured tables.
-pub async fn describe(pool: &SqlitePool, config: &Iota) -> Result<Mapping, SourceError> {
-    let device = table(pool, &config.device.table).await?;
-    let raw = table(pool, &config.raw.table).await?;
-    build_mapping(config, &device, &raw)
+impl SourceBackend for Database {
+    async fn describe(&self, config: &Iota) -> Result<Mapping, SourceError> {
+        let device = table(&self.0, &config.device.table).await?;
+        let raw = table(&self.0, &config.raw.table).await?;
+        build_mapping(config, &device, &raw)
+    }
+
+    async fn ping(&self) -> Result<(), SourceError> {
+        Ok(sqlx::query("SELECT 1").execute(&self.0).await.map(|_| ())?)
+    }
+
+    async fn device(&self, mapping: &Mapping, thing: Uuid, device: Uuid) -> Result<Option<Device>, SourceError> {
+        let row = self.fetch_optional(&select::device(mapping, thing, device)).await?;
+        row.map(|row| Ok(Device { name: row.try_get("name")? })).transpose()
+    }
+
+    async fn count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<RowCount, SourceError> {
+        let row = self.fetch_optional(&select::count(mapping, device, range)).await?.ok_or(sqlx::Error::RowNotFound)?;
+        let count = |column: &str| row.try_get::<i64, _>(column).map(i64::unsigned_abs);
+        Ok(RowCount { rows: count("rows")?, keys: count("keys")? })
+    }
+
+    async fn page(
+        &self,
+        mapping: &Mapping,
+        selection: &Selection,
+        limit: u32,
+        timeouts: Timeouts,
+        sender: &mut RowSender,
+    ) -> Result<Page, SourceError> {
+        let query = sqlx::query(AssertSqlSafe(select::page(mapping, selection, limit, None).to_string(SqliteQueryBuilder)))
+            .persistent(false);
+        let mut rows = query.fetch(&self.0);
+        let mut page = Page::default();
+        let mut timeout = timeouts.first;
+        while let Some(row) = tokio::time::timeout(timeout, rows.try_next())
+            .await
+            .map_err(|_| SourceError::timeout("waiting for rows", timeout.as_secs()))??
+        {
+            let row = read(&row, mapping.key)?;
+            page.rows += 1;
+            page.bytes += row.bytes() as u64;
+            timeout = timeouts.next;
+            page.last = Some(row.position());
+            if !sender.push(row) || page.bytes > PAGE_BYTES as u64 {
+                return Ok(page);
+            }
+        }
+        page.is_complete = true;
+        Ok(page)
+    }
+
+    async fn any_ids(&self, mapping: &Mapping) -> Result<[Option<String>; 2], SourceError> {
+        let mut ids = [None, None];
+        for (id, query) in ids.iter_mut().zip([select::any_device(mapping), select::any_reading(mapping)]) {
+            *id = self.fetch_optional(&query).await?.map(|row| row.try_get(0)).transpose()?;
+        }
+        Ok(ids)
+    }
+
+    async fn explain_count(&self, _: &Mapping, _: Uuid, _: &StoredRange) -> Result<Option<String>, SourceError> {
+        Ok(None)
+    }
 }
 
 async fn table(pool: &SqlitePool, name: &str) -> Result<Table, SourceError> {
@@ -35,15 +106,15 @@ async fn table(pool: &SqlitePool, name: &str) -> Result<Table, SourceError> {
         return Err(no_table(name));
     }
     let mut table = Table::new(name);
-    let mut primary = Vec::new();
+    let mut primary_key = Vec::new();
     for row in &columns {
         let name: String = row.try_get("name")?;
         let declared = row.try_get::<String, _>("type")?.to_uppercase();
-        let in_primary = row.try_get::<i64, _>("pk")? > 0;
-        if in_primary {
-            primary.push(name.clone());
+        let is_primary_key = row.try_get::<i64, _>("pk")? > 0;
+        if is_primary_key {
+            primary_key.push(name.clone());
         }
-        // SQLite's own rule of affinity, for the two that are of use here.
+        // SQLite's rules of type affinity, for the two affinities that are supported here.
         let r#type = if declared.contains("INT") {
             "INTEGER".to_owned()
         } else if ["CHAR", "CLOB", "TEXT", "JSON", "UUID"].iter().any(|word| declared.contains(word)) {
@@ -51,11 +122,11 @@ async fn table(pool: &SqlitePool, name: &str) -> Result<Table, SourceError> {
         } else {
             declared
         };
-        // Only a primary key that is the row's own number can't be NULL; others can, in SQLite.
-        let nullable = row.try_get::<i64, _>("not_null")? == 0 && !(in_primary && r#type == "INTEGER");
+        // In SQLite, only an INTEGER PRIMARY KEY is never NULL; other primary keys can be.
+        let nullable = row.try_get::<i64, _>("not_null")? == 0 && !(is_primary_key && r#type == "INTEGER");
         table.columns.insert(name, Column { r#type, oid: 0, nullable });
     }
-    table.index(primary, true);
+    table.index(primary_key, true);
     let indexes = sqlx::query("SELECT name, \"unique\" AS is_unique, partial FROM pragma_index_list($1)")
         .bind(name)
         .fetch_all(pool)
@@ -73,53 +144,13 @@ async fn table(pool: &SqlitePool, name: &str) -> Result<Table, SourceError> {
     Ok(table)
 }
 
-pub async fn device(pool: &SqlitePool, query: &SelectStatement) -> Result<Option<Device>, sqlx::Error> {
-    let row = sqlx::query(AssertSqlSafe(query.to_string(SqliteQueryBuilder))).persistent(false).fetch_optional(pool).await?;
-    row.map(|row| Ok(Device { name: row.try_get("name")? })).transpose()
-}
-
-/// Rows, and rows that have a key.
-pub async fn count(pool: &SqlitePool, query: &SelectStatement) -> Result<(u64, u64), sqlx::Error> {
-    let row = sqlx::query(AssertSqlSafe(query.to_string(SqliteQueryBuilder))).persistent(false).fetch_one(pool).await?;
-    Ok((row.try_get::<i64, _>("rows")?.unsigned_abs(), row.try_get::<i64, _>("keys")?.unsigned_abs()))
-}
-
-/// Reads one page, and queues its rows as they come.
-pub async fn page(
-    pool: &SqlitePool,
-    mapping: &Mapping,
-    query: SelectStatement,
-    timeouts: Timeouts,
-    out: &mut RowSender,
-) -> Result<Page, SourceError> {
-    let query = sqlx::query(AssertSqlSafe(query.to_string(SqliteQueryBuilder))).persistent(false);
-    let mut rows = query.fetch(pool);
-    let mut page = Page::default();
-    let mut timeout = timeouts.first;
-    while let Some(row) = tokio::time::timeout(timeout, rows.try_next())
-        .await
-        .map_err(|_| SourceError::timeout("waiting for rows", timeout.as_secs()))??
-    {
-        let row = read(&row, mapping.key)?;
-        page.rows += 1;
-        page.bytes += row.bytes() as u64;
-        timeout = timeouts.next;
-        page.last = Some(row.position());
-        if !out.push(row) || page.bytes > PAGE_BYTES as u64 {
-            return Ok(page);
-        }
-    }
-    page.is_whole = true;
-    Ok(page)
-}
-
 fn read(row: &SqliteRow, key: KeyType) -> Result<Row, SourceError> {
     let key = match key {
         KeyType::Integer => Key::Integer(row.try_get("k")?),
         KeyType::Uuid => Key::Uuid(Uuid::try_parse(row.try_get("k")?).map_err(|error| sqlx::Error::Decode(error.into()))?),
         KeyType::Text => Key::Text(row.try_get::<&str, _>("k")?.into()),
     };
-    // Unchecked: SQLite keeps what it was given, and a text may be stored as a blob.
+    // Unchecked: a column of text may contain a blob in SQLite.
     let doc: Option<Vec<u8>> = row.try_get_unchecked("d")?;
     Ok(Row { time_us: row.try_get::<i64, _>("t")?.saturating_mul(1_000), key, doc: doc.map(Bytes::from) })
 }

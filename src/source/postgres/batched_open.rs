@@ -1,6 +1,7 @@
-//! Devices that are read together. A question costs PostgreSQL and us more than a small device's rows do; so whoever gets a
-//! connection takes along all devices of the same thing and range that wait for one, looks them up in one question and
-//! reads the first rows of each in another. A device that has more goes on by itself.
+//! Opens devices in batches. For a small device, the statements cost more than its rows. So the
+//! task that gets a connection takes all waiting devices of the same thing and range, looks them up
+//! in one statement, and reads the first rows of each in a second one. A device with more rows is
+//! detached and read by itself.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,25 +11,27 @@ use tokio::sync::{SemaphorePermit, oneshot};
 use uuid::Uuid;
 
 use super::{
-    super::{Device, Mapping, Row, RowSender, Selection, Source, SourceError, budget::Share, pages, rows::Found, select},
-    Server, batch,
+    super::{
+        Device, Mapping, Row, RowSender, Selection, Source, SourceError, budget::MemoryPermit, pages, rows::LookUpResult, select,
+    },
+    Server, read_batch,
 };
 
-/// Rows that a device may have to be read wholly together with others.
+/// Maximum rows of a device in a batch; a device with as many rows or more is detached.
 const MAX_ROWS_PER_DEVICE: u32 = 256;
-/// Bytes of a device that are not worth being counted, or dropped and read again.
+/// Rows of a device up to these bytes are not counted against the memory budget.
 const MAX_BYTES_PER_DEVICE: usize = 16 * 1_024;
-/// Devices that go together, at the most.
+/// Maximum devices of a batch.
 const MAX_DEVICES: usize = 32;
 
-/// A device that waits to be looked up and read from its beginning.
+/// A device that waits to be looked up and read.
 pub struct PendingDevice {
     pub thing: Uuid,
     pub selection: Selection,
-    /// Where it is told; taken when it is.
-    pub device: Option<oneshot::Sender<Found>>,
-    /// Where its rows go; taken when there are no more.
-    pub out: Option<RowSender>,
+    /// Receives the result of the look-up; `None` once sent.
+    pub reply_to: Option<oneshot::Sender<LookUpResult>>,
+    /// Receives its rows; `None` once they are complete.
+    pub sender: Option<RowSender>,
     pub rows: u32,
 }
 
@@ -37,129 +40,130 @@ impl PendingDevice {
         (self.thing, self.selection.from, self.selection.to)
     }
 
-    fn reply(&mut self, found: Found) {
-        if let Some(device) = self.device.take() {
-            // Nobody may wait for it any more.
-            let _ = device.send(found);
+    fn reply(&mut self, found: LookUpResult) {
+        if let Some(reply_to) = self.reply_to.take() {
+            // The receiver may have been dropped.
+            let _ = reply_to.send(found);
         }
     }
 
-    /// No more of it comes here, since it has no more, or `first` rows have come. What is to be done about it yet, if
-    /// anything; and the memory that its rows did not need.
-    fn detach(&mut self, first: u32) -> (Option<Detached>, Share) {
-        let Some(mut out) = self.out.take() else { return (None, Share::none()) };
-        let share = out.take_share();
-        let is_read = self.rows < first;
-        if is_read {
-            out.end(Ok(()));
-            if out.waiting_bytes() <= MAX_BYTES_PER_DEVICE {
-                out.uncount();
-                return (None, share);
+    /// Ends its rows in this batch, because there are no more or `max_rows` have arrived. Returns
+    /// the device if it must be handled further, and the memory that its rows did not need.
+    fn detach(&mut self, max_rows: u32) -> (Option<Detached>, MemoryPermit) {
+        let Some(mut sender) = self.sender.take() else { return (None, MemoryPermit::none()) };
+        let memory = sender.take_memory();
+        let is_finished = self.rows < max_rows;
+        if is_finished {
+            sender.end(Ok(()));
+            if sender.unread_bytes() <= MAX_BYTES_PER_DEVICE {
+                sender.release_memory();
+                return (None, memory);
             }
         }
-        (Some(Detached { selection: self.selection.clone(), out, is_read }), share)
+        (Some(Detached { selection: self.selection.clone(), sender, is_finished }), memory)
     }
 }
 
-/// A device that goes on by itself.
+/// A device that is read further by a task of its own.
 pub struct Detached {
     pub selection: Selection,
-    pub out: RowSender,
-    /// All of it was read, and waits to be taken.
-    pub is_read: bool,
+    pub sender: RowSender,
+    /// All rows are read and not yet consumed.
+    pub is_finished: bool,
 }
 
-/// Devices that wait for a connection.
+/// The devices that wait for a connection.
 #[derive(Clone, Default)]
 pub struct BatchQueue(Arc<Mutex<Vec<PendingDevice>>>);
 
 impl BatchQueue {
-    pub fn push(&self, member: PendingDevice) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(member);
+    pub fn push(&self, pending_device: PendingDevice) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(pending_device);
     }
 
     pub fn is_empty(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Those that can go with the one that has waited longest.
+    /// Takes the devices of the same group as the one that has waited longest.
     pub fn take(&self) -> Vec<PendingDevice> {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(company) = waiting.first().map(PendingDevice::group_key) else { return Vec::new() };
-        let mut left = MAX_DEVICES;
+        let Some(group_key) = waiting.first().map(PendingDevice::group_key) else { return Vec::new() };
+        let mut remaining = MAX_DEVICES;
         waiting
-            .extract_if(.., |member| {
-                let goes = left > 0 && member.group_key() == company;
-                left -= usize::from(goes);
-                goes
+            .extract_if(.., |pending_device| {
+                let is_taken = remaining > 0 && pending_device.group_key() == group_key;
+                remaining -= usize::from(is_taken);
+                is_taken
             })
             .collect()
     }
 }
 
-/// Devices that are read together.
+/// Devices that are read in one batch.
 pub struct DeviceBatch {
     devices: Vec<PendingDevice>,
-    /// The one whose rows are coming.
+    /// Index of the device whose rows are arriving.
     current: usize,
-    /// What is to be read on by itself.
-    parted: Vec<Detached>,
-    /// Memory for rows that are still to come.
-    share: Share,
-    /// Rows of each, at the most.
-    first: u32,
+    /// Devices that are read further by themselves.
+    detached: Vec<Detached>,
+    /// Memory for further rows.
+    memory: MemoryPermit,
+    /// Maximum rows of each device.
+    max_rows: u32,
     rows: u64,
     bytes: u64,
 }
 
 impl DeviceBatch {
-    /// Devices whose rows have so many bytes, as far as is known.
-    pub fn new(devices: Vec<PendingDevice>, share: Share, mean: Option<u64>) -> Self {
-        let all = pages::rows_that_fit(mean);
-        let first = mean
+    /// Creates a batch; `mean_row_bytes` is the average size of a row, if known.
+    pub fn new(devices: Vec<PendingDevice>, memory: MemoryPermit, mean_row_bytes: Option<u64>) -> Self {
+        let all = pages::rows_that_fit(mean_row_bytes);
+        let max_rows = mean_row_bytes
             .map_or(MAX_ROWS_PER_DEVICE, |_| all / u32::try_from(devices.len().max(1)).unwrap_or(u32::MAX))
             .clamp(1, MAX_ROWS_PER_DEVICE);
-        Self { devices, current: 0, parted: Vec::new(), share, first, rows: 0, bytes: 0 }
+        Self { devices, current: 0, detached: Vec::new(), memory, max_rows, rows: 0, bytes: 0 }
     }
 
-    /// Says how rows are read.
+    /// Sets the mapping of the rows.
     pub fn set_mapping(&self, mapping: &Arc<Mapping>) {
-        for out in self.devices.iter().filter_map(|member| member.out.as_ref()) {
-            out.set_mapping(mapping);
+        for sender in self.devices.iter().filter_map(|pending_device| pending_device.sender.as_ref()) {
+            sender.set_mapping(mapping);
         }
     }
 
-    /// Bytes of a row, if there was one.
-    pub fn mean(&self) -> Option<u64> {
+    /// Average bytes of a row, if there was one.
+    pub fn mean_row_bytes(&self) -> Option<u64> {
         self.bytes.checked_div(self.rows)
     }
 
     pub fn devices(&self, mapping: &Mapping) -> SelectStatement {
-        let thing = self.devices.first().map_or_else(Uuid::nil, |member| member.thing);
-        select::devices(mapping, thing, self.devices.iter().map(|member| member.selection.device))
+        let thing = self.devices.first().map_or_else(Uuid::nil, |pending_device| pending_device.thing);
+        select::devices(mapping, thing, self.devices.iter().map(|pending_device| pending_device.selection.device))
     }
 
-    /// Tells each what was found of it; those of which nothing was found stay behind.
+    /// Replies to each device with the result of its look-up. Devices that do not exist are
+    /// dropped.
     pub fn found(&mut self, found: &[(Uuid, Device)]) {
-        for member in &mut self.devices {
-            // Two tasks may ask for the same device.
-            let device = found.iter().find(|(id, _)| *id == member.selection.device).map(|(_, device)| device.clone());
+        for pending_device in &mut self.devices {
+            // Two tasks may open the same device.
+            let device = found.iter().find(|(id, _)| *id == pending_device.selection.device).map(|(_, device)| device.clone());
             if device.is_none() {
-                member.out = None;
+                pending_device.sender = None;
             }
-            member.reply(Ok(device));
+            pending_device.reply(Ok(device));
         }
-        self.devices.retain(|member| member.out.is_some());
+        self.devices.retain(|pending_device| pending_device.sender.is_some());
     }
 
-    /// The first rows of each that is left.
+    /// The query for the first rows of each remaining device.
     pub fn query(&self, mapping: &Mapping) -> Option<SelectStatement> {
-        let selections: Vec<&Selection> = self.devices.iter().map(|member| &member.selection).collect();
-        select::first_rows(mapping, &selections, self.first)
+        let selections: Vec<&Selection> = self.devices.iter().map(|pending_device| &pending_device.selection).collect();
+        select::first_rows(mapping, &selections, self.max_rows)
     }
 
-    /// Hands a row on.
-    pub fn take(&mut self, number: i32, row: Row) {
+    /// Passes a row on to the device of this index.
+    pub fn push_row(&mut self, number: i32, row: Row) {
         let Ok(number) = usize::try_from(number) else { return };
         if number != self.current {
             self.detach_current();
@@ -167,100 +171,102 @@ impl DeviceBatch {
         }
         self.rows += 1;
         self.bytes += row.bytes() as u64;
-        let Some(member) = self.devices.get_mut(number) else { return };
-        let Some(out) = &mut member.out else { return };
-        if member.rows == 0 {
-            out.set_share(std::mem::replace(&mut self.share, Share::none()));
+        let Some(pending_device) = self.devices.get_mut(number) else { return };
+        let Some(sender) = &mut pending_device.sender else { return };
+        if pending_device.rows == 0 {
+            sender.set_memory(std::mem::replace(&mut self.memory, MemoryPermit::none()));
         }
-        member.rows += 1;
-        member.selection.after = Some(row.position());
-        if !out.push(row) {
-            self.share = out.take_share();
-            member.out = None;
+        pending_device.rows += 1;
+        pending_device.selection.after = Some(row.position());
+        if !sender.push(row) {
+            self.memory = sender.take_memory();
+            pending_device.sender = None;
         }
     }
 
     fn detach_current(&mut self) {
-        if let Some(member) = self.devices.get_mut(self.current).filter(|member| member.rows > 0 && member.out.is_some()) {
-            let (parted, share) = member.detach(self.first);
-            self.parted.extend(parted);
-            self.share = share;
+        if let Some(pending_device) =
+            self.devices.get_mut(self.current).filter(|pending_device| pending_device.rows > 0 && pending_device.sender.is_some())
+        {
+            let (detached, memory) = pending_device.detach(self.max_rows);
+            self.detached.extend(detached);
+            self.memory = memory;
         }
     }
 
-    /// What is to be done yet about each: devices with more rows, and all whose end was not seen, after a failure or when
-    /// there was no memory for all (`Ok(false)`).
-    pub fn end(mut self, result: &Result<bool, SourceError>) -> Vec<Detached> {
-        for member in &mut self.devices {
+    /// Ends the batch. Returns the devices to be read further: those with more rows, and, after an
+    /// error or an incomplete read (`Ok(false)`), all whose end was not reached.
+    pub fn finish(mut self, result: &Result<bool, SourceError>) -> Vec<Detached> {
+        for pending_device in &mut self.devices {
             match result {
-                Ok(true) => self.parted.extend(member.detach(self.first).0),
-                // It was not even looked up: its job ends with this.
-                Err(error) if member.device.is_some() => member.reply(Err(error.clone())),
-                // Rows that came are good; the rest comes, or fails, on its own account.
+                Ok(true) => self.detached.extend(pending_device.detach(self.max_rows).0),
+                // It was not looked up: its job fails with this error.
+                Err(error) if pending_device.reply_to.is_some() => pending_device.reply(Err(error.clone())),
+                // Rows that arrived are valid; the device is read further by itself.
                 Ok(false) | Err(_) => {
-                    if let Some(mut out) = member.out.take() {
-                        drop(out.take_share());
-                        self.parted.push(Detached { selection: member.selection.clone(), out, is_read: false });
+                    if let Some(mut sender) = pending_device.sender.take() {
+                        drop(sender.take_memory());
+                        self.detached.push(Detached { selection: pending_device.selection.clone(), sender, is_finished: false });
                     }
                 }
             }
         }
-        self.parted
+        self.detached
     }
 }
 
 impl Source {
-    /// Puts a device into the queue of those that are opened together.
+    /// Queues a device to be opened with others.
     pub(in crate::source) fn open_in_batch(
         &self,
         server: &Server,
         thing: Uuid,
         selection: Selection,
-        found: oneshot::Sender<Found>,
-        out: RowSender,
+        found: oneshot::Sender<LookUpResult>,
+        sender: RowSender,
     ) {
         let (source, server) = (self.clone(), server.clone());
-        server.batch_queue.push(PendingDevice { thing, selection, device: Some(found), out: Some(out), rows: 0 });
+        server.batch_queue.push(PendingDevice { thing, selection, reply_to: Some(found), sender: Some(sender), rows: 0 });
         tokio::spawn(async move { source.run_next_batch(&server).await });
     }
 
-    /// Begins the devices that wait, as many as go together; or none, when others have taken them along.
+    /// Opens the next batch of waiting devices, unless another task has taken them.
     async fn run_next_batch(&self, server: &Server) {
-        // Those that are opened at the same time get there first, and go along.
+        // Lets tasks that open devices at the same moment queue theirs first.
         tokio::task::yield_now().await;
         if server.batch_queue.is_empty() {
             return;
         }
-        let share = self.budget.reserve(pages::PAGE_BYTES).await;
-        let Ok(place) = self.pages.acquire().await else { return };
-        let members = server.batch_queue.take();
-        if !members.is_empty() {
-            // Boxed: of many devices that are opened together one comes this far.
-            Box::pin(self.read_batch(server, place, share, members)).await;
+        let memory = self.budget.reserve(pages::PAGE_BYTES).await;
+        let Ok(permit) = self.pages.acquire().await else { return };
+        let pending = server.batch_queue.take();
+        if !pending.is_empty() {
+            // Boxed: of many tasks that open devices together, only one gets here.
+            Box::pin(self.open_batch(server, permit, memory, pending)).await;
         }
     }
 
-    /// Reads devices together, and sends on those that have more.
-    async fn read_batch(&self, server: &Server, place: SemaphorePermit<'_>, share: Share, members: Vec<PendingDevice>) {
-        let mut convoy = DeviceBatch::new(members, share, self.mean_row_bytes());
+    /// Reads a batch, and spawns a task for each device with more rows.
+    async fn open_batch(&self, server: &Server, permit: SemaphorePermit<'_>, memory: MemoryPermit, pending: Vec<PendingDevice>) {
+        let mut batch = DeviceBatch::new(pending, memory, self.mean_row_bytes());
         let read = async {
             let mapping = self.mapping().await?;
-            convoy.set_mapping(&mapping);
-            let read = batch(server, &mapping, &mut convoy, self.timeouts()).await;
+            batch.set_mapping(&mapping);
+            let read = read_batch(server, &mapping, &mut batch, self.timeouts()).await;
             if let Err(SourceError::Changed(_) | SourceError::Rejected(_)) = &read {
                 self.refresh_mapping(&mapping).await?;
             }
             read
         };
         let result = read.await;
-        drop(place);
+        drop(permit);
         if let Err(error) = &result {
-            tracing::warn!(%error, "devices could not be begun together; each is read by itself now");
+            tracing::warn!(%error, "devices could not be opened in a batch; each is read by itself");
         }
-        self.record_mean_row_bytes(convoy.mean());
-        for parted in convoy.end(&result) {
-            let store = self.clone();
-            tokio::spawn(async move { store.read(parted.selection, parted.out, parted.is_read).await });
+        self.record_mean_row_bytes(batch.mean_row_bytes());
+        for detached in batch.finish(&result) {
+            let source = self.clone();
+            tokio::spawn(async move { source.read(detached.selection, detached.sender, detached.is_finished).await });
         }
     }
 }
@@ -270,22 +276,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_device_that_two_tasks_ask_for_is_found_for_both() {
+    async fn a_device_opened_by_two_tasks_is_found_for_both() {
         let (thing, device, other) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
-        let mut told = Vec::new();
-        let members = [device, device, other].map(|device| {
-            let (found, hears) = oneshot::channel();
-            told.push(hears);
+        let mut receivers = Vec::new();
+        let pending = [device, device, other].map(|device| {
+            let (found, receiver) = oneshot::channel();
+            receivers.push(receiver);
             let selection = Selection { device, from: DateTime::UNIX_EPOCH, to: DateTime::UNIX_EPOCH, after: None };
-            PendingDevice { thing, selection, device: Some(found), out: Some(RowSender::new(None).0), rows: 0 }
+            PendingDevice { thing, selection, reply_to: Some(found), sender: Some(RowSender::new(None).0), rows: 0 }
         });
-        let mut convoy = DeviceBatch::new(members.into(), Share::none(), None);
-        convoy.found(&[(device, Device { name: Some("水".to_owned()) })]);
+        let mut batch = DeviceBatch::new(pending.into(), MemoryPermit::none(), None);
+        batch.found(&[(device, Device { name: Some("水".to_owned()) })]);
         let mut found = Vec::new();
-        for hears in told {
-            found.push(hears.await.unwrap().unwrap().is_some());
+        for receiver in receivers {
+            found.push(receiver.await.unwrap().unwrap().is_some());
         }
         assert_eq!(found, [true, true, false]);
-        assert_eq!(convoy.devices.len(), 2);
+        assert_eq!(batch.devices.len(), 2);
     }
 }

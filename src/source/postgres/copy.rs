@@ -1,5 +1,5 @@
-//! PostgreSQL's binary COPY format (PostgreSQL's documentation, "COPY", section "Binary Format"): a document goes from
-//! the wire to Kafka in the buffer that it came in.
+//! PostgreSQL's binary COPY format (PostgreSQL's documentation, "COPY", section "Binary Format"): a
+//! document is passed to Kafka in the buffer that it was received in.
 
 use bytes::{Buf, Bytes, BytesMut};
 use uuid::Uuid;
@@ -7,90 +7,91 @@ use uuid::Uuid;
 use crate::source::{DocType, Key, KeyType, Row, SourceError, TimeType};
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
-/// 2000-01-01, from where PostgreSQL counts, in microseconds since 1970.
+/// PostgreSQL's epoch, 2000-01-01, in microseconds since 1970.
 const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
-/// What `jsonb` begins with on the wire.
+/// The first byte of a binary `jsonb` value.
 const JSONB_VERSION: u8 = 1;
 
-/// Reads rows of time, key and document from the stream's pieces, wherever they are cut.
+/// Decodes rows of time, key and document from the chunks of the stream, wherever they are split.
 pub struct Decoder {
     key: KeyType,
     time: TimeType,
     doc: DocType,
-    /// A number comes before each row's time.
-    numbered: bool,
-    number: i32,
-    begun: bool,
-    ended: bool,
-    rest: Bytes,
+    /// Each row has an ordinal before its time.
+    has_ordinal: bool,
+    ordinal: i32,
+    has_header: bool,
+    is_complete: bool,
+    buffer: Bytes,
 }
 
 impl Decoder {
-    /// Of columns of these types.
+    /// Creates a decoder for columns of these types.
     pub fn new(key: KeyType, time: TimeType, doc: DocType) -> Self {
-        Self { key, time, doc, numbered: false, number: 0, begun: false, ended: false, rest: Bytes::new() }
+        Self { key, time, doc, has_ordinal: false, ordinal: 0, has_header: false, is_complete: false, buffer: Bytes::new() }
     }
 
-    /// Of rows that each have a number before these columns.
+    /// Expects an ordinal before these columns in each row.
     #[must_use]
     pub fn with_ordinal(self) -> Self {
-        Self { numbered: true, ..self }
+        Self { has_ordinal: true, ..self }
     }
 
-    /// The number of the row that came last.
-    pub fn number(&self) -> i32 {
-        self.number
+    /// The ordinal of the last row.
+    pub fn ordinal(&self) -> i32 {
+        self.ordinal
     }
 
-    /// Takes the next piece of the stream.
-    pub fn push(&mut self, piece: Bytes) {
-        if self.rest.is_empty() {
-            // What PostgreSQL sends is cut between rows, so nothing is copied here.
-            self.rest = piece;
+    /// Adds the next chunk of the stream.
+    pub fn push(&mut self, chunk: Bytes) {
+        if self.buffer.is_empty() {
+            // PostgreSQL splits its messages between rows, so this is the usual case, and copies
+            // nothing.
+            self.buffer = chunk;
             return;
         }
-        let mut joined = BytesMut::with_capacity(self.rest.len() + piece.len());
-        joined.extend_from_slice(&self.rest);
-        joined.extend_from_slice(&piece);
-        self.rest = joined.freeze();
+        let mut joined = BytesMut::with_capacity(self.buffer.len() + chunk.len());
+        joined.extend_from_slice(&self.buffer);
+        joined.extend_from_slice(&chunk);
+        self.buffer = joined.freeze();
     }
 
-    /// The next row, if it is there as a whole.
+    /// Returns the next row, if it has arrived completely.
     ///
     /// # Errors
-    /// The stream is not what PostgreSQL would send.
+    /// The stream is malformed.
     pub fn row(&mut self) -> Result<Option<Row>, SourceError> {
-        if !self.begun {
-            let Some(rest) = header(&self.rest)? else { return Ok(None) };
-            self.rest = rest;
-            self.begun = true;
+        if !self.has_header {
+            let Some(buffer) = header(&self.buffer)? else { return Ok(None) };
+            self.buffer = buffer;
+            self.has_header = true;
         }
-        // Fields are looked at where they lie; of what is shared, only the document.
-        let mut at = self.rest.as_ref();
+        // Fields are borrowed; only the document keeps a reference to the buffer.
+        let mut at = self.buffer.as_ref();
         let Ok(fields) = at.try_get_i16() else { return Ok(None) };
         if fields == -1 {
-            self.ended = true;
+            self.is_complete = true;
             return Ok(None);
         }
-        let mut number = self.number;
-        if self.numbered {
+        let mut ordinal = self.ordinal;
+        if self.has_ordinal {
             let Some(field) = field(&mut at)? else { return Ok(None) };
-            number = field.and_then(|mut field| field.try_get_i32().ok()).ok_or_else(|| malformed("a row's number"))?;
+            ordinal = field.and_then(|mut field| field.try_get_i32().ok()).ok_or_else(|| malformed("a row's ordinal"))?;
         }
         let Some(time) = field(&mut at)? else { return Ok(None) };
         let Some(key) = field(&mut at)? else { return Ok(None) };
         let Some(doc) = field(&mut at)? else { return Ok(None) };
-        let doc = self.doc(doc)?.map(|doc| self.rest.slice_ref(doc));
+        let doc = self.doc(doc)?.map(|doc| self.buffer.slice_ref(doc));
         let row = Row { time_us: self.time(time)?, key: self.key(key)?, doc };
-        let taken = self.rest.len() - at.len();
-        self.rest.advance(taken);
-        self.number = number;
+        let consumed = self.buffer.len() - at.len();
+        self.buffer.advance(consumed);
+        self.ordinal = ordinal;
         Ok(Some(row))
     }
 
-    /// Whether the stream's end was seen: without it, rows may be missing.
+    /// Whether the end of the stream was received; without it, rows may be missing.
     pub fn is_complete(&self) -> bool {
-        self.ended
+        self.is_complete
     }
 
     fn time(&self, field: Option<&[u8]>) -> Result<i64, SourceError> {
@@ -123,10 +124,10 @@ impl Decoder {
 }
 
 fn malformed(what: &str) -> SourceError {
-    SourceError::Rejected(format!("{what} came in a form that is not PostgreSQL's"))
+    SourceError::Rejected(format!("{what} is not in PostgreSQL's binary format"))
 }
 
-/// What follows the header, once that is there.
+/// Returns the bytes after the header, once it has arrived.
 fn header(bytes: &Bytes) -> Result<Option<Bytes>, SourceError> {
     let seen = bytes.len().min(SIGNATURE.len());
     if bytes.get(..seen) != SIGNATURE.get(..seen) {
@@ -136,7 +137,7 @@ fn header(bytes: &Bytes) -> Result<Option<Bytes>, SourceError> {
     if at.len() < SIGNATURE.len() + 8 {
         return Ok(None);
     }
-    // The signature, and flags that concern nobody here.
+    // The signature, and flags that are not used here.
     at.advance(SIGNATURE.len() + 4);
     let Ok(extension) = at.try_get_i32() else { return Ok(None) };
     let extension = usize::try_from(extension).map_err(|_| malformed("the stream's beginning"))?;
@@ -147,16 +148,16 @@ fn header(bytes: &Bytes) -> Result<Option<Bytes>, SourceError> {
     Ok(Some(at))
 }
 
-/// A field, or that it is NULL; or nothing, if it is not there as a whole.
-#[expect(clippy::option_option, reason = "not there yet, and there as NULL, are two things")]
+/// Returns a field, where `Some(None)` is NULL; `None` if it has not arrived completely.
+#[expect(clippy::option_option, reason = "incomplete and NULL are different")]
 fn field<'f>(at: &mut &'f [u8]) -> Result<Option<Option<&'f [u8]>>, SourceError> {
     let Ok(length) = at.try_get_i32() else { return Ok(None) };
     if length == -1 {
         return Ok(Some(None));
     }
     let length = usize::try_from(length).map_err(|_| malformed("a field's length"))?;
-    let Some((field, rest)) = at.split_at_checked(length) else { return Ok(None) };
-    *at = rest;
+    let Some((field, buffer)) = at.split_at_checked(length) else { return Ok(None) };
+    *at = buffer;
     Ok(Some(Some(field)))
 }
 
@@ -193,22 +194,22 @@ mod tests {
             key: KeyType::Integer,
             time: TimeType::Instant,
             doc: DocType::Jsonb,
-            numbered: false,
-            number: 0,
-            begun: false,
-            ended: false,
-            rest: Bytes::new(),
+            has_ordinal: false,
+            ordinal: 0,
+            has_header: false,
+            is_complete: false,
+            buffer: Bytes::new(),
         }
     }
 
     proptest! {
         #[test]
-        fn wherever_the_stream_is_cut(cuts in prop::collection::vec(1_usize..40, 1..40)) {
+        fn the_stream_may_be_split_anywhere(sizes in prop::collection::vec(1_usize..40, 1..40)) {
             let rows = [(1, 7, Some("{\"a\":1}")), (1, 8, None), (2_000_000, -9, Some("{}"))];
             let bytes = Bytes::from(stream(&rows));
             let (mut decoder, mut at, mut read) = (decoder(), 0, Vec::new());
-            for cut in cuts.into_iter().chain(std::iter::repeat(25)) {
-                let end = (at + cut).min(bytes.len());
+            for size in sizes.into_iter().chain(std::iter::repeat(25)) {
+                let end = (at + size).min(bytes.len());
                 decoder.push(bytes.slice(at..end));
                 while let Some(row) = decoder.row().unwrap() {
                     read.push(row);
@@ -224,9 +225,9 @@ mod tests {
         }
 
         #[test]
-        fn no_stream_is_too_odd(bytes in prop::collection::vec(any::<u8>(), 0..200), whole_header in any::<bool>()) {
+        fn a_malformed_stream_is_an_error_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), whole_header in any::<bool>()) {
             let mut decoder = decoder();
-            decoder.begun = whole_header;
+            decoder.has_header = whole_header;
             decoder.push(Bytes::from(bytes));
             for _ in 0..100 {
                 if !matches!(decoder.row(), Ok(Some(_))) {

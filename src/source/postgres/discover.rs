@@ -1,4 +1,4 @@
-//! The layout of PostgreSQL's tables, from its catalogue.
+//! Reads the layout of tables from PostgreSQL's catalogue.
 
 use sqlx::Row as _;
 
@@ -35,9 +35,9 @@ async fn table(server: &Server, name: &str) -> Result<Table, SourceError> {
         let column = Column { r#type: row.try_get("type")?, oid, nullable: row.try_get("nullable")? };
         table.columns.insert(row.try_get("name")?, column);
     }
-    // One row for each heir, or one with none.
+    // One row per child, or one row without a child.
     let relation = format!(
-        "SELECT format('%I.%I', nspname, relname) AS relation, inhrelid::regclass::text AS heir,
+        "SELECT format('%I.%I', nspname, relname) AS relation, inhrelid::regclass::text AS child,
                 relkind = 'p' OR inhrelid IS NOT NULL AND (SELECT relnamespace::regnamespace::text FROM pg_catalog.pg_class AS child
                                                            WHERE child.oid = inhrelid) = '_timescaledb_internal' AS is_partitioned
          FROM pg_catalog.pg_class JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
@@ -46,11 +46,11 @@ async fn table(server: &Server, name: &str) -> Result<Table, SourceError> {
     );
     for row in &server.fetch(&relation).await? {
         table.relation = Some(row.try_get("relation")?);
-        // TimescaleDB's chunks inherit, and its unique indexes hold for all of them together.
+        // TimescaleDB's chunks inherit too, but its unique indexes cover all chunks.
         if row.try_get("is_partitioned")? {
             table.is_partitioned = true;
         } else {
-            table.heirs.extend(row.try_get::<Option<String>, _>("heir")?);
+            table.children.extend(row.try_get::<Option<String>, _>("child")?);
         }
     }
     let indexes = format!(

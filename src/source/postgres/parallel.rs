@@ -1,4 +1,5 @@
-//! Pages of one device, read side by side: one session of PostgreSQL writes jsonb as text slower than the rest can take it.
+//! Reads pages of one device in parallel: one PostgreSQL session serialises jsonb more slowly than
+//! the rest of the pipeline consumes it.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -8,97 +9,97 @@ use super::{
     super::{
         Backend, Mapping, Rows, Selection, Source, SourceError,
         pages::{PAGE_BYTES, Slot},
-        rows::{Next, RowSender},
+        rows::{ReadNext, RowSender},
     },
     page_until_boundary,
 };
 use crate::task::Position;
 
-/// Pages of a selection side by side, at the most; the first of them is handed on while the others are read.
+/// Maximum pages of a selection at a time; the first is forwarded while the others are read.
 const MAX_PARALLEL_PAGES: usize = 3;
-/// Rows of such a page, at the most.
+/// Maximum rows of such a page.
 const MAX_PAGE_ROWS: u32 = 4_000;
 
-/// Where the next page begins.
+/// The start of the next page.
 enum PageStart {
     After(Option<Position>),
-    /// The store is asked for it: the last row of the page before.
-    Asked(oneshot::Receiver<Option<Position>>),
-    /// The page before is the last.
+    /// Waits for the boundary, the last row of the page before.
+    Pending(oneshot::Receiver<Option<Position>>),
+    /// The page before is the last one.
     End,
 }
 
 impl PageStart {
-    /// Waits for the store's answer.
-    async fn answer(&mut self) {
+    /// Waits for the boundary.
+    async fn resolve(&mut self) {
         match self {
-            // Where there is none the page before says why.
-            Self::Asked(answer) => *self = answer.await.ok().flatten().map_or(Self::End, |last| Self::After(Some(last))),
+            // If the sender was dropped, the page before ends with the error.
+            Self::Pending(boundary) => *self = boundary.await.ok().flatten().map_or(Self::End, |last| Self::After(Some(last))),
             Self::After(_) | Self::End => std::future::pending().await,
         }
     }
 }
 
 impl Source {
-    /// Another connection and memory, if both are free and make reading faster.
+    /// Returns a second connection permit and memory if both are free.
     pub(in crate::source) fn second_slot(&self) -> Option<Slot> {
         let Backend::Postgres(_) = &self.backend else { return None };
-        let place = Arc::clone(&self.pages).try_acquire_owned().ok()?;
-        Some(Slot { place, share: self.budget.try_reserve(PAGE_BYTES)? })
+        let permit = Arc::clone(&self.pages).try_acquire_owned().ok()?;
+        Some(Slot { permit, memory: self.budget.try_reserve(PAGE_BYTES)? })
     }
 
-    /// Reads pages side by side while there are places for them, and hands them on one after the other. `false`: the selection
-    /// has ended.
+    /// Reads pages in parallel while slots are free, and forwards them in order. Returns false at
+    /// the end of the selection.
     pub(in crate::source) async fn read_parallel(
         &self,
         mapping: &Arc<Mapping>,
         slots: [Slot; 2],
         rows: u32,
         selection: &Selection,
-        out: &mut RowSender,
+        sender: &mut RowSender,
     ) -> Result<bool, SourceError> {
         let rows = rows.min(MAX_PAGE_ROWS);
         let mut free = Vec::from(slots);
-        let mut edge = PageStart::After(selection.after.clone());
+        let mut next_start = PageStart::After(selection.after.clone());
         let mut pages = VecDeque::<Rows>::new();
         loop {
-            if let PageStart::After(after) = &edge
+            if let PageStart::After(after) = &next_start
                 && pages.len() < MAX_PARALLEL_PAGES
                 && let Some(slot) = free.pop().or_else(|| self.second_slot())
             {
                 let selection = Selection { after: after.clone(), ..selection.clone() };
-                let (page, answer) = self.read_ahead(Arc::clone(mapping), selection, rows, slot);
+                let (page, boundary_rx) = self.read_ahead(Arc::clone(mapping), selection, rows, slot);
                 pages.push_back(page);
-                edge = PageStart::Asked(answer);
+                next_start = PageStart::Pending(boundary_rx);
             }
             let Some(page) = pages.front_mut() else {
-                match edge {
+                match next_start {
                     PageStart::After(_) => return Ok(true),
-                    PageStart::Asked(_) => edge.answer().await,
+                    PageStart::Pending(_) => next_start.resolve().await,
                     PageStart::End => return Ok(false),
                 }
                 continue;
             };
-            let hand_on = async {
-                match out.taken(RowSender::LOW, &self.budget).await {
-                    Next::More => page.batch().await.map(Some),
-                    Next::Again(_) | Next::Nothing => Ok(None),
+            let next_batch = async {
+                match sender.wait_until_consumed(RowSender::LOW_WATERMARK_BYTES, &self.budget).await {
+                    ReadNext::Continue => page.batch().await.map(Some),
+                    ReadNext::Restart(_) | ReadNext::Stop => Ok(None),
                 }
             };
             tokio::select! {
                 biased;
-                () = edge.answer() => {}
-                batch = hand_on => match batch? {
-                    Some(Some(batch)) => drop(out.forward(batch)),
+                () = next_start.resolve() => {}
+                batch = next_batch => match batch? {
+                    Some(Some(batch)) => drop(sender.forward(batch)),
                     Some(None) => drop(pages.pop_front()),
-                    // Whoever called asks for the reason.
+                    // The caller finds the reason by `wait_until_consumed`.
                     None => return Ok(true),
                 },
             }
         }
     }
 
-    /// Reads a page into a store of its own, and tells before where it ends.
+    /// Reads a page into a queue of its own, and sends its boundary first.
     fn read_ahead(
         &self,
         mapping: Arc<Mapping>,
@@ -106,16 +107,16 @@ impl Source {
         rows: u32,
         slot: Slot,
     ) -> (Rows, oneshot::Receiver<Option<Position>>) {
-        let (mut out, page) = RowSender::new(None);
-        let (tell, answer) = oneshot::channel();
-        let store = self.clone();
+        let (mut sender, page) = RowSender::new(None);
+        let (boundary_tx, boundary_rx) = oneshot::channel();
+        let source = self.clone();
         tokio::spawn(async move {
-            let Slot { place: _place, share } = slot;
-            out.set_share(share);
-            let Backend::Postgres(server) = &store.backend else { return };
-            let read = page_until_boundary(server, &mapping, selection, rows, store.timeouts(), tell, &mut out).await;
-            out.end(read);
+            let Slot { permit: _permit, memory } = slot;
+            sender.set_memory(memory);
+            let Backend::Postgres(server) = &source.backend else { return };
+            let read = page_until_boundary(server, &mapping, selection, rows, source.timeouts(), boundary_tx, &mut sender).await;
+            sender.end(read);
         });
-        (page, answer)
+        (page, boundary_rx)
     }
 }

@@ -1,7 +1,8 @@
-//! Connections to PostgreSQL, straight or through a pooler.
+//! A pool of connections to PostgreSQL, directly or through a pooler.
 //!
-//! sqlx's own pool hides why a connection could not be made, and keeps waiting for a new one while an old one has become
-//! free; a pooler in session mode may give us fewer connections than we ask for, and then that never ends.
+//! sqlx's own pool hides why a connection failed, and keeps waiting for a new connection while an
+//! existing one has become idle. A pooler in session mode may grant fewer connections than
+//! configured, and then that wait never ends.
 
 use std::{
     sync::{
@@ -16,25 +17,25 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::{config::Iota, source::SourceError};
 
-/// A connection that was idle for longer may have died unnoticed, and is asked.
+/// A connection that was idle for longer is checked before use, as it may be broken.
 const IDLE_CHECK_AFTER: Duration = Duration::from_millis(500);
-/// One that was idle for so long is closed: a pooler may have better use for it.
+/// A connection that was idle for this long is closed, to free it in a pooler.
 const UNUSED_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Connections to one server; clones share them.
+/// The connections to one server; clones share them.
 #[derive(Clone)]
 pub(super) struct Pool(Arc<Inner>);
 
 struct Inner {
     options: PgConnectOptions,
-    /// The server takes no options at the start of a session: it is a pooler, whose sessions are not ours alone.
+    /// The server rejects startup options, so it is a pooler, which shares its sessions.
     is_pooler: AtomicBool,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
-    /// One has become idle.
+    /// Notified when a connection becomes idle.
     returned: Notify,
-    /// Idle ones are being looked after.
-    swept: AtomicBool,
+    /// A task closes unused connections.
+    is_sweeping: AtomicBool,
     timeout: Duration,
 }
 
@@ -43,7 +44,7 @@ struct Idle {
     since: Instant,
 }
 
-/// A connection that is used by one. Dropped, it is closed, unless it is [given back](Self::give_back).
+/// A connection in use. It is closed on drop, unless it is [returned](Self::return_to_pool).
 pub(super) struct Connection {
     session: PgConnection,
     pool: Pool,
@@ -56,12 +57,12 @@ impl Pool {
             .url
             .reveal()
             .parse()
-            .map_err(|error: sqlx::Error| SourceError::Rejected(format!("iota.url {} can't be read: {error}", config.url)))?;
+            .map_err(|error: sqlx::Error| SourceError::Rejected(format!("iota.url {} is invalid: {error}", config.url)))?;
         let options = options
             .application_name("data-patch")
-            // A pooler would refuse it, and no number is read as text.
+            // A pooler would reject the option, and no number is read as text.
             .extra_float_digits(None)
-            // Nothing is ever prepared: a pooler may give each statement another session.
+            // Nothing is prepared: a pooler may run each statement in another session.
             .statement_cache_capacity(0)
             .disable_statement_logging();
         Ok(Self(Arc::new(Inner {
@@ -70,12 +71,12 @@ impl Pool {
             permits: Arc::new(Semaphore::new(config.connections as usize)),
             idle: Mutex::default(),
             returned: Notify::new(),
-            swept: AtomicBool::new(false),
+            is_sweeping: AtomicBool::new(false),
             timeout: Duration::from_secs(config.timeout_seconds),
         })))
     }
 
-    /// A connection: an idle one, or a new one, whichever is there first.
+    /// Returns an idle or a new connection, whichever is available first.
     pub async fn acquire(&self) -> Result<Connection, SourceError> {
         let seconds = self.0.timeout.as_secs();
         let permit = tokio::time::timeout(self.0.timeout, Arc::clone(&self.0.permits).acquire_owned())
@@ -104,34 +105,34 @@ impl Pool {
         }
     }
 
-    /// A connection beside those that are counted.
+    /// Opens a connection outside the limit.
     pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         let Inner { options, is_pooler, .. } = &*self.0;
         let mut connection = if is_pooler.load(Ordering::Relaxed) {
             options.connect().await?
         } else {
-            // A session that can't write, even by mistake.
+            // A read-only session, as a safeguard.
             match options.clone().options([("default_transaction_read_only", "on")]).connect().await {
-                Err(error) if refuses_options(&error) => {
+                Err(error) if rejects_startup_options(&error) => {
                     let connection = options.connect().await?;
                     is_pooler.store(true, Ordering::Relaxed);
-                    tracing::info!("the IoTA store is behind a pooler; sessions are left as they are");
+                    tracing::info!("the IoTA store is behind a pooler; session options are not set");
                     connection
                 }
                 connected => connected?,
             }
         };
-        // A pooler lets everybody in, and has a server for them when it is free.
+        // A pooler accepts clients before it has a server connection for them.
         connection.execute("SELECT 1").await?;
         Ok(connection)
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
-        // Nothing panics while it is locked.
+        // No code panics while the lock is held.
         self.0.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes what nobody has used for long.
+    /// Closes unused connections.
     async fn sweep(pool: std::sync::Weak<Inner>) {
         loop {
             tokio::time::sleep(UNUSED_TIMEOUT / 2).await;
@@ -141,15 +142,15 @@ impl Pool {
                 let mut idle = pool.idle();
                 let unused = idle.extract_if(.., |idle| idle.since.elapsed() > UNUSED_TIMEOUT).collect();
                 if idle.is_empty() {
-                    pool.0.swept.store(false, Ordering::Relaxed);
+                    pool.0.is_sweeping.store(false, Ordering::Relaxed);
                 }
                 unused
             };
             for idle in unused {
-                // It is as good as closed whatever is answered.
+                // The result does not matter: the connection is dropped.
                 let _ = sqlx::Connection::close(idle.connection).await;
             }
-            if !pool.0.swept.load(Ordering::Relaxed) {
+            if !pool.0.is_sweeping.load(Ordering::Relaxed) {
                 return;
             }
         }
@@ -157,19 +158,19 @@ impl Pool {
 }
 
 impl Connection {
-    /// What it was used for has ended well: others may use it.
-    pub fn give_back(self) {
+    /// Returns the connection to the pool, after its statements have ended.
+    pub fn return_to_pool(self) {
         let Self { session: connection, pool, _permit } = self;
         let mut idle = pool.idle();
         idle.push(Idle { connection, since: Instant::now() });
-        if !pool.0.swept.swap(true, Ordering::Relaxed) {
+        if !pool.0.is_sweeping.swap(true, Ordering::Relaxed) {
             tokio::spawn(Pool::sweep(Arc::downgrade(&pool.0)));
         }
         drop(idle);
         pool.0.returned.notify_one();
     }
 
-    /// Runs statements in the simple protocol.
+    /// Runs statements in the simple query protocol.
     pub async fn fetch(&mut self, sql: String) -> Result<Vec<sqlx::postgres::PgRow>, sqlx::Error> {
         sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(&mut self.session).await
     }
@@ -180,6 +181,6 @@ impl Connection {
 }
 
 /// PgBouncer: "unsupported startup parameter".
-fn refuses_options(error: &sqlx::Error) -> bool {
+fn rejects_startup_options(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.message().contains("startup parameter"))
 }

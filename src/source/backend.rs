@@ -1,0 +1,139 @@
+//! What a database must offer to serve as a source of readings.
+
+use uuid::Uuid;
+
+use super::{Device, Mapping, Page, RowSender, Selection, SourceError, StoredRange, Timeouts, postgres, sqlite};
+use crate::config::Iota;
+
+/// The operations that differ between databases. [`Source`](super::Source) adds what they have in
+/// common: timeouts, the connection permits, the memory budget, paging and the cached [`Mapping`].
+///
+/// Every operation is a read, is cancel-safe, and classifies its errors as [`SourceError`] does:
+/// [`is_retryable`](SourceError::is_retryable) must be true for an outage, or jobs fail for good.
+pub(super) trait SourceBackend {
+    /// Reads the types, nullability and indexes of the configured columns.
+    ///
+    /// # Errors
+    /// [`SourceError::Mapping`] if a table, a column or a unique row key is missing.
+    async fn describe(&self, config: &Iota) -> Result<Mapping, SourceError>;
+
+    /// Runs the cheapest statement that proves that the database answers.
+    async fn ping(&self) -> Result<(), SourceError>;
+
+    /// Returns a device if it exists and is mounted on the thing.
+    async fn device(&self, mapping: &Mapping, thing: Uuid, device: Uuid) -> Result<Option<Device>, SourceError>;
+
+    /// Counts the rows of a device in a range.
+    ///
+    /// # Errors
+    /// [`SourceError::Yielded`] if the statement was cancelled because it blocked other sessions;
+    /// the caller then counts the range in halves.
+    async fn count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<RowCount, SourceError>;
+
+    /// Reads the first `limit` rows of a selection, ordered by time and row key, and pushes each
+    /// row to `sender` as it arrives. Stops early after [`PAGE_BYTES`](super::pages::PAGE_BYTES),
+    /// but never before the first row, and when `sender` is closed: the page is then not
+    /// [complete](Page::is_complete).
+    ///
+    /// # Errors
+    /// [`SourceError::Changed`] if the types of the columns have changed since `mapping` was
+    /// loaded. A backend must detect this itself: the order of the rows, and so every checkpoint,
+    /// depends on the types.
+    async fn page(
+        &self,
+        mapping: &Mapping,
+        selection: &Selection,
+        limit: u32,
+        timeouts: Timeouts,
+        sender: &mut RowSender,
+    ) -> Result<Page, SourceError>;
+
+    /// Returns the id of any device and of its thing (separated by a space), and the device id of
+    /// any reading; for `data-patch check`.
+    async fn any_ids(&self, mapping: &Mapping) -> Result<[Option<String>; 2], SourceError>;
+
+    /// Returns the query plan of [`count`](Self::count), if the database can tell it.
+    async fn explain_count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<Option<String>, SourceError>;
+}
+
+/// Rows of a range, and how many of them have a row key.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct RowCount {
+    pub rows: u64,
+    pub keys: u64,
+}
+
+/// The databases that this build can read.
+#[derive(Clone)]
+pub(super) enum Backend {
+    Postgres(postgres::Server),
+    Sqlite(sqlite::Database),
+}
+
+impl Backend {
+    pub fn new(config: &Iota) -> Result<Self, SourceError> {
+        if config.url.reveal().starts_with("sqlite:") {
+            sqlite::Database::new(config).map(Self::Sqlite)
+        } else {
+            postgres::Server::new(config).map(Self::Postgres)
+        }
+    }
+}
+
+impl SourceBackend for Backend {
+    async fn describe(&self, config: &Iota) -> Result<Mapping, SourceError> {
+        match self {
+            Self::Postgres(server) => server.describe(config).await,
+            Self::Sqlite(database) => database.describe(config).await,
+        }
+    }
+
+    async fn ping(&self) -> Result<(), SourceError> {
+        match self {
+            Self::Postgres(server) => server.ping().await,
+            Self::Sqlite(database) => database.ping().await,
+        }
+    }
+
+    async fn device(&self, mapping: &Mapping, thing: Uuid, device: Uuid) -> Result<Option<Device>, SourceError> {
+        match self {
+            Self::Postgres(server) => server.device(mapping, thing, device).await,
+            Self::Sqlite(database) => database.device(mapping, thing, device).await,
+        }
+    }
+
+    async fn count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<RowCount, SourceError> {
+        match self {
+            Self::Postgres(server) => server.count(mapping, device, range).await,
+            Self::Sqlite(database) => database.count(mapping, device, range).await,
+        }
+    }
+
+    async fn page(
+        &self,
+        mapping: &Mapping,
+        selection: &Selection,
+        limit: u32,
+        timeouts: Timeouts,
+        sender: &mut RowSender,
+    ) -> Result<Page, SourceError> {
+        match self {
+            Self::Postgres(server) => server.page(mapping, selection, limit, timeouts, sender).await,
+            Self::Sqlite(database) => database.page(mapping, selection, limit, timeouts, sender).await,
+        }
+    }
+
+    async fn any_ids(&self, mapping: &Mapping) -> Result<[Option<String>; 2], SourceError> {
+        match self {
+            Self::Postgres(server) => server.any_ids(mapping).await,
+            Self::Sqlite(database) => database.any_ids(mapping).await,
+        }
+    }
+
+    async fn explain_count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<Option<String>, SourceError> {
+        match self {
+            Self::Postgres(server) => server.explain_count(mapping, device, range).await,
+            Self::Sqlite(database) => database.explain_count(mapping, device, range).await,
+        }
+    }
+}
