@@ -1,3 +1,3 @@
-//! Where rows go: the Kafka sink, and the tracking of its acknowledgements.
+//! The sink of rows: Kafka, and the tracking of its acknowledgements.
 
 pub mod kafka;

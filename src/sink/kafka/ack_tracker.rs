@@ -1,4 +1,5 @@
-//! What became of a job's rows: sent, acknowledged or held back, in the order in which they were read.
+//! Tracks the rows of one job (sent, acknowledged or quarantined) in the order in which they were
+//! read.
 
 use std::{
     collections::VecDeque,
@@ -14,75 +15,76 @@ use crate::{
     task::{Position, Progress, QuarantinedRow},
 };
 
-/// Rows held back and not reported yet, at the most; then reading waits.
+/// Maximum quarantined rows that are not reported yet; at the limit, reading waits.
 const MAX_UNREPORTED: usize = 2_000;
 
-/// How long the answers may take for rows that were dropped before they were sent.
-const DROP_TIMEOUT: Duration = Duration::from_millis(500);
+/// Timeout for the delivery reports of rows that were purged from the producer's queue.
+const PURGE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The account of one job's rows. The frontier is the first row that is neither acknowledged nor held back; cursor and
-/// counts are about the rows before it, so they never claim too much.
+/// Tracks the rows of one job. The ack watermark is the first row that is neither acknowledged nor
+/// quarantined; the checkpoint and the counts cover only the rows before it.
 #[derive(Debug)]
 pub struct AckTracker {
     state: Mutex<State>,
-    /// Told when no row is on its way any more.
+    /// Notified when no row is in flight.
     drained: Notify,
-    /// Told when so many held-back rows wait that they should be reported soon.
+    /// Notified when there are so many quarantined rows that they should be reported soon.
     flush_requested: Notify,
-    /// Told when held-back rows were reported, or come nearer to it.
+    /// Notified when quarantined rows were reported, or are about to be.
     capacity_freed: Notify,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Rows taken into account; the next has this number.
+    /// Number of registered rows; also the number of the next row.
     registered: u64,
-    /// Rows handed to the producer that it has said nothing of yet.
+    /// Rows that the producer has not reported yet.
     in_flight: u64,
-    /// The number of the row at the frontier.
+    /// Number of the row at the ack watermark.
     ack_watermark: u64,
-    /// Rows behind the frontier that were held back before they were sent.
+    /// Quarantined rows at or after the ack watermark.
     quarantined_ahead: VecDeque<(u64, QuarantinedRow)>,
-    /// The last row before the frontier.
+    /// The last row before the ack watermark.
     last_row: Option<LastRow>,
     published: u64,
     quarantined: u64,
-    /// Held back, before the frontier, and not reported yet.
+    /// Quarantined rows before the ack watermark that are not reported yet.
     unreported: Vec<QuarantinedRow>,
-    /// As many more are being reported just now.
+    /// Number of quarantined rows that are being reported.
     reporting: usize,
     failure: Option<KafkaError>,
-    /// The first row that failed: those before it may still be acknowledged, and count.
+    /// Number of the first failed row: rows before it can still be acknowledged and counted.
     failed: u64,
-    /// Rows that were dropped from the producer's queue: number and size.
-    dropped: Vec<(u64, usize)>,
-    /// The producers that rows were handed to.
+    /// Rows that were purged from the producer's queue: number and size in bytes.
+    purged: Vec<(u64, usize)>,
+    /// The producers that were used.
     producers: Vec<Weak<Producer>>,
-    /// Since when rows are on their way with none answered.
-    silent_since: Option<Instant>,
+    /// Start of the time in which rows were in flight and none was reported.
+    unacknowledged_since: Option<Instant>,
 }
 
 #[derive(Debug)]
 enum LastRow {
-    /// Where an earlier worker got to, or a held-back row.
+    /// The checkpoint of an earlier attempt, or a quarantined row.
     At(Position),
-    /// A row that was acknowledged; written as text only when it is asked for.
+    /// An acknowledged row; converted to a position only on demand.
     Row { time_us: i64, key: Key },
 }
 
-/// How a row that was sent came back.
+/// The delivery report of a row.
 #[derive(Debug)]
 pub enum Delivery {
     Acknowledged,
-    /// The broker refused the message for its size, alone in its batch.
+    /// The broker rejected the message, alone in its batch, for this size.
     TooLarge(usize),
-    /// It was dropped from the producer's queue; so many bytes. It may have been sent before, without an answer.
-    Dropped(usize),
+    /// It was purged from the producer's queue; its size in bytes. An earlier attempt may have sent
+    /// it without a response.
+    Purged(usize),
     Failed(KafkaError),
 }
 
 impl AckTracker {
-    /// Goes on from what an earlier worker stored.
+    /// Continues from the progress that an earlier attempt stored.
     pub fn new(progress: Progress) -> Self {
         Self {
             state: Mutex::new(State {
@@ -97,9 +99,9 @@ impl AckTracker {
                 reporting: 0,
                 failure: None,
                 failed: u64::MAX,
-                dropped: Vec::new(),
+                purged: Vec::new(),
                 producers: Vec::new(),
-                silent_since: None,
+                unacknowledged_since: None,
             }),
             drained: Notify::new(),
             flush_requested: Notify::new(),
@@ -108,31 +110,31 @@ impl AckTracker {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing in here can panic half-way through a change.
+        // No code panics in the middle of a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a row into account that is about to be sent; returns its number.
+    /// Registers a row that is about to be sent; returns its number.
     ///
     /// # Errors
-    /// A row before it has failed.
+    /// An earlier row has failed.
     pub(super) fn register(&self) -> Result<u64, KafkaError> {
         let mut state = self.state();
         if let Some(failure) = &state.failure {
             return Err(failure.clone());
         }
         if state.in_flight == 0 {
-            state.silent_since = Some(Instant::now());
+            state.unacknowledged_since = Some(Instant::now());
         }
         state.in_flight += 1;
         state.registered += 1;
         Ok(state.registered - 1)
     }
 
-    /// Takes a row into account that is held back; waits while too many are not reported yet.
+    /// Registers a quarantined row; waits while too many are unreported.
     ///
     /// # Errors
-    /// A row before it has failed.
+    /// An earlier row has failed.
     pub async fn quarantine(&self, row: QuarantinedRow) -> Result<(), KafkaError> {
         loop {
             {
@@ -155,19 +157,19 @@ impl AckTracker {
         }
     }
 
-    /// Waits until held-back rows should be reported before it is time.
+    /// Waits until quarantined rows should be reported ahead of the usual interval.
     pub async fn flush_requested(&self) {
         self.flush_requested.notified().await;
     }
 
-    /// Notes what became of a row that was sent.
-    pub(super) fn complete(&self, number: u64, time_us: i64, key: Key, how: Delivery) {
+    /// Records the delivery report of a row.
+    pub(super) fn complete(&self, number: u64, time_us: i64, key: Key, delivery: Delivery) {
         let mut state = self.state();
         state.in_flight -= 1;
-        state.silent_since = None;
-        let waiting = state.quarantined_ahead.len();
-        state.complete(number, time_us, key, how);
-        if waiting != state.quarantined_ahead.len() || state.failure.is_some() {
+        state.unacknowledged_since = None;
+        let quarantined_before = state.quarantined_ahead.len();
+        state.complete(number, time_us, key, delivery);
+        if quarantined_before != state.quarantined_ahead.len() || state.failure.is_some() {
             self.capacity_freed.notify_one();
         }
         if state.in_flight == 0 {
@@ -175,48 +177,49 @@ impl AckTracker {
         }
     }
 
-    /// Why the rows behind the frontier did not arrive.
+    /// Why the rows after the ack watermark were not delivered.
     pub fn failure(&self) -> Option<KafkaError> {
         self.state().failure.clone()
     }
 
-    /// Waits until no row is on its way any more. Whoever sends the rest again afterwards can't be overtaken by them.
+    /// Waits until no row is in flight. Rows that are sent again afterwards cannot be reordered
+    /// with them.
     ///
     /// # Errors
-    /// A row has failed; those before it are good.
+    /// A row has failed; the rows before it are acknowledged.
     pub async fn drained(&self) -> Result<(), KafkaError> {
         self.wait_until_drained().await;
         self.failure().map_or(Ok(()), Err)
     }
 
-    /// Whether rows are handed over that nothing is known of yet.
+    /// Whether rows are in flight.
     pub fn has_in_flight(&self) -> bool {
         self.state().in_flight > 0
     }
 
-    /// Rows held back so far, those behind rows that are still on their way too.
+    /// Quarantined rows so far, including those after rows in flight.
     pub fn quarantined(&self) -> u64 {
         let state = self.state();
         state.quarantined + state.quarantined_ahead.len() as u64
     }
 
-    /// The counts alone, with no cursor.
+    /// The counts, without a position.
     pub fn counts(&self) -> Progress {
         let state = self.state();
         Progress { cursor: None, published: state.published, quarantined: state.quarantined }
     }
 
-    /// How long rows have been on their way with none of them answered. It is measured from one call to the next, so it must
-    /// be asked for regularly, and says too little by at most the time between two calls.
+    /// How long rows have been in flight without any delivery report. It is measured between calls,
+    /// so it must be called regularly, and is too short by at most the time between two calls.
     pub fn ack_silence(&self) -> Option<Duration> {
         let mut state = self.state();
         if state.in_flight == 0 {
             return None;
         }
-        Some(state.silent_since.get_or_insert_with(Instant::now).elapsed())
+        Some(state.unacknowledged_since.get_or_insert_with(Instant::now).elapsed())
     }
 
-    /// Rows are about to be handed to this producer.
+    /// Registers a producer that is about to be used.
     pub(super) fn use_producer(&self, producer: &Arc<Producer>) {
         let mut state = self.state();
         let producer = Arc::downgrade(producer);
@@ -226,82 +229,86 @@ impl AckTracker {
         }
     }
 
-    /// Gives up the rows on their way: those that were not sent are dropped, and no row is taken any more. Returns how many
-    /// rows may have been sent without an answer, at the most; they may still arrive.
+    /// Aborts the rows in flight: unsent rows are purged, and no further row is accepted. Returns
+    /// the maximum number of rows that may have been sent without a response; they may still
+    /// arrive.
     ///
-    /// The rows of other jobs that wait in the same producers are dropped with them; these jobs send them again through a
-    /// new producer.
+    /// The rows of other jobs in the same producers are purged too; these jobs send them again
+    /// through a new producer.
     pub async fn abort(&self) -> u64 {
-        let (producers, unsent) = {
+        let (producers, none_in_flight) = {
             let mut state = self.state();
             state.fail(u64::MAX, KafkaError::ProducerReplaced);
             (std::mem::take(&mut state.producers), state.in_flight == 0)
         };
-        if unsent {
+        if none_in_flight {
             return 0;
         }
         let producers: Vec<Arc<Producer>> = producers.iter().filter_map(Weak::upgrade).collect();
-        let sendable = producers.iter().map(|producer| producer.sendable_bytes()).sum();
+        let max_unacknowledged_bytes = producers.iter().map(|producer| producer.max_unacknowledged_bytes()).sum();
         for producer in producers {
             producer.retire();
         }
-        // Those that are on the wire just now are not answered while the broker is away.
-        let _ = tokio::time::timeout(DROP_TIMEOUT, self.wait_until_drained()).await;
-        self.state().unanswered(sendable)
+        // Rows on the wire are not reported while the broker is unavailable.
+        let _ = tokio::time::timeout(PURGE_TIMEOUT, self.wait_until_drained()).await;
+        self.state().count_maybe_sent(max_unacknowledged_bytes)
     }
 
     async fn wait_until_drained(&self) {
         while self.state().in_flight > 0 {
-            // A permit of an earlier change only makes the loop look once more.
+            // A permit stored by an earlier notification only costs one more iteration.
             self.drained.notified().await;
         }
     }
 
-    /// Forgets a failure and the rows behind the frontier, which are to be read again. No row is on its way.
+    /// Clears the failure and the rows after the ack watermark, which are to be read again. No row
+    /// may be in flight.
     pub fn restart(&self) {
         let mut state = self.state();
         state.failure = None;
         state.failed = u64::MAX;
-        state.dropped.clear();
+        state.purged.clear();
         state.quarantined_ahead.clear();
         state.registered = state.ack_watermark;
     }
 
-    /// Forgets what an earlier worker got to: everything after `cursor` is read again, and counted again. No row was taken yet.
+    /// Discards the progress of an earlier attempt: everything after `cursor` is read and counted
+    /// again. No row may be registered yet.
     pub fn restart_from(&self, cursor: Position) {
         let mut state = self.state();
         state.last_row = Some(LastRow::At(cursor));
         (state.published, state.quarantined) = (0, 0);
     }
 
-    /// The last row before the frontier.
+    /// The position of the last row before the ack watermark, to be stored as a checkpoint.
     pub fn cursor(&self) -> Option<Position> {
         self.state().cursor()
     }
 
-    /// Rows before the frontier.
+    /// Rows before the ack watermark.
     pub fn rows(&self) -> u64 {
         let state = self.state();
         state.published + state.quarantined
     }
 
-    /// Cursor and counts at this moment, and the rows held back that are to be reported with them: then
-    /// [`confirm`](Self::confirm_reported) or [`unreport`](Self::requeue) them.
+    /// Returns the current position and counts, and the quarantined rows to report with them. The
+    /// caller must then call [`confirm_reported`](Self::confirm_reported) or
+    /// [`requeue`](Self::requeue).
     pub fn progress(&self) -> (Progress, Vec<QuarantinedRow>) {
         let mut state = self.state();
         let progress = Progress { cursor: state.cursor(), published: state.published, quarantined: state.quarantined };
-        let held = std::mem::take(&mut state.unreported);
-        state.reporting = held.len();
-        (progress, held)
+        let rows = std::mem::take(&mut state.unreported);
+        state.reporting = rows.len();
+        (progress, rows)
     }
 
-    /// The rows held back are reported.
+    /// The quarantined rows were reported.
     pub fn confirm_reported(&self) {
         self.state().reporting = 0;
         self.capacity_freed.notify_one();
     }
 
-    /// Puts back rows that could not be reported.
+    /// Takes back quarantined rows that could not be reported.
     pub fn requeue(&self, mut rows: Vec<QuarantinedRow>) {
         let mut state = self.state();
         state.reporting = 0;
@@ -316,20 +323,24 @@ impl State {
         self.failure.get_or_insert(error);
     }
 
-    fn complete(&mut self, number: u64, time_us: i64, key: Key, how: Delivery) {
-        match how {
+    fn complete(&mut self, number: u64, time_us: i64, key: Key, delivery: Delivery) {
+        match delivery {
             Delivery::Failed(error) => self.fail(number, error),
-            Delivery::Dropped(bytes) => {
-                self.dropped.push((number, bytes));
+            Delivery::Purged(bytes) => {
+                self.purged.push((number, bytes));
                 self.fail(number, KafkaError::ProducerReplaced);
             }
-            // The frontier stays before the first row that failed, and the rows from there on go out again. Rows are dropped
-            // from the queue while those before them are still on the wire.
+            // The ack watermark stays before the first failed row, and the rows from there on are
+            // sent again. Rows are purged from the queue while rows before them are still on the
+            // wire.
             _ if self.failure.is_some() && (number != self.ack_watermark || number > self.failed) => {}
-            // An idempotent producer acknowledges a partition's messages in their order. Were it ever otherwise, a
-            // cursor set here would claim rows that are not in the topic.
+            // An idempotent producer acknowledges the messages of a partition in order. If it ever
+            // did not, moving the watermark would claim rows that are not in the topic.
             _ if number != self.ack_watermark => {
-                self.fail(number, KafkaError::Unavailable(format!("row {number} was settled before row {}", self.ack_watermark)));
+                self.fail(
+                    number,
+                    KafkaError::Unavailable(format!("row {number} was acknowledged before row {}", self.ack_watermark)),
+                );
             }
             Delivery::Acknowledged => {
                 self.published += 1;
@@ -346,7 +357,7 @@ impl State {
         }
     }
 
-    /// Moves the frontier over rows that were held back.
+    /// Moves the ack watermark over quarantined rows.
     fn advance(&mut self) {
         while let Some((_, row)) = self.quarantined_ahead.pop_front_if(|(number, _)| *number == self.ack_watermark) {
             self.ack_watermark += 1;
@@ -356,17 +367,18 @@ impl State {
         }
     }
 
-    /// Rows that may have been sent without an answer: all that are on their way, and of those that were dropped the first
-    /// ones, which may have waited to be sent again. No more than `sendable` bytes are ever sent without an answer.
-    fn unanswered(&mut self, sendable: usize) -> u64 {
-        self.dropped.sort_unstable();
+    /// Counts the rows that may have been sent without a response: all in flight, and the first of
+    /// the purged rows, which may have been waiting for a retry. At most `max_unacknowledged_bytes`
+    /// are ever sent without a response.
+    fn count_maybe_sent(&mut self, max_unacknowledged_bytes: usize) -> u64 {
+        self.purged.sort_unstable();
         let mut bytes = 0;
-        let sent = self.dropped.iter().take_while(|(_, size)| {
-            let fits = bytes < sendable;
+        let maybe_sent = self.purged.iter().take_while(|(_, size)| {
+            let fits = bytes < max_unacknowledged_bytes;
             bytes += size;
             fits
         });
-        self.in_flight + sent.count() as u64
+        self.in_flight + maybe_sent.count() as u64
     }
 
     fn cursor(&self) -> Option<Position> {

@@ -1,88 +1,88 @@
 use super::*;
 
-fn held(number: i64) -> QuarantinedRow {
+fn quarantined(number: i64) -> QuarantinedRow {
     QuarantinedRow { position: Position { time_us: number, key: number.to_string() }, reason: String::new() }
 }
 
-fn settle(flight: &AckTracker, number: u64, how: Delivery) {
-    flight.complete(number, number.cast_signed(), Key::Integer(number.cast_signed()), how);
+fn complete(acks: &AckTracker, number: u64, delivery: Delivery) {
+    acks.complete(number, number.cast_signed(), Key::Integer(number.cast_signed()), delivery);
 }
 
-fn seen(flight: &AckTracker) -> (Option<i64>, u64, u64) {
-    let (progress, _) = flight.progress();
+fn progress(acks: &AckTracker) -> (Option<i64>, u64, u64) {
+    let (progress, _) = acks.progress();
     (progress.cursor.map(|cursor| cursor.time_us), progress.published, progress.quarantined)
 }
 
 #[tokio::test]
-async fn a_held_row_counts_once_those_before_it_are_acknowledged() {
-    let flight = AckTracker::new(Progress::default());
-    assert_eq!(flight.register(), Ok(0));
-    flight.quarantine(held(1)).await.unwrap();
-    assert_eq!(flight.register(), Ok(2));
-    assert_eq!(seen(&flight), (None, 0, 0));
-    settle(&flight, 0, Delivery::Acknowledged);
-    assert_eq!(seen(&flight), (Some(1), 1, 1));
-    settle(&flight, 2, Delivery::Acknowledged);
-    assert_eq!(seen(&flight), (Some(2), 2, 1));
+async fn a_quarantined_row_counts_once_those_before_it_are_acknowledged() {
+    let acks = AckTracker::new(Progress::default());
+    assert_eq!(acks.register(), Ok(0));
+    acks.quarantine(quarantined(1)).await.unwrap();
+    assert_eq!(acks.register(), Ok(2));
+    assert_eq!(progress(&acks), (None, 0, 0));
+    complete(&acks, 0, Delivery::Acknowledged);
+    assert_eq!(progress(&acks), (Some(1), 1, 1));
+    complete(&acks, 2, Delivery::Acknowledged);
+    assert_eq!(progress(&acks), (Some(2), 2, 1));
 }
 
 #[test]
 fn nothing_counts_after_a_failure() {
-    let flight = AckTracker::new(Progress { cursor: Some(held(-5).position), published: 7, quarantined: 0 });
+    let acks = AckTracker::new(Progress { cursor: Some(quarantined(-5).position), published: 7, quarantined: 0 });
     for _ in 0..3 {
-        flight.register().unwrap();
+        acks.register().unwrap();
     }
-    settle(&flight, 0, Delivery::Acknowledged);
-    settle(&flight, 1, Delivery::Failed(KafkaError::ProducerReplaced));
-    settle(&flight, 2, Delivery::Acknowledged);
-    assert_eq!(seen(&flight), (Some(0), 8, 0));
-    assert_eq!(flight.failure(), Some(KafkaError::ProducerReplaced));
+    complete(&acks, 0, Delivery::Acknowledged);
+    complete(&acks, 1, Delivery::Failed(KafkaError::ProducerReplaced));
+    complete(&acks, 2, Delivery::Acknowledged);
+    assert_eq!(progress(&acks), (Some(0), 8, 0));
+    assert_eq!(acks.failure(), Some(KafkaError::ProducerReplaced));
 }
 
 #[test]
-fn an_acknowledgement_out_of_order_moves_no_cursor() {
-    let flight = AckTracker::new(Progress::default());
-    flight.register().unwrap();
-    flight.register().unwrap();
-    settle(&flight, 1, Delivery::Acknowledged);
-    assert_eq!(seen(&flight), (None, 0, 0));
-    assert!(flight.failure().is_some());
+fn an_acknowledgement_out_of_order_does_not_move_the_watermark() {
+    let acks = AckTracker::new(Progress::default());
+    acks.register().unwrap();
+    acks.register().unwrap();
+    complete(&acks, 1, Delivery::Acknowledged);
+    assert_eq!(progress(&acks), (None, 0, 0));
+    assert!(acks.failure().is_some());
 }
 
 #[tokio::test]
-async fn a_message_too_large_is_held_back_in_its_place() {
-    let flight = AckTracker::new(Progress::default());
-    flight.register().unwrap();
-    flight.quarantine(held(1)).await.unwrap();
-    settle(&flight, 0, Delivery::TooLarge(9));
-    assert_eq!(seen(&flight), (Some(1), 0, 2));
+async fn a_message_too_large_is_quarantined_in_order() {
+    let acks = AckTracker::new(Progress::default());
+    acks.register().unwrap();
+    acks.quarantine(quarantined(1)).await.unwrap();
+    complete(&acks, 0, Delivery::TooLarge(9));
+    assert_eq!(progress(&acks), (Some(1), 0, 2));
 }
 
 #[test]
-fn rows_before_one_that_was_dropped_still_count() {
-    let flight = AckTracker::new(Progress::default());
+fn rows_before_a_purged_row_still_count() {
+    let acks = AckTracker::new(Progress::default());
     for _ in 0..4 {
-        flight.register().unwrap();
+        acks.register().unwrap();
     }
-    settle(&flight, 3, Delivery::Dropped(100));
-    settle(&flight, 2, Delivery::Dropped(100));
-    settle(&flight, 0, Delivery::Acknowledged);
-    settle(&flight, 1, Delivery::Acknowledged);
-    assert_eq!(seen(&flight), (Some(1), 2, 0));
-    assert_eq!(flight.failure(), Some(KafkaError::ProducerReplaced));
-    flight.restart();
-    assert_eq!(flight.register(), Ok(2));
+    complete(&acks, 3, Delivery::Purged(100));
+    complete(&acks, 2, Delivery::Purged(100));
+    complete(&acks, 0, Delivery::Acknowledged);
+    complete(&acks, 1, Delivery::Acknowledged);
+    assert_eq!(progress(&acks), (Some(1), 2, 0));
+    assert_eq!(acks.failure(), Some(KafkaError::ProducerReplaced));
+    acks.restart();
+    assert_eq!(acks.register(), Ok(2));
 }
 
 #[test]
-fn no_more_rows_are_unanswered_than_can_have_been_sent() {
-    let flight = AckTracker::new(Progress::default());
+fn abort_counts_no_more_rows_than_can_have_been_sent() {
+    let acks = AckTracker::new(Progress::default());
     for _ in 0..5 {
-        flight.register().unwrap();
+        acks.register().unwrap();
     }
     for number in [4, 3, 2, 1] {
-        settle(&flight, number, Delivery::Dropped(100));
+        complete(&acks, number, Delivery::Purged(100));
     }
-    assert_eq!(flight.state().unanswered(150), 1 + 2, "one is on the wire, two more may have been");
-    assert_eq!(flight.state().unanswered(10_000), 5);
+    assert_eq!(acks.state().count_maybe_sent(150), 1 + 2, "one is on the wire, two more may have been");
+    assert_eq!(acks.state().count_maybe_sent(10_000), 5);
 }

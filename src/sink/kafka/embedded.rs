@@ -1,4 +1,5 @@
-//! librdkafka's mock cluster in the process: for the demo and the tests. It speaks the real protocol and keeps nothing.
+//! librdkafka's mock cluster inside this process, for the demo and the tests. It speaks the real
+//! protocol and stores nothing on disk.
 
 use std::sync::mpsc;
 
@@ -6,12 +7,12 @@ use rdkafka::mocking::MockCluster;
 
 use super::KafkaError;
 
-/// The broker that is up.
-const ALIVE: i32 = 1;
-/// The one that is down, if there is one.
-const DEAD: i32 = 2;
+/// The id of the broker that is up.
+const LIVE_BROKER: i32 = 1;
+/// The id of the broker that is down, if there is one.
+const DOWN_BROKER: i32 = 2;
 
-/// A broker that lives as long as this.
+/// A broker that runs until this is dropped.
 pub struct EmbeddedBroker {
     brokers: String,
     commands: mpsc::Sender<Command>,
@@ -19,31 +20,31 @@ pub struct EmbeddedBroker {
 
 struct Command {
     topic: String,
-    what: CommandKind,
-    done: tokio::sync::oneshot::Sender<Result<(), KafkaError>>,
+    kind: CommandKind,
+    reply: tokio::sync::oneshot::Sender<Result<(), KafkaError>>,
 }
 
 enum CommandKind {
-    /// A topic of so many partitions.
-    Create(i32),
-    /// The partition has this broker as its leader.
-    Lead(i32, i32),
+    /// Creates a topic with this number of partitions.
+    CreateTopic(i32),
+    /// Makes the broker (second) the leader of the partition (first).
+    SetLeader(i32, i32),
 }
 
 impl EmbeddedBroker {
-    /// Starts it on a free port of this machine.
+    /// Starts a broker on a free port of this machine.
     ///
     /// # Errors
-    /// librdkafka can't start it.
+    /// librdkafka cannot start it.
     pub async fn start() -> Result<Self, KafkaError> {
         Self::start_brokers(1).await
     }
 
-    /// The same, with a second broker that is down, and that [`set_leader`](Self::set_leader) can make a partition's leader;
-    /// for tests.
+    /// As [`start`](Self::start), with a second broker that is down, which
+    /// [`set_leader`](Self::set_leader) can make the leader of a partition; for tests.
     ///
     /// # Errors
-    /// librdkafka can't start it.
+    /// librdkafka cannot start it.
     #[doc(hidden)]
     pub async fn start_beside_a_dead_one() -> Result<Self, KafkaError> {
         Self::start_brokers(2).await
@@ -51,8 +52,8 @@ impl EmbeddedBroker {
 
     async fn start_brokers(count: i32) -> Result<Self, KafkaError> {
         let (started, starting) = tokio::sync::oneshot::channel();
-        let (orders, incoming) = mpsc::channel::<Command>();
-        // The cluster may not leave the thread that made it.
+        let (commands, incoming) = mpsc::channel::<Command>();
+        // The cluster must stay on the thread that created it.
         std::thread::spawn(move || {
             let cluster = MockCluster::new(count).and_then(|cluster| {
                 (2..=count).try_for_each(|broker| cluster.broker_down(broker))?;
@@ -66,18 +67,18 @@ impl EmbeddedBroker {
                 }
             };
             let _ = started.send(Ok(cluster.bootstrap_servers()));
-            for Command { topic, what, done } in incoming {
-                let carried_out = match what {
-                    CommandKind::Create(partitions) => cluster.create_topic(&topic, partitions, 1).and_then(|()| {
-                        (0..partitions).try_for_each(|partition| cluster.partition_leader(&topic, partition, Some(ALIVE)))
+            for Command { topic, kind, reply } in incoming {
+                let result = match kind {
+                    CommandKind::CreateTopic(partitions) => cluster.create_topic(&topic, partitions, 1).and_then(|()| {
+                        (0..partitions).try_for_each(|partition| cluster.partition_leader(&topic, partition, Some(LIVE_BROKER)))
                     }),
-                    CommandKind::Lead(partition, broker) => cluster.partition_leader(&topic, partition, Some(broker)),
+                    CommandKind::SetLeader(partition, broker) => cluster.partition_leader(&topic, partition, Some(broker)),
                 };
-                let _ = done.send(carried_out.map_err(KafkaError::from));
+                let _ = reply.send(result.map_err(KafkaError::from));
             }
         });
         let brokers = starting.await.map_err(|_| KafkaError::Rejected("the embedded broker did not start".to_owned()))??;
-        Ok(Self { brokers, commands: orders })
+        Ok(Self { brokers, commands })
     }
 
     /// Host and port.
@@ -85,28 +86,29 @@ impl EmbeddedBroker {
         &self.brokers
     }
 
-    /// Makes a topic.
+    /// Creates a topic.
     ///
     /// # Errors
-    /// librdkafka can't make it.
+    /// librdkafka cannot create it.
     pub async fn create_topic(&self, topic: &str, partitions: i32) -> Result<(), KafkaError> {
-        self.send_command(topic, CommandKind::Create(partitions)).await
+        self.send_command(topic, CommandKind::CreateTopic(partitions)).await
     }
 
-    /// Makes the broker that is down a partition's leader, so that nothing can be written to it, or the one that is up; for
-    /// tests. (A partition without any leader makes librdkafka's mock cluster crash when a batch comes at that moment.)
+    /// Makes the broker that is down the leader of a partition, so that writes to it fail, or the
+    /// broker that is up; for tests. (Without any leader, librdkafka's mock cluster crashes if a
+    /// batch arrives at that moment.)
     ///
     /// # Errors
-    /// librdkafka can't do it.
+    /// librdkafka cannot do it.
     #[doc(hidden)]
     pub async fn set_leader(&self, topic: &str, partition: i32, is_alive: bool) -> Result<(), KafkaError> {
-        self.send_command(topic, CommandKind::Lead(partition, if is_alive { ALIVE } else { DEAD })).await
+        self.send_command(topic, CommandKind::SetLeader(partition, if is_alive { LIVE_BROKER } else { DOWN_BROKER })).await
     }
 
-    async fn send_command(&self, topic: &str, what: CommandKind) -> Result<(), KafkaError> {
-        let gone = |_| KafkaError::Unavailable("the embedded broker has ended".to_owned());
-        let (done, carried_out) = tokio::sync::oneshot::channel();
-        self.commands.send(Command { topic: topic.to_owned(), what, done }).map_err(|error| gone(error.to_string()))?;
-        carried_out.await.map_err(|error| gone(error.to_string()))?
+    async fn send_command(&self, topic: &str, kind: CommandKind) -> Result<(), KafkaError> {
+        let closed = |_| KafkaError::Unavailable("the embedded broker has ended".to_owned());
+        let (reply, result) = tokio::sync::oneshot::channel();
+        self.commands.send(Command { topic: topic.to_owned(), kind, reply }).map_err(|error| closed(error.to_string()))?;
+        result.await.map_err(|error| closed(error.to_string()))?
     }
 }

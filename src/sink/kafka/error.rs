@@ -1,18 +1,18 @@
-//! What can be wrong with the broker, and whether waiting helps.
+//! Errors of Kafka, and whether a retry helps.
 
 use rdkafka::{error as native, types::RDKafkaErrorCode as Code};
 
 /// Why rows were not published.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KafkaError {
-    /// The brokers are away or busy; they will come back.
+    /// The brokers are unavailable or busy; a later retry can succeed.
     #[error("Kafka is away: {0}")]
     Unavailable(String),
-    /// One partition has acknowledged nothing for a while.
+    /// One partition has not acknowledged anything for a while.
     #[error("Kafka is away: partition {partition} of topic {topic} has acknowledged nothing for {seconds} s")]
     Stalled { topic: String, partition: i32, seconds: u64 },
     #[error(
-        "topic {0} does not exist on the brokers (and is not made by us). Create it, or name the topic that ET consumes, and submit again"
+        "topic {0} does not exist on the brokers (and is not created by this service). Create it, or name the topic that ET consumes, and submit again"
     )]
     UnknownTopic(String),
     #[error(
@@ -24,39 +24,41 @@ pub enum KafkaError {
          Set its cleanup.policy to delete, or kafka.allow_compacted = true, and submit again"
     )]
     Compacted(String),
-    /// A record was refused as invalid. Ours have a key, headers and a document, as every topic takes them; what brokers
-    /// refuse is the timestamp.
+    /// A record was rejected as invalid. Every topic accepts a key, headers and a document, so the
+    /// reason is the timestamp.
     #[error("Kafka refuses records of topic {0} as invalid")]
     InvalidRecord(String),
-    /// A timestamp is outside what the topic accepts: the text says which clock or setting to look at.
+    /// A timestamp is outside the range that the topic accepts: the text names the clock or setting
+    /// to check.
     #[error("{0}")]
     Timestamp(String),
-    /// A batch of several messages, of at most so many bytes, was too large for the topic, and nobody knows which.
+    /// A batch of several messages, of at most `bytes`, was too large for the topic; the message
+    /// that caused it is not known.
     #[error("a batch of {bytes} bytes was too large for the topic")]
     BatchTooLarge { bytes: usize },
-    /// The producer has met an error after which it sends nothing, or was given up. A new one goes on.
+    /// The producer had a fatal error, or was retired. A new one continues.
     #[error("the producer was replaced")]
     ProducerReplaced,
-    /// Something that waiting does not help.
+    /// A permanent error: a retry does not help.
     #[error("Kafka refuses: {0}")]
     Rejected(String),
-    /// It is not known whether waiting helps.
+    /// Not known whether a retry helps.
     #[error("Kafka: {0}")]
     Unknown(String),
 }
 
 impl KafkaError {
-    /// Whether nobody knows if trying again helps.
+    /// Whether the error is unknown, so that a retry may not help.
     pub fn is_unknown(&self) -> bool {
         matches!(self, Self::Unknown(_))
     }
 
-    /// Whether trying again later is right.
+    /// Whether a later retry can succeed.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Unavailable(_)
             | Self::Stalled { .. }
-            // Nothing is wrong with the rows; a clock, or a setting of the topic, can be put right.
+            // The rows are valid; a clock or a setting of the topic can be corrected.
             | Self::InvalidRecord(_)
             | Self::Timestamp(_)
             | Self::BatchTooLarge { .. }
@@ -66,7 +68,7 @@ impl KafkaError {
         }
     }
 
-    /// A word for its kind, for metrics.
+    /// The `cause` label in metrics.
     pub fn cause(&self) -> &'static str {
         match self {
             Self::Unavailable(_) => "away",
@@ -82,12 +84,12 @@ impl KafkaError {
         }
     }
 
-    /// Whether the rows go on at once from the last one that is safe, in the same attempt.
+    /// Whether the same attempt continues at once after the last acknowledged row.
     pub fn is_restart(&self) -> bool {
         matches!(self, Self::BatchTooLarge { .. } | Self::ProducerReplaced)
     }
 
-    /// What a code says about a topic, or about a message sent to it.
+    /// Classifies an error code about a topic, or about a message sent to it.
     pub(super) fn of_topic(code: Code, topic: &str) -> Self {
         match code {
             Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => Self::UnknownTopic(topic.to_owned()),
@@ -95,17 +97,17 @@ impl KafkaError {
                 Self::Forbidden { topic: topic.to_owned(), reason: code.to_string() }
             }
             Code::InvalidTimestamp | Code::InvalidRecord | Code::InvalidDifferentRecord => Self::InvalidRecord(topic.to_owned()),
-            code if ends_the_producer(code) => Self::ProducerReplaced,
+            code if is_producer_fatal(code) => Self::ProducerReplaced,
             code => Self::of(code),
         }
     }
 
-    /// What a code says that is about no topic. A code that stands in no list is unknown.
+    /// Classifies an error code that is not about a topic. A code in no list is unknown.
     fn of(code: Code) -> Self {
         let text = format!("{code} ({code:?})");
         if is_unavailable(code) {
             Self::Unavailable(text)
-        } else if is_refusal(code) {
+        } else if is_rejection(code) {
             Self::Rejected(text)
         } else {
             Self::Unknown(text)
@@ -113,8 +115,8 @@ impl KafkaError {
     }
 }
 
-/// After these a producer sends nothing any more, or what it had was dropped.
-pub(super) fn ends_the_producer(code: Code) -> bool {
+/// After these errors a producer sends nothing any more, or its queue was purged.
+pub(super) fn is_producer_fatal(code: Code) -> bool {
     matches!(
         code,
         Code::Fatal
@@ -132,7 +134,7 @@ pub(super) fn ends_the_producer(code: Code) -> bool {
     )
 }
 
-/// Brokers, the network or a leader are away, change, or are busy.
+/// Brokers, the network or a leader are unavailable, changing, or busy.
 fn is_unavailable(code: Code) -> bool {
     matches!(
         code,
@@ -179,14 +181,14 @@ fn is_unavailable(code: Code) -> bool {
             | Code::KafkaStorageError
             | Code::LogDirNotFound
             | Code::ThrottlingQuotaExceeded
-            // The topic was made anew, and not every broker knows it yet.
+            // The topic was recreated, and not every broker knows it yet.
             | Code::UnknownTopicId
     )
 }
 
-/// The same request would be refused again. Authentication is not among them: brokers refuse good credentials for a moment
-/// while they load them, and while a password is rotated.
-fn is_refusal(code: Code) -> bool {
+/// The same request would be rejected again. Authentication errors are not included: brokers reject
+/// valid credentials for a moment while they load them, and while a password is rotated.
+fn is_rejection(code: Code) -> bool {
     matches!(
         code,
         Code::InvalidArgument
@@ -211,7 +213,7 @@ impl From<native::KafkaError> for KafkaError {
     fn from(error: native::KafkaError) -> Self {
         match error {
             native::KafkaError::ClientConfig(_, reason, name, value) => {
-                // A property's value may be a password.
+                // Not shown: the value of a property may be a password.
                 let _ = value;
                 let hint = if reason.contains("not available") || reason.contains("No such configuration property") {
                     "; SASL and TLS need a build with `--features tls`"
@@ -235,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_known_is_not_taken_for_an_outage_of_the_brokers() {
+    fn codes_are_classified_and_unknown_codes_stay_unknown() {
         let of = |code| KafkaError::of_topic(code, "t");
         assert!(matches!(of(Code::NotEnoughReplicas), KafkaError::Unavailable(_)));
         assert!(matches!(of(Code::UnsupportedVersion), KafkaError::Rejected(_)));
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn only_some_are_outages() {
+    fn only_some_errors_are_retryable() {
         assert!(KafkaError::Unknown(String::new()).is_retryable());
         assert!(KafkaError::InvalidRecord(String::new()).is_retryable());
         assert!(!KafkaError::Compacted(String::new()).is_retryable());

@@ -1,7 +1,8 @@
-//! The budget of bytes in flight, shared by all jobs: fairly between partitions, and a partition that acknowledges nothing
-//! keeps nobody else waiting.
+//! The budget of bytes in flight, shared by all jobs. It is fair between partitions, and a
+//! partition that acknowledges nothing does not block the others.
 //!
-//! [`ByteBudget`] is the bookkeeping, without clock, locks or tasks; [`InFlight`] is what jobs wait on.
+//! [`ByteBudget`] is the accounting, without clock, locks or tasks; [`InFlight`] is the part that
+//! jobs wait on.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,92 +17,95 @@ use tokio::sync::oneshot;
 
 use super::KafkaError;
 
-/// A partition with rows in flight that acknowledges nothing for this long is stalled.
-const STALLED_AFTER: Duration = Duration::from_secs(2);
+/// A partition is stalled if it has rows in flight and acknowledges nothing for this long.
+const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A job waits this long for a stalled partition before it goes back to the queue.
+/// A job waits this long for a stalled partition before it returns to the queue.
 const STALLED_LANE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Before its first answer a lane has this share of all bytes at the most, or one request that is larger. Whatever is sent to
-/// partitions that are away already then stays little: each of them would else take all that is left.
-const UNANSWERED_SHARE: usize = 32;
+/// Before its first delivery report a lane may reserve at most this fraction (1/32) of all bytes,
+/// or one larger request. This limits the bytes sent to partitions that are already unavailable:
+/// otherwise each of them would take all remaining bytes.
+const UNPROVEN_SHARE: usize = 32;
 
-/// How often waiting jobs look for stalled partitions.
+/// How often waiting jobs check for stalled partitions.
 const STALL_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// One partition of one topic, with what was handed to the producer for it and what was answered.
+/// One partition of a topic, with the numbers of rows sent and completed.
 #[derive(Debug)]
 pub(super) struct Lane {
     topic: Arc<str>,
     partition: i32,
     sent: AtomicU64,
-    settled: AtomicU64,
-    acknowledged_at: Mutex<Option<Instant>>,
+    completed: AtomicU64,
+    last_ack: Mutex<Option<Instant>>,
 }
 
 impl Lane {
     fn new(topic: &str, partition: i32) -> Self {
-        let (sent, settled) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { topic: topic.into(), partition, sent, settled, acknowledged_at: Mutex::default() }
+        let (sent, completed) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { topic: topic.into(), partition, sent, completed, last_ack: Mutex::default() }
     }
 
     fn key(&self) -> Key {
         (Arc::clone(&self.topic), self.partition)
     }
 
-    /// A row was handed to the producer.
-    pub fn sent(&self) {
+    /// Counts a row that was passed to the producer.
+    pub fn record_sent(&self) {
         self.sent.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A row was answered, whatever the answer.
-    pub fn settled(&self) {
-        self.settled.fetch_add(1, Ordering::Relaxed);
+    /// Counts a delivery report, successful or not.
+    pub fn record_completed(&self) {
+        self.completed.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Rows were acknowledged just now.
-    pub fn acknowledged(&self) {
-        *self.acknowledged_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    /// Records that rows were acknowledged now.
+    pub fn record_ack(&self) {
+        *self.last_ack.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// Whether its partition acknowledged rows a moment ago, so that it need not prove again that it answers.
-    fn answered_lately(&self) -> bool {
-        let at = self.acknowledged_at.lock().unwrap_or_else(PoisonError::into_inner);
-        at.is_some_and(|at| at.elapsed() < STALLED_AFTER)
+    /// Whether the partition has acknowledged rows recently, so that it need not prove again that
+    /// it is available.
+    fn acked_recently(&self) -> bool {
+        let at = self.last_ack.lock().unwrap_or_else(PoisonError::into_inner);
+        at.is_some_and(|at| at.elapsed() < STALL_TIMEOUT)
     }
 }
 
 type Key = (Arc<str>, i32);
 
-/// Who holds how many bytes, and who waits for some.
+/// The reserved bytes and the waiting requests of each lane.
 ///
-/// Bytes of stalled lanes are set aside: they do not count against the limit, so that other lanes go on. At most as many
-/// bytes as the limit itself are set aside, which bounds all bytes by twice the limit.
+/// Bytes of stalled lanes are set aside: they do not count against the limit, so that other lanes
+/// continue. At most the limit itself is set aside, which bounds all bytes to twice the limit.
 #[derive(Debug)]
 struct ByteBudget<W> {
     limit: usize,
     /// Bytes that count against the limit.
     used: usize,
-    /// Bytes of stalled lanes that do not.
+    /// Bytes of stalled lanes that do not count against the limit.
     set_aside: usize,
     lanes: HashMap<Key, LaneState<W>>,
-    /// Lanes that somebody waits for, in the order of their turns.
+    /// Lanes with waiting requests, in round-robin order.
     turns: VecDeque<Key>,
-    tickets: u64,
+    last_ticket: u64,
 }
 
 #[derive(Debug)]
 struct LaneState<W> {
     lane: Arc<Lane>,
-    held: usize,
-    /// As many of `held` are set aside.
+    reserved: usize,
+    /// The part of `reserved` that is set aside.
     set_aside: usize,
     waiting: VecDeque<Waiter<W>>,
-    /// Answers when it was looked at last.
-    settled: u64,
-    /// Answers when it began to hold bytes, or to wait for some; one less where it had answered a moment before.
-    settled_before: u64,
-    /// When it was first seen with rows in flight and without a new answer.
+    /// `completed` of the lane at the last stall check.
+    completed: u64,
+    /// `completed` of the lane when this state was created; one less if the lane was acknowledged
+    /// recently, so that it counts as proven.
+    completed_at_start: u64,
+    /// When a check first found rows in flight and no new delivery report.
     silent_since: Option<Duration>,
     is_stalled: bool,
 }
@@ -110,117 +114,119 @@ struct LaneState<W> {
 struct Waiter<W> {
     ticket: u64,
     bytes: usize,
-    whom: W,
+    reply: W,
 }
 
-/// Bytes that were granted to somebody who waited.
+/// Bytes that are granted to a waiting request.
 #[derive(Debug)]
 struct Grant<W> {
     lane: Arc<Lane>,
     bytes: usize,
-    whom: W,
+    reply: W,
 }
 
 impl<W> LaneState<W> {
-    /// Whether the next request of this lane may be granted, if it fits.
-    fn may_grow(&self, limit: usize) -> bool {
+    /// Whether the next request of this lane may be granted if it fits the budget.
+    fn may_reserve(&self, limit: usize) -> bool {
         let bytes = self.waiting.front().map_or(0, |waiting| waiting.bytes);
-        let is_little = self.held == 0 || self.held + bytes <= limit / UNANSWERED_SHARE;
-        is_little || self.lane.settled.load(Ordering::Relaxed) != self.settled_before
+        let is_within_unproven_share = self.reserved == 0 || self.reserved + bytes <= limit / UNPROVEN_SHARE;
+        is_within_unproven_share || self.lane.completed.load(Ordering::Relaxed) != self.completed_at_start
     }
 }
 
 impl<W> ByteBudget<W> {
     fn new(limit: usize) -> Self {
-        Self { limit, used: 0, set_aside: 0, lanes: HashMap::new(), turns: VecDeque::new(), tickets: 0 }
+        Self { limit, used: 0, set_aside: 0, lanes: HashMap::new(), turns: VecDeque::new(), last_ticket: 0 }
     }
 
     fn lane(&mut self, lane: &Arc<Lane>) -> &mut LaneState<W> {
         self.lanes.entry(lane.key()).or_insert_with(|| {
-            let settled = lane.settled.load(Ordering::Relaxed);
+            let completed = lane.completed.load(Ordering::Relaxed);
             LaneState {
                 lane: Arc::clone(lane),
-                held: 0,
+                reserved: 0,
                 set_aside: 0,
                 waiting: VecDeque::new(),
-                settled,
-                settled_before: if lane.answered_lately() { settled.wrapping_sub(1) } else { settled },
+                completed,
+                completed_at_start: if lane.acked_recently() { completed.wrapping_sub(1) } else { completed },
                 silent_since: None,
                 is_stalled: false,
             }
         })
     }
 
-    /// Joins the queue of a lane. A request larger than the limit is cut to it, or it could never be granted.
-    fn request(&mut self, lane: &Arc<Lane>, bytes: usize, whom: W) -> u64 {
-        self.tickets += 1;
-        let (ticket, bytes) = (self.tickets, bytes.min(self.limit));
+    /// Adds a request to the queue of a lane. A request over the limit is cut to the limit, as it
+    /// could never be granted.
+    fn request(&mut self, lane: &Arc<Lane>, bytes: usize, reply: W) -> u64 {
+        self.last_ticket += 1;
+        let (ticket, bytes) = (self.last_ticket, bytes.min(self.limit));
         let state = self.lane(lane);
-        state.waiting.push_back(Waiter { ticket, bytes, whom });
+        state.waiting.push_back(Waiter { ticket, bytes, reply });
         if state.waiting.len() == 1 {
             self.turns.push_back(lane.key());
         }
         ticket
     }
 
-    /// Leaves the queue; nothing happens where the bytes were granted meanwhile.
+    /// Removes a request from the queue; a no-op if it was granted meanwhile.
     fn cancel(&mut self, lane: &Lane, ticket: u64) {
         if let Some(state) = self.lanes.get_mut(&lane.key()) {
             state.waiting.retain(|waiting| waiting.ticket != ticket);
         }
-        self.forget_if_unused(&lane.key());
+        self.remove_if_unused(&lane.key());
     }
 
-    /// Grants what fits, one request a lane in turn. A request that does not fit keeps its turn, so that small requests of
-    /// others can't starve it.
+    /// Grants requests that fit, one per lane in turn. A request that does not fit keeps its turn,
+    /// so that small requests of other lanes cannot starve it.
     fn grant(&mut self) -> Vec<Grant<W>> {
         let mut grants = Vec::new();
-        let mut passed = 0;
-        while passed < self.turns.len() {
+        let mut skipped = 0;
+        while skipped < self.turns.len() {
             let Some(key) = self.turns.pop_front() else { break };
             let Some(state) = self.lanes.get_mut(&key).filter(|state| !state.waiting.is_empty()) else { continue };
-            if state.is_stalled || !state.may_grow(self.limit) {
+            if state.is_stalled || !state.may_reserve(self.limit) {
                 self.turns.push_back(key);
-                passed += 1;
+                skipped += 1;
                 continue;
             }
             let fits = |bytes: usize| self.used == 0 || self.used + bytes <= self.limit;
-            let Some(Waiter { bytes, whom, .. }) = state.waiting.pop_front_if(|waiting| fits(waiting.bytes)) else {
+            let Some(Waiter { bytes, reply, .. }) = state.waiting.pop_front_if(|waiting| fits(waiting.bytes)) else {
                 self.turns.push_front(key);
                 break;
             };
             self.used += bytes;
-            state.held += bytes;
-            grants.push(Grant { lane: Arc::clone(&state.lane), bytes, whom });
+            state.reserved += bytes;
+            grants.push(Grant { lane: Arc::clone(&state.lane), bytes, reply });
             if !state.waiting.is_empty() {
                 self.turns.push_back(key);
             }
-            passed = 0;
+            skipped = 0;
         }
         grants
     }
 
-    /// Takes bytes back.
+    /// Releases bytes.
     fn release(&mut self, lane: &Lane, bytes: usize) {
         let key = lane.key();
         if let Some(state) = self.lanes.get_mut(&key) {
-            state.held -= bytes;
-            let aside = bytes.min(state.set_aside);
-            state.set_aside -= aside;
-            self.set_aside -= aside;
-            self.used -= bytes - aside;
+            state.reserved -= bytes;
+            let from_set_aside = bytes.min(state.set_aside);
+            state.set_aside -= from_set_aside;
+            self.set_aside -= from_set_aside;
+            self.used -= bytes - from_set_aside;
         }
-        self.forget_if_unused(&key);
+        self.remove_if_unused(&key);
     }
 
-    /// Finds out which lanes are stalled; `now` is the time since any fixed moment.
+    /// Updates which lanes are stalled; `now` is the time since a fixed moment.
     fn check_stalls(&mut self, now: Duration) {
         for state in self.lanes.values_mut() {
-            // In this order: a row that is settled in between only makes it look further.
-            let settled = state.lane.settled.load(Ordering::Relaxed);
-            let in_flight = state.lane.sent.load(Ordering::Relaxed).saturating_sub(settled);
-            if settled != state.settled || in_flight == 0 {
-                state.settled = settled;
+            // `completed` is loaded first: a row that completes in between can only delay the
+            // detection.
+            let completed = state.lane.completed.load(Ordering::Relaxed);
+            let in_flight = state.lane.sent.load(Ordering::Relaxed).saturating_sub(completed);
+            if completed != state.completed || in_flight == 0 {
+                state.completed = completed;
                 state.silent_since = None;
                 state.is_stalled = false;
                 self.used += state.set_aside;
@@ -229,9 +235,9 @@ impl<W> ByteBudget<W> {
                 continue;
             }
             let since = *state.silent_since.get_or_insert(now);
-            state.is_stalled = now.saturating_sub(since) >= STALLED_AFTER;
+            state.is_stalled = now.saturating_sub(since) >= STALL_TIMEOUT;
             if state.is_stalled {
-                let bytes = (state.held - state.set_aside).min(self.limit - self.set_aside);
+                let bytes = (state.reserved - state.set_aside).min(self.limit - self.set_aside);
                 state.set_aside += bytes;
                 self.set_aside += bytes;
                 self.used -= bytes;
@@ -239,14 +245,14 @@ impl<W> ByteBudget<W> {
         }
     }
 
-    /// How long a stalled lane has been silent.
+    /// How long a stalled lane has been without delivery reports.
     fn stalled_for(&self, lane: &Lane, now: Duration) -> Option<Duration> {
         let state = self.lanes.get(&lane.key()).filter(|state| state.is_stalled)?;
         state.silent_since.map(|since| now.saturating_sub(since))
     }
 
-    fn forget_if_unused(&mut self, key: &Key) {
-        let is_unused = |state: &LaneState<W>| state.held == 0 && state.waiting.is_empty();
+    fn remove_if_unused(&mut self, key: &Key) {
+        let is_unused = |state: &LaneState<W>| state.reserved == 0 && state.waiting.is_empty();
         if self.lanes.get(key).is_some_and(is_unused) {
             self.lanes.remove(key);
             self.turns.retain(|turn| turn != key);
@@ -254,16 +260,16 @@ impl<W> ByteBudget<W> {
     }
 }
 
-/// The budget that jobs wait on.
+/// The byte budget that jobs wait on.
 pub(super) struct InFlight {
     budget: Mutex<ByteBudget<oneshot::Sender<Reservation>>>,
     lanes: Mutex<HashMap<Key, Arc<Lane>>>,
-    since: Instant,
-    /// When lanes were looked at last, in milliseconds since `since`.
-    looked_ms: AtomicU64,
+    started: Instant,
+    /// Time of the last stall check, in milliseconds since `started`.
+    checked_ms: AtomicU64,
 }
 
-/// Bytes that are given back when this is dropped.
+/// Reserved bytes, released on drop.
 pub(super) struct Reservation {
     in_flight: Arc<InFlight>,
     lane: Arc<Lane>,
@@ -276,7 +282,7 @@ impl Drop for Reservation {
     }
 }
 
-/// Leaves the queue when the wait is given up.
+/// Removes the request from the queue if the wait is cancelled.
 struct WaiterGuard<'a> {
     in_flight: &'a Arc<InFlight>,
     lane: &'a Lane,
@@ -292,10 +298,10 @@ impl Drop for WaiterGuard<'_> {
 impl InFlight {
     pub fn new(limit: usize) -> Arc<Self> {
         let (budget, lanes) = (Mutex::new(ByteBudget::new(limit)), Mutex::default());
-        Arc::new(Self { budget, lanes, since: Instant::now(), looked_ms: AtomicU64::new(0) })
+        Arc::new(Self { budget, lanes, started: Instant::now(), checked_ms: AtomicU64::new(0) })
     }
 
-    /// The lane of a partition.
+    /// Returns the lane of a partition.
     pub fn lane(&self, topic: &str, partition: i32) -> Arc<Lane> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(lane) = lanes.get(&(topic.into(), partition)) {
@@ -307,71 +313,72 @@ impl InFlight {
         lane
     }
 
-    /// Bytes handed out, those of stalled partitions included.
+    /// Reserved bytes, including those of stalled partitions.
     pub fn bytes(&self) -> usize {
         let budget = self.budget();
         budget.used + budget.set_aside
     }
 
-    /// Waits until there is room for so many bytes.
+    /// Waits until `bytes` can be reserved.
     ///
     /// # Errors
     /// The partition is stalled.
     pub async fn reserve(self: &Arc<Self>, lane: &Arc<Lane>, bytes: usize) -> Result<Reservation, KafkaError> {
-        let (whom, mut granted) = oneshot::channel();
-        let ticket = self.change(|budget| budget.request(lane, bytes, whom));
-        let _place = WaiterGuard { in_flight: self, lane, ticket };
-        let stopping = |_| KafkaError::Unavailable("the service is stopping".to_owned());
-        self.unless_stalled(lane, async { (&mut granted).await.map_err(stopping) }).await?
+        let (reply, mut granted) = oneshot::channel();
+        let ticket = self.change(|budget| budget.request(lane, bytes, reply));
+        let _waiter = WaiterGuard { in_flight: self, lane, ticket };
+        let closed = |_| KafkaError::Unavailable("the service is stopping".to_owned());
+        self.unless_stalled(lane, async { (&mut granted).await.map_err(closed) }).await?
     }
 
-    /// Waits for something that only happens while the partition acknowledges rows.
+    /// Runs a future that completes only while the partition acknowledges rows.
     ///
     /// # Errors
     /// The partition is stalled.
-    pub async fn unless_stalled<T>(self: &Arc<Self>, lane: &Lane, what: impl Future<Output = T>) -> Result<T, KafkaError> {
+    pub async fn unless_stalled<T>(self: &Arc<Self>, lane: &Lane, work: impl Future<Output = T>) -> Result<T, KafkaError> {
         self.check_stalls();
-        let begun = Instant::now();
-        let mut what = std::pin::pin!(what);
+        let started = Instant::now();
+        let mut work = std::pin::pin!(work);
         loop {
-            if let Ok(done) = tokio::time::timeout(STALL_CHECK_INTERVAL, &mut what).await {
+            if let Ok(done) = tokio::time::timeout(STALL_CHECK_INTERVAL, &mut work).await {
                 return Ok(done);
             }
             self.check_stalls();
-            let silent = self.budget().stalled_for(lane, self.since.elapsed());
-            if let Some(silent) = silent.filter(|_| begun.elapsed() >= STALLED_LANE_TIMEOUT) {
+            let silence = self.budget().stalled_for(lane, self.started.elapsed());
+            if let Some(silence) = silence.filter(|_| started.elapsed() >= STALLED_LANE_TIMEOUT) {
                 let (topic, partition) = (lane.topic.to_string(), lane.partition);
-                return Err(KafkaError::Stalled { topic, partition, seconds: silent.as_secs() });
+                return Err(KafkaError::Stalled { topic, partition, seconds: silence.as_secs() });
             }
         }
     }
 
-    /// Looks for stalled partitions, if nobody has just done so.
+    /// Checks for stalled partitions, unless another task has just done so.
     fn check_stalls(self: &Arc<Self>) {
-        let now = self.since.elapsed();
-        let (now_ms, every_ms) = (now.as_millis() as u64, STALL_CHECK_INTERVAL.as_millis() as u64);
-        let looked_ms = self.looked_ms.load(Ordering::Relaxed);
-        if now_ms >= looked_ms + every_ms
-            && self.looked_ms.compare_exchange(looked_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        let now = self.started.elapsed();
+        let (now_ms, interval_ms) = (now.as_millis() as u64, STALL_CHECK_INTERVAL.as_millis() as u64);
+        let checked_ms = self.checked_ms.load(Ordering::Relaxed);
+        if now_ms >= checked_ms + interval_ms
+            && self.checked_ms.compare_exchange(checked_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
             self.change(|budget| budget.check_stalls(now));
         }
     }
 
     fn budget(&self) -> MutexGuard<'_, ByteBudget<oneshot::Sender<Reservation>>> {
-        // Nothing in here can panic half-way through a change.
+        // No code panics in the middle of a change.
         self.budget.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes the budget, and hands out what can be granted after it.
+    /// Changes the budget, and sends the grants that became possible.
     fn change<T>(self: &Arc<Self>, change: impl FnOnce(&mut ByteBudget<oneshot::Sender<Reservation>>) -> T) -> T {
         let (changed, grants) = {
             let mut budget = self.budget();
             (change(&mut budget), budget.grant())
         };
-        for Grant { lane, bytes, whom } in grants {
-            // Somebody who waits no longer drops it, which gives the bytes back.
-            drop(whom.send(Reservation { in_flight: Arc::clone(self), lane, bytes }));
+        for Grant { lane, bytes, reply } in grants {
+            // If the receiver was dropped, the reservation is dropped here, which releases the
+            // bytes.
+            drop(reply.send(Reservation { in_flight: Arc::clone(self), lane, bytes }));
         }
         changed
     }

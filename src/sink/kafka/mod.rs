@@ -1,6 +1,7 @@
-//! The broker: topics looked up, rows sent, acknowledgements counted.
+//! The Kafka sink: looks topics up, sends rows, tracks acknowledgements.
 //!
-//! [`Kafka::sender`] gives a job its [`Sender`]; what became of the rows is told by its [`AckTracker`].
+//! [`Kafka::sender`] creates the [`Sender`] of a job; the job's [`AckTracker`] records the delivery
+//! reports.
 
 mod ack_tracker;
 mod batch_size;
@@ -40,19 +41,19 @@ use in_flight::InFlight;
 use producer::{Kind, Producer, ProducerKey, Reaper};
 use topics::Topics;
 
-/// How a job's rows are put into batches.
+/// How the rows of a job are batched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BatchMode {
-    /// There are few: sent nearly at once.
+    /// For few rows: sent almost at once.
     LowLatency,
-    /// There are many: batches may fill.
+    /// For many rows: batches may fill.
     Throughput,
 }
 
-/// librdkafka takes no number below 1; where batches have no size at all, every row goes alone.
+/// Minimum `batch.size` for librdkafka, which rejects 0; used if every row is sent alone.
 const MIN_BATCH_BYTES: usize = 1_024;
 
-/// A handle; clones share the producers.
+/// A handle to the sink; clones share the producers.
 #[derive(Clone)]
 pub struct Kafka {
     inner: Arc<Inner>,
@@ -60,11 +61,12 @@ pub struct Kafka {
 
 struct Inner {
     config: config::Kafka,
-    /// Host and port of the brokers, the embedded one's too.
+    /// Host and port of the brokers, which may be the embedded one.
     brokers: String,
     topics: Topics,
     batch_sizes: BatchSizes,
-    /// Up to three for each topic in use. One topic's refusals, and a cancel in it, touch no other topic's rows.
+    /// Up to three for each topic in use, so that rejected batches and cancelled jobs of one topic
+    /// do not affect the rows of another.
     producers: Mutex<HashMap<ProducerKey, Arc<Producer>>>,
     reaper: Reaper,
     in_flight: Arc<InFlight>,
@@ -73,27 +75,29 @@ struct Inner {
 }
 
 impl Kafka {
-    /// Prepares clients of `brokers`: those of the configuration, or the embedded one. They connect in the background.
+    /// Creates clients of `brokers`: those of the configuration, or the embedded one. They connect
+    /// in the background.
     ///
     /// # Errors
-    /// A property that librdkafka does not know, or can't use in this build.
+    /// A property that librdkafka does not know, or does not support in this build.
     pub fn new(config: &config::Kafka, brokers: &str) -> Result<Self, KafkaError> {
         Self::build(config, brokers, !config.is_embedded())
     }
 
-    /// As on brokers where this user may not see the topics' settings (DescribeConfigs); for tests.
+    /// Simulates brokers on which this user may not read topic settings (DescribeConfigs); for
+    /// tests.
     #[doc(hidden)]
     pub fn without_topic_settings(config: &config::Kafka, brokers: &str) -> Result<Self, KafkaError> {
         Self::build(config, brokers, false)
     }
 
-    fn build(config: &config::Kafka, brokers: &str, tells_settings: bool) -> Result<Self, KafkaError> {
+    fn build(config: &config::Kafka, brokers: &str, supports_describe_configs: bool) -> Result<Self, KafkaError> {
         let kafka = Self {
             inner: Arc::new(Inner {
                 topics: Topics::new(
                     &client_config(config, brokers, Kind::Alone),
                     Duration::from_secs(config.lookup_timeout_seconds),
-                    tells_settings,
+                    supports_describe_configs,
                     config.allow_compacted,
                 )?,
                 batch_sizes: BatchSizes::default(),
@@ -106,11 +110,12 @@ impl Kafka {
                 metrics: KafkaMetrics::default(),
             }),
         };
-        // One that is likely used; a wrong property is told at the start, not by the first job.
+        // Creates a producer that is likely to be used, so that a wrong property fails the start
+        // and not the first job.
         let topic = config.default_topic.as_str().into();
         kafka.producer(
             &topic,
-            Kind::Bulk { bytes: kafka.inner.batch_sizes.of(&topic, None).batch_bytes, pace: BatchMode::LowLatency },
+            Kind::Bulk { bytes: kafka.inner.batch_sizes.of(&topic, None).batch_bytes, mode: BatchMode::LowLatency },
         )?;
         Ok(kafka)
     }
@@ -120,47 +125,48 @@ impl Kafka {
         &self.inner.brokers
     }
 
-    /// Looks a topic up, without making it.
+    /// Looks a topic up, without creating it.
     ///
     /// # Errors
-    /// There is none, or this user may not use it, or it is compacted, or the brokers are away.
+    /// The topic does not exist, this user may not use it, it is compacted, or the brokers are
+    /// unavailable.
     pub async fn look_up(&self, topic: &str) -> Result<(), KafkaError> {
         self.inner.topics.look_up(topic).await.map(|_| ())
     }
 
-    /// Asks anew when the topic is looked up next: it has turned out to be gone, or to be other than it was.
+    /// Invalidates the cached topic, after an error showed that it was deleted or changed.
     pub async fn invalidate(&self, topic: &str) {
         self.inner.topics.invalidate(topic).await;
     }
 
-    /// Whether a broker answers.
+    /// Checks that a broker answers.
     ///
     /// # Errors
-    /// None does.
+    /// No broker answers.
     pub async fn ping(&self) -> Result<(), KafkaError> {
         self.inner.topics.ping().await
     }
 
-    /// The way of a job's rows into a topic that exists. Not to be changed while rows of the job are on their way: those of
-    /// another pace could overtake them.
+    /// Creates a sender for an existing topic. A job must not change its sender while its rows are
+    /// in flight: rows of another mode could overtake them.
     ///
     /// # Errors
     /// As [`look_up`](Self::look_up).
-    pub async fn sender(&self, topic: &str, records: RecordBuilder, pace: BatchMode) -> Result<Sender, KafkaError> {
-        let found = self.inner.topics.look_up(topic).await?;
-        let sizes = self.inner.batch_sizes.of(topic, found.settings.max_message_bytes);
+    pub async fn sender(&self, topic: &str, records: RecordBuilder, mode: BatchMode) -> Result<Sender, KafkaError> {
+        let topic_info = self.inner.topics.look_up(topic).await?;
+        let sizes = self.inner.batch_sizes.of(topic, topic_info.settings.max_message_bytes);
         let topic: Arc<str> = topic.into();
-        let producer = self.producer(&topic, Kind::Bulk { bytes: sizes.batch_bytes, pace })?;
-        let partition = partition::partition(records.key().as_bytes(), found.partitions);
+        let producer = self.producer(&topic, Kind::Bulk { bytes: sizes.batch_bytes, mode })?;
+        let partition = partition::partition(records.key().as_bytes(), topic_info.partitions);
         Ok(Sender {
             kafka: self.clone(),
-            opening: producer.opening(partition),
+            first_ack: producer.first_ack(partition),
             lane: self.inner.in_flight.lane(&topic, partition),
             producer,
             alone: None,
             topic,
             sizes,
-            turn: None,
+            first_row_guard: None,
             in_flight: Arc::clone(&self.inner.in_flight),
             sent_alone: Arc::clone(&self.inner.sent_alone),
             acknowledgement: self.inner.metrics.acknowledgement.clone(),
@@ -169,21 +175,22 @@ impl Kafka {
         })
     }
 
-    /// A batch was refused for its size: asks the topic for its limit again, and makes batches smaller where it does not tell.
+    /// Handles a batch that was rejected for its size: reads the topic's limit again, and reduces
+    /// the batch size if that limit does not explain it.
     ///
     /// # Errors
     /// As [`look_up`](Self::look_up).
     pub async fn batch_refused(&self, topic: &str, bytes: usize) -> Result<(), KafkaError> {
         self.invalidate(topic).await;
-        let told = self.inner.topics.look_up(topic).await?.settings.max_message_bytes;
-        self.inner.batch_sizes.refused(topic, bytes, told);
+        let max_message_bytes = self.inner.topics.look_up(topic).await?.settings.max_message_bytes;
+        self.inner.batch_sizes.record_rejection(topic, bytes, max_message_bytes);
         Ok(())
     }
 
-    /// Says of an error what only the topic's settings tell.
+    /// Adds the topic's settings to an error about timestamps.
     pub async fn explain(&self, error: KafkaError) -> KafkaError {
         let KafkaError::InvalidRecord(topic) = &error else { return error };
-        let settings = self.inner.topics.look_up(topic).await.map(|found| found.settings).unwrap_or_default();
+        let settings = self.inner.topics.look_up(topic).await.map(|topic_info| topic_info.settings).unwrap_or_default();
         let limit = |name: &str, ms: Option<u64>| match ms {
             Some(ms) => format!("{name} is {} s", ms / 1_000),
             None => format!("{name} is not known here"),
@@ -204,7 +211,7 @@ impl Kafka {
         })
     }
 
-    /// What it counts.
+    /// Metrics of this sink.
     pub fn metrics(&self) -> &KafkaMetrics {
         &self.inner.metrics
     }
@@ -214,31 +221,31 @@ impl Kafka {
         count_error(&self.inner.metrics.errors, error.cause());
     }
 
-    /// Bytes handed to the producers and not acknowledged yet.
+    /// Bytes in flight.
     pub fn in_flight_bytes(&self) -> usize {
         self.inner.in_flight.bytes()
     }
 
-    /// Rows that were sent alone, since they are too large to go with others.
+    /// Rows that were sent alone because they were too large for a batch.
     pub fn rows_sent_alone(&self) -> u64 {
         self.inner.sent_alone.load(Ordering::Relaxed)
     }
 
-    /// The producer of these batches; a new one where the last has met an error that it can't go on after.
+    /// Returns the producer of this kind, or a new one if the last had a fatal error.
     fn producer(&self, topic: &Arc<str>, kind: Kind) -> Result<Arc<Producer>, KafkaError> {
-        let batching = ProducerKey { topic: Arc::clone(topic), kind };
+        let key = ProducerKey { topic: Arc::clone(topic), kind };
         let mut producers = self.inner.producers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(producer) = producers.get(&batching) {
+        if let Some(producer) = producers.get(&key) {
             if !producer.is_retired() {
                 return Ok(Arc::clone(producer));
             }
             let forbidden = producer.forbidden();
-            producers.remove(&batching);
+            producers.remove(&key);
             if let Some(reason) = forbidden {
                 return Err(KafkaError::Rejected(reason));
             }
         }
-        // Those of topics that nobody writes to any more, and of other sizes.
+        // Producers of unused topics, and of batch sizes that are no longer used.
         for (_, idle) in producers.extract_if(|_, producer| Arc::strong_count(producer) == 1 && producer.is_idle()) {
             self.inner.reaper.take(idle);
         }
@@ -246,16 +253,17 @@ impl Kafka {
         if config.get("statistics.interval.ms").is_none() {
             config.set("statistics.interval.ms", statistics::INTERVAL_MS);
         }
-        let producer = Producer::new(&config, batching.clone(), &self.inner.reaper, self.inner.metrics.clone())?;
-        producers.insert(batching, Arc::clone(&producer));
+        let producer = Producer::new(&config, key.clone(), &self.inner.reaper, self.inner.metrics.clone())?;
+        producers.insert(key, Arc::clone(&producer));
         Ok(producer)
     }
 }
 
-/// Our choice of librdkafka's properties, the operator's above it, and above both what the promises rest on.
+/// Our defaults for librdkafka's properties, overridden by the operator's, overridden by the
+/// properties that the delivery guarantees require.
 fn client_config(config: &config::Kafka, brokers: &str, kind: Kind) -> ClientConfig {
-    // Full batches cost Kafka and us less; few rows are not to wait for others.
-    let linger_ms = if matches!(kind, Kind::Bulk { pace: BatchMode::Throughput, .. }) { "50" } else { "1" };
+    // Full batches cost less CPU; a few rows should not wait for others.
+    let linger_ms = if matches!(kind, Kind::Bulk { mode: BatchMode::Throughput, .. }) { "50" } else { "1" };
     let mut client = ClientConfig::new();
     client
         .set("client.id", "data-patch")
@@ -264,7 +272,8 @@ fn client_config(config: &config::Kafka, brokers: &str, kind: Kind) -> ClientCon
         .set("batch.num.messages", "100000")
         .set("socket.keepalive.enable", "true")
         .set("reconnect.backoff.max.ms", "2000")
-        // librdkafka's broker thread spins while a broker with a connection says nothing; this long at the most.
+        // librdkafka's broker thread spins while a connected broker does not respond; this limits
+        // it.
         .set("socket.timeout.ms", "10000")
         .set("log_level", "4");
     for (name, value) in config.properties.iter() {
@@ -274,26 +283,30 @@ fn client_config(config: &config::Kafka, brokers: &str, kind: Kind) -> ClientCon
         .set("bootstrap.servers", brokers)
         .set("acks", "all")
         .set("enable.idempotence", "true")
-        // The Java clients' own, so that a device's rows go where its live rows are.
+        // The default of the Java clients, so that replayed rows go to the same partition as live
+        // rows.
         .set("partitioner", "murmur2_random")
-        // Never: a row that timed out while one behind it did not would leave a gap, and its device out of order.
+        // Never: a row that times out while a later row does not would break the order of its
+        // device.
         .set("message.timeout.ms", "0")
         .set("allow.auto.create.topics", "false")
-        // Each acknowledgement counts.
+        // Every acknowledgement is tracked.
         .set("delivery.report.only.error", "false")
-        // `kafka.in_flight_bytes` is the limit, and it is reached before these.
+        // Above `kafka.in_flight_bytes`, which is the effective limit.
         .set("queue.buffering.max.messages", "10000000")
         .set("queue.buffering.max.kbytes", (config.in_flight_bytes / 512 + 65_536).to_string())
-        // Whether a message is too large is for the broker to say, up to what no broker even reads (its
-        // `socket.request.max.bytes`): such a one would look like an outage, and never end.
+        // The broker decides whether a message is too large. The limit is the broker's
+        // `socket.request.max.bytes`: a broker disconnects on a larger request, which would look
+        // like an endless outage.
         .set("message.max.bytes", "100000000");
     match kind {
-        // A batch that is refused ends the producer, and nothing behind it is accepted. Otherwise librdkafka would go on with
-        // the rows behind it, and those of the refused batch would come after them.
+        // A rejected batch is fatal for the producer, and no later batch is accepted. Otherwise
+        // librdkafka would continue with the rows after it, and the rows of the rejected batch
+        // would follow out of order.
         Kind::Bulk { bytes, .. } => {
             client.set("enable.gapless.guarantee", "true").set("batch.size", bytes.max(MIN_BATCH_BYTES).to_string())
         }
-        // A row that goes alone has no row of its device behind it.
+        // A row that is sent alone has no later row of its device in flight.
         Kind::Alone => client.set("batch.num.messages", "1"),
     };
     client

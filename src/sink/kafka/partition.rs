@@ -1,6 +1,6 @@
-//! Which partition a key belongs to, as the Java clients' default partitioner says.
+//! The partition of a key, as in the default partitioner of the Java clients.
 
-/// The partition of a key among `partitions`: what librdkafka's `murmur2_random` chooses for a message with a key.
+/// Returns the partition of a key, as librdkafka's `murmur2_random` does for a message with a key.
 pub(super) fn partition(key: &[u8], partitions: i32) -> i32 {
     (murmur2(key) & 0x7fff_ffff).cast_signed() % partitions.max(1)
 }

@@ -1,4 +1,4 @@
-//! librdkafka's producers: one for each topic and kind of batch, replaced when one can't go on.
+//! librdkafka producers: one for each topic and kind of batch, replaced after a fatal error.
 
 use std::{
     collections::HashMap,
@@ -20,44 +20,44 @@ use rdkafka::{
     types::RDKafkaErrorCode as Code,
 };
 
-use super::{BatchMode, Delivery, KafkaError, error::ends_the_producer, sender::InFlightPermit, statistics::ProducerStatistics};
+use super::{BatchMode, Delivery, KafkaError, error::is_producer_fatal, sender::InFlightPermit, statistics::ProducerStatistics};
 use crate::{failpoint, source::Key, telemetry::KafkaMetrics};
 
-/// Batches that librdkafka has on the wire at the most, for each partition, without an answer.
+/// Maximum batches of a partition that librdkafka has on the wire without a response.
 const MAX_BATCHES_IN_FLIGHT: usize = 5;
 
-/// A broker remembers a producer's sequence numbers in a partition for longer than this after its last row there
-/// (`producer.id.expiration.ms`, a day by default).
-const OPEN_FOR: Duration = Duration::from_mins(10);
+/// A broker remembers a producer's sequence numbers in a partition for longer than this after its
+/// last row (`producer.id.expiration.ms`, a day by default).
+const FIRST_ACK_VALIDITY: Duration = Duration::from_mins(10);
 
-/// How often what can't be sent any more is dropped from a retired producer.
+/// How often the queue of a retired producer is purged.
 const PURGE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A producer that nobody has used for so long may be ended.
+/// A producer that was unused for this long may be closed.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// What a producer is for.
+/// Identifies a producer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct ProducerKey {
     pub topic: Arc<str>,
     pub kind: Kind,
 }
 
-/// What a producer puts into one batch.
+/// What a producer puts into a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
-    /// Many rows, of so many bytes at the most, unless a single row is larger.
-    Bulk { bytes: usize, pace: BatchMode },
-    /// One row: what is refused for its size is that row.
+    /// Many rows, up to `bytes`, or a single larger row.
+    Bulk { bytes: usize, mode: BatchMode },
+    /// One row, so that a rejection for size is about that row.
     Alone,
 }
 
-/// librdkafka's producer, with a thread of its own that takes the acknowledgements.
+/// A librdkafka producer, with a thread that receives the delivery reports.
 pub(super) struct Producer {
     pub native: ThreadedProducer<DeliveryCallback, NoCustomPartitioner>,
     pub key: ProducerKey,
     state: Arc<State>,
-    openings: Mutex<HashMap<i32, Arc<Opening>>>,
+    first_acks: Mutex<HashMap<i32, Arc<FirstAck>>>,
     used_at: Mutex<Instant>,
 }
 
@@ -68,22 +68,17 @@ impl std::fmt::Debug for Producer {
 }
 
 impl Producer {
-    pub fn new(
-        config: &ClientConfig,
-        batching: ProducerKey,
-        reaper: &Reaper,
-        metrics: KafkaMetrics,
-    ) -> Result<Arc<Self>, KafkaError> {
-        let state = Arc::new(State { is_retired: AtomicBool::new(false), me: OnceLock::new(), reaper: reaper.clone() });
-        let deliveries = DeliveryCallback { state: Arc::clone(&state), statistics: ProducerStatistics::new(metrics) };
-        let native = ThreadedProducer::from_config_and_context(config, deliveries)?;
-        let (openings, used) = (Mutex::default(), Mutex::new(Instant::now()));
-        let producer = Arc::new(Self { native, key: batching, state: Arc::clone(&state), openings, used_at: used });
-        let _ = state.me.set(Arc::downgrade(&producer));
+    pub fn new(config: &ClientConfig, key: ProducerKey, reaper: &Reaper, metrics: KafkaMetrics) -> Result<Arc<Self>, KafkaError> {
+        let state = Arc::new(State { is_retired: AtomicBool::new(false), producer: OnceLock::new(), reaper: reaper.clone() });
+        let callback = DeliveryCallback { state: Arc::clone(&state), statistics: ProducerStatistics::new(metrics) };
+        let native = ThreadedProducer::from_config_and_context(config, callback)?;
+        let (first_acks, used_at) = (Mutex::default(), Mutex::new(Instant::now()));
+        let producer = Arc::new(Self { native, key, state: Arc::clone(&state), first_acks, used_at });
+        let _ = state.producer.set(Arc::downgrade(&producer));
         Ok(producer)
     }
 
-    /// Why it is broken, where that is a right that is missing: no new one would get on.
+    /// The fatal error, if it is a missing permission: a new producer would fail too.
     pub fn forbidden(&self) -> Option<String> {
         let (code, reason) = self.native.client().fatal_error()?;
         matches!(
@@ -93,26 +88,27 @@ impl Producer {
         .then(|| format!("{reason}. Give the service's user the right to write idempotently (IdempotentWrite) and to the topic"))
     }
 
-    /// It takes no new jobs: it has met an error, or was given up.
+    /// Whether it accepts no new jobs, after a fatal error or [`retire`](Self::retire).
     pub fn is_retired(&self) -> bool {
         self.state.is_retired.load(Ordering::Relaxed)
     }
 
-    /// Gives it up: rows that are not on the wire are dropped, and their jobs send them again through another. Rows on the
-    /// wire are waited for, so that whoever sends them again knows what became of them.
+    /// Retires it: rows that are not on the wire are purged, and their jobs send them again through
+    /// another producer. Rows on the wire stay until they are reported, so that their jobs know the
+    /// result.
     pub fn retire(&self) {
         self.state.retire();
     }
 
-    /// Bytes that may have been sent to a partition without an answer, at the most.
-    pub fn sendable_bytes(&self) -> usize {
+    /// Maximum bytes that may have been sent to a partition without a response.
+    pub fn max_unacknowledged_bytes(&self) -> usize {
         match self.key.kind {
             Kind::Bulk { bytes, .. } => bytes.saturating_mul(MAX_BATCHES_IN_FLIGHT),
             Kind::Alone => 1,
         }
     }
 
-    /// The size of its batches, for what is to be said of one that was refused.
+    /// The maximum size of its batches; 0 for single rows.
     pub fn batch_bytes(&self) -> usize {
         match self.key.kind {
             Kind::Bulk { bytes, .. } => bytes,
@@ -120,40 +116,41 @@ impl Producer {
         }
     }
 
-    /// The beginning of its work in a partition.
-    pub fn opening(&self, partition: i32) -> Arc<Opening> {
+    /// The first acknowledgement in a partition.
+    pub fn first_ack(&self, partition: i32) -> Arc<FirstAck> {
         *self.used_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        let mut openings = self.openings.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(openings.entry(partition).or_default())
+        let mut first_acks = self.first_acks.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(first_acks.entry(partition).or_default())
     }
 
-    /// Whether nobody has begun to use it for a while.
+    /// Whether no job has started to use it for a while.
     pub fn is_idle(&self) -> bool {
         self.used_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= IDLE_TIMEOUT
     }
 }
 
-/// The beginning of a producer's work in a partition.
+/// The first acknowledgement of a producer in a partition.
 ///
-/// A broker that knows nothing of a producer accepts any first sequence number from it. Were the producer's first batch
-/// refused while others are behind it on the wire, the second one would be accepted, and rows be out of order. So the first
-/// row goes alone, and the others wait for its acknowledgement.
+/// A broker that does not know a producer accepts any first sequence number from it. If the first
+/// batch were rejected while others are on the wire, the second one would be accepted, and rows
+/// would be out of order. So the first row is sent alone, and the others wait for its
+/// acknowledgement.
 #[derive(Debug, Default)]
-pub(super) struct Opening {
-    /// Held by the job whose row opens the partition.
+pub(super) struct FirstAck {
+    /// Held by the job that sends the first row.
     pub turn: Arc<tokio::sync::Mutex<()>>,
-    /// When a row was last known to be acknowledged, in milliseconds after `since`; 0: never.
+    /// Time of the last acknowledgement, in milliseconds since `since`; 0: none.
     acknowledged_ms: AtomicU64,
     since: OnceLock<Instant>,
 }
 
-impl Opening {
-    pub fn is_open(&self) -> bool {
+impl FirstAck {
+    pub fn is_acknowledged(&self) -> bool {
         let acknowledged_ms = self.acknowledged_ms.load(Ordering::Relaxed);
-        acknowledged_ms > 0 && self.now_ms() < acknowledged_ms + OPEN_FOR.as_millis() as u64
+        acknowledged_ms > 0 && self.now_ms() < acknowledged_ms + FIRST_ACK_VALIDITY.as_millis() as u64
     }
 
-    pub fn acknowledged(&self) {
+    pub fn record_ack(&self) {
         self.acknowledged_ms.store(self.now_ms(), Ordering::Relaxed);
     }
 
@@ -162,25 +159,25 @@ impl Opening {
     }
 }
 
-/// What is shared with librdkafka's callbacks.
+/// State shared with librdkafka's callbacks.
 struct State {
     is_retired: AtomicBool,
-    me: OnceLock<Weak<Producer>>,
+    producer: OnceLock<Weak<Producer>>,
     reaper: Reaper,
 }
 
 impl State {
     fn retire(&self) {
         if !self.is_retired.swap(true, Ordering::Relaxed)
-            && let Some(producer) = self.me.get().and_then(Weak::upgrade)
+            && let Some(producer) = self.producer.get().and_then(Weak::upgrade)
         {
             self.reaper.take(producer);
         }
     }
 }
 
-/// Ends producers that are not wanted any more, on a thread of its own: it takes a while, and must not happen on the thread
-/// of the producer's own callbacks.
+/// Closes retired producers on a separate thread: it takes a while, and must not run on the
+/// producer's callback thread.
 #[derive(Clone)]
 pub(super) struct Reaper {
     retired: mpsc::Sender<Arc<Producer>>,
@@ -194,7 +191,7 @@ impl Reaper {
     }
 
     pub fn take(&self, producer: Arc<Producer>) {
-        // The thread lives as long as anybody can send.
+        // The thread lives as long as a sender exists.
         let _ = self.retired.send(producer);
     }
 }
@@ -213,36 +210,37 @@ fn reap(incoming: &mpsc::Receiver<Arc<Producer>>) {
             Err(mpsc::RecvTimeoutError::Disconnected) => return,
         }
         for producer in &retired {
-            // Again and again: a batch that comes back from the wire unacknowledged is put into the queue once more. What is
-            // on the wire is left there, for its answer.
+            // Repeated, because a batch that fails on the wire is queued again. Batches on the wire
+            // are kept for their response.
             producer.native.purge(PurgeConfig::default().queue());
         }
         retired.retain(|producer| producer.native.in_flight_count() > 0 || Arc::strong_count(producer) > 1);
     }
 }
 
-/// Takes what librdkafka says of each message.
+/// Receives librdkafka's delivery reports, statistics and logs.
 pub(super) struct DeliveryCallback {
     state: Arc<State>,
     statistics: ProducerStatistics,
 }
 
-/// What a message carries to its acknowledgement.
+/// The context of a message in its delivery report.
 pub(super) struct Receipt {
-    /// Given back when all that have it are settled.
+    /// Released when all messages that share it are completed.
     pub permit: Arc<InFlightPermit>,
     pub number: u64,
     pub time_us: i64,
     pub key: Key,
-    /// The largest batch that it may be in; 0: it has one of its own, and a refusal for size is about it and no other.
+    /// Maximum size of its batch; 0: it is alone in its batch, so a rejection for size is about
+    /// this message.
     pub batch_bytes: usize,
 }
 
 impl ClientContext for DeliveryCallback {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
-            // Said of each property that librdkafka calls experimental, at each producer's start; and of an error after which the
-            // producer is replaced, which is told below.
+            // CONFWARN repeats for each experimental property at each start of a producer; FATAL is
+            // logged by `error` below.
             _ if facility == "CONFWARN" || facility == "FATAL" => tracing::debug!(facility, message, "librdkafka"),
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
                 tracing::error!(facility, message, "librdkafka");
@@ -257,10 +255,10 @@ impl ClientContext for DeliveryCallback {
     }
 
     fn error(&self, error: NativeError, reason: &str) {
-        // Said for each broker and each try; jobs say it once, with what it means for them.
+        // Repeats for each broker and attempt; jobs log it once, with its effect.
         tracing::debug!(%error, reason, "librdkafka");
         if error.rdkafka_error_code() == Some(Code::Fatal) {
-            tracing::info!(reason, "a producer can't go on; its jobs go on with a new one, from their cursors");
+            tracing::info!(reason, "a producer had a fatal error; its jobs continue with a new one, from their checkpoints");
             self.state.retire();
         }
     }
@@ -270,12 +268,12 @@ impl ProducerContext<NoCustomPartitioner> for DeliveryCallback {
     type DeliveryOpaque = Box<Receipt>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, receipt: Box<Receipt>) {
-        let Receipt { permit: room, number, time_us, key, batch_bytes } = *receipt;
-        let how = match result {
+        let Receipt { permit, number, time_us, key, batch_bytes } = *receipt;
+        let delivery = match result {
             Ok(_) => Delivery::Acknowledged,
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
-                if ends_the_producer(code) {
+                if is_producer_fatal(code) {
                     self.state.retire();
                 }
                 match code {
@@ -285,12 +283,12 @@ impl ProducerContext<NoCustomPartitioner> for DeliveryCallback {
                     Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => {
                         Delivery::Failed(KafkaError::BatchTooLarge { bytes: batch_bytes })
                     }
-                    Code::PurgeQueue | Code::PurgeInflight => Delivery::Dropped(message.payload_len()),
+                    Code::PurgeQueue | Code::PurgeInflight => Delivery::Purged(message.payload_len()),
                     _ => Delivery::Failed(KafkaError::of_topic(code, message.topic())),
                 }
             }
         };
-        room.complete(number, time_us, key, how);
+        permit.complete(number, time_us, key, delivery);
         failpoint::hit("acknowledged");
     }
 }

@@ -1,5 +1,5 @@
-//! What a row is in Kafka beside its document: the key that chooses its partition, and the headers that say where it is
-//! from. Both are the same in every rerun, so that repeats can be told.
+//! The key of a record, which selects its partition, and the headers, which identify its row. Both
+//! are the same in every rerun, so that consumers can detect duplicates.
 
 use std::fmt::Write as _;
 
@@ -9,12 +9,12 @@ use uuid::Uuid;
 
 use crate::{source::Key, task::TaskId};
 
-/// The records of one device in one task.
+/// Builds the records of one device in one task.
 #[derive(Debug)]
 pub struct RecordBuilder {
     task: String,
     device: String,
-    /// The device with a slash behind it, then time and key of the last row; its memory is used again for the next.
+    /// `device/time/key` of the last row; the buffer is reused.
     row: String,
 }
 
@@ -28,11 +28,11 @@ impl RecordBuilder {
         &self.device
     }
 
-    /// The headers of a row of this key, read at a moment (microseconds since 1970).
+    /// The headers of a row with this row key and time (microseconds since 1970).
     pub fn headers(&mut self, instant_us: i64, key: &Key) -> OwnedHeaders {
         self.row.truncate(self.device.len() + 1);
         self.row.push_str(&row_time(instant_us));
-        // Writing to a string can't fail.
+        // Writing to a string cannot fail.
         let _ = write!(self.row, "/{key}");
         OwnedHeaders::new_with_capacity(2)
             .insert(Header { key: "data-patch-task", value: Some(&self.task) })
@@ -40,7 +40,8 @@ impl RecordBuilder {
     }
 }
 
-/// The time in the header of a row: RFC 3339 in UTC, with as many digits as it needs. Part of the contract with consumers.
+/// The time in the header of a row: RFC 3339 in UTC, with as many digits as it needs. Part of the
+/// contract with consumers.
 fn row_time(instant_us: i64) -> String {
     DateTime::from_timestamp_micros(instant_us)
         .map_or_else(|| format!("{instant_us} µs"), |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true))

@@ -1,4 +1,4 @@
-//! One job's way into its topic.
+//! Sends the rows of one job to its topic.
 
 use std::{
     sync::{
@@ -15,72 +15,74 @@ use tokio::sync::OwnedMutexGuard;
 use super::{
     AckTracker, Delivery, Kafka, KafkaError, RecordBuilder,
     batch_size::Sizes,
-    error::ends_the_producer,
+    error::is_producer_fatal,
     in_flight::{InFlight, Lane, Reservation},
-    producer::{Kind, Opening, Producer, Receipt},
+    producer::{FirstAck, Kind, Producer, Receipt},
 };
 use crate::{config::Timestamp, source::Key, telemetry::Durations};
 
-/// What a message weighs beside its document, about: key, headers, bookkeeping here, in librdkafka and in a batch.
+/// Approximate bytes of a message besides its document: key, headers, and the structures here, in
+/// librdkafka and in a batch.
 const OVERHEAD_BYTES: usize = 512;
 
-/// Room for rows of one flight among the bytes of all.
+/// Bytes reserved for some rows of one job.
 pub struct InFlightPermit {
     pub(super) acks: Arc<AckTracker>,
     lane: Arc<Lane>,
-    opening: Arc<Opening>,
-    /// One was acknowledged.
+    first_ack: Arc<FirstAck>,
+    /// At least one row was acknowledged.
     acknowledged: std::sync::atomic::AtomicBool,
-    /// When its rows could be handed over.
+    /// When it was granted.
     since: Instant,
     acknowledgement: Durations,
     _bytes: Reservation,
 }
 
 impl InFlightPermit {
-    /// Notes what became of a row that was sent.
-    pub(super) fn complete(&self, number: u64, time_us: i64, key: Key, how: Delivery) {
-        if matches!(how, Delivery::Acknowledged) {
+    /// Records the delivery report of a row.
+    pub(super) fn complete(&self, number: u64, time_us: i64, key: Key, delivery: Delivery) {
+        if matches!(delivery, Delivery::Acknowledged) {
             self.acknowledged.store(true, Ordering::Relaxed);
         }
-        self.lane.settled();
-        self.acks.complete(number, time_us, key, how);
+        self.lane.record_completed();
+        self.acks.complete(number, time_us, key, delivery);
     }
 }
 
 impl Drop for InFlightPermit {
     fn drop(&mut self) {
         if self.acknowledged.load(Ordering::Relaxed) {
-            self.opening.acknowledged();
-            self.lane.acknowledged();
+            self.first_ack.record_ack();
+            self.lane.record_ack();
             self.acknowledgement.observe(self.since.elapsed());
         }
     }
 }
 
-/// A row on its way out.
+/// A row to be sent.
 #[derive(Debug)]
 pub struct OutgoingRow {
-    /// When the reading was made, in microseconds since 1970.
+    /// The time of the reading, in microseconds since 1970.
     pub instant_us: i64,
-    /// Where the row stands in its store.
+    /// The stored time, part of the row's position.
     pub time_us: i64,
     pub key: Key,
     pub doc: Bytes,
 }
 
-/// One job's way into its topic.
+/// Sends the rows of one job to its topic.
 pub struct Sender {
     pub(super) kafka: Kafka,
     pub(super) producer: Arc<Producer>,
-    /// For rows that are too large to go with others; made when the first one comes.
+    /// Sends rows that are too large for a batch; created on first use.
     pub(super) alone: Option<Arc<Producer>>,
     pub(super) topic: Arc<str>,
     pub(super) sizes: Sizes,
     pub(super) lane: Arc<Lane>,
-    pub(super) opening: Arc<Opening>,
-    /// Held while no row of this producer has been acknowledged in the partition: the next row goes first, and alone.
-    pub(super) turn: Option<OwnedMutexGuard<()>>,
+    pub(super) first_ack: Arc<FirstAck>,
+    /// Held while this producer has no acknowledgement in the partition: the next row is sent
+    /// first, and alone.
+    pub(super) first_row_guard: Option<OwnedMutexGuard<()>>,
     pub(super) in_flight: Arc<InFlight>,
     pub(super) sent_alone: Arc<AtomicU64>,
     pub(super) acknowledgement: Durations,
@@ -89,29 +91,31 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Waits until there is room for so many rows with documents of so many bytes together. May be given up.
+    /// Waits until bytes are reserved for `rows` rows whose documents have `doc_bytes` in total.
+    /// Cancel-safe.
     ///
     /// # Errors
-    /// The partition has acknowledged nothing for a while, or the service is stopping.
+    /// The partition is stalled, or the service is stopping.
     pub async fn reserve(
         &mut self,
-        flight: &Arc<AckTracker>,
+        acks: &Arc<AckTracker>,
         rows: usize,
         doc_bytes: usize,
     ) -> Result<Arc<InFlightPermit>, KafkaError> {
-        flight.use_producer(&self.producer);
-        if self.turn.is_none() && !self.opening.is_open() {
-            // Before there is room, so that those who wait for their turn hold none.
-            let turn = self.in_flight.unless_stalled(&self.lane, Arc::clone(&self.opening.turn).lock_owned()).await?;
-            if !self.opening.is_open() {
-                self.turn = Some(turn);
+        acks.use_producer(&self.producer);
+        if self.first_row_guard.is_none() && !self.first_ack.is_acknowledged() {
+            // Before the reservation, so that jobs that wait for their turn hold no bytes.
+            let first_row_guard =
+                self.in_flight.unless_stalled(&self.lane, Arc::clone(&self.first_ack.turn).lock_owned()).await?;
+            if !self.first_ack.is_acknowledged() {
+                self.first_row_guard = Some(first_row_guard);
             }
         }
         let bytes = self.in_flight.reserve(&self.lane, doc_bytes + rows * OVERHEAD_BYTES).await?;
         Ok(Arc::new(InFlightPermit {
-            acks: Arc::clone(flight),
+            acks: Arc::clone(acks),
             lane: Arc::clone(&self.lane),
-            opening: Arc::clone(&self.opening),
+            first_ack: Arc::clone(&self.first_ack),
             acknowledged: false.into(),
             since: Instant::now(),
             acknowledgement: self.acknowledgement.clone(),
@@ -119,44 +123,45 @@ impl Sender {
         }))
     }
 
-    /// Hands a row to the producer. What becomes of it, the flight tells. May be given up: the row was handed over then, or
-    /// was not touched.
+    /// Passes a row to the producer; the [`AckTracker`] records its delivery report. If it is
+    /// cancelled, the row was either passed on or not touched.
     ///
     /// # Errors
-    /// It, or a row before it, can't be sent.
-    pub async fn send(&mut self, row: OutgoingRow, room: &Arc<InFlightPermit>) -> Result<(), KafkaError> {
+    /// This row or an earlier one cannot be sent.
+    pub async fn send(&mut self, row: OutgoingRow, permit: &Arc<InFlightPermit>) -> Result<(), KafkaError> {
         if row.doc.len() + OVERHEAD_BYTES > self.sizes.row_bytes {
-            return self.send_alone(row, room).await;
+            return self.send_alone(row, permit).await;
         }
-        self.enqueue(&Arc::clone(&self.producer), row, room)?;
-        if self.turn.is_some() {
-            room.acks.drained().await?;
-            self.opening.acknowledged();
-            self.turn = None;
+        self.enqueue(&Arc::clone(&self.producer), row, permit)?;
+        if self.first_row_guard.is_some() {
+            permit.acks.drained().await?;
+            self.first_ack.record_ack();
+            self.first_row_guard = None;
         }
         Ok(())
     }
 
-    /// Sends a row that is too large to go with others: after those before it, and before those behind it.
-    async fn send_alone(&mut self, row: OutgoingRow, room: &Arc<InFlightPermit>) -> Result<(), KafkaError> {
-        room.acks.drained().await?;
+    /// Sends a row that is too large for a batch, after all earlier rows are acknowledged and
+    /// before any later row.
+    async fn send_alone(&mut self, row: OutgoingRow, permit: &Arc<InFlightPermit>) -> Result<(), KafkaError> {
+        permit.acks.drained().await?;
         let producer = match &self.alone {
             Some(producer) if !producer.is_retired() => Arc::clone(producer),
             _ => Arc::clone(self.alone.insert(self.kafka.producer(&self.topic, Kind::Alone)?)),
         };
-        room.acks.use_producer(&producer);
-        self.enqueue(&producer, row, room)?;
+        permit.acks.use_producer(&producer);
+        self.enqueue(&producer, row, permit)?;
         self.sent_alone.fetch_add(1, Ordering::Relaxed);
-        room.acks.drained().await
+        permit.acks.drained().await
     }
 
-    fn enqueue(&mut self, producer: &Arc<Producer>, row: OutgoingRow, room: &Arc<InFlightPermit>) -> Result<(), KafkaError> {
-        let flight = &room.acks;
-        let number = flight.register()?;
+    fn enqueue(&mut self, producer: &Arc<Producer>, row: OutgoingRow, permit: &Arc<InFlightPermit>) -> Result<(), KafkaError> {
+        let acks = &permit.acks;
+        let number = acks.register()?;
         let headers = self.records.headers(row.instant_us, &row.key);
         let doc: &[u8] = &row.doc;
         let receipt = Box::new(Receipt {
-            permit: Arc::clone(room),
+            permit: Arc::clone(permit),
             number,
             time_us: row.time_us,
             key: row.key,
@@ -166,21 +171,22 @@ impl Sender {
         if self.timestamp == Timestamp::Reading {
             record = record.timestamp(row.instant_us.div_euclid(1_000));
         }
-        // Before it is sent: the answer may come at once.
-        self.lane.sent();
+        // Counted before it is sent: the delivery report may arrive at once.
+        self.lane.record_sent();
         let Err((error, record)) = producer.native.send(record) else { return Ok(()) };
         let Receipt { number, time_us, key, .. } = *record.delivery_opaque;
-        let how = match error.rdkafka_error_code().unwrap_or(Code::Fail) {
-            // Larger than librdkafka sends at all. It goes alone, so those before it are settled.
+        let delivery = match error.rdkafka_error_code().unwrap_or(Code::Fail) {
+            // Over librdkafka's own limit. Such a row is sent alone, so the rows before it are
+            // completed.
             Code::MessageSizeTooLarge => Delivery::TooLarge(doc.len()),
             code => {
-                if ends_the_producer(code) {
+                if is_producer_fatal(code) {
                     producer.retire();
                 }
                 Delivery::Failed(KafkaError::of_topic(code, &self.topic))
             }
         };
-        room.complete(number, time_us, key, how);
-        flight.failure().map_or(Ok(()), Err)
+        permit.complete(number, time_us, key, delivery);
+        acks.failure().map_or(Ok(()), Err)
     }
 }

@@ -1,4 +1,4 @@
-//! What librdkafka tells of itself, as metrics.
+//! Converts librdkafka's statistics to metrics.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -9,17 +9,17 @@ use rdkafka::statistics::{Broker, Statistics};
 
 use crate::telemetry::{KafkaMetrics, ProducerGauges};
 
-/// How often a producer tells, unless the operator sets `statistics.interval.ms`.
+/// The interval of statistics, unless the operator sets `statistics.interval.ms`.
 pub(super) const INTERVAL_MS: &str = "10000";
 
-/// One producer's part in the metrics of all. Its gauges go with it, what it counted stays.
+/// One producer's part of the metrics. Its gauges end with it; its counts remain.
 pub(super) struct ProducerStatistics {
     metrics: KafkaMetrics,
     gauges: Arc<ProducerGauges>,
-    counted: Mutex<Counts>,
+    reported: Mutex<Counts>,
 }
 
-/// What a producer has counted since its start.
+/// The counts of a producer since its start.
 #[derive(Default)]
 struct Counts {
     requests: u64,
@@ -51,27 +51,29 @@ fn seconds(value: i64, unit: fn(u64) -> Duration) -> f64 {
 impl ProducerStatistics {
     pub fn new(metrics: KafkaMetrics) -> Self {
         let gauges = metrics.producer();
-        Self { metrics, gauges, counted: Mutex::default() }
+        Self { metrics, gauges, reported: Mutex::default() }
     }
 
     pub fn take(&self, statistics: &Statistics) {
         let now = Counts::of(statistics);
-        let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         let KafkaMetrics { requests, request_errors, request_retries, request_timeouts, sent_bytes, disconnects, .. } =
             &self.metrics;
-        for (counter, now, before) in [
-            (requests, now.requests, counted.requests),
-            (request_errors, now.request_errors, counted.request_errors),
-            (request_retries, now.request_retries, counted.request_retries),
-            (request_timeouts, now.request_timeouts, counted.request_timeouts),
-            (sent_bytes, now.sent_bytes, counted.sent_bytes),
-            (disconnects, now.disconnects, counted.disconnects),
+        for (counter, now, previous) in [
+            (requests, now.requests, reported.requests),
+            (request_errors, now.request_errors, reported.request_errors),
+            (request_retries, now.request_retries, reported.request_retries),
+            (request_timeouts, now.request_timeouts, reported.request_timeouts),
+            (sent_bytes, now.sent_bytes, reported.sent_bytes),
+            (disconnects, now.disconnects, reported.disconnects),
         ] {
-            // A broker that has left the cluster takes its counts along.
-            counter.inc_by(now.saturating_sub(before));
+            // The counts of a broker that has left the cluster are missing, so the sum can
+            // decrease.
+            counter.inc_by(now.saturating_sub(previous));
         }
-        *counted = now;
-        // librdkafka's own threads appear as brokers without a host, and brokers that were only named at the start without an id.
+        *reported = now;
+        // librdkafka's internal threads appear as brokers without a host, and bootstrap servers
+        // without an id.
         let brokers = || statistics.brokers.values().filter(|broker| broker.nodeid >= 0);
         self.gauges.update(|state| {
             state.queued_messages = statistics.msg_cnt;
@@ -80,11 +82,11 @@ impl ProducerStatistics {
                 .filter_map(|broker| {
                     let answered = broker.rtt.as_ref().filter(|window| window.cnt > 0);
                     let latest = answered.map(|window| seconds(window.avg, Duration::from_micros));
-                    let before = || state.round_trip_seconds.get(&broker.nodename).copied();
-                    Some((broker.nodename.clone(), latest.or_else(before)?))
+                    let previous = || state.round_trip_seconds.get(&broker.nodename).copied();
+                    Some((broker.nodename.clone(), latest.or_else(previous)?))
                 })
                 .collect();
-            // In milliseconds, where other times are in microseconds.
+            // In milliseconds, unlike other times, which are in microseconds.
             let throttle = |broker: &Broker| broker.throttle.as_ref().map(|window| seconds(window.max, Duration::from_millis));
             state.throttle_seconds = brokers().filter_map(throttle).fold(0.0, f64::max);
         });
