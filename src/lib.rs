@@ -1,16 +1,18 @@
-//! data-patch replays an IoT platform's raw readings into Kafka, and never loses, scrambles or forgets one.
+//! data-patch replays the raw readings of an IoT platform into Kafka, without losing, reordering or
+//! forgetting any.
 //!
-//! `docs/architecture.md` explains how. Modules form layers and import downward only (`tests/it/layers.rs` checks it):
+//! `docs/architecture.md` describes the design. The modules form layers and import downward only,
+//! which `tests/it/layers.rs` checks:
 //!
 //! | layer | modules |
 //! | --- | --- |
 //! | commands | `cli` |
 //! | composition | [`app`] |
-//! | ways in | [`api`] (connections), [`worker`] (leases) |
+//! | entry points | [`api`] (connections), [`worker`] (leases) |
 //! | use cases | [`service`] |
 //! | one job | [`replay`] |
 //! | durable state | [`queue`] |
-//! | the outside | [`source`] (the IoTA store), [`sink`] (Kafka), [`db`] (SQL connections) |
+//! | external systems | [`source`] (the IoTA database), [`sink`] (Kafka), [`db`] (SQL connections) |
 //! | plain types and pure functions | [`protocol`], [`task`], [`config`], [`telemetry`]; [`failpoint`] for tests |
 
 pub use data_patch_failpoint as failpoint;

@@ -1,4 +1,4 @@
-//! Connections to SQLite, with the pragmas that belong to each. Knows no table.
+//! SQLite connections and their pragmas. Knows no tables.
 
 use std::{str::FromStr, time::Duration};
 
@@ -7,23 +7,23 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqlitePoolOptions},
 };
 
-/// How long a connection waits for another's lock before it says so.
+/// How long a connection waits for a lock before SQLite reports `SQLITE_BUSY`.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A database of somebody else's: never made, never written.
+/// Options for a database of another application: it is never created or written.
 ///
 /// # Errors
-/// `url` is no SQLite URL.
+/// `url` is not an SQLite URL.
 pub fn read_only_options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
     Ok(SqliteConnectOptions::from_str(url)?.create_if_missing(false).read_only(true).busy_timeout(BUSY_TIMEOUT))
 }
 
-/// A pool that connects when it is first needed.
+/// A pool of at most `connections` connections, opened on first use.
 pub fn pool(options: SqliteConnectOptions, connections: u32) -> SqlitePool {
     SqlitePoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_secs(30))
-        // A file can be asked for nothing that it would not tell in the next statement anyway.
+        // A test query on a file finds nothing that the next statement would not find.
         .test_before_acquire(false)
         .connect_lazy_with(options)
 }
