@@ -1,4 +1,5 @@
-//! The metrics of each part, by the conventions of Prometheus: base units, `_total` for counters, labels with few values.
+//! The metrics of each component, by the Prometheus naming conventions: base units, `_total` for
+//! counters, and labels with few values (<https://prometheus.io/docs/practices/naming/>).
 
 use std::{
     collections::HashMap,
@@ -10,25 +11,25 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
 
-/// How an attempt on a job ended.
+/// The outcome of an attempt on a job.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
     pub outcome: &'static str,
 }
 
-/// Why a client's message was rejected; the `payload.code` of the answer.
+/// The code of a refused message, as in `payload.code` of the answer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CodeLabel {
     pub code: &'static str,
 }
 
-/// What kind of error it was.
+/// The kind of an error.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CauseLabel {
     pub cause: &'static str,
 }
 
-/// Errors of one part, by cause.
+/// Errors of one component, by cause.
 pub type Errors = Family<CauseLabel, Counter>;
 
 /// Counts an error.
@@ -36,7 +37,7 @@ pub fn count_error(errors: &Errors, cause: &'static str) {
     errors.get_or_create(&CauseLabel { cause }).inc();
 }
 
-/// One more in a gauge, as long as this lives, however it ends.
+/// Increments a gauge, and decrements it on drop.
 #[derive(Debug)]
 pub struct GaugeGuard(Gauge);
 
@@ -53,10 +54,10 @@ impl Drop for GaugeGuard {
     }
 }
 
-/// Upper bounds of durations, in seconds: from a write to the disk to an outage.
+/// Histogram buckets in seconds, from a disk write to an outage.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
 
-/// A histogram of durations.
+/// A histogram of durations in seconds.
 #[derive(Debug, Clone)]
 pub struct Durations(pub(super) Histogram);
 
@@ -72,7 +73,7 @@ impl Durations {
     }
 }
 
-/// What clients and workers do; cheap to clone, and all clones count together. So it is with the others.
+/// Metrics of clients and workers. Clones share their values, as in the other metrics types.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
     pub tasks_created: Counter,
@@ -83,33 +84,33 @@ pub struct Metrics {
     pub connections: Gauge,
     pub log_subscriptions: Gauge,
     pub jobs_running: Gauge,
-    /// From the commit of a log line to its way out to a client that watches.
+    /// From the commit of a log entry to its hand-over to a subscribed client's socket.
     pub log_delay: Durations,
 }
 
 impl Metrics {
-    /// Counts an attempt that has ended.
+    /// Counts a finished attempt.
     pub fn job_attempt(&self, outcome: &'static str) {
         self.job_attempts.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    /// Counts a message that was rejected.
+    /// Counts a refused message.
     pub fn request_rejected(&self, code: &'static str) {
         self.requests_rejected.get_or_create(&CodeLabel { code }).inc();
     }
 }
 
-/// What the IoTA store does.
+/// Metrics of the source.
 #[derive(Debug, Clone, Default)]
 pub struct StoreMetrics {
     pub errors: Errors,
 }
 
-/// What Kafka does, and what librdkafka says of it.
+/// Metrics of Kafka and of librdkafka.
 #[derive(Debug, Clone, Default)]
 pub struct KafkaMetrics {
     pub errors: Errors,
-    /// From the hand-over of some rows to librdkafka to the acknowledgement of the last of them.
+    /// From the hand-over of a batch of rows to librdkafka to the acknowledgement of its last row.
     pub acknowledgement: Durations,
     pub requests: Counter,
     pub request_errors: Counter,
@@ -120,7 +121,7 @@ pub struct KafkaMetrics {
     producers: Arc<Mutex<Vec<Weak<ProducerGauges>>>>,
 }
 
-/// What one librdkafka client said last of its present state.
+/// The last reported state of one librdkafka client.
 #[derive(Debug, Default)]
 pub struct ProducerGauges {
     last: Mutex<ProducerState>,
@@ -131,9 +132,9 @@ pub struct ProducerGauges {
 pub struct ProducerState {
     pub queued_messages: u64,
     pub queued_bytes: u64,
-    /// By the broker's host and port; the mean of the last period in which it answered.
+    /// By the broker's host and port: the mean of the last period in which the broker answered.
     pub round_trip_seconds: HashMap<String, f64>,
-    /// The longest that a broker told it to wait in the last period (quotas).
+    /// The longest throttling by a broker's quota in the last period.
     pub throttle_seconds: f64,
 }
 
@@ -145,11 +146,11 @@ impl ProducerGauges {
 
 impl KafkaMetrics {
     fn producers(&self) -> MutexGuard<'_, Vec<Weak<ProducerGauges>>> {
-        // Nothing panics while it is locked.
+        // No code panics while it holds this lock.
         self.producers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gauges that count as long as they live.
+    /// Registers the gauges of a client, until they are dropped.
     pub fn producer(&self) -> Arc<ProducerGauges> {
         let gauges = Arc::new(ProducerGauges::default());
         let mut producers = self.producers();
@@ -158,7 +159,7 @@ impl KafkaMetrics {
         gauges
     }
 
-    /// How many clients there are, and their states put together: sums, and the worst of times.
+    /// The number of clients and their combined state: the sum of sizes and the maximum of times.
     pub fn state(&self) -> (usize, ProducerState) {
         let (mut clients, mut all) = (0, ProducerState::default());
         for gauges in self.producers().iter().filter_map(Weak::upgrade) {

@@ -1,4 +1,4 @@
-//! Logs (tracing) and figures (Prometheus).
+//! Logs (tracing) and metrics (Prometheus).
 
 mod exposition;
 mod metrics;
@@ -15,18 +15,21 @@ pub use metrics::{Durations, Errors, GaugeGuard, KafkaMetrics, Metrics, Producer
 /// Starts logging to standard error.
 ///
 /// # Errors
-/// `[log] level` is no filter.
+/// `[log] level` is not a valid filter.
 pub fn init(log: &Log) -> anyhow::Result<()> {
-    let mut filter = EnvFilter::try_new(&log.level)
-        .map_err(|error| anyhow::anyhow!("log.level: {:?} is no level or filter ({error}); \"info\" is one", log.level))?;
-    // What these say at finer levels is the messages themselves, token and all; warp calls a client that leaves an error.
-    for quiet in ["tungstenite=info", "tokio_tungstenite=info", "warp=off", "hyper=info", "hyper_util=info", "sqlx=info"] {
-        filter = filter.add_directive(quiet.parse()?);
+    let mut filter = EnvFilter::try_new(&log.level).map_err(|error| {
+        anyhow::anyhow!("log.level: {:?} is not a level or filter ({error}); an example is \"info\"", log.level)
+    })?;
+    // At finer levels these crates log whole messages, including the token; warp logs an error when
+    // a client disconnects.
+    for directive in ["tungstenite=info", "tokio_tungstenite=info", "warp=off", "hyper=info", "hyper_util=info", "sqlx=info"] {
+        filter = filter.add_directive(directive.parse()?);
     }
-    // Said for each broker and each try; jobs say it once, with what it means for them. Name them in log.level to see it.
-    for noisy in ["librdkafka", "rdkafka"] {
-        if !log.level.contains(noisy) {
-            filter = filter.add_directive(format!("{noisy}=off").parse()?);
+    // librdkafka logs each attempt on each broker; jobs log the outage once, with its effect on
+    // them. Naming the crate in `log.level` enables its logs.
+    for target in ["librdkafka", "rdkafka"] {
+        if !log.level.contains(target) {
+            filter = filter.add_directive(format!("{target}=off").parse()?);
         }
     }
     let registry = tracing_subscriber::registry().with(filter);
