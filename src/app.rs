@@ -1,4 +1,4 @@
-//! The one place where everything is put together, started in order, and stopped in order.
+//! Composes the service: starts its parts in order, and stops them in order.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,15 +20,17 @@ use crate::{
     worker::Pool,
 };
 
-/// Partitions of the embedded broker's topics.
+/// The number of partitions of the embedded broker's topics.
 const EMBEDDED_PARTITIONS: i32 = 3;
 
-/// Runs the service on `listener` until `stop`, then stops it gently. `broker` is the embedded one, where the caller has
-/// made it; else it is made here, if the configuration says so.
+/// Runs the service on `listener` until `stop`, then shuts it down gracefully. `broker` is the
+/// embedded broker, if the caller has started one. Otherwise it is started here if the
+/// configuration asks for one.
 ///
 /// # Errors
-/// What keeps it from starting: a queue that can't be opened, a store whose tables do not fit, a wrong Kafka property. A
-/// store or broker that is away does not: work waits for it.
+/// The service cannot start: the queue cannot be opened, the tables of the source do not match the
+/// configuration, or a Kafka property is wrong. An unavailable source or broker is not an error:
+/// jobs wait for it.
 pub async fn run(
     config: Config,
     token: Token,
@@ -38,15 +40,74 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let metrics = Metrics::default();
     let queue = Queue::open(&config.queue.options(), Clock::System).await?;
-    let store = Source::new(&config.iota)?;
+    let source = Source::new(&config.iota)?;
     let (kafka, _broker) = connect_kafka(&config, broker).await?;
-    startup_checks(&config, &store, &kafka).await?;
+    startup_checks(&config, &source, &kafka).await?;
 
     let draining = CancellationToken::new();
-    let context = Arc::new(ServerState {
-        tasks: TaskService::new(queue.clone(), metrics.clone(), draining.clone()),
+    let tasks = TaskService::new(queue.clone(), metrics.clone(), draining.clone());
+    let services = (&queue, &source, &kafka);
+    let state = Arc::new(server_state(&config, token, tasks, services, &metrics, draining));
+    let pool = Pool {
         queue: queue.clone(),
-        store: store.clone(),
+        replay_runner: ReplayRunner { source, kafka: kafka.clone(), validation: config.validation },
+        config: config.worker.clone(),
+        metrics,
+    };
+
+    // Of the shutdown time, 70 % are for rows in flight and 20 % for connections; the rest is for
+    // the queue.
+    let grace = Duration::from_secs(config.server.shutdown_seconds);
+    let (drain_timeout, close_timeout) = (grace.mul_f64(0.7), grace.mul_f64(0.2));
+    let address = listener.local_addr().context("the listener has no address")?;
+    let mut server_task = tokio::spawn(api::run(Arc::clone(&state), listener, close_timeout));
+    let retention_task = tokio::spawn(retention_loop(queue.clone(), config.queue.retention_days, stop.clone()));
+    let mut worker_task = tokio::spawn(pool.run(stop.clone(), drain_timeout));
+    let unfinished_jobs = queue.backlog().await.map_or(0, |backlog| backlog.jobs);
+    tracing::info!(%address, unfinished_jobs, queue = %config.queue.url, iota = %config.iota.url, kafka = kafka.brokers(), "data-patch is up");
+
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => {}
+        // These tasks end before `stop` only if they panic. The process then exits, since a service
+        // that accepts tasks and does not run them is worse than none.
+        died = &mut worker_task => anyhow::bail!("the worker pool died: {died:?}"),
+        died = &mut server_task => anyhow::bail!("the server died: {died:?}"),
+        () = queue.writer_died() => anyhow::bail!(
+            "the thread that writes the queue has died (its panic is above): nothing can be stored any more. Accepted tasks are \
+             safe; restart the service to continue, and report the panic"
+        ),
+    }
+    tracing::info!(
+        "stopping: waiting for rows in flight, then storing checkpoints and releasing leases; no new work is accepted"
+    );
+    state.draining.cancel();
+    failpoint::hit("stopping");
+    worker_task.await.context("the worker pool died")?;
+    state.close_connections.cancel();
+    server_task.await.context("the server died")?;
+    retention_task.await.context("the retention of tasks died")?;
+    queue.close().await;
+    // librdkafka takes a second or two to stop its threads. Everything is acknowledged or stored,
+    // so the shutdown does not wait for it.
+    tokio::task::spawn_blocking(move || drop((state, kafka)));
+    tracing::info!("stopped; unfinished tasks resume at the next start");
+    Ok(())
+}
+
+/// The state that all connections share.
+fn server_state(
+    config: &Config,
+    token: Token,
+    tasks: TaskService,
+    (queue, source, kafka): (&Queue, &Source, &Kafka),
+    metrics: &Metrics,
+    draining: CancellationToken,
+) -> ServerState {
+    ServerState {
+        tasks,
+        queue: queue.clone(),
+        store: source.clone(),
         kafka: kafka.clone(),
         rules: RequestPolicy {
             token,
@@ -65,50 +126,11 @@ pub async fn run(
         full: LogThrottle::default(),
         draining,
         close_connections: CancellationToken::new(),
-    });
-    let pool = Pool {
-        queue: queue.clone(),
-        patcher: ReplayRunner { store, kafka: kafka.clone(), validation: config.validation },
-        config: config.worker.clone(),
-        metrics,
-    };
-
-    // Of the time for stopping most is for rows in flight, the rest for connections and the queue.
-    let grace = Duration::from_secs(config.server.shutdown_seconds);
-    let (drain, patience) = (grace.mul_f64(0.7), grace.mul_f64(0.2));
-    let address = listener.local_addr().context("the listener has no address")?;
-    let mut server_task = tokio::spawn(api::run(Arc::clone(&context), listener, patience));
-    let retention_task = tokio::spawn(retention_loop(queue.clone(), config.queue.retention_days, stop.clone()));
-    let mut worker_task = tokio::spawn(pool.run(stop.clone(), drain));
-    let unfinished_jobs = queue.backlog().await.map_or(0, |backlog| backlog.jobs);
-    tracing::info!(%address, unfinished_jobs, queue = %config.queue.url, iota = %config.iota.url, kafka = kafka.brokers(), "data-patch is up");
-
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => {}
-        // Neither ends before it is asked to, unless it dies; a service that takes tasks and does nothing is worse than none.
-        died = &mut worker_task => anyhow::bail!("the worker pool died: {died:?}"),
-        died = &mut server_task => anyhow::bail!("the server died: {died:?}"),
-        () = queue.writer_died() => anyhow::bail!(
-            "the thread that writes the queue has died (its panic is above): nothing can be stored any more. What was accepted is \
-             safe; start the service again and it goes on, and report the panic"
-        ),
     }
-    tracing::info!("stopping: no new work is taken in; rows in flight are waited for, cursors stored, leases handed back");
-    context.draining.cancel();
-    failpoint::hit("stopping");
-    worker_task.await.context("the worker pool died")?;
-    context.close_connections.cancel();
-    server_task.await.context("the server died")?;
-    retention_task.await.context("the retention of tasks died")?;
-    queue.close().await;
-    // librdkafka takes a second or two to end its threads; everything is acknowledged or stored, so nobody waits.
-    tokio::task::spawn_blocking(move || drop((context, kafka)));
-    tracing::info!("stopped; unfinished tasks go on at the next start");
-    Ok(())
 }
 
-/// The brokers; the embedded one lives as long as what is returned.
+/// Connects to the configured brokers or to the embedded one, which runs until the returned handle
+/// is dropped.
 async fn connect_kafka(
     config: &Config,
     broker: Option<Arc<EmbeddedBroker>>,
@@ -135,35 +157,36 @@ async fn start_broker(config: &Config) -> anyhow::Result<EmbeddedBroker> {
     tracing::warn!(
         brokers = broker.brokers(),
         topics = topics.join(", "),
-        "EMBEDDED BROKER: what is published stays in this process and is gone with it; set kafka.brokers for a real one"
+        "EMBEDDED BROKER: published rows are kept in this process only and are lost when it ends; set kafka.brokers for a real one"
     );
     Ok(broker)
 }
 
-/// Says what is away, and refuses what can't get better.
-async fn startup_checks(config: &Config, store: &Source, kafka: &Kafka) -> anyhow::Result<()> {
-    /// A store that is well answers much sooner; one that does not must not keep the service from taking tasks in.
+/// Logs which dependencies are unavailable, and fails on errors that waiting does not fix.
+async fn startup_checks(config: &Config, source: &Source, kafka: &Kafka) -> anyhow::Result<()> {
+    /// A healthy source answers much sooner. One that does not answer must not keep the service
+    /// from accepting tasks.
     const STARTUP_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-    match tokio::time::timeout(STARTUP_PROBE_TIMEOUT, store.mapping()).await {
+    match tokio::time::timeout(STARTUP_PROBE_TIMEOUT, source.mapping()).await {
         Ok(Ok(mapping)) => {
-            for advice in &mapping.warnings {
-                tracing::warn!(advice, "the IoTA store");
+            for warning in &mapping.warnings {
+                tracing::warn!(warning, "the IoTA store");
             }
         }
         Ok(Err(error)) if !error.is_retryable() => return Err(error.into()),
-        Ok(Err(error)) => tracing::warn!(%error, "the service starts all the same; jobs wait until the store is back"),
-        Err(_) => tracing::warn!("the IoTA store does not answer yet; the service starts all the same, and jobs wait for it"),
+        Ok(Err(error)) => tracing::warn!(%error, "the IoTA store is unavailable; the service starts, and jobs wait for it"),
+        Err(_) => tracing::warn!("the IoTA store does not answer yet; the service starts, and jobs wait for it"),
     }
     let (kafka, topic) = (kafka.clone(), config.kafka.default_topic.clone());
     tokio::spawn(async move {
         if let Err(error) = kafka.look_up(&topic).await {
-            tracing::warn!(%error, "jobs of the default topic wait or fail until that is mended");
+            tracing::warn!(%error, "jobs of the default topic wait or fail until this is fixed");
         }
     });
     Ok(())
 }
 
-/// Removes tasks that ended long ago, now and every hour.
+/// Removes tasks older than the retention period, at once and then every hour.
 async fn retention_loop(queue: Queue, retention_days: u32, stop: CancellationToken) {
     let keep_ms = i64::from(retention_days) * 86_400_000;
     let mut hours = tokio::time::interval(Duration::from_hours(1));
@@ -178,8 +201,10 @@ async fn retention_loop(queue: Queue, retention_days: u32, stop: CancellationTok
         };
         match pruned {
             Ok(0) => {}
-            Ok(tasks) => tracing::info!(tasks, retention_days, "tasks that ended long ago were removed with their logs"),
-            Err(error) => tracing::warn!(%error, "old tasks can't be removed; trying again in an hour"),
+            Ok(tasks) => {
+                tracing::info!(tasks, retention_days, "tasks older than the retention period were removed with their logs");
+            }
+            Err(error) => tracing::warn!(%error, "old tasks cannot be removed; retrying in an hour"),
         }
     }
 }

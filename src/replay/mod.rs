@@ -1,7 +1,8 @@
-//! One job: count a device's rows, read them, hold back what ET can't read, publish the rest, and report.
+//! One job: counts a device's rows, reads them, quarantines those that ET cannot read, publishes
+//! the others, and reports its progress.
 //!
-//! Knows no queue: it is given a [`JobContext`] to tell how far it has got. What it needs may be away; then it ends with an
-//! outage, and can go on later from what it has reported.
+//! This module does not know the queue: it reports through a [`JobContext`]. If a dependency is
+//! unavailable, the job ends with an outage and can resume later from its last checkpoint.
 
 mod outcome;
 
@@ -25,85 +26,90 @@ use crate::{
     validate::Validator,
 };
 
-/// A device of so many rows has little: it is over before the producer would have waited for more to send together.
+/// A device with at most this many rows uses [`BatchMode::LowLatency`], since waiting for full
+/// batches would take longer than sending all of its rows.
 const SMALL_DEVICE_ROWS: u64 = 1_000;
 
-/// So many restarts in a row with no row acknowledged or held back in between, and the job waits as in an outage. Halving a
-/// batch down to single rows takes seven.
+/// After this many consecutive restarts without a row acknowledged or quarantined in between, the
+/// job ends as in an outage. Halving a batch down to single rows takes seven.
 const MAX_RESTARTS: u32 = 20;
 
-/// Before each restart in a row, as much longer.
+/// The delay before a restart is this times the number of restarts before it in a row.
 const RESTART_DELAY: Duration = Duration::from_millis(20);
 
-/// How the work on a job is ended from outside.
+/// Signals that end a job from outside.
 #[derive(Debug, Clone, Default)]
 pub struct Signals {
-    /// Stop reading, and wait for what is on its way.
+    /// Stop reading, and wait for the rows in flight.
     pub stop: CancellationToken,
-    /// Wait no longer: drop what was not sent.
+    /// Do not wait any longer; drop the rows that were not sent.
     pub abort: CancellationToken,
 }
 
-/// What is to be done; how far it has got, its [`AckTracker`] tells.
+/// The parameters of one job. Its progress is in its [`AckTracker`].
 #[derive(Debug, Clone)]
 pub struct Replay {
     pub task: TaskId,
+    /// The thing that the device is mounted on.
     pub thing: Uuid,
     pub device: Uuid,
     pub topic: String,
-    /// Both ends are included.
+    /// Start of the time range, inclusive.
     pub from: DateTime<Utc>,
+    /// End of the time range, inclusive.
     pub to: DateTime<Utc>,
-    /// Rows, if they were counted before.
+    /// The number of rows in the range, if an earlier attempt counted them.
     pub total: Option<u64>,
-    /// How the store was laid out when the cursor was stored that is gone on from, where that is known.
+    /// The source layout of the stored cursor, if known.
     pub layout: Option<String>,
 }
 
-/// Where a job tells how far it has got.
+/// What a job reports its progress to.
 pub trait JobContext: Send + Sync {
-    /// The rows were counted.
+    /// The rows of the device were counted.
     fn counted(&self, name: Option<String>, total: u64);
 
-    /// How the store is laid out that cursors are in from now on ([`crate::source::Mapping::layout`]).
+    /// From now on, cursors refer to this source layout
+    /// ([`Mapping::layout`](crate::source::Mapping::layout)).
     fn layout(&self, _layout: String) {}
 
-    /// Something about the store that the task's log should say.
+    /// A remark about the source for the task's log.
     fn note(&self, _text: String) {}
 
-    /// It has rows that it may have waited for, and is about to do something with them: returns when it may.
+    /// Called before rows are processed that the job may have waited for. Returns when it may
+    /// process them.
     fn resume(&self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
 
-    /// Whether it may send another row.
+    /// Whether the job may send another row.
     ///
     /// # Errors
-    /// It may not: a worker that was frozen may have lost the job to another.
+    /// It may not: the lease may have expired, for example because the process was frozen.
     fn ensure_lease_valid(&self) -> Result<(), LeaseExpired>;
 }
 
-/// The job must end at once.
+/// The job must end at once, because its lease may have expired.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct LeaseExpired(pub String);
 
-/// Why the work ended before its end.
+/// Why a job was interrupted.
 enum Interrupted {
     Stopped,
     NoDevice,
-    Store(SourceError),
+    Source(SourceError),
     Kafka(KafkaError),
-    Abandoned(LeaseExpired),
-    /// More rows were held back than one device may have.
+    LeaseExpired(LeaseExpired),
+    /// More rows were quarantined than `validation.max_quarantined` allows.
     TooManyInvalid {
-        held: u64,
+        quarantined: u64,
     },
 }
 
 impl From<SourceError> for Interrupted {
     fn from(error: SourceError) -> Self {
-        Self::Store(error)
+        Self::Source(error)
     }
 }
 
@@ -115,70 +121,71 @@ impl From<KafkaError> for Interrupted {
 
 impl From<LeaseExpired> for Interrupted {
     fn from(error: LeaseExpired) -> Self {
-        Self::Abandoned(error)
+        Self::LeaseExpired(error)
     }
 }
 
-/// What jobs work with; clones share it.
+/// Runs jobs. Clones share the connections.
 #[derive(Clone)]
 pub struct ReplayRunner {
-    pub store: Source,
+    pub source: Source,
     pub kafka: Kafka,
     pub validation: config::Validation,
 }
 
 impl ReplayRunner {
-    /// Works on a job until it is done, is asked to stop, or can't go on; then nothing of it is on its way any more, unless it
-    /// was abandoned. The account of its rows is in `flight` all the time, so that its cursor can be stored while it goes on.
+    /// Runs a job until it is done, is asked to stop, or cannot continue. On return no row of it is
+    /// in flight, unless it was aborted. `acks` is up to date all the time, so that checkpoints can
+    /// be stored while the job runs.
     ///
     /// # Errors
-    /// It was taken away.
+    /// The lease may have expired.
     pub async fn run(
         &self,
-        patch: &Replay,
-        flight: &Arc<AckTracker>,
-        report: &impl JobContext,
+        replay: &Replay,
+        acks: &Arc<AckTracker>,
+        context: &impl JobContext,
         signals: &Signals,
     ) -> Result<Outcome, LeaseExpired> {
         tokio::select! {
             biased;
-            outcome = self.replay(patch, flight, report, &signals.stop) => outcome,
-            () = signals.abort.cancelled() => Ok(if flight.has_in_flight() {
-                Outcome::Abandoned { unanswered: flight.abort().await }
+            outcome = self.publish_with_restarts(replay, acks, context, &signals.stop) => outcome,
+            () = signals.abort.cancelled() => Ok(if acks.has_in_flight() {
+                Outcome::Abandoned { unanswered: acks.abort().await }
             } else {
                 Outcome::Stopped
             }),
         }
     }
 
-    /// Publishes, and goes on from the last safe row where the rows must go another way: through a new producer, or in
-    /// smaller batches.
-    async fn replay(
+    /// Publishes the rows. Restarts from the ack watermark if the remaining rows must be sent
+    /// through a new producer or in smaller batches.
+    async fn publish_with_restarts(
         &self,
-        patch: &Replay,
-        flight: &Arc<AckTracker>,
-        report: &impl JobContext,
+        replay: &Replay,
+        acks: &Arc<AckTracker>,
+        context: &impl JobContext,
         stop: &CancellationToken,
     ) -> Result<Outcome, LeaseExpired> {
-        let (mut restarts, mut reached) = (0, 0);
-        let pace = OnceLock::new();
+        let (mut restarts, mut rows_before) = (0, 0);
+        let mode = OnceLock::new();
         loop {
-            let ended = self.publish(patch, flight, report, &pace, stop).await;
-            let settled = flight.drained().await;
-            match (ended, settled) {
-                (Err(Interrupted::Abandoned(error)), _) => return Err(error),
+            let published = self.publish(replay, acks, context, &mode, stop).await;
+            let drained = acks.drained().await;
+            match (published, drained) {
+                (Err(Interrupted::LeaseExpired(error)), _) => return Err(error),
                 (Err(Interrupted::Stopped), Err(error)) if error.is_restart() => {
-                    flight.restart();
+                    acks.restart();
                     return Ok(Outcome::Stopped);
                 }
                 (_, Err(error)) if error.is_restart() && restarts < MAX_RESTARTS => {
-                    let rows = flight.rows();
-                    restarts = if rows > reached { 1 } else { restarts + 1 };
-                    reached = rows;
+                    let rows = acks.rows();
+                    restarts = if rows > rows_before { 1 } else { restarts + 1 };
+                    rows_before = rows;
                     self.kafka.count_error(&error);
-                    flight.restart();
+                    acks.restart();
                     if let KafkaError::BatchTooLarge { bytes } = error
-                        && let Err(error) = self.kafka.batch_refused(&patch.topic, bytes).await
+                        && let Err(error) = self.kafka.batch_refused(&replay.topic, bytes).await
                     {
                         return Ok(self.outcome_of(error).await);
                     }
@@ -186,18 +193,20 @@ impl ReplayRunner {
                 }
                 (_, Err(error)) => {
                     if matches!(error, KafkaError::UnknownTopic(_)) {
-                        self.kafka.invalidate(&patch.topic).await;
+                        self.kafka.invalidate(&replay.topic).await;
                     }
                     return Ok(self.outcome_of(error).await);
                 }
-                (Err(Interrupted::Store(error)), Ok(())) => {
-                    self.store.count_error(&error);
+                (Err(Interrupted::Source(error)), Ok(())) => {
+                    self.source.count_error(&error);
                     return Ok(error.into());
                 }
                 (Err(Interrupted::Kafka(error)), Ok(())) => return Ok(self.outcome_of(error).await),
-                (Err(Interrupted::TooManyInvalid { held }), Ok(())) => return Ok(Outcome::Failed(self.too_many_invalid(held))),
+                (Err(Interrupted::TooManyInvalid { quarantined }), Ok(())) => {
+                    return Ok(Outcome::Failed(self.too_many_invalid(quarantined)));
+                }
                 (Err(Interrupted::NoDevice), Ok(())) => {
-                    return Ok(Outcome::Failed(format!("there is no such device on thing {}", patch.thing)));
+                    return Ok(Outcome::Failed(format!("there is no such device on thing {}", replay.thing)));
                 }
                 (Err(Interrupted::Stopped), Ok(())) => return Ok(Outcome::Stopped),
                 (Ok(()), Ok(())) => return Ok(Outcome::Done),
@@ -211,150 +220,154 @@ impl ReplayRunner {
         error.into()
     }
 
-    fn too_many_invalid(&self, held: u64) -> String {
+    fn too_many_invalid(&self, quarantined: u64) -> String {
         format!(
-            "{held} of its rows were quarantined, more than validation.max_quarantined = {}. So many rows are seldom wrong: the rule is likely \
-             wrong for them (validation.mode). The lines above and the quarantine say why; set the rule right, and submit the device again",
+            "{quarantined} of its rows were quarantined, more than validation.max_quarantined = {}. So many invalid rows are rare: the rule is likely \
+             wrong for them (validation.mode). The entries above and the quarantine table give the reasons; correct the rule, then submit the device again",
             self.validation.max_quarantined
         )
     }
 
-    /// Looks up topic and device, begins to read, and counts the rows where they are not counted yet.
-    /// `known` is the pace of an earlier try.
+    /// Looks up the topic and the device, starts to read, and counts the rows if they are not
+    /// counted yet. `known` is the batch mode of an earlier attempt of this job.
     async fn prepare(
         &self,
-        patch: &Replay,
-        flight: &AckTracker,
-        report: &impl JobContext,
+        replay: &Replay,
+        acks: &AckTracker,
+        context: &impl JobContext,
         known: &OnceLock<BatchMode>,
     ) -> Result<(Sender, Rows, Arc<Mapping>), Interrupted> {
-        self.kafka.look_up(&patch.topic).await?;
-        let mapping = self.store.mapping().await?;
-        Self::check_layout(patch, flight, report, &mapping);
-        let selection = Selection { device: patch.device, from: patch.from, to: patch.to, after: flight.cursor() };
-        let (pace, rows) = if let Some(pace) = known.get() {
-            (*pace, self.store.rows(selection))
-        } else if patch.total.is_some() || selection.after.is_some() {
-            (BatchMode::Throughput, self.store.rows(selection))
+        self.kafka.look_up(&replay.topic).await?;
+        let mapping = self.source.mapping().await?;
+        Self::check_layout(replay, acks, context, &mapping);
+        let selection = Selection { device: replay.device, from: replay.from, to: replay.to, after: acks.cursor() };
+        let (mode, rows) = if let Some(mode) = known.get() {
+            (*mode, self.source.rows(selection))
+        } else if replay.total.is_some() || selection.after.is_some() {
+            (BatchMode::Throughput, self.source.rows(selection))
         } else {
-            self.open_device(patch, selection, report).await?
+            self.open_device(replay, selection, context).await?
         };
-        let pace = *known.get_or_init(|| pace);
-        let sender = self.kafka.sender(&patch.topic, RecordBuilder::new(patch.task, patch.device), pace).await?;
+        let mode = *known.get_or_init(|| mode);
+        let sender = self.kafka.sender(&replay.topic, RecordBuilder::new(replay.task, replay.device), mode).await?;
         Ok((sender, rows, mapping))
     }
 
-    /// A cursor means something only in the layout that it was stored in: in another one the range is begun again.
-    fn check_layout(patch: &Replay, flight: &AckTracker, report: &impl JobContext, mapping: &Mapping) {
+    /// A cursor is valid only for the layout that it was stored with. If the layout has changed,
+    /// the range is read again from its start.
+    fn check_layout(replay: &Replay, acks: &AckTracker, context: &impl JobContext, mapping: &Mapping) {
         let layout = mapping.layout();
-        if let Some(before) = patch.layout.as_ref().filter(|before| **before != layout)
-            && flight.cursor().is_some_and(|cursor| cursor != mapping.position_before(patch.from, patch.to))
+        if let Some(before) = replay.layout.as_ref().filter(|before| **before != layout)
+            && acks.cursor().is_some_and(|cursor| cursor != mapping.position_before(replay.from, replay.to))
         {
-            flight.restart_from(mapping.position_before(patch.from, patch.to));
-            report.note(format!(
-                "the IoTA store's table was {before} (time/key) when the work stopped and is {layout} now, so the device is published again from the beginning of its range"
+            acks.restart_from(mapping.position_before(replay.from, replay.to));
+            context.note(format!(
+                "the IoTA store's table was {before} (time/key) when the work stopped and is {layout} now, so the device is published again from the start of its range"
             ));
         }
-        if patch.total.is_none()
-            && let Some(doubt) = mapping.ambiguity_note(patch.from, patch.to)
+        if replay.total.is_none()
+            && let Some(note) = mapping.ambiguity_note(replay.from, replay.to)
         {
-            report.note(doubt);
+            context.note(note);
         }
-        report.layout(layout);
+        context.layout(layout);
     }
 
-    /// Begins with a device of which nothing is known yet.
+    /// Opens a device whose rows are not counted yet.
     async fn open_device(
         &self,
-        patch: &Replay,
+        replay: &Replay,
         selection: Selection,
-        report: &impl JobContext,
+        context: &impl JobContext,
     ) -> Result<(BatchMode, Rows), Interrupted> {
-        let mut opened = self.store.open(patch.thing, selection.clone());
+        let mut opened = self.source.open(replay.thing, selection.clone());
         let device = opened.device().await?.ok_or(Interrupted::NoDevice)?;
         let mut rows = opened.rows;
         let total = match rows.peek().await {
-            // What was read is all there is: no need to ask.
+            // All rows are read already, so no count is needed.
             Ok(FirstRows { rows, is_all: true }) => rows,
-            Ok(FirstRows { is_all: false, .. }) => self.store.count(&selection).await?,
+            Ok(FirstRows { is_all: false, .. }) => self.source.count(&selection).await?,
             Err(error) if error.is_retryable() => return Err(error.into()),
             Err(error) => {
-                // Counting may tell what is wrong more exactly.
-                self.store.count(&selection).await?;
+                // The count may fail with a more exact error.
+                self.source.count(&selection).await?;
                 return Err(error.into());
             }
         };
-        report.counted(device.name, total);
+        context.counted(device.name, total);
         Ok((if total <= SMALL_DEVICE_ROWS { BatchMode::LowLatency } else { BatchMode::Throughput }, rows))
     }
 
-    /// Sends rows until there are no more, or it is asked to stop.
+    /// Sends rows until there are no more, or until `stop`.
     async fn publish(
         &self,
-        patch: &Replay,
-        flight: &Arc<AckTracker>,
-        report: &impl JobContext,
-        pace: &OnceLock<BatchMode>,
+        replay: &Replay,
+        acks: &Arc<AckTracker>,
+        context: &impl JobContext,
+        mode: &OnceLock<BatchMode>,
         stop: &CancellationToken,
     ) -> Result<(), Interrupted> {
         let sending = async {
-            let (mut sender, mut rows, mapping) = self.prepare(patch, flight, report, pace).await?;
-            let guard = Validator::new(self.validation.mode, patch.device);
+            let (mut sender, mut rows, mapping) = self.prepare(replay, acks, context, mode).await?;
+            let validator = Validator::new(self.validation.mode, replay.device);
             while let Some(batch) = rows.next().await? {
-                // Cursors are said to be in the one layout, and the rows may have been read by a newer one.
+                // Cursors are reported in the layout of `mapping`, but the rows may have been read
+                // with a newer one.
                 if let Some(read) = rows.mapping().filter(|read| read.layout() != mapping.layout()) {
                     return Err(SourceError::Changed(format!("{} became {}", mapping.layout(), read.layout())).into());
                 }
-                report.resume().await;
+                context.resume().await;
                 failpoint::hit("read");
-                send(batch, &mut sender, flight, &guard, mapping.time, report, stop).await?;
-                let held = flight.quarantined();
-                if held > self.validation.max_quarantined {
-                    return Err(Interrupted::TooManyInvalid { held });
+                send(batch, &mut sender, acks, &validator, mapping.time, context, stop).await?;
+                let quarantined = acks.quarantined();
+                if quarantined > self.validation.max_quarantined {
+                    return Err(Interrupted::TooManyInvalid { quarantined });
                 }
-                // Where rows and room are always there, nothing above would let the heartbeat and other jobs have their turn.
+                // If rows and permits are always available, nothing above yields to the heartbeat
+                // and to other jobs.
                 tokio::task::yield_now().await;
             }
             Ok(())
         };
-        // Each wait may be given up: a row was handed to the producer by then, or was not touched.
+        // Dropping the future at any await is safe: a row was either handed to the producer or not
+        // touched.
         tokio::select! {
             biased;
             () = stop.cancelled() => Err(Interrupted::Stopped),
-            sent = sending => sent,
+            result = sending => result,
         }
     }
 }
 
-/// Sends a batch of rows, without those that the guard holds back.
+/// Sends a batch of rows and quarantines the invalid ones.
 async fn send(
     batch: Vec<Row>,
     sender: &mut Sender,
-    flight: &Arc<AckTracker>,
-    guard: &Validator,
+    acks: &Arc<AckTracker>,
+    validator: &Validator,
     time: TimeType,
-    report: &impl JobContext,
+    context: &impl JobContext,
     stop: &CancellationToken,
 ) -> Result<(), Interrupted> {
     let doc_bytes = batch.iter().map(|row| row.doc.as_ref().map_or(0, Bytes::len)).sum();
-    let room = sender.reserve(flight, batch.len(), doc_bytes).await?;
+    let permit = sender.reserve(acks, batch.len(), doc_bytes).await?;
     for row in batch {
         if stop.is_cancelled() {
             return Err(Interrupted::Stopped);
         }
-        report.resume().await;
-        match guard.check(row.doc) {
+        context.resume().await;
+        match validator.check(row.doc) {
             Ok(doc) => {
-                // For each, since any wait may have been long.
-                report.ensure_lease_valid()?;
+                // Checked for each row, since any await may have taken long.
+                context.ensure_lease_valid()?;
                 let instant_us = time.instant_us(row.time_us);
                 let outgoing = OutgoingRow { instant_us, time_us: row.time_us, key: row.key, doc };
-                sender.send(outgoing, &room).await?;
+                sender.send(outgoing, &permit).await?;
                 failpoint::hit("produced");
             }
-            Err(fault) => {
+            Err(invalid) => {
                 let position = Position { time_us: row.time_us, key: row.key.to_string() };
-                flight.quarantine(QuarantinedRow { position, reason: fault.to_string() }).await?;
+                acks.quarantine(QuarantinedRow { position, reason: invalid.to_string() }).await?;
             }
         }
     }

@@ -1,42 +1,42 @@
-//! How a job ends.
+//! The outcomes of a job.
 
 use crate::{sink::kafka::KafkaError, source::SourceError};
 
-/// What a job depends on.
+/// An external dependency of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Dependency {
-    /// The store that it reads.
+    /// The database that it reads.
     Source,
-    /// The topic that it writes to.
+    /// The Kafka topic that it writes to.
     Topic,
 }
 
-/// How a job ended, when nobody took it away.
+/// The outcome of a job whose lease was valid to the end.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Every row is acknowledged or held back.
+    /// Every row is acknowledged or quarantined.
     Done,
-    /// It was asked to stop, and everything sent is acknowledged.
+    /// The job was asked to stop, and every row it sent is acknowledged.
     Stopped,
-    /// It was asked to wait no longer. What was not sent is dropped; nothing more is sent.
+    /// The job was aborted. Rows that were not sent are dropped, and no more are sent.
     Abandoned {
-        /// Rows that may have been sent without an answer, at the most. They alone may still arrive.
+        /// The most rows that were sent without an acknowledgement. Only these may still arrive.
         unanswered: u64,
     },
-    /// Something is away; trying again later is right.
-    Outage { part: Dependency, reason: String },
-    /// An error of a kind that nobody knows; trying again a few times is right.
+    /// A dependency is unavailable. Retryable.
+    Outage { dependency: Dependency, reason: String },
+    /// An error of an unknown kind. Retried a limited number of times.
     Unknown { reason: String },
-    /// Waiting does not help.
+    /// An error that a retry does not fix.
     Failed(String),
 }
 
 impl Outcome {
-    fn of(part: Dependency, is_unknown: bool, is_outage: bool, reason: String) -> Self {
+    fn from_error(dependency: Dependency, is_unknown: bool, is_retryable: bool, reason: String) -> Self {
         if is_unknown {
             Self::Unknown { reason }
-        } else if is_outage {
-            Self::Outage { part, reason }
+        } else if is_retryable {
+            Self::Outage { dependency, reason }
         } else {
             Self::Failed(reason)
         }
@@ -45,12 +45,12 @@ impl Outcome {
 
 impl From<SourceError> for Outcome {
     fn from(error: SourceError) -> Self {
-        Self::of(Dependency::Source, error.is_unknown(), error.is_retryable(), error.to_string())
+        Self::from_error(Dependency::Source, error.is_unknown(), error.is_retryable(), error.to_string())
     }
 }
 
 impl From<KafkaError> for Outcome {
     fn from(error: KafkaError) -> Self {
-        Self::of(Dependency::Topic, error.is_unknown(), error.is_retryable(), error.to_string())
+        Self::from_error(Dependency::Topic, error.is_unknown(), error.is_retryable(), error.to_string())
     }
 }

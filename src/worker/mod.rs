@@ -1,4 +1,4 @@
-//! The way in by lease: a pool that claims jobs, and works on several at a time.
+//! The worker pool: claims jobs and runs several of them at a time.
 
 mod aligned_interval;
 mod heartbeat;
@@ -30,142 +30,159 @@ use aligned_interval::AlignedInterval;
 use runner::JobSignals;
 use slots::{SlotFreed, WorkerSlots};
 
-/// How often the queue is asked for work of which nobody told: backoffs that are over, leases that have expired, tasks
-/// that another process took in or cancelled.
+/// How often the queue is polled for work that sends no notification: backoffs that are over,
+/// expired leases, and tasks that another process submitted.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often the queue is asked whether another process cancelled a task that runs here.
-const STEERING_POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// How often the queue is polled for cancellations by other processes.
+const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// While less than an eighth of the places is free, they wait so long for others: small jobs end in swarms, and are claimed in
-/// one commit then.
+/// While less than an eighth of the slots is free, the next claim waits this long for more slots.
+/// Small jobs end in bursts, and one claim then serves them all.
 const CLAIM_COALESCE_DELAY: Duration = Duration::from_millis(1);
 
-/// What storing the last cursors may take when the time for rows in flight is over.
+/// How long the final checkpoints may take after the drain timeout.
 const FINAL_CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often other services on the same queue are looked for that have died.
+/// How often the pool looks for dead services on the same queue.
 const DEAD_INSTANCE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the pool works with.
+/// The worker pool and its dependencies.
 #[derive(Clone)]
 pub struct Pool {
     pub queue: Queue,
-    pub patcher: ReplayRunner,
+    pub replay_runner: ReplayRunner,
     pub config: config::Worker,
     pub metrics: Metrics,
 }
 
-/// A job that is worked on here.
+/// A job that runs in this pool.
 struct Running {
     task: TaskId,
     since: Instant,
-    /// Asks it to hand its lease back.
+    /// Asks the job to release its lease.
     stop: CancellationToken,
-    /// With `stop`: its task is cancelled.
+    /// Set together with `stop` if the task is cancelled.
     cancel: CancellationToken,
 }
 
+impl Running {
+    fn new(lease: &Lease, signals: &JobSignals) -> Self {
+        let (stop, cancel) = (signals.stop.clone(), signals.cancel.clone());
+        Self { task: lease.job.task.id, since: Instant::now(), stop, cancel }
+    }
+}
+
+/// Waits for the jobs to stop. Aborts them after `drain_timeout`.
+async fn drain(mut workers: JoinSet<()>, drain_timeout: Duration, abort: &CancellationToken) {
+    if timeout(drain_timeout, join_all(&mut workers)).await.is_ok() {
+        return;
+    }
+    tracing::warn!(
+        jobs = workers.len(),
+        "rows in flight were not acknowledged in time; their jobs are released, and the rows are sent again after the next start"
+    );
+    abort.cancel();
+    if timeout(FINAL_CHECKPOINT_TIMEOUT, join_all(&mut workers)).await.is_err() {
+        workers.shutdown().await;
+    }
+}
+
+async fn join_all(workers: &mut JoinSet<()>) {
+    while workers.join_next().await.is_some() {}
+}
+
 impl Pool {
-    /// Works until `stop`; then hands all leases back, within `drain` at the most.
-    pub async fn run(self, stop: CancellationToken, drain: Duration) {
+    /// Runs until `stop`, then releases all leases. Waits for rows in flight for `drain_timeout` at
+    /// most, and two seconds longer for the last checkpoints.
+    pub async fn run(self, stop: CancellationToken, drain_timeout: Duration) {
         let owner = self.queue.owner();
         let slots = Arc::new(WorkerSlots::new(self.config.concurrency));
         let (mut running, mut workers) = (HashMap::<u64, Running>::new(), JoinSet::new());
         let (freed_tx, mut freed) = mpsc::unbounded_channel();
-        let abandon = CancellationToken::new();
-        let begun = Instant::now();
-        let checkpoints = AlignedInterval::new(begun, Duration::from_millis(self.config.checkpoint_interval_ms));
-        // The lines of a task's devices then go to each of its watchers together.
-        let progress_logs = AlignedInterval::new(begun, Duration::from_millis(self.config.progress_log_interval_ms));
-        let mut steering_polls = tokio::time::interval(STEERING_POLL_INTERVAL);
-        steering_polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut looked = Instant::now().checked_sub(DEAD_INSTANCE_CHECK_INTERVAL).unwrap_or_else(Instant::now);
+        let abort = CancellationToken::new();
+        let started_at = Instant::now();
+        let checkpoints = AlignedInterval::new(started_at, Duration::from_millis(self.config.checkpoint_interval_ms));
+        // Shared by all jobs, so that the progress entries of a task are committed and sent
+        // together.
+        let progress_logs = AlignedInterval::new(started_at, Duration::from_millis(self.config.progress_log_interval_ms));
+        let mut cancel_polls = tokio::time::interval(CANCEL_POLL_INTERVAL);
+        cancel_polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut dead_instances_checked_at = Instant::now().checked_sub(DEAD_INSTANCE_CHECK_INTERVAL).unwrap_or_else(Instant::now);
         'working: loop {
-            if looked.elapsed() >= DEAD_INSTANCE_CHECK_INTERVAL {
-                looked = Instant::now();
+            if dead_instances_checked_at.elapsed() >= DEAD_INSTANCE_CHECK_INTERVAL {
+                dead_instances_checked_at = Instant::now();
                 if let Err(error) = self.queue.expire_leases_of_dead_instances().await {
-                    tracing::warn!(%error, "leases of dead services can't be ended; they expire");
+                    tracing::warn!(%error, "leases of dead services cannot be expired; they end by timeout");
                 }
             }
             if slots.free() > 0 {
                 for lease in self.claim(&owner, &slots).await {
                     failpoint::hit("claimed");
-                    let (task, stop, cancel) = (lease.job.task.id, stop.child_token(), CancellationToken::new());
                     let signals = JobSignals {
-                        stop: stop.clone(),
-                        cancel: cancel.clone(),
-                        abort: abandon.child_token(),
+                        stop: stop.child_token(),
+                        cancel: CancellationToken::new(),
+                        abort: abort.child_token(),
                         checkpoints,
                         progress_logs,
                     };
                     let slot = slots.acquire(&lease.job.task.topic.as_str().into(), lease.job.is_suspect, &freed_tx);
-                    running.insert(slot.number, Running { task, since: Instant::now(), stop, cancel });
-                    // Boxed: it is large, and spawning moves it four times.
+                    running.insert(slot.number, Running::new(&lease, &signals));
+                    // Boxed: the future is large, and spawning moves it several times.
                     workers.spawn(Box::pin(runner::run(self.clone(), lease, signals, slot)));
                 }
                 self.metrics.jobs_running.set(i64::try_from(running.len()).unwrap_or(i64::MAX));
             } else {
                 self.preempt_longest(&running, &slots).await;
             }
-            // Until there may be something to claim, and a place for it.
-            let ask_at = Instant::now() + POLL_INTERVAL;
+            // Wait until there may be a job to claim and a slot for it.
+            let poll_at = Instant::now() + POLL_INTERVAL;
             loop {
                 tokio::select! {
                     () = stop.cancelled() => break 'working,
                     () = self.queue.cancel_requested() => self.cancel_running(&running).await,
-                    _ = steering_polls.tick() => self.cancel_running(&running).await,
+                    _ = cancel_polls.tick() => self.cancel_running(&running).await,
                     Some(first) = freed.recv() => {
                         if slots.free() < slots.limit() / 8 {
                             tokio::time::sleep(CLAIM_COALESCE_DELAY).await;
                         }
                         for freed in std::iter::once(first).chain(std::iter::from_fn(|| freed.try_recv().ok())) {
-                            if let SlotFreed::Left(slot) = freed {
+                            if let SlotFreed::Released(slot) = freed {
                                 running.remove(&slot);
                             }
                         }
                         break;
                     }
                     Some(ended) = workers.join_next() => if let Err(error) = ended {
-                        tracing::error!(%error, "a worker died; its job is taken over when its lease expires");
+                        tracing::error!(%error, "a worker panicked; another one takes its job over when the lease expires");
                     },
                     () = self.queue.work_arrived(), if slots.free() > 0 => break,
-                    () = tokio::time::sleep_until(ask_at.into()) => break,
+                    () = tokio::time::sleep_until(poll_at.into()) => break,
                 }
             }
         }
-        let drained = timeout(drain, async { while workers.join_next().await.is_some() {} }).await;
-        if drained.is_err() {
-            tracing::warn!(
-                jobs = workers.len(),
-                "rows in flight were not acknowledged in time; their jobs are handed back, and they go out again after the next start"
-            );
-            abandon.cancel();
-            if timeout(FINAL_CHECKPOINT_TIMEOUT, async { while workers.join_next().await.is_some() {} }).await.is_err() {
-                workers.shutdown().await;
-            }
-        }
+        drain(workers, drain_timeout, &abort).await;
         self.metrics.jobs_running.set(0);
     }
 
-    /// As many jobs as there are places free by then.
+    /// Claims as many jobs as there are free slots when the claim commits.
     async fn claim(&self, owner: &Arc<str>, slots: &Arc<WorkerSlots>) -> Vec<Lease> {
         let slots = Arc::clone(slots);
         match self.queue.claim(owner, move || slots.claim_limits(), self.config.lease(), self.config.max_crashes).await {
             Ok(claimed) => claimed.leases,
             Err(error) => {
-                tracing::error!(%error, "no job can be claimed: the queue can't be written; asking again");
+                tracing::error!(%error, "no job can be claimed: the queue cannot be written; the claim is retried");
                 Vec::new()
             }
         }
     }
 
-    /// Tells the jobs of cancelled tasks to stop.
+    /// Asks the running jobs of cancelled tasks to stop.
     async fn cancel_running(&self, running: &HashMap<u64, Running>) {
         if running.is_empty() {
             return;
         }
-        // A file that cannot be read now can be in a moment, and is asked again.
+        // A failed read is retried at the next poll.
         let cancelled = self.queue.tasks_being_cancelled().await.unwrap_or_default();
         for job in running.values().filter(|job| cancelled.contains(&job.task)) {
             job.cancel.cancel();
@@ -173,10 +190,13 @@ impl Pool {
         }
     }
 
-    /// When a task has no place here, and work to be done, and another has more than its share: that gives one up.
+    /// If another task has due jobs and no slot here, stops one job that has run for
+    /// `worker.preempt_after_seconds`: the longest-running one of the task with the most slots.
     async fn preempt_longest(&self, running: &HashMap<u64, Running>, slots: &WorkerSlots) {
-        let slice = Duration::from_secs(self.config.preempt_after_seconds);
-        if running.values().any(|job| job.stop.is_cancelled()) || !running.values().any(|job| job.since.elapsed() >= slice) {
+        let preempt_after = Duration::from_secs(self.config.preempt_after_seconds);
+        if running.values().any(|job| job.stop.is_cancelled())
+            || !running.values().any(|job| job.since.elapsed() >= preempt_after)
+        {
             return;
         }
         let limits = slots.claim_limits();
@@ -190,10 +210,10 @@ impl Pool {
         }
         let longest = running
             .values()
-            .filter(|job| job.since.elapsed() >= slice)
+            .filter(|job| job.since.elapsed() >= preempt_after)
             .max_by_key(|job| (shares.get(&job.task).copied(), job.since.elapsed()));
         if let Some(job) = longest {
-            tracing::debug!(task = %job.task, "a job makes way for another task's");
+            tracing::debug!(task = %job.task, "a job is preempted for another task");
             job.stop.cancel();
         }
     }

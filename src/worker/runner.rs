@@ -1,4 +1,4 @@
-//! Working on one lease: the job itself, the heartbeat beside it, and what is written at its end.
+//! Runs one leased job: the replay, the heartbeat beside it, and the write that ends it.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -17,27 +17,27 @@ use crate::{
     task::{Event, Progress, QuarantinedRow},
 };
 
-/// What a worker is told beside its lease.
+/// Signals to a job, and the times of its periodic writes.
 #[derive(Clone)]
 pub struct JobSignals {
-    /// Stop reading, wait for what is on its way, and hand the lease back.
+    /// Stop reading, wait for the rows in flight, and release the lease.
     pub stop: CancellationToken,
-    /// The task is cancelled: as `stop`, and the job ends.
+    /// The task is cancelled: like `stop`, but the job ends.
     pub cancel: CancellationToken,
-    /// Wait no longer.
+    /// Do not wait for the rows in flight any longer.
     pub abort: CancellationToken,
-    /// When cursors are stored.
+    /// When checkpoints are stored.
     pub checkpoints: AlignedInterval,
-    /// When the log says how far jobs have got.
+    /// When progress is logged.
     pub progress_logs: AlignedInterval,
 }
 
-/// Works on a lease until its job ends, is asked to stop, or is lost.
+/// Runs a leased job until it ends, is asked to stop, or loses its lease.
 ///
-/// Its slot is free when its work is over, before its end is stored: the claim of the next job goes to the disk together
-/// with it.
+/// The slot is freed when the work is over, before the end of the job is stored: the claim of the
+/// next job then commits in the same transaction.
 pub async fn run(pool: Pool, lease: Lease, signals: JobSignals, slot: SlotGuard) {
-    // An error span, so that warnings and errors bear task and device at every log level.
+    // A span of level ERROR, so that warnings and errors carry task and device at every log level.
     let span = tracing::error_span!("job", task = %lease.job.task.id, device = %lease.job.device, attempt = lease.job.attempt);
     LeaseRunner::new(pool, lease, signals).run(slot).instrument(span).await;
 }
@@ -45,19 +45,19 @@ pub async fn run(pool: Pool, lease: Lease, signals: JobSignals, slot: SlotGuard)
 pub(super) struct LeaseRunner {
     pub pool: Pool,
     pub lease: Lease,
-    pub flight: Arc<AckTracker>,
+    pub acks: Arc<AckTracker>,
     pub signals: JobSignals,
     pub count: RowCount,
-    pub stillness: WaitState,
+    pub wait_state: WaitState,
 }
 
-/// Before a write to the queue is tried again that could not be made.
+/// The delay before a failed write to the queue is retried.
 pub(super) const WRITE_RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// So often in a row an error of an unknown kind is tried again before it fails the job.
+/// An error of an unknown kind fails the job after this many consecutive attempts.
 const MAX_UNKNOWN_ERRORS: u32 = 10;
 
-/// What the log said last of rows published, and when it may say more.
+/// The row count of the last progress entry, and the earliest time of the next one.
 pub(super) struct LastProgressLog {
     pub published: u64,
     pub next_at: Instant,
@@ -65,14 +65,14 @@ pub(super) struct LastProgressLog {
 
 impl LeaseRunner {
     fn new(pool: Pool, lease: Lease, signals: JobSignals) -> Self {
-        let flight = Arc::new(AckTracker::new(lease.job.progress.clone()));
+        let acks = Arc::new(AckTracker::new(lease.job.progress.clone()));
         let count = RowCount::new(lease.job.total);
-        Self { pool, lease, flight, signals, count, stillness: WaitState::default() }
+        Self { pool, lease, acks, signals, count, wait_state: WaitState::default() }
     }
 
     async fn run(self, slot: SlotGuard) {
         let job = &self.lease.job;
-        let patch = Replay {
+        let replay = Replay {
             task: job.task.id,
             thing: job.task.thing,
             device: job.device,
@@ -83,23 +83,23 @@ impl LeaseRunner {
             layout: job.layout.clone(),
         };
         let signals = replay::Signals { stop: self.signals.stop.clone(), abort: self.signals.abort.clone() };
-        let report = LeaseContext { lease: &self.lease, count: &self.count, stillness: &self.stillness };
-        let over = CancellationToken::new();
+        let context = LeaseContext { lease: &self.lease, count: &self.count, wait_state: &self.wait_state };
+        let done = CancellationToken::new();
         let work = async {
-            let outcome = self.pool.patcher.run(&patch, &self.flight, &report, &signals).await;
-            over.cancel();
+            let outcome = self.pool.replay_runner.run(&replay, &self.acks, &context, &signals).await;
+            done.cancel();
             outcome
         };
         let mut heartbeat = Heartbeat::new(&self, &slot);
-        let (outcome, is_lost) = tokio::join!(work, heartbeat.run(&over));
-        let (logged, counted_rows) = heartbeat.end();
+        let (outcome, is_lost) = tokio::join!(work, heartbeat.run(&done));
+        let (logged, counted_rows) = heartbeat.into_parts();
         match outcome {
             Ok(outcome) if !is_lost => self.finish(outcome, &logged, slot).await,
             outcome => {
                 let reason = outcome.err().map_or_else(|| "the lease is lost".to_owned(), |error| error.to_string());
                 tracing::warn!(
                     reason,
-                    "the job is left; if another worker has it, what this one sent and did not store goes out again"
+                    "the job is abandoned; rows that were sent after the last checkpoint are sent again by the next worker"
                 );
                 self.pool.metrics.job_attempt("lost");
             }
@@ -107,25 +107,25 @@ impl LeaseRunner {
         self.count_rows(&counted_rows);
     }
 
-    /// Counts what was done since `before` for `/metrics`, and returns what is counted now.
+    /// Adds the rows since `before` to the metrics, and returns the present counts.
     pub fn count_rows(&self, before: &Progress) -> Progress {
-        let now = self.flight.counts();
+        let now = self.acks.counts();
         self.pool.metrics.rows_published.inc_by(now.published.saturating_sub(before.published));
         self.pool.metrics.rows_quarantined.inc_by(now.quarantined.saturating_sub(before.quarantined));
         now
     }
 
-    /// Writes how it ended.
+    /// Stores the outcome of the attempt.
     async fn finish(&self, outcome: Outcome, logged: &LastProgressLog, slot: SlotGuard) {
         let job = &self.lease.job;
-        let (progress, held) = self.flight.progress();
-        let events = self.count.take_notes().into_iter().chain(self.quarantine_events(&held)).collect();
+        let (progress, quarantined) = self.acks.progress();
+        let events = self.count.take_notes().into_iter().chain(self.quarantine_events(&quarantined)).collect();
         let (counted, layout) = (self.count.pending().take(), self.count.layout());
-        let mut report = Checkpoint { counted, progress, layout, quarantined: held, events, waiting: None };
-        let (progress, events) = (&report.progress, &mut report.events);
-        let (published, grown) = (progress.published, job.has_progressed(progress));
+        let mut checkpoint = Checkpoint { counted, progress, layout, quarantined, events, waiting: None };
+        let (progress, events) = (&checkpoint.progress, &mut checkpoint.events);
+        let (published, has_progressed) = (progress.published, job.has_progressed(progress));
         match &outcome {
-            Outcome::Outage { part, .. } if !grown => slot.open_breaker(*part),
+            Outcome::Outage { dependency, .. } if !has_progressed => slot.open_breaker(*dependency),
             Outcome::Stopped | Outcome::Abandoned { .. } | Outcome::Unknown { .. } => {}
             Outcome::Outage { .. } | Outcome::Done | Outcome::Failed(_) => slot.close_breakers(),
         }
@@ -133,87 +133,93 @@ impl LeaseRunner {
         let is_cancelled = self.signals.cancel.is_cancelled();
         let (name, written) = match outcome {
             Outcome::Done => {
-                events.extend(self.last_events(progress));
-                ("succeeded", self.write(report, |report| self.lease.succeed(report)).await)
+                events.extend(self.final_events(progress));
+                ("succeeded", self.write(checkpoint, |checkpoint| self.lease.succeed(checkpoint)).await)
             }
-            Outcome::Stopped | Outcome::Outage { .. } | Outcome::Unknown { .. } if is_cancelled => self.cancel(report, 0).await,
-            Outcome::Abandoned { unanswered } if is_cancelled => self.cancel(report, unanswered).await,
+            Outcome::Stopped | Outcome::Outage { .. } | Outcome::Unknown { .. } if is_cancelled => {
+                self.cancel(checkpoint, 0).await
+            }
+            Outcome::Abandoned { unanswered } if is_cancelled => self.cancel(checkpoint, unanswered).await,
             Outcome::Stopped => {
                 failpoint::hit("releasing");
                 if let Some(rows) = self.count.total().filter(|_| published > logged.published) {
                     events.push(Event::Published { device: job.device, published, total: rows });
                 }
-                ("released", self.write(report, |report| self.lease.release(report)).await)
+                ("released", self.write(checkpoint, |checkpoint| self.lease.release(checkpoint)).await)
             }
             Outcome::Abandoned { unanswered } => {
                 tracing::warn!(
                     published,
                     unanswered,
-                    "the job stops with rows that Kafka has not answered; they go out again after the next start"
+                    "the job stops with rows that Kafka has not acknowledged; they are sent again after the next start"
                 );
-                ("abandoned", self.write(report, |report| self.lease.release(report)).await)
+                ("abandoned", self.write(checkpoint, |checkpoint| self.lease.release(checkpoint)).await)
             }
-            Outcome::Unknown { reason } if job.next_outage_count(grown) >= MAX_UNKNOWN_ERRORS => {
-                self.fail(report, format!("{reason} (tried {MAX_UNKNOWN_ERRORS} times in a row)")).await
+            Outcome::Unknown { reason } if job.next_outage_count(has_progressed) >= MAX_UNKNOWN_ERRORS => {
+                self.fail(checkpoint, format!("{reason} (tried {MAX_UNKNOWN_ERRORS} times in a row)")).await
             }
             Outcome::Outage { reason, .. } | Outcome::Unknown { reason } => {
-                let wait = self.backoff(job.next_outage_count(grown));
-                tracing::warn!(reason, published, ?wait, "the job waits for what is away");
-                events.push(Event::Waiting { device: job.device, published, reason, retry_ms: wait.as_millis() as u64 });
-                ("retried", self.write(report, |report| self.lease.retry(report, wait)).await)
+                let backoff = self.backoff(job.next_outage_count(has_progressed));
+                tracing::warn!(reason, published, ?backoff, "an outage: the job is retried after a backoff");
+                events.push(Event::Waiting { device: job.device, published, reason, retry_ms: backoff.as_millis() as u64 });
+                ("retried", self.write(checkpoint, |checkpoint| self.lease.retry(checkpoint, backoff)).await)
             }
-            Outcome::Failed(reason) => self.fail(report, reason).await,
+            Outcome::Failed(reason) => self.fail(checkpoint, reason).await,
         };
         match written {
             Ok(()) => self.pool.metrics.job_attempt(name),
             Err(error) => {
-                tracing::warn!(%error, "how the job ended could not be stored; another worker goes on from its cursor when the lease expires");
+                tracing::warn!(%error, "the outcome of the job could not be stored; another worker resumes from its checkpoint when the lease expires");
                 self.pool.metrics.job_attempt("lost");
             }
         }
     }
 
-    async fn fail(&self, mut report: Checkpoint, reason: String) -> (&'static str, Result<(), LeaseError>) {
+    async fn fail(&self, mut checkpoint: Checkpoint, reason: String) -> (&'static str, Result<(), LeaseError>) {
         let job = &self.lease.job;
-        let published = report.progress.published;
-        tracing::error!(reason, published, "the job has failed; its task goes on with the other devices");
-        report.events.push(Event::Failed { device: Some(job.device), name: job.name.clone(), reason: reason.clone() });
-        ("failed", self.write(report, |report| self.lease.fail(report, reason.clone())).await)
+        let published = checkpoint.progress.published;
+        tracing::error!(reason, published, "the job failed; its task continues with the other devices");
+        checkpoint.events.push(Event::Failed { device: Some(job.device), name: job.name.clone(), reason: reason.clone() });
+        ("failed", self.write(checkpoint, |checkpoint| self.lease.fail(checkpoint, reason.clone())).await)
     }
 
-    async fn cancel(&self, mut report: Checkpoint, unanswered: u64) -> (&'static str, Result<(), LeaseError>) {
-        let published = report.progress.published;
-        tracing::info!(published, unanswered, "the job ends, since its task is cancelled");
+    async fn cancel(&self, mut checkpoint: Checkpoint, unanswered: u64) -> (&'static str, Result<(), LeaseError>) {
+        let published = checkpoint.progress.published;
+        tracing::info!(published, unanswered, "the job ends because its task is cancelled");
         let device = self.lease.job.device;
-        report.events.push(Event::Cancelled { device, published, unanswered, worker_died: false });
-        ("cancelled", self.write(report, |report| self.lease.cancel(report, unanswered)).await)
+        checkpoint.events.push(Event::Cancelled { device, published, unanswered, worker_died: false });
+        ("cancelled", self.write(checkpoint, |checkpoint| self.lease.cancel(checkpoint, unanswered)).await)
     }
 
-    /// The contract's last line of a device, and why its number is another than was counted, where it is.
-    fn last_events(&self, progress: &Progress) -> Vec<Event> {
+    /// The contract's final event of a device, preceded by one that explains a difference between
+    /// the counted and the read rows.
+    fn final_events(&self, progress: &Progress) -> Vec<Event> {
         let (device, read) = (self.lease.job.device, progress.published + progress.quarantined);
-        let recounted = self.count.total().filter(|counted| *counted != read);
-        let recounted = recounted.map(|counted| Event::CountMismatch { device, counted, read });
-        recounted.into_iter().chain([Event::Published { device, published: progress.published, total: read }]).collect()
+        let mismatch = self.count.total().filter(|counted| *counted != read);
+        let mismatch = mismatch.map(|counted| Event::CountMismatch { device, counted, read });
+        mismatch.into_iter().chain([Event::Published { device, published: progress.published, total: read }]).collect()
     }
 
-    pub fn quarantine_events(&self, held: &[QuarantinedRow]) -> Vec<Event> {
-        if held.is_empty() {
+    pub fn quarantine_events(&self, quarantined: &[QuarantinedRow]) -> Vec<Event> {
+        if quarantined.is_empty() {
             return Vec::new();
         }
-        tracing::warn!(rows = held.len(), "rows are held back; the task's log and the quarantine table say which and why");
-        vec![Event::quarantined(self.lease.job.device, held)]
+        tracing::warn!(
+            rows = quarantined.len(),
+            "rows are quarantined; the task's log and the quarantine table list them with reasons"
+        );
+        vec![Event::quarantined(self.lease.job.device, quarantined)]
     }
 
-    /// Writes the end, trying again while the lease lasts.
-    async fn write<F>(&self, report: Checkpoint, write: impl Fn(Checkpoint) -> F) -> Result<(), LeaseError>
+    /// Stores the end of the job, and retries while the lease is valid.
+    async fn write<F>(&self, checkpoint: Checkpoint, write: impl Fn(Checkpoint) -> F) -> Result<(), LeaseError>
     where
         F: Future<Output = Result<(), LeaseError>>,
     {
         loop {
-            match write(report.clone()).await {
+            match write(checkpoint.clone()).await {
                 Err(LeaseError::Queue(error)) if self.lease.remaining() > WRITE_RETRY_DELAY => {
-                    tracing::warn!(%error, "the job's end can't be stored yet; trying again while the lease lasts");
+                    tracing::warn!(%error, "the outcome of the job cannot be stored yet; retrying while the lease is valid");
                     tokio::time::sleep(WRITE_RETRY_DELAY).await;
                 }
                 written => return written,
@@ -221,23 +227,23 @@ impl LeaseRunner {
         }
     }
 
-    /// Doubled with each outage in a row up to a limit, and jittered, so that jobs do not come back all at once.
+    /// Exponential backoff with a limit, and with jitter so that jobs are not all retried at once.
     fn backoff(&self, outages: u32) -> Duration {
         let config = &self.pool.config;
-        let most = Duration::from_millis(config.retry_max_ms);
+        let max = Duration::from_millis(config.retry_max_ms);
         let doubled = Duration::from_millis(config.retry_initial_ms).saturating_mul(1 << (outages.saturating_sub(1)).min(20));
-        doubled.min(most).mul_f64(0.5 + 0.5 * fastrand::f64())
+        doubled.min(max).mul_f64(0.5 + 0.5 * fastrand::f64())
     }
 }
 
-/// The number of rows that were counted, once it is known.
+/// The row count of the device, and what is to be stored with the next checkpoint.
 #[derive(Default)]
 pub(super) struct RowCount {
     total: OnceLock<u64>,
-    /// Not told to the queue yet.
+    /// The count, until it is stored.
     pending: Mutex<Option<DeviceCount>>,
     layout: OnceLock<String>,
-    /// Lines that are not in the log yet.
+    /// Events that are not stored yet.
     notes: Mutex<Vec<Event>>,
 }
 
@@ -255,7 +261,7 @@ impl RowCount {
     }
 
     pub fn notes(&self) -> MutexGuard<'_, Vec<Event>> {
-        // Nothing panics while it is locked.
+        // No code panics while it holds this lock.
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -270,16 +276,16 @@ impl RowCount {
     }
 
     pub fn pending(&self) -> MutexGuard<'_, Option<DeviceCount>> {
-        // Nothing panics while it is locked.
+        // No code panics while it holds this lock.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The job's way to its lease.
+/// Connects a replay with its lease.
 struct LeaseContext<'a> {
     lease: &'a Lease,
     count: &'a RowCount,
-    stillness: &'a WaitState,
+    wait_state: &'a WaitState,
 }
 
 impl replay::JobContext for LeaseContext<'_> {
@@ -297,12 +303,12 @@ impl replay::JobContext for LeaseContext<'_> {
     }
 
     async fn resume(&self) {
-        self.stillness.resume().await;
+        self.wait_state.resume().await;
     }
 
     fn ensure_lease_valid(&self) -> Result<(), LeaseExpired> {
         if self.lease.remaining().is_zero() {
-            return Err(LeaseExpired("the lease may be over: it was not renewed in time".to_owned()));
+            return Err(LeaseExpired("the lease may have expired: it was not renewed in time".to_owned()));
         }
         Ok(())
     }

@@ -1,8 +1,10 @@
-//! How many jobs may run at a time, which of them, and who gives way while something is away.
+//! The slots of the pool: how many jobs may run at a time, and which of them during an outage.
 //!
-//! A circuit breaker stands before the store and before each topic. A job that ends with an outage of one of them, with nothing
-//! published, opens that breaker: from then on one job at a time tries whether the outage is over (half-open), since all others
-//! would only say the same. The first job that gets on closes it. Jobs that need other topics do not notice.
+//! There is a circuit breaker for the source and one for each topic. A job that ends with an outage
+//! and without progress opens the breaker of the dependency. While it is open, one job at a time
+//! probes whether the outage is over (half-open), since the others would fail in the same way. The
+//! first job that makes progress closes the breaker. Jobs of other topics are not affected by the
+//! breaker of a topic.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,22 +25,22 @@ pub struct WorkerSlots {
 #[derive(Debug, Default)]
 struct State {
     in_use: usize,
-    /// Slots in use by the topic of their job.
+    /// Slots in use, by the topic of the job.
     by_topic: HashMap<Arc<str>, usize>,
-    /// Slots whose job is suspected of having ended its instance.
+    /// Slots in use by jobs that are suspected of crashing their instance.
     suspects: usize,
-    /// Slots that were ever taken: their numbers.
-    numbers: u64,
-    store_is_away: bool,
-    topics_away: HashSet<Arc<str>>,
+    /// The number of the last slot that was acquired.
+    last_number: u64,
+    source_breaker_open: bool,
+    open_topic_breakers: HashSet<Arc<str>>,
 }
 
-/// What the pool hears of its slots.
+/// A notification to the pool that a slot is free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SlotFreed {
-    /// The work of this slot's job is over.
-    Left(u64),
-    /// A job waits, and another may have its slot meanwhile.
+    /// The work of the job in this slot is over.
+    Released(u64),
+    /// A waiting job has given its slot to another for the time being.
     Parked,
 }
 
@@ -48,7 +50,7 @@ impl WorkerSlots {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing in here can panic half-way through a change.
+        // No code panics half-way through a change of the state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -56,12 +58,12 @@ impl WorkerSlots {
         self.limit
     }
 
-    /// Slots free now.
+    /// The number of free slots.
     pub fn free(&self) -> usize {
         self.state().free(self.limit)
     }
 
-    /// What may be claimed now.
+    /// The limits of the next claim.
     pub fn claim_limits(&self) -> ClaimLimits {
         let state = self.state();
         let half_open = |topic: &Arc<str>| {
@@ -70,34 +72,34 @@ impl WorkerSlots {
         };
         ClaimLimits {
             jobs: state.free(self.limit),
-            topics: state.topics_away.iter().map(half_open).collect(),
+            topics: state.open_topic_breakers.iter().map(half_open).collect(),
             suspects: 1_usize.saturating_sub(state.suspects),
         }
     }
 
-    /// A job met an outage, and had published nothing.
-    pub fn open_breaker(&self, part: Dependency, topic: &Arc<str>) {
+    /// Opens a breaker, after a job of this topic ended with an outage and without progress.
+    pub fn open_breaker(&self, dependency: Dependency, topic: &Arc<str>) {
         let mut state = self.state();
-        match part {
-            Dependency::Source => state.store_is_away = true,
-            Dependency::Topic => drop(state.topics_away.insert(Arc::clone(topic))),
+        match dependency {
+            Dependency::Source => state.source_breaker_open = true,
+            Dependency::Topic => drop(state.open_topic_breakers.insert(Arc::clone(topic))),
         }
     }
 
-    /// A job of this topic got on, and so did the store.
+    /// Closes the breakers of the source and of a topic, after a job of this topic made progress.
     pub fn close_breakers(&self, topic: &str) {
         let mut state = self.state();
-        state.store_is_away = false;
-        state.topics_away.remove(topic);
+        state.source_breaker_open = false;
+        state.open_topic_breakers.remove(topic);
     }
 
-    /// Takes a slot; `freed` hears of it when it is free again.
+    /// Acquires a slot. `freed` is notified when it is free again.
     pub fn acquire(self: &Arc<Self>, topic: &Arc<str>, is_suspect: bool, freed: &UnboundedSender<SlotFreed>) -> SlotGuard {
         let mut state = self.state();
-        state.numbers += 1;
-        let number = state.numbers;
+        state.last_number += 1;
+        let number = state.last_number;
         state.suspects += usize::from(is_suspect);
-        state.take(topic);
+        state.occupy(topic);
         drop(state);
         let is_parked = Mutex::new(false);
         SlotGuard { slots: Arc::clone(self), topic: Arc::clone(topic), number, is_suspect, is_parked, freed: freed.clone() }
@@ -106,16 +108,16 @@ impl WorkerSlots {
 
 impl State {
     fn free(&self, limit: usize) -> usize {
-        let limit = if self.store_is_away { 1 } else { limit };
+        let limit = if self.source_breaker_open { 1 } else { limit };
         limit.saturating_sub(self.in_use)
     }
 
-    fn take(&mut self, topic: &Arc<str>) {
+    fn occupy(&mut self, topic: &Arc<str>) {
         self.in_use += 1;
         *self.by_topic.entry(Arc::clone(topic)).or_default() += 1;
     }
 
-    fn give_back(&mut self, topic: &str) {
+    fn vacate(&mut self, topic: &str) {
         self.in_use = self.in_use.saturating_sub(1);
         if let Some(running) = self.by_topic.get_mut(topic) {
             *running = running.saturating_sub(1);
@@ -126,7 +128,7 @@ impl State {
     }
 }
 
-/// One job's slot, free when this is dropped.
+/// One job's slot, freed when this is dropped.
 #[derive(Debug)]
 pub struct SlotGuard {
     slots: Arc<WorkerSlots>,
@@ -138,18 +140,18 @@ pub struct SlotGuard {
 }
 
 impl SlotGuard {
-    /// The job got on.
+    /// Closes the job's breakers after it made progress.
     pub fn close_breakers(&self) {
         self.slots.close_breakers(&self.topic);
     }
 
-    /// The job met an outage, and had published nothing.
-    pub fn open_breaker(&self, part: Dependency) {
-        self.slots.open_breaker(part, &self.topic);
+    /// Opens a breaker, after the job ended with an outage and without progress.
+    pub fn open_breaker(&self, dependency: Dependency) {
+        self.slots.open_breaker(dependency, &self.topic);
     }
 
-    /// Lets another job have the slot while this one waits for answers that do not come, or takes it back. The job may then run
-    /// in excess of the limit for a while.
+    /// Gives the slot to another job while this one waits for acknowledgements, or takes it back.
+    /// After taking it back, more jobs than the limit may run for a while.
     pub fn set_parked(&self, parked: bool) {
         let mut is_parked = self.is_parked.lock().unwrap_or_else(PoisonError::into_inner);
         if *is_parked == parked {
@@ -157,10 +159,10 @@ impl SlotGuard {
         }
         *is_parked = parked;
         if parked {
-            self.slots.state().give_back(&self.topic);
+            self.slots.state().vacate(&self.topic);
             self.notify(SlotFreed::Parked);
         } else {
-            self.slots.state().take(&self.topic);
+            self.slots.state().occupy(&self.topic);
         }
     }
 
@@ -177,7 +179,7 @@ impl Drop for SlotGuard {
             let mut state = self.slots.state();
             state.suspects = state.suspects.saturating_sub(1);
         }
-        self.notify(SlotFreed::Left(self.number));
+        self.notify(SlotFreed::Released(self.number));
     }
 }
 
@@ -205,26 +207,26 @@ mod tests {
 
         fn limits(&self) -> (usize, Option<usize>) {
             let limits = self.slots.claim_limits();
-            (limits.jobs, limits.topics.get("sick").copied())
+            (limits.jobs, limits.topics.get("failing").copied())
         }
     }
 
     #[test]
-    fn a_sick_topic_is_tried_by_one_job_and_others_have_their_slots() {
+    fn an_open_topic_breaker_admits_one_job_and_other_topics_are_not_affected() {
         let pool = Pool::new();
-        pool.acquire("sick").open_breaker(Dependency::Topic);
+        pool.acquire("failing").open_breaker(Dependency::Topic);
         assert_eq!(pool.limits(), (4, Some(1)));
-        let probe = pool.acquire("sick");
+        let probe = pool.acquire("failing");
         let healthy = pool.acquire("healthy");
         assert_eq!(pool.limits(), (2, Some(0)));
         healthy.close_breakers();
-        assert_eq!(pool.limits(), (2, Some(0)), "a healthy topic says nothing about a sick one");
+        assert_eq!(pool.limits(), (2, Some(0)), "a healthy topic does not close the breaker of another");
         probe.close_breakers();
         assert_eq!(pool.limits(), (2, None));
     }
 
     #[test]
-    fn a_store_that_is_away_is_tried_by_one_job() {
+    fn an_open_source_breaker_admits_one_job() {
         let pool = Pool::new();
         let first = pool.acquire("a");
         first.open_breaker(Dependency::Source);
@@ -236,18 +238,18 @@ mod tests {
     }
 
     #[test]
-    fn a_job_that_waits_for_answers_leaves_its_slot_to_others() {
+    fn a_parked_job_frees_its_slot() {
         let pool = Pool::new();
-        let stuck: Vec<_> = (0..4).map(|_| pool.acquire("sick")).collect();
+        let parked: Vec<_> = (0..4).map(|_| pool.acquire("failing")).collect();
         assert_eq!(pool.slots.free(), 0);
-        for slot in &stuck {
+        for slot in &parked {
             slot.set_parked(true);
             slot.set_parked(true);
         }
         assert_eq!(pool.slots.free(), 4);
-        stuck[0].set_parked(false);
+        parked[0].set_parked(false);
         assert_eq!(pool.slots.free(), 3);
-        drop(stuck);
+        drop(parked);
         assert_eq!(pool.slots.free(), 4);
     }
 

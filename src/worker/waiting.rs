@@ -1,13 +1,15 @@
-//! Whether a job stands still: nothing of it is acknowledged, held back or read, since it waits for the store or Kafka.
+//! Whether a job is waiting: no row of it is acknowledged, quarantined or read, because the source
+//! or Kafka does not respond.
 //!
-//! A crash is not counted against a job that stands still ([`crate::queue::Checkpoint::waiting`]), however often that happens: it
-//! does nothing meanwhile, and whoever restarts a service during an outage must not fail its jobs. So what the queue has of it
-//! must be true whenever the process may end, or a job that waits for long and then kills its process would never be found. The
-//! job sees to that itself: before it does anything with rows that it has waited for, it waits until the queue has it that it
-//! goes on.
+//! Crashes are not counted against a waiting job ([`crate::queue::Checkpoint::waiting`]): it does
+//! nothing, and restarting a service during an outage must not fail its jobs. The stored flag must
+//! therefore be accurate whenever the process may die. Otherwise a job that waits for a long time
+//! and then crashes its process would never be blamed. So before a job processes rows that it has
+//! waited for, it waits until the queue has stored that it resumes.
 //!
-//! Not found this way is a row so large that it takes all memory while it is still arriving, for longer than a job must stand
-//! still: PostgreSQL sends a row as one message, and a slow row cannot be told from a slow store.
+//! One case is not detected: a row so large that the process runs out of memory while the row
+//! arrives, for longer than [`WAITING_AFTER`](super::heartbeat::WAITING_AFTER). PostgreSQL sends a
+//! row as one message, so a slow row cannot be distinguished from a slow source.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -15,18 +17,20 @@ use tokio::sync::Notify;
 
 #[derive(Debug, Default)]
 pub(super) struct WaitState {
-    /// Grows with each batch and row that the job goes on to.
+    /// Increased for each batch and row that the job processes.
     resume_count: AtomicU64,
-    /// The queue has it that the job stands still, or may have: a write of it is under way or has failed.
+    /// The queue may have stored that the job waits: such a write has begun, and no later one has
+    /// cleared it.
     is_recorded: AtomicBool,
-    /// The job has got what it waited for.
+    /// Notified when the job has rows again.
     resume_requested: Notify,
-    /// The queue has it that the job goes on.
+    /// Notified when the queue has stored that the job resumes.
     cleared: Notify,
 }
 
 impl WaitState {
-    /// The job is about to go on; returns once the queue knows. Cancel-safe.
+    /// Called before the job processes rows. Returns once the queue does not list the job as
+    /// waiting. Cancel-safe.
     pub async fn resume(&self) {
         self.resume_count.fetch_add(1, Ordering::Relaxed);
         while self.is_recorded.load(Ordering::Relaxed) {
@@ -35,22 +39,22 @@ impl WaitState {
         }
     }
 
-    /// Another number each time that the job has gone on.
+    /// Changes each time the job resumes.
     pub fn resume_count(&self) -> u64 {
         self.resume_count.load(Ordering::Relaxed)
     }
 
-    /// Waits until the job wants to go on that the queue has standing still.
+    /// Waits until a job that is recorded as waiting wants to resume.
     pub async fn resume_requested(&self) {
         self.resume_requested.notified().await;
     }
 
-    /// The queue is told from now on that it stands still.
+    /// Records that the queue is about to store that the job waits.
     pub fn record(&self) {
         self.is_recorded.store(true, Ordering::Relaxed);
     }
 
-    /// The queue has it that it goes on.
+    /// Records that the queue has stored that the job resumes.
     pub fn clear(&self) {
         self.is_recorded.store(false, Ordering::Relaxed);
         self.cleared.notify_one();
@@ -66,17 +70,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_job_that_the_queue_has_standing_still_goes_on_only_when_it_knows_better() {
-        let stillness = WaitState::default();
-        assert_eq!(stillness.resume().now_or_never(), Some(()));
-        // What was said before anybody waited says nothing of the next time.
-        stillness.clear();
-        stillness.record();
-        let mut going_on = pin!(stillness.resume());
-        assert_eq!(going_on.as_mut().now_or_never(), None);
-        assert_eq!(stillness.resume_requested().now_or_never(), Some(()));
-        stillness.clear();
-        assert_eq!(going_on.now_or_never(), Some(()));
-        assert_eq!(stillness.resume_count(), 2);
+    async fn a_recorded_wait_delays_the_job_until_it_is_cleared() {
+        let wait_state = WaitState::default();
+        assert_eq!(wait_state.resume().now_or_never(), Some(()));
+        // A notification that came too early does not affect the next wait.
+        wait_state.clear();
+        wait_state.record();
+        let mut resuming = pin!(wait_state.resume());
+        assert_eq!(resuming.as_mut().now_or_never(), None);
+        assert_eq!(wait_state.resume_requested().now_or_never(), Some(()));
+        wait_state.clear();
+        assert_eq!(resuming.now_or_never(), Some(()));
+        assert_eq!(wait_state.resume_count(), 2);
     }
 }

@@ -31,7 +31,7 @@ async fn what_stops_the_start_is_named() {
         (vec!["serve", "--token", "x"], vec![("DATA_PATCH_TYPO", "1")], "DATA_PATCH_TYPO names no option"),
         (vec!["serve", "--token", "x"], vec![("DATA_PATCH_WORKER_CURSOR_MS", "20")], "DATA_PATCH_WORKER_CHECKPOINT_INTERVAL_MS"),
         (vec!["serve", "--token", "x"], vec![("DATA_PATCH_LOG_LEVEL", "info=loud=x")], "DATA_PATCH_LOG_LEVEL: log.level"),
-        (vec!["serve", "--token", "x"], vec![listen, ("DATA_PATCH_QUEUE_URL", &damaged)], "is damaged or no SQLite database"),
+        (vec!["serve", "--token", "x"], vec![listen, ("DATA_PATCH_QUEUE_URL", &damaged)], "is damaged or not an SQLite database"),
     ] {
         let (code, printed) = run(&args, &variables).await;
         assert_eq!(code, 1, "{args:?}: {printed}");

@@ -84,7 +84,10 @@ async fn stopped_gently_it_repeats_nothing_and_goes_on_at_once() {
     let mut client = attach(&process, &task, &log).await;
     log.extend(client.log().await);
     assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
-    assert!(!log.iter().any(|line| message(line).contains("its previous worker was lost")), "the lease was handed back: {log:#?}");
+    assert!(
+        !log.iter().any(|line| message(line).contains("its previous worker was lost")),
+        "the lease was handed back: {log:#?}"
+    );
     let found: Vec<_> = site.topic.read_device(device).await.into_iter().map(|found| found.value).collect();
     assert_eq!(found, site.store.docs(device).await, "each row once");
     process.terminate().await;

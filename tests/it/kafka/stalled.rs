@@ -116,7 +116,7 @@ async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
     assert!(dead_job.flight.has_in_flight());
 
     // One that has nothing on its way does not wait with it.
-    let Outcome::Outage { part, reason } = site.job(dead[1]).ends().await else { panic!("no outage") };
+    let Outcome::Outage { dependency: part, reason } = site.job(dead[1]).ends().await else { panic!("no outage") };
     assert_eq!(part, Dependency::Topic);
     assert!(reason.contains(&format!("partition {DEAD} of topic {} has acknowledged nothing for", site.topic.name)), "{reason}");
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::TestTopic;
 
 pub fn patcher(config: &Config, kafka: Kafka) -> ReplayRunner {
-    ReplayRunner { store: Source::new(&config.iota).unwrap(), kafka, validation: config.validation }
+    ReplayRunner { source: Source::new(&config.iota).unwrap(), kafka, validation: config.validation }
 }
 
 /// All rows of a device, which were not counted yet.
