@@ -1,9 +1,10 @@
-//! Which connections may be open: at most so many in all, and of those that have sent no good token at most so many in all
-//! and of one address.
+//! Limits on open connections: in total, and for connections without a valid token also in total
+//! and per client address.
 //!
-//! A new connection is always taken, for it may be the one with the right token: when there are too many, the one without a
-//! token that is least likely to send one is closed ([`Stage`], then age). When all belong to clients with a token, a new one
-//! gets a place of the reserve, which is for the operators' questions alone.
+//! A new connection is always accepted, because it may have the right token. Over a limit, the
+//! connection without a token that is least likely to send one is closed (by [`Stage`], then age).
+//! If all connections have sent the token, a new one is admitted to the reserve, which only answers
+//! the operators' HTTP endpoints.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,27 +18,27 @@ use tokio_util::sync::CancellationToken;
 use super::{accept::LogThrottle, proxies::network};
 use crate::config;
 
-/// Connections beyond `server.max_connections` that are answered what operators ask, and nothing else.
+/// Connections beyond `server.max_connections` that only serve the operators' HTTP endpoints.
 const OPERATOR_RESERVE: usize = 32;
-/// Connections that are being closed, and still have their descriptor.
-const CLOSING: usize = 32;
-/// Descriptors that connections may have beyond `server.max_connections`.
-pub const EXTRA_SOCKETS: usize = OPERATOR_RESERVE + CLOSING;
+/// File descriptors for connections that are being closed.
+const CLOSING_RESERVE: usize = 32;
+/// File descriptors of connections beyond `server.max_connections`.
+pub const EXTRA_SOCKETS: usize = OPERATOR_RESERVE + CLOSING_RESERVE;
 
-/// How far a connection without a good token has got; the first are closed first.
+/// The progress of a connection without a valid token; lower stages are closed first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
-    /// It has sent a wrong token, and waits for its answer.
+    /// It has sent a wrong token, and waits for the reply.
     WrongToken,
-    /// It has not sent a whole request.
+    /// It has not sent a complete request.
     Request,
-    /// It is a WebSocket.
+    /// It is a WebSocket that has sent no token.
     NoToken,
-    /// An HTTP request is being answered.
+    /// Its HTTP request is being answered.
     Answer,
 }
 
-/// Older connections of a stage come first.
+/// Sorted by stage, then by age.
 type Key = (Stage, u64);
 
 #[derive(Debug)]
@@ -52,16 +53,16 @@ pub struct Admission {
 #[derive(Debug, Default)]
 struct Table {
     last_id: u64,
-    /// All but those of the reserve.
+    /// Open connections outside the reserve.
     open: usize,
-    without_token: Waiting,
-    reserve: Waiting,
-    /// Those of `without_token`, by network.
+    without_token: Waiters,
+    reserve: Waiters,
+    /// The keys in `without_token`, by network.
     by_address: HashMap<IpAddr, BTreeSet<Key>>,
     evicted: LogThrottle,
 }
 
-type Waiting = BTreeMap<Key, (Option<IpAddr>, CancellationToken)>;
+type Waiters = BTreeMap<Key, (Option<IpAddr>, CancellationToken)>;
 
 impl Table {
     fn remove(&mut self, key: Key) -> Option<(Option<IpAddr>, CancellationToken)> {
@@ -94,16 +95,16 @@ impl Table {
                 tracing::warn!(
                     address,
                     times,
-                    "connections that have sent no token are closed to make room for new ones (server.max_unauthenticated_per_address, server.max_connections); if the address is a proxy's, add it to server.trusted_proxies"
+                    "connections without a token are closed in favour of new ones (server.max_unauthenticated_per_address, server.max_connections); if the address is a proxy's, add it to server.trusted_proxies"
                 );
             });
         }
     }
 
-    /// Closes the first connections of an address until it has fewer than `most`.
-    fn make_room_of(&mut self, address: IpAddr, most: usize) {
+    /// Closes connections of an address until it has fewer than `limit`.
+    fn evict_until_below(&mut self, address: IpAddr, limit: usize) {
         while let Some(keys) = self.by_address.get(&address)
-            && keys.len() >= most
+            && keys.len() >= limit
             && let Some(first) = keys.first().copied()
         {
             self.evict(first);
@@ -124,23 +125,24 @@ impl Admission {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Nothing in here can panic half-way through a change.
+        // No code panics in the middle of a change.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until one more connection may be open at all, so that descriptors never run out.
+    /// Waits for a free file descriptor, so that they never run out.
     pub async fn socket(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.sockets).acquire_owned().await.ok()
     }
 
-    /// Takes a new connection in. A trusted proxy's has no address until its request tells the client's.
+    /// Admits a new connection. Behind a trusted proxy, the client's address is unknown until the
+    /// request arrives.
     pub fn enter(self: &Arc<Self>, socket: OwnedSemaphorePermit, address: Option<IpAddr>) -> AdmissionGuard {
         let (address, closed) = (address.map(network), CancellationToken::new());
         let mut table = self.table();
         table.last_id += 1;
         let key = (Stage::Request, table.last_id);
         if let Some(address) = address {
-            table.make_room_of(address, self.max_per_address);
+            table.evict_until_below(address, self.max_per_address);
         }
         if (table.without_token.len() >= self.max_without_token || table.open >= self.max)
             && let Some(first) = table.without_token.keys().next().copied()
@@ -172,7 +174,7 @@ enum State {
     Reserve(Key),
 }
 
-/// A connection's place, until this is dropped.
+/// The admission of a connection, until this is dropped.
 #[derive(Debug)]
 pub struct AdmissionGuard {
     admission: Arc<Admission>,
@@ -183,25 +185,25 @@ pub struct AdmissionGuard {
 
 impl AdmissionGuard {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing in here can panic half-way through a change.
+        // No code panics in the middle of a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until the connection is to be closed to make room.
+    /// Waits until the connection must be closed in favour of another.
     pub async fn evicted(&self) {
         self.closed.cancelled().await;
     }
 
-    /// Only what operators ask may be answered.
-    pub fn is_of_reserve(&self) -> bool {
+    /// Whether only the operators' endpoints may be answered.
+    pub fn is_in_reserve(&self) -> bool {
         matches!(*self.state(), State::Reserve(_))
     }
 
-    /// How far the connection has got.
+    /// Sets the stage of the connection.
     pub fn reached(&self, stage: Stage) {
-        let mut place = self.state();
+        let mut guard_state = self.state();
         let mut table = self.admission.table();
-        match &mut *place {
+        match &mut *guard_state {
             State::WithoutToken(key) => {
                 if let Some((address, closed)) = table.remove(*key) {
                     key.0 = stage;
@@ -218,27 +220,27 @@ impl AdmissionGuard {
         }
     }
 
-    /// The request has told the client's address.
+    /// Sets the client's address, from the request.
     pub fn identify(&self, address: IpAddr) {
         let (address, state) = (network(address), self.state());
         let mut table = self.admission.table();
         if let State::WithoutToken(key) = *state
-            && let Some((known, closed)) = table.remove(key)
+            && let Some((old_address, closed)) = table.remove(key)
         {
-            if known != Some(address) {
-                table.make_room_of(address, self.admission.max_per_address);
+            if old_address != Some(address) {
+                table.evict_until_below(address, self.admission.max_per_address);
             }
             table.insert(key, Some(address), closed);
         }
     }
 
-    /// The client has sent the right token: it is not closed any more, whatever others do.
+    /// Marks the connection as authenticated: it is no longer closed in favour of others.
     pub fn authenticate(&self) {
         let mut state = self.state();
         let mut table = self.admission.table();
         if let State::WithoutToken(key) = *state {
             if table.remove(key).is_none() {
-                // It was to be closed in this moment; its place was given away, and it takes one more.
+                // It was evicted at this moment, so `open` does not include it any more.
                 table.open += 1;
             }
             *state = State::WithToken;
@@ -279,64 +281,64 @@ mod tests {
         admission.enter(socket, Some(address.parse().unwrap()))
     }
 
-    fn evicted(places: &[AdmissionGuard]) -> Vec<usize> {
-        (0..places.len()).filter(|n| places[*n].closed.is_cancelled()).collect()
+    fn evicted(guards: &[AdmissionGuard]) -> Vec<usize> {
+        (0..guards.len()).filter(|n| guards[*n].closed.is_cancelled()).collect()
     }
 
     #[test]
-    fn of_one_address_the_oldest_goes_and_those_with_a_token_stay() {
+    fn the_oldest_connection_of_an_address_is_evicted_unless_it_has_a_token() {
         let admission = admission(100, 2);
-        let mut places: Vec<_> = (0..3).map(|n| enter(&admission, &format!("2001:db8::{n}"))).collect();
-        assert_eq!(evicted(&places), [0], "the network is one address");
-        places[1].authenticate();
-        places.extend((0..2).map(|_| enter(&admission, "2001:db8::9")));
-        assert_eq!(evicted(&places), [0, 2]);
-        places.push(enter(&admission, "192.0.2.1"));
-        assert_eq!(evicted(&places), [0, 2]);
-        drop(places);
+        let mut guards: Vec<_> = (0..3).map(|n| enter(&admission, &format!("2001:db8::{n}"))).collect();
+        assert_eq!(evicted(&guards), [0], "the network is one address");
+        guards[1].authenticate();
+        guards.extend((0..2).map(|_| enter(&admission, "2001:db8::9")));
+        assert_eq!(evicted(&guards), [0, 2]);
+        guards.push(enter(&admission, "192.0.2.1"));
+        assert_eq!(evicted(&guards), [0, 2]);
+        drop(guards);
         let table = admission.table();
         assert!(table.open == 0 && table.without_token.is_empty() && table.by_address.is_empty(), "{table:?}");
     }
 
     #[test]
-    fn who_is_least_likely_to_send_the_right_token_goes_first() {
+    fn the_lowest_stage_is_evicted_first() {
         let admission = admission(4, 100);
-        let mut places: Vec<_> = (0..3).map(|_| enter(&admission, "192.0.2.1")).collect();
-        places[0].reached(Stage::NoToken);
-        places[2].reached(Stage::WrongToken);
+        let mut guards: Vec<_> = (0..3).map(|_| enter(&admission, "192.0.2.1")).collect();
+        guards[0].reached(Stage::NoToken);
+        guards[2].reached(Stage::WrongToken);
         for expected in [vec![2], vec![1, 2], vec![1, 2, 3], vec![1, 2, 3, 4]] {
-            places.push(enter(&admission, "192.0.2.2"));
-            assert_eq!(evicted(&places), expected, "three of four places are for those without a token");
+            guards.push(enter(&admission, "192.0.2.2"));
+            assert_eq!(evicted(&guards), expected, "three quarters of the connections may be without a token");
         }
     }
 
     #[test]
-    fn when_all_have_a_token_there_is_the_reserve_for_whoever_came_last() {
+    fn when_all_have_a_token_the_newest_connections_use_the_reserve() {
         let admission = admission(2, 100);
         let authenticated: Vec<_> = (0..2)
             .map(|_| {
-                let place = enter(&admission, "192.0.2.1");
-                place.authenticate();
-                place
+                let guard_state = enter(&admission, "192.0.2.1");
+                guard_state.authenticate();
+                guard_state
             })
             .collect();
-        let places: Vec<_> = (0..=OPERATOR_RESERVE).map(|_| enter(&admission, "192.0.2.1")).collect();
-        assert!(places.iter().all(AdmissionGuard::is_of_reserve));
-        assert_eq!((evicted(&places), evicted(&authenticated)), (vec![0], vec![]));
-        drop((places, authenticated));
-        assert!(!enter(&admission, "192.0.2.1").is_of_reserve());
+        let guards: Vec<_> = (0..=OPERATOR_RESERVE).map(|_| enter(&admission, "192.0.2.1")).collect();
+        assert!(guards.iter().all(AdmissionGuard::is_in_reserve));
+        assert_eq!((evicted(&guards), evicted(&authenticated)), (vec![0], vec![]));
+        drop((guards, authenticated));
+        assert!(!enter(&admission, "192.0.2.1").is_in_reserve());
     }
 
     #[test]
-    fn a_client_behind_a_proxy_is_counted_once_it_is_known() {
+    fn a_client_behind_a_proxy_is_counted_once_its_address_is_known() {
         let admission = admission(100, 1);
-        let places: Vec<_> =
+        let guards: Vec<_> =
             (0..3).map(|_| admission.enter(Arc::clone(&admission.sockets).try_acquire_owned().unwrap(), None)).collect();
-        assert_eq!(evicted(&places), [0_usize; 0]);
-        for (place, address) in places.iter().zip(["192.0.2.1", "192.0.2.2", "192.0.2.1"]) {
-            place.identify(address.parse().unwrap());
-            place.identify(address.parse().unwrap());
+        assert_eq!(evicted(&guards), [0_usize; 0]);
+        for (guard_state, address) in guards.iter().zip(["192.0.2.1", "192.0.2.2", "192.0.2.1"]) {
+            guard_state.identify(address.parse().unwrap());
+            guard_state.identify(address.parse().unwrap());
         }
-        assert_eq!(evicted(&places), [0]);
+        assert_eq!(evicted(&guards), [0]);
     }
 }

@@ -1,4 +1,4 @@
-//! One TCP connection up to its first request: answered, and closed; or on to a WebSocket.
+//! One TCP connection: its only request is answered, or upgraded to a WebSocket.
 
 use std::{convert::Infallible, net::IpAddr, sync::Arc, time::Duration};
 
@@ -21,36 +21,37 @@ use super::{
 };
 use crate::{protocol, telemetry::GaugeGuard};
 
-/// What an answer may take to be made, and to be read by the client.
+/// Timeout for producing an HTTP response, and for sending it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// Bytes of a request's header; one that needs more is refused. The least that hyper allows is half of it.
-const MAX_HEADER: usize = 16 * 1_024;
+/// Maximum bytes of a request's header. hyper's minimum is half of it.
+const MAX_HEADER_BYTES: usize = 16 * 1_024;
 
-/// What a connection needs beside itself.
+/// State shared by all connections.
 pub struct Shared<S> {
     pub context: Arc<ServerState>,
-    /// What answers the requests that are none for a WebSocket.
+    /// Serves requests other than WebSocket upgrades.
     pub routes: S,
-    /// WebSockets, to be waited for at the end.
+    /// WebSocket tasks, awaited at shutdown.
     pub sockets: TaskTracker,
 }
 
-/// Serves the connection of `peer`. Returns when it is closed, or a task of its own serves it as a WebSocket.
-pub async fn serve<S>(stream: TcpStream, peer: IpAddr, place: AdmissionGuard, shared: Arc<Shared<S>>)
+/// Serves the connection of `peer`. Returns when it is closed or was upgraded; a WebSocket is
+/// served by a separate task.
+pub async fn serve<S>(stream: TcpStream, peer: IpAddr, guard: AdmissionGuard, shared: Arc<Shared<S>>)
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    let (context, place) = (Arc::clone(&shared.context), Arc::new(place));
-    let handshake = Duration::from_secs(context.config.handshake_seconds);
+    let (context, guard) = (Arc::clone(&shared.context), Arc::new(guard));
+    let handshake_timeout = Duration::from_secs(context.config.handshake_seconds);
     let service = {
-        let place = Arc::clone(&place);
+        let guard = Arc::clone(&guard);
         hyper::service::service_fn(move |request: Request<Incoming>| {
-            let (shared, place) = (Arc::clone(&shared), Arc::clone(&place));
+            let (shared, guard) = (Arc::clone(&shared), Arc::clone(&guard));
             async move {
-                let mut response = answer(request, peer, place, &shared).await;
-                // One request is enough: a connection that is kept open takes a place. (hyper's own option for it would put a
-                // `close` beside a WebSocket's `upgrade` too.)
+                let mut response = respond(request, peer, guard, &shared).await;
+                // One request per connection, since an idle connection counts against the limits.
+                // (hyper's own option would add `close` to the `upgrade` of a WebSocket too.)
                 if response.status() != StatusCode::SWITCHING_PROTOCOLS {
                     response.headers_mut().append(header::CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -61,8 +62,8 @@ where
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(handshake)
-            .max_buf_size(MAX_HEADER)
+            .header_read_timeout(handshake_timeout)
+            .max_buf_size(MAX_HEADER_BYTES)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );
@@ -70,25 +71,25 @@ where
         context.close_connections.cancelled().await;
     };
     tokio::select! {
-        // Clients that leave or send no HTTP are no news.
+        // A client that disconnects or sends invalid HTTP is not worth a log line.
         _ = &mut connection => return,
-        () = place.evicted() => return,
-        () = tokio::time::sleep(handshake + ANSWER_TIMEOUT) => return,
+        () = guard.evicted() => return,
+        () = tokio::time::sleep(handshake_timeout + ANSWER_TIMEOUT) => return,
         () = stopping => connection.as_mut().graceful_shutdown(),
     }
     let _ = tokio::time::timeout(ANSWER_TIMEOUT, connection).await;
 }
 
-async fn answer<S>(mut request: Request<Incoming>, peer: IpAddr, place: Arc<AdmissionGuard>, shared: &Shared<S>) -> Response
+async fn respond<S>(mut request: Request<Incoming>, peer: IpAddr, guard: Arc<AdmissionGuard>, shared: &Shared<S>) -> Response
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
     let context = &shared.context;
     let address = context.proxies.client(peer, request.headers());
-    place.identify(address);
+    guard.identify(address);
     if request.uri().path() != protocol::PATH {
-        place.reached(Stage::Answer);
-        // Boxed, since most connections ask no such thing.
+        guard.reached(Stage::Answer);
+        // Boxed, since most connections do not need it.
         return match Box::pin(shared.routes.call(request)).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -96,30 +97,30 @@ where
     }
     let upgrading = hyper::upgrade::on(&mut request);
     let (parts, _) = request.into_parts();
-    let response = match upgrade::answer(&parts, &context.config.allowed_origins) {
+    let response = match upgrade::respond(&parts, &context.config.allowed_origins) {
         Handshake::Accepted(response) => response,
         Handshake::Refused(response) => return response,
     };
-    if place.is_of_reserve() {
+    if guard.is_in_reserve() {
         context.full.log(|times| {
             tracing::warn!(limit = context.config.max_connections, times, "connections are refused: there are too many");
         });
         let text = "too many connections (server.max_connections); try again later\n";
         return warp::reply::with_status(text, StatusCode::SERVICE_UNAVAILABLE).into_response();
     }
-    place.reached(Stage::NoToken);
+    guard.reached(Stage::NoToken);
     let context = Arc::clone(context);
     shared.sockets.spawn(async move {
         let upgraded = match upgrading.await {
             Ok(upgraded) => upgraded,
-            Err(error) => return tracing::debug!(%error, "a client left before its connection was a WebSocket"),
+            Err(error) => return tracing::debug!(%error, "a client disconnected before its connection was upgraded"),
         };
         let (inbound, limit) = (Arc::new(Inbound::default()), context.config.max_message_bytes);
         let token = context.rules.token.clone();
         let metered = Metered::new(TokioIo::new(upgraded), Arc::clone(&inbound), Arc::clone(&context.budget), token, limit);
-        let counted = GaugeGuard::new(&context.metrics.connections);
-        socket::serve(upgrade::socket(metered, limit).await, &inbound, address, &place, &context).await;
-        drop(counted);
+        let gauge = GaugeGuard::new(&context.metrics.connections);
+        socket::serve(upgrade::socket(metered, limit).await, &inbound, address, &guard, &context).await;
+        drop(gauge);
     });
     response
 }

@@ -1,24 +1,26 @@
-//! The token of a message that has not arrived whole, so that a large message may go on when its token is right.
+//! Finds the token in a message that has not arrived completely, so that a large message is
+//! accepted if its token is right.
 //!
-//! A best effort on the text as it arrives: the message is parsed, and its token checked, once more when it is there.
+//! This is a best-effort scan: the complete message is parsed, and its token checked, again.
 
-/// A longer token is not looked for.
-const MAX_TOKEN: usize = 1_024;
+/// A longer token is not found.
+const MAX_TOKEN_BYTES: usize = 1_024;
 
-/// Looks for the field `token` of a JSON object in text that arrives piece by piece.
+/// Searches for the field `token` of a JSON object in text that arrives in chunks.
 #[derive(Debug, Default)]
 pub struct EarlyToken {
     depth: u32,
     string: Option<JsonString>,
-    /// The last string at depth 1, if it was `token`, and what may follow then.
+    /// Whether the last tokens at depth 1 were `"token"` and a colon.
     after: After,
-    /// The token was found, or can't be.
+    /// The token was found, or cannot be.
     done: bool,
 }
 
 #[derive(Debug, Default)]
 struct JsonString {
-    /// As it is written, without the quotes. Only kept at depth 1, as far as it can matter.
+    /// The text as written, without the quotes. Only stored at depth 1, and up to the maximum
+    /// length.
     raw: Vec<u8>,
     is_escaped: bool,
 }
@@ -32,17 +34,17 @@ enum After {
 }
 
 impl EarlyToken {
-    /// Takes the next bytes; returns the token when they end it.
+    /// Adds the next bytes; returns the token once it is complete.
     pub fn feed(&mut self, bytes: impl Iterator<Item = u8>) -> Option<String> {
         if self.done {
             return None;
         }
         for byte in bytes {
             let Some(string) = &mut self.string else {
-                self.outside(byte);
+                self.push_outside_string(byte);
                 continue;
             };
-            if string.takes(byte, self.depth == 1)
+            if string.push(byte, self.depth == 1)
                 && let Some(string) = self.string.take()
                 && self.depth == 1
                 && let Some(token) = self.string_ended(&string.raw)
@@ -54,7 +56,7 @@ impl EarlyToken {
         None
     }
 
-    fn outside(&mut self, byte: u8) {
+    fn push_outside_string(&mut self, byte: u8) {
         match byte {
             b'"' => self.string = Some(JsonString::default()),
             b'{' | b'[' => {
@@ -84,13 +86,13 @@ impl EarlyToken {
 }
 
 impl JsonString {
-    /// Takes a byte; whether the string ends with it.
-    fn takes(&mut self, byte: u8, is_kept: bool) -> bool {
+    /// Adds a byte; returns true if it ends the string.
+    fn push(&mut self, byte: u8, keep: bool) -> bool {
         if !self.is_escaped && byte == b'"' {
             return true;
         }
         self.is_escaped = !self.is_escaped && byte == b'\\';
-        if is_kept && self.raw.len() < MAX_TOKEN {
+        if keep && self.raw.len() < MAX_TOKEN_BYTES {
             self.raw.push(byte);
         }
         false
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn the_objects_own_token_is_found_before_the_rest_is_there() {
+    fn the_objects_own_token_is_found_before_the_rest_arrives() {
         for text in [
             r#"{"src":"iota","token":"123456","devices":["#,
             r#"{"devices":["token","x"],"from":"token", "token" : "123456","#,
@@ -132,7 +134,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn as_the_whole_message_has_it(
+        fn it_finds_what_the_whole_message_has(
             token in "\\PC{0,20}", before in proptest::collection::btree_map("[a-s\"\\\\{}:]{0,5}", "\\PC{0,20}", 0..4), size in 1_usize..9
         ) {
             let mut message = json!({ "nested": [{ "token": "no" }], "token": token });

@@ -1,4 +1,4 @@
-//! What operators ask: is it ready, and how is it doing?
+//! The endpoints for operators: readiness and metrics.
 
 use std::{
     fmt::Display,
@@ -13,32 +13,33 @@ use warp::{Reply, http::StatusCode, reply::Response};
 use super::ServerState;
 use crate::telemetry::{AllMetrics, Exposition, Snapshot};
 
-/// How long what was found counts as the present state, however many ask.
+/// How long the result of a check is reused.
 const CHECK_TTL: Duration = Duration::from_secs(1);
-/// How long a request waits for checks that are under way; then it is answered from what was found before.
+/// How long a request waits for running checks; then it is answered from earlier results.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(800);
-/// How long a check may take before the part counts as not answering.
+/// A check that runs for longer means that the dependency does not answer.
 const HEALTH_CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-/// The same for the store: its check may have to wait for a connection that reads.
+/// The same for the source, whose check may wait for a connection that is reading a page.
 const SOURCE_CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Serialize)]
-struct Parts {
+struct Report {
     queue: String,
     store: String,
     kafka: String,
 }
 
-/// What is known of the parts that the service needs. They are checked in the background, at most once a second, and only
-/// while somebody asks.
+/// The state of the service's dependencies. They are checked in the background, at most once a
+/// second, and only on request.
 #[derive(Debug, Default)]
 pub struct Readiness {
-    queue: Part,
-    store: Part,
-    kafka: Part,
+    queue: Dependency,
+    store: Dependency,
+    kafka: Dependency,
 }
 
-/// 200 when the queue can be written, and store and broker answer; else 503. The body says which does not, and why.
+/// Responds with 200 if the queue is writable and source and broker answer, otherwise with 503. The
+/// body has the state of each.
 pub async fn ready(context: &ServerState) -> Response {
     let Readiness { queue, store, kafka } = &context.readiness;
     let (asked_queue, asked_store, asked_kafka) = (context.queue.clone(), context.store.clone(), context.kafka.clone());
@@ -46,62 +47,62 @@ pub async fn ready(context: &ServerState) -> Response {
     store.check(async move { asked_store.ping().await });
     kafka.check(async move { asked_kafka.ping().await });
     let _ = timeout(ANSWER_TIMEOUT, async { tokio::join!(queue.checked(), store.checked(), kafka.checked()) }).await;
-    let parts = Parts {
+    let parts = Report {
         queue: queue.describe(HEALTH_CHECK_TIMEOUT),
         store: store.describe(SOURCE_CHECK_TIMEOUT),
         kafka: kafka.describe(HEALTH_CHECK_TIMEOUT),
     };
-    let well = [&parts.queue, &parts.store, &parts.kafka].iter().all(|part| *part == "ok");
-    let status = if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let all_ok = [&parts.queue, &parts.store, &parts.kafka].iter().all(|part| *part == "ok");
+    let status = if all_ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     warp::reply::with_status(warp::reply::json(&parts), status).into_response()
 }
 
-/// What is known of one part.
+/// The state of one dependency.
 #[derive(Debug, Default)]
-struct Part {
-    known: Arc<watch::Sender<Known>>,
+struct Dependency {
+    state: Arc<watch::Sender<CheckState>>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
-    /// What the last check found, and when it ended.
+struct CheckState {
+    /// The end and the result of the last check.
     last: Option<(Instant, Result<(), String>)>,
-    /// When the check began that is under way.
+    /// The start of the running check.
     checking: Option<Instant>,
 }
 
-impl Part {
-    /// Begins a check, unless one is under way or has just ended.
+impl Dependency {
+    /// Starts a check, unless one is running or has just ended.
     fn check<E: Display>(&self, check: impl Future<Output = Result<(), E>> + Send + 'static) {
-        let begins = self.known.send_if_modified(|known| {
-            let is_known = known.last.as_ref().is_some_and(|(at, _)| at.elapsed() < CHECK_TTL);
-            let begins = known.checking.is_none() && !is_known;
-            if begins {
-                known.checking = Some(Instant::now());
+        let starts = self.state.send_if_modified(|state| {
+            let is_fresh = state.last.as_ref().is_some_and(|(at, _)| at.elapsed() < CHECK_TTL);
+            let starts = state.checking.is_none() && !is_fresh;
+            if starts {
+                state.checking = Some(Instant::now());
             }
-            begins
+            starts
         });
-        if begins {
-            let known = Arc::clone(&self.known);
+        if starts {
+            let state = Arc::clone(&self.state);
             tokio::spawn(async move {
-                let found = check.await.map_err(|error| error.to_string());
-                known.send_modify(|known| *known = Known { last: Some((Instant::now(), found)), checking: None });
+                let result = check.await.map_err(|error| error.to_string());
+                state.send_modify(|state| *state = CheckState { last: Some((Instant::now(), result)), checking: None });
             });
         }
     }
 
-    /// Waits until no check is under way.
+    /// Waits until no check is running.
     async fn checked(&self) {
-        // The sender is in here, so there is one.
-        let _ = self.known.subscribe().wait_for(|known| known.checking.is_none()).await;
+        // The sender is a field of this struct, so it exists.
+        let _ = self.state.subscribe().wait_for(|state| state.checking.is_none()).await;
     }
 
-    /// "ok", or what is wrong and since when that is known.
-    fn describe(&self, patience: Duration) -> String {
-        let known = self.known.borrow();
-        match (&known.last, known.checking.map(|since| since.elapsed())) {
-            (_, Some(took)) if took >= patience => format!("no answer for {} s", took.as_secs()),
-            (None, _) => "checking; nothing is known yet, ask again".to_owned(),
+    /// "ok", or the error and its age.
+    fn describe(&self, max_duration: Duration) -> String {
+        let state = self.state.borrow();
+        match (&state.last, state.checking.map(|since| since.elapsed())) {
+            (_, Some(elapsed)) if elapsed >= max_duration => format!("no answer for {} s", elapsed.as_secs()),
+            (None, _) => "the first check is running; ask again".to_owned(),
             (Some((_, Ok(()))), _) => "ok".to_owned(),
             (Some((at, Err(error))), _) if at.elapsed() >= 2 * CHECK_TTL => format!("{error} ({} s ago)", at.elapsed().as_secs()),
             (Some((_, Err(error))), _) => error.clone(),
@@ -109,11 +110,11 @@ impl Part {
     }
 }
 
-/// The metrics, in the format that the scraper accepts.
+/// Responds with the metrics, in the format that the scraper accepts.
 pub async fn metrics(context: &ServerState, accept: Option<&str>) -> Response {
     let ServerState { queue, store, kafka, .. } = context;
     let (backlog, queue_bytes) = tokio::join!(timeout(HEALTH_CHECK_TIMEOUT, queue.backlog()), queue.disk_bytes());
-    // A queue that does not answer is no queue without jobs.
+    // If the queue does not answer, its gauges are omitted and not reported as 0.
     let backlog = backlog.ok().and_then(Result::ok);
     let now = Snapshot {
         jobs_unfinished: backlog.map(|backlog| backlog.jobs),

@@ -1,8 +1,8 @@
-//! What clients may make the service hold of messages that have not arrived whole.
+//! Limits the memory for messages that have not arrived completely.
 //!
-//! [`Metered`] sits between the WebSocket and its connection. It follows the frames as they arrive, takes what they need from
-//! one [`ReceiveBudget`] for all connections, and lets no more than [`MAX_BYTES_BEFORE_TOKEN`] bytes of a message through before the right
-//! token was read.
+//! [`Metered`] wraps the connection of a WebSocket. It parses the frames as they arrive, charges
+//! their bytes to one [`ReceiveBudget`] for all connections, and passes at most
+//! [`MAX_BYTES_BEFORE_TOKEN`] bytes of a message on before the right token was read.
 
 use std::{
     io,
@@ -23,15 +23,16 @@ use super::{
 };
 use crate::protocol::Token;
 
-/// Bytes of a message that are taken before the right token was read.
+/// Maximum bytes of a message before the right token was read.
 pub const MAX_BYTES_BEFORE_TOKEN: usize = 64 * 1_024;
-/// Bytes of a message that each connection has room for anyway: they are not taken from the budget.
+/// Bytes of the buffer that each connection has anyway; smaller messages are not charged to the
+/// budget.
 pub const SOCKET_BUFFER: usize = 4 * 1_024;
-/// A message that needs room of the budget must have arrived whole after so long.
+/// A message that is charged to the budget must arrive completely within this time.
 const MESSAGE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Bytes that may be held for all connections together: a quarter for those that sent no good token, so that they can't take
-/// all of it, and the rest for the others.
+/// Bytes for the messages of all connections: a quarter for connections without a valid token, so
+/// that they cannot exhaust it, and the rest for the others.
 #[derive(Debug)]
 pub struct ReceiveBudget {
     without_token: AtomicUsize,
@@ -44,12 +45,12 @@ impl ReceiveBudget {
         Self { without_token: AtomicUsize::new(without_token), with_token: AtomicUsize::new(bytes - without_token) }
     }
 
-    fn left(&self, has_token: bool) -> &AtomicUsize {
+    fn remaining(&self, has_token: bool) -> &AtomicUsize {
         if has_token { &self.with_token } else { &self.without_token }
     }
 }
 
-/// Bytes taken from the budget, given back when this is dropped.
+/// Bytes charged to the budget, released on drop.
 #[derive(Debug)]
 struct Charge {
     budget: Arc<ReceiveBudget>,
@@ -59,30 +60,30 @@ struct Charge {
 
 impl Charge {
     fn take(budget: &Arc<ReceiveBudget>, has_token: bool, bytes: usize) -> Option<Self> {
-        let left = budget.left(has_token);
-        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).ok()?;
+        let remaining = budget.remaining(has_token);
+        remaining.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |remaining| remaining.checked_sub(bytes)).ok()?;
         Some(Self { budget: Arc::clone(budget), has_token, bytes })
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.budget.left(self.has_token).fetch_add(self.bytes, Ordering::Relaxed);
+        self.budget.remaining(self.has_token).fetch_add(self.bytes, Ordering::Relaxed);
     }
 }
 
-/// Why no more is taken from a client.
+/// Why a client's message is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Excess {
-    /// The message is over the limit.
+    /// The message exceeds the limit.
     Message,
-    /// It is over the limit for a client that has sent no good token.
+    /// It exceeds the limit for clients without a valid token.
     BeforeToken,
-    /// The budget of all connections is used up.
+    /// The budget of all connections is exhausted.
     Budget,
 }
 
-/// What is known of a connection's messages on their way in.
+/// The state of the incoming messages of a connection.
 #[derive(Debug, Default)]
 pub struct Inbound {
     state: Mutex<State>,
@@ -91,47 +92,47 @@ pub struct Inbound {
 #[derive(Debug, Default)]
 struct State {
     has_token: bool,
-    /// For the message that is arriving.
+    /// The charge of the message that is arriving.
     arriving: Option<Charge>,
-    since: Option<Instant>,
-    /// For one that has arrived, and is being handled.
+    started: Option<Instant>,
+    /// The charge of the message that is being handled.
     arrived: Option<Charge>,
     excess: Option<Excess>,
 }
 
 impl Inbound {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing in here can panic half-way through a change.
+        // No code panics in the middle of a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The client has sent the right token.
+    /// Records that the client has sent the right token.
     pub fn authenticate(&self) {
         self.state().has_token = true;
     }
 
-    /// The right token was sent; perhaps in a message that has not arrived whole.
+    /// Whether the right token was sent, possibly in a message that has not arrived completely.
     pub fn has_token(&self) -> bool {
         self.state().has_token
     }
 
-    /// The message that arrived last is handled.
+    /// Releases the charge of the last message, which was handled.
     pub fn handled(&self) {
         self.state().arrived = None;
     }
 
-    /// Why the last read failed, if it was refused here.
+    /// Why the last read failed, if it was rejected here.
     pub fn excess(&self) -> Option<Excess> {
         self.state().excess
     }
 
-    /// A large message has been arriving for too long.
+    /// Whether a large message has been arriving for too long.
     pub fn is_overdue(&self) -> bool {
-        self.state().since.is_some_and(|since| since.elapsed() >= MESSAGE_TIMEOUT)
+        self.state().started.is_some_and(|started| started.elapsed() >= MESSAGE_TIMEOUT)
     }
 }
 
-/// A client's connection whose incoming messages are bounded.
+/// A client's connection with limits on incoming messages.
 pub struct Metered<S> {
     io: S,
     inbound: Arc<Inbound>,
@@ -140,11 +141,11 @@ pub struct Metered<S> {
     max_message: u64,
     frames: FrameReader,
     early: EarlyToken,
-    /// Of the message that is arriving: bytes announced, and bytes that are here.
+    /// Bytes of the arriving message: announced by its frames, and received.
     announced: u64,
     received: usize,
-    /// Bytes that are not let through, since the token may not be in them: the WebSocket makes room for a whole frame as soon
-    /// as it has its header.
+    /// Received bytes that are not passed on before the token is known: the WebSocket allocates a
+    /// whole frame as soon as it has its header.
     withheld: Vec<u8>,
 }
 
@@ -164,8 +165,8 @@ impl<S> Metered<S> {
         }
     }
 
-    /// Follows bytes that arrived. `true`: they may be let through.
-    fn follow(&mut self, mut bytes: &[u8]) -> Result<bool, Excess> {
+    /// Accounts received bytes. Returns true if they may be passed on.
+    fn account(&mut self, mut bytes: &[u8]) -> Result<bool, Excess> {
         let mut state = self.inbound.state.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some((step, taken)) = self.frames.step(bytes) {
             match step {
@@ -174,12 +175,12 @@ impl<S> Metered<S> {
                     self.received = self.received.saturating_add(bytes.len());
                     if !state.has_token {
                         let text = bytes.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask);
-                        state.has_token = self.early.feed(text).is_some_and(|said| self.token.matches(&said));
+                        state.has_token = self.early.feed(text).is_some_and(|token| self.token.matches(&token));
                     }
                 }
                 Step::MessageEnd => {
                     (self.announced, self.received, self.early) = (0, 0, EarlyToken::default());
-                    state.since = None;
+                    state.started = None;
                     let charge = state.arriving.take();
                     state.arrived = charge.or(state.arrived.take());
                 }
@@ -198,7 +199,7 @@ impl<S> Metered<S> {
         if needed > SOCKET_BUFFER && charged.is_none_or(|charge| charge.bytes < needed || charge.has_token != state.has_token) {
             state.arriving = None;
             state.arriving = Some(Charge::take(&self.budget, state.has_token, needed).ok_or(Excess::Budget)?);
-            state.since.get_or_insert_with(Instant::now);
+            state.started.get_or_insert_with(Instant::now);
         }
         Ok(state.has_token || announced <= MAX_BYTES_BEFORE_TOKEN)
     }
@@ -222,7 +223,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
             if arrived.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            match this.follow(arrived) {
+            match this.account(arrived) {
                 Ok(true) if this.withheld.is_empty() => return Poll::Ready(Ok(())),
                 Ok(_) => {
                     this.withheld.extend_from_slice(arrived);
@@ -231,7 +232,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
                 Err(excess) => {
                     this.inbound.state().excess = Some(excess);
                     this.withheld = Vec::new();
-                    return Poll::Ready(Err(io::Error::other("a message takes too much room")));
+                    return Poll::Ready(Err(io::Error::other("a message exceeds a memory limit")));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The way in by socket: the WebSocket of the contract, and what operators ask over HTTP.
+//! The network interface: the WebSocket of the contract, and the HTTP endpoints for operators.
 
 mod accept;
 mod admission;
@@ -31,7 +31,7 @@ pub use inbound::ReceiveBudget;
 pub use login_throttle::LoginThrottle;
 pub use proxies::TrustedProxies;
 
-/// What connections work with.
+/// State shared by all connections.
 pub struct ServerState {
     /// What clients may do.
     pub tasks: TaskService,
@@ -41,35 +41,36 @@ pub struct ServerState {
     pub rules: RequestPolicy,
     pub config: config::Server,
     pub metrics: Metrics,
-    /// Wrong tokens, by address.
+    /// Failed logins, by address.
     pub guesses: LoginThrottle,
     pub readiness: Readiness,
     pub proxies: TrustedProxies,
-    /// For messages that are being received.
+    /// Memory for messages that are being received.
     pub budget: Arc<ReceiveBudget>,
-    /// Tells that there are too many connections.
+    /// Limits the warnings about too many connections.
     pub full: LogThrottle,
-    /// The service is stopping: no new work is taken in.
+    /// Cancelled at shutdown: no new tasks are accepted.
     pub draining: CancellationToken,
-    /// Connections are to be closed.
+    /// Cancelled when connections must be closed.
     pub close_connections: CancellationToken,
 }
 
-/// Listens on an address; port 0 takes a free one.
+/// Listens on an address; port 0 selects a free port.
 ///
 /// # Errors
-/// The address is in use or not this machine's.
+/// The address is in use, or does not belong to this machine.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
-    // Accepted connections inherit it: a log line is small, and goes out at once.
+    // Inherited by accepted connections: a log line is small and must be sent at once.
     socket.set_nodelay(true)?;
     socket.bind(address)?;
     socket.listen(1_024)
 }
 
-/// Serves until [`ServerState::close_connections`]; then closes the connections, and returns when they are closed.
-pub async fn run(context: Arc<ServerState>, listener: TcpListener, patience: Duration) {
+/// Serves until [`ServerState::close_connections`] is cancelled; returns when all connections are
+/// closed, or after `close_timeout`.
+pub async fn run(context: Arc<ServerState>, listener: TcpListener, close_timeout: Duration) {
     let (connections, sockets) = (TaskTracker::new(), TaskTracker::new());
     let shared = Arc::new(connection::Shared {
         context: Arc::clone(&context),
@@ -78,16 +79,16 @@ pub async fn run(context: Arc<ServerState>, listener: TcpListener, patience: Dur
     });
     let admission = admission::Admission::new(&context.config);
     let errors = LogThrottle::default();
-    let taking = async {
-        while let Some(place) = admission.socket().await {
+    let accepting = async {
+        while let Some(guard) = admission.socket().await {
             let (stream, peer) = accept::accept(&listener, &errors).await;
             let peer = peer.ip().to_canonical();
-            let place = admission.enter(place, (!context.proxies.contains(peer)).then_some(peer));
-            connections.spawn(connection::serve(stream, peer, place, Arc::clone(&shared)));
+            let guard = admission.enter(guard, (!context.proxies.contains(peer)).then_some(peer));
+            connections.spawn(connection::serve(stream, peer, guard, Arc::clone(&shared)));
         }
     };
     tokio::select! {
-        () = taking => {}
+        () = accepting => {}
         () = context.close_connections.cancelled() => {}
     }
     drop(listener);
@@ -97,32 +98,32 @@ pub async fn run(context: Arc<ServerState>, listener: TcpListener, patience: Dur
         connections.wait().await;
         sockets.wait().await;
     };
-    if tokio::time::timeout(patience, closed).await.is_err() {
-        tracing::warn!("some connections did not close in time");
+    if tokio::time::timeout(close_timeout, closed).await.is_err() {
+        tracing::warn!("some connections did not close before the timeout");
     }
 }
 
-/// What is asked over HTTP.
+/// The HTTP endpoints.
 fn routes(
     context: &Arc<ServerState>,
 ) -> impl Filter<Extract = (impl Reply + use<>,), Error = Infallible> + Clone + Send + Sync + 'static + use<> {
-    let of = |context: &Arc<ServerState>| {
+    let with_context = |context: &Arc<ServerState>| {
         let context = Arc::clone(context);
         warp::any().map(move || Arc::clone(&context))
     };
     let alive = warp::path!("healthz").map(|| "ok\n".into_response());
     let ready = warp::path!("readyz")
-        .and(of(context))
+        .and(with_context(context))
         .then(|context: Arc<ServerState>| async move { Box::pin(health::ready(&context)).await });
-    let metrics = warp::path!("metrics").and(of(context)).and(warp::header::optional::<String>("accept")).then(
+    let metrics = warp::path!("metrics").and(with_context(context)).and(warp::header::optional::<String>("accept")).then(
         |context: Arc<ServerState>, accept: Option<String>| async move { health::metrics(&context, accept.as_deref()).await },
     );
     alive.or(ready).unify().or(metrics).unify().recover(handle_rejection).map(Reply::into_response)
 }
 
-/// What is not found, said so that a person can go on.
+/// Replies to unknown paths with the list of endpoints.
 async fn handle_rejection(rejection: Rejection) -> Result<Response, Infallible> {
-    let text = format!("here are {} (a WebSocket), /healthz, /readyz and /metrics\n", crate::protocol::PATH);
+    let text = format!("available here: {} (a WebSocket), /healthz, /readyz and /metrics\n", crate::protocol::PATH);
     let status = if rejection.is_not_found() { StatusCode::NOT_FOUND } else { StatusCode::BAD_REQUEST };
     Ok(warp::reply::with_status(text, status).into_response())
 }

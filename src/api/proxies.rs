@@ -1,11 +1,11 @@
-//! The address of a client that comes through proxies: `Forwarded` (RFC 7239) and `X-Forwarded-For`.
+//! The address of a client behind proxies, by `Forwarded` (RFC 7239) and `X-Forwarded-For`.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use warp::http::{HeaderMap, HeaderName, header};
 
-/// The networks whose word on a client's address is taken.
+/// The networks of proxies that are trusted to name a client's address.
 #[derive(Debug, Clone, Default)]
 pub struct TrustedProxies(Vec<IpNet>);
 
@@ -19,19 +19,21 @@ impl TrustedProxies {
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The client's address: the last one in the chain of proxies that is not trusted. Whatever stands before it may be
-    /// made up.
+    /// The client's address: the last address in the chain that is not a trusted proxy. Anything
+    /// before it may be forged.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         if !self.contains(peer) {
             return peer;
         }
         let forwarded = values(headers, &header::FORWARDED);
-        let other = values(headers, &X_FORWARDED_FOR);
+        let x_forwarded_for = values(headers, &X_FORWARDED_FOR);
         let from_forwarded = (!forwarded.is_empty()).then(|| self.last_untrusted(peer, forwarded.split(',').map(forwarded_for)));
-        let from_other = (!other.is_empty()).then(|| self.last_untrusted(peer, other.split(',').map(address)));
-        match (from_forwarded, from_other) {
-            // A proxy sets one of the two, and passes the other on as the client sent it: where they differ, neither tells.
-            (Some(one), Some(other)) if one != other => peer,
+        let from_x_forwarded_for =
+            (!x_forwarded_for.is_empty()).then(|| self.last_untrusted(peer, x_forwarded_for.split(',').map(address)));
+        match (from_forwarded, from_x_forwarded_for) {
+            // A proxy sets one of the two, and passes the other on from the client: if they differ,
+            // neither can be trusted.
+            (Some(first), Some(x_forwarded_for)) if first != x_forwarded_for => peer,
             (Some(client), _) | (None, Some(client)) => client,
             (None, None) => peer,
         }
@@ -40,7 +42,7 @@ impl TrustedProxies {
     fn last_untrusted<'a>(&self, peer: IpAddr, hops: impl DoubleEndedIterator<Item = Option<IpAddr>> + 'a) -> IpAddr {
         let mut nearest = peer;
         for hop in hops.rev() {
-            // One that hides its address, or none at all: the nearest proxy that is known stands for it.
+            // A hidden or invalid address: the nearest known proxy is used instead.
             let Some(hop) = hop else { return nearest };
             nearest = hop;
             if !self.contains(hop) {
@@ -51,16 +53,16 @@ impl TrustedProxies {
     }
 }
 
-/// Not among the standard names.
+/// Not a constant of the http crate.
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// A header's values, of which each may be a list, as one list.
+/// Joins the values of a header, each of which may be a list.
 fn values(headers: &HeaderMap, name: &HeaderName) -> String {
     headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",")
 }
 
-/// The `for` of an element of `Forwarded`. A quoted text with a comma in it makes two elements, of which neither has an
-/// address that can be read.
+/// The `for` of an element of `Forwarded`. A quoted string with a comma is split into two elements,
+/// neither of which has a valid address.
 fn forwarded_for(element: &str) -> Option<IpAddr> {
     element.split(';').find_map(|pair| {
         let (name, value) = pair.split_once('=')?;
@@ -68,7 +70,7 @@ fn forwarded_for(element: &str) -> Option<IpAddr> {
     })
 }
 
-/// An address, with or without a port.
+/// Parses an address, with or without a port.
 fn address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
@@ -76,7 +78,8 @@ fn address(text: &str) -> Option<IpAddr> {
     Some(IpAddr::to_canonical(&address))
 }
 
-/// What counts as one client: whoever has one IPv6 address has the 2^64 of its network.
+/// The address or network that counts as one client: the holder of an IPv6 address has all 2^64
+/// addresses of its network.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
@@ -99,24 +102,24 @@ mod tests {
 
     #[test]
     fn the_last_address_that_is_not_trusted_is_the_clients() {
-        let (forwarded, other) = ("Forwarded", "X-Forwarded-For");
+        let (forwarded, x_forwarded_for) = ("Forwarded", "X-Forwarded-For");
         for (peer, headers, expected) in [
-            ("192.0.2.9", vec![(other, "198.51.100.1")], "192.0.2.9"),
+            ("192.0.2.9", vec![(x_forwarded_for, "198.51.100.1")], "192.0.2.9"),
             ("10.0.0.1", vec![], "10.0.0.1"),
-            ("::ffff:10.0.0.1", vec![(other, "198.51.100.1")], "198.51.100.1"),
-            ("10.0.0.1", vec![(other, "203.0.113.7, 198.51.100.1 , 10.1.1.1")], "198.51.100.1"),
-            ("10.0.0.1", vec![(other, "203.0.113.7"), (other, "198.51.100.1")], "198.51.100.1"),
-            ("10.0.0.1", vec![(other, "198.51.100.1:5000")], "198.51.100.1"),
-            ("10.0.0.1", vec![(other, "10.0.0.7, 10.0.0.8")], "10.0.0.7"),
-            ("10.0.0.1", vec![(other, "198.51.100.1, unknown, 10.0.0.8")], "10.0.0.8"),
-            ("10.0.0.1", vec![(other, "")], "10.0.0.1"),
+            ("::ffff:10.0.0.1", vec![(x_forwarded_for, "198.51.100.1")], "198.51.100.1"),
+            ("10.0.0.1", vec![(x_forwarded_for, "203.0.113.7, 198.51.100.1 , 10.1.1.1")], "198.51.100.1"),
+            ("10.0.0.1", vec![(x_forwarded_for, "203.0.113.7"), (x_forwarded_for, "198.51.100.1")], "198.51.100.1"),
+            ("10.0.0.1", vec![(x_forwarded_for, "198.51.100.1:5000")], "198.51.100.1"),
+            ("10.0.0.1", vec![(x_forwarded_for, "10.0.0.7, 10.0.0.8")], "10.0.0.7"),
+            ("10.0.0.1", vec![(x_forwarded_for, "198.51.100.1, unknown, 10.0.0.8")], "10.0.0.8"),
+            ("10.0.0.1", vec![(x_forwarded_for, "")], "10.0.0.1"),
             ("10.0.0.1", vec![(forwarded, "for=198.51.100.1;proto=http;by=203.0.113.43")], "198.51.100.1"),
             ("10.0.0.1", vec![(forwarded, "for=203.0.113.7, FOR=\"[2001:db8:2::1]:4711\"")], "2001:db8:2::1"),
             ("2001:db8:1::5", vec![(forwarded, "proto=https; for=\"[2001:db8:2::1]\"")], "2001:db8:2::1"),
             ("10.0.0.1", vec![(forwarded, "for=_hidden"), (forwarded, "for=10.0.0.3")], "10.0.0.3"),
-            // One was made up by the client.
-            ("10.0.0.1", vec![(forwarded, "for=203.0.113.7"), (other, "198.51.100.1")], "10.0.0.1"),
-            ("10.0.0.1", vec![(forwarded, "for=198.51.100.1"), (other, "198.51.100.1")], "198.51.100.1"),
+            // One of them is forged by the client.
+            ("10.0.0.1", vec![(forwarded, "for=203.0.113.7"), (x_forwarded_for, "198.51.100.1")], "10.0.0.1"),
+            ("10.0.0.1", vec![(forwarded, "for=198.51.100.1"), (x_forwarded_for, "198.51.100.1")], "198.51.100.1"),
         ] {
             assert_eq!(client(peer, &headers), expected, "{peer} {headers:?}");
         }

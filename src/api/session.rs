@@ -1,4 +1,5 @@
-//! What a client says on its connection, what is done about it, and the tasks that it watches.
+//! The session of a client: handles its messages, and sends it the logs of the tasks that it
+//! watches.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -20,32 +21,32 @@ use crate::{
     telemetry::{Durations, GaugeGuard},
 };
 
-/// Messages that a client may have refused before its first good token.
+/// Maximum rejected messages before the first valid token.
 const MAX_REJECTED: u32 = 10;
 
-/// What comes after a message.
+/// What the connection does after a message.
 pub enum Flow {
     Continue,
-    /// The connection is to be closed.
+    /// Close the connection after a wrong token.
     WrongToken,
-    /// So is one that sends message after message, and no good token.
+    /// Close the connection after [`MAX_REJECTED`] messages without a valid token.
     NoToken,
-    /// The client is gone.
+    /// The client has disconnected.
     Gone,
 }
 
-/// A connection's tasks, and its way out.
+/// The state of one client's session.
 pub struct Session<'a> {
     context: &'a ServerState,
-    /// The client's.
+    /// The client's address.
     address: IpAddr,
-    place: &'a AdmissionGuard,
+    guard: &'a AdmissionGuard,
     inbound: &'a Inbound,
     /// The client has sent the right token.
     is_authenticated: bool,
     rejected: u32,
     outbox: Arc<Outbox>,
-    watches: JoinSet<TaskId>,
+    log_tails: JoinSet<TaskId>,
     by_task: HashMap<TaskId, AbortHandle>,
 }
 
@@ -53,20 +54,20 @@ impl<'a> Session<'a> {
     pub fn new(
         context: &'a ServerState,
         address: IpAddr,
-        place: &'a AdmissionGuard,
+        guard: &'a AdmissionGuard,
         inbound: &'a Inbound,
         outbox: Arc<Outbox>,
     ) -> Self {
-        let (watches, by_task) = (JoinSet::new(), HashMap::new());
-        Self { context, address, place, inbound, is_authenticated: false, rejected: 0, outbox, watches, by_task }
+        let (log_tails, by_task) = (JoinSet::new(), HashMap::new());
+        Self { context, address, guard, inbound, is_authenticated: false, rejected: 0, outbox, log_tails, by_task }
     }
 
-    /// The client has sent the right token.
+    /// Whether the client has sent the right token.
     pub fn is_authenticated(&self) -> bool {
         self.is_authenticated
     }
 
-    /// Does what a text frame says.
+    /// Handles a text message.
     pub async fn handle_message(&mut self, text: &str) -> Flow {
         let rules = &self.context.rules;
         let message = match Authorized::read(text, &rules.token) {
@@ -74,75 +75,75 @@ impl<'a> Session<'a> {
                 self.authenticate();
                 authorized.message(rules)
             }
-            Err(refusal) => Err(refusal),
+            Err(error) => Err(error),
         };
-        let done = match message {
+        let result = match message {
             Ok(ClientMessage::Submit(submit)) => self.submit(submit).await,
             Ok(ClientMessage::Attach(attach)) => self.attach(attach).await,
             Ok(ClientMessage::Cancel(task)) => self.cancel(task).await,
-            Err(refusal) => Err(refusal),
+            Err(error) => Err(error),
         };
-        match done {
-            Ok(next) => next,
-            Err(refusal) => self.reject(&refusal).await,
+        match result {
+            Ok(flow) => flow,
+            Err(error) => self.reject(&error).await,
         }
     }
 
     fn authenticate(&mut self) {
         if !std::mem::replace(&mut self.is_authenticated, true) {
-            self.place.authenticate();
+            self.guard.authenticate();
             self.inbound.authenticate();
         }
     }
 
-    /// Says that nothing was done, and why.
-    pub async fn reject(&mut self, refusal: &RequestError) -> Flow {
-        self.context.metrics.request_rejected(refusal.code());
+    /// Replies that the message was rejected, and why.
+    pub async fn reject(&mut self, error: &RequestError) -> Flow {
+        self.context.metrics.request_rejected(error.code());
         self.rejected = self.rejected.saturating_add(1);
-        if matches!(refusal, RequestError::WrongToken) {
+        if matches!(error, RequestError::WrongToken) {
             self.delay_failed_login().await;
         } else if self.is_authenticated {
-            tracing::info!(%refusal, "a message is refused");
+            tracing::info!(%error, "a message is rejected");
         } else {
-            // Anybody can send these, as many as they like.
-            tracing::debug!(%refusal, "a message is refused");
+            // Not at info level: unauthenticated clients could flood the log.
+            tracing::debug!(%error, "a message is rejected");
         }
-        match (self.send(reply::refused(refusal)).await, refusal) {
+        match (self.send(reply::refused(error)).await, error) {
             (Flow::Continue, RequestError::WrongToken) => Flow::WrongToken,
             (Flow::Continue, _) if !self.is_authenticated && self.rejected >= MAX_REJECTED => Flow::NoToken,
-            (next, _) => next,
+            (flow, _) => flow,
         }
     }
 
-    /// Waits as long as a wrong token is to wait for its answer.
+    /// Delays the reply to a wrong token.
     async fn delay_failed_login(&self) {
-        let guess = self.context.guesses.record_failure(self.address);
-        if guess.should_log() {
-            tracing::warn!(address = %self.address, times = guess.wrong, "wrong tokens come from an address");
+        let failure = self.context.guesses.record_failure(self.address);
+        if failure.should_log() {
+            tracing::warn!(address = %self.address, times = failure.wrong, "wrong tokens from an address");
         }
-        self.place.reached(Stage::WrongToken);
+        self.guard.reached(Stage::WrongToken);
         tokio::select! {
-            () = tokio::time::sleep(guess.wait) => {}
-            () = self.place.evicted() => {}
+            () = tokio::time::sleep(failure.wait) => {}
+            () = self.guard.evicted() => {}
             () = self.context.close_connections.cancelled() => {}
         }
     }
 
-    /// No task is watched.
-    pub fn is_idle(&self) -> bool {
+    /// Whether no task is watched.
+    pub fn has_no_tails(&self) -> bool {
         self.by_task.is_empty()
     }
 
-    /// Waits until a watch ends: its task has.
-    pub async fn watch_ended(&mut self) {
-        match self.watches.join_next_with_id().await {
+    /// Waits until the log of a watched task ends.
+    pub async fn tail_ended(&mut self) {
+        match self.log_tails.join_next_with_id().await {
             Some(Ok((id, task))) => {
-                // The task may be watched anew already.
-                if self.by_task.get(&task).is_some_and(|watch| watch.id() == id) {
+                // A newer tail of the same task may have replaced it.
+                if self.by_task.get(&task).is_some_and(|tail| tail.id() == id) {
                     self.by_task.remove(&task);
                 }
             }
-            // One that was replaced.
+            // A tail that was replaced.
             Some(Err(_)) => {}
             None => std::future::pending().await,
         }
@@ -151,9 +152,9 @@ impl<'a> Session<'a> {
     async fn submit(&mut self, submit: Submit) -> Result<Flow, RequestError> {
         match self.context.tasks.submit(submit).await? {
             SubmitOutcome::Created(id) => {
-                let next = self.send(reply::created(id)).await;
-                self.watch(id, 0);
-                Ok(next)
+                let flow = self.send(reply::created(id)).await;
+                self.start_tail(id, 0);
+                Ok(flow)
             }
             SubmitOutcome::Existing(row) => Ok(self.attach_to(&row, 0).await),
         }
@@ -170,29 +171,30 @@ impl<'a> Session<'a> {
     }
 
     async fn attach_to(&mut self, row: &TaskRow, after: u64) -> Flow {
-        tracing::info!(task = %row.id, after, "a task is attached to");
-        // A watch of the same task is replaced, and first: its lines must not come between the reply and the first line.
-        self.unwatch(row.id).await;
-        let next = self.send(reply::attached(row.id, row.state)).await;
+        tracing::info!(task = %row.id, after, "a client attached to a task");
+        // An existing tail of the task is stopped first: its lines must not be sent between the
+        // reply and the first line.
+        self.stop_tail(row.id).await;
+        let flow = self.send(reply::attached(row.id, row.state)).await;
         if !(row.state.is_final() && after == row.last_seq) {
-            self.watch(row.id, after);
+            self.start_tail(row.id, after);
         }
-        next
+        flow
     }
 
-    fn watch(&mut self, task: TaskId, after: u64) {
+    fn start_tail(&mut self, task: TaskId, after: u64) {
         let ServerState { tasks, metrics, .. } = self.context;
-        let (watch, outbox, delay) = (tasks.tail(task, after), Arc::clone(&self.outbox), metrics.log_delay.clone());
+        let (tail, outbox, log_delay) = (tasks.tail(task, after), Arc::clone(&self.outbox), metrics.log_delay.clone());
         let subscription = GaugeGuard::new(&metrics.log_subscriptions);
-        let handle = self.watches.spawn(async move {
-            forward(watch, &outbox, &delay).await;
+        let handle = self.log_tails.spawn(async move {
+            forward(tail, &outbox, &log_delay).await;
             drop(subscription);
             task
         });
         self.by_task.insert(task, handle);
     }
 
-    async fn unwatch(&mut self, task: TaskId) {
+    async fn stop_tail(&mut self, task: TaskId) {
         if let Some(handle) = self.by_task.remove(&task) {
             handle.abort();
             while !handle.is_finished() {
@@ -206,36 +208,36 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Sends a task's lines as they come, until it ends or the client is gone.
-async fn forward(mut watch: LogTail, outbox: &Outbox, delay: &Durations) {
-    /// Lines in one write, at the most.
+/// Sends the log of a task to the client, until the log ends or the client disconnects.
+async fn forward(mut tail: LogTail, outbox: &Outbox, log_delay: &Durations) {
+    /// Maximum lines in one write.
     const MAX_LINES_PER_WRITE: usize = 64;
     const READ_RETRY_DELAY: Duration = Duration::from_secs(1);
     loop {
-        match watch.next().await {
+        match tail.next().await {
             Ok(Some(first)) => {
-                // What has come meanwhile goes along.
-                let more = std::iter::from_fn(|| watch.next().now_or_never()?.ok().flatten());
-                let lines: Vec<_> = std::iter::once(first).chain(more).take(MAX_LINES_PER_WRITE).collect();
-                let frames: Vec<_> = lines.iter().map(|told| frame(told)).collect();
+                // Lines that are ready are sent in the same write.
+                let ready = std::iter::from_fn(|| tail.next().now_or_never()?.ok().flatten());
+                let events: Vec<_> = std::iter::once(first).chain(ready).take(MAX_LINES_PER_WRITE).collect();
+                let frames: Vec<_> = events.iter().map(|event| frame(event)).collect();
                 if !outbox.send(frames).await {
                     return;
                 }
-                for committed in lines.iter().filter_map(|told| told.committed_at) {
-                    delay.observe(committed.elapsed());
+                for committed in events.iter().filter_map(|event| event.committed_at) {
+                    log_delay.observe(committed.elapsed());
                 }
             }
             Ok(None) | Err(QueueError::Closed) => return,
             Err(error) => {
-                tracing::warn!(%error, "a watched log can't be read; trying again");
+                tracing::warn!(%error, "a watched log cannot be read; retrying");
                 tokio::time::sleep(READ_RETRY_DELAY).await;
             }
         }
     }
 }
 
-/// What a line is on the wire.
-fn frame(told: &EncodedEvent) -> Message {
-    // It is JSON; what is no UTF-8 can't come out of it.
-    Message::Text(Utf8Bytes::try_from(told.encoded(reply::log)).unwrap_or_default())
+/// Encodes a log line as a WebSocket message.
+fn frame(event: &EncodedEvent) -> Message {
+    // JSON is always valid UTF-8.
+    Message::Text(Utf8Bytes::try_from(event.encoded(reply::log)).unwrap_or_default())
 }

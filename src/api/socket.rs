@@ -1,6 +1,7 @@
-//! One connection: what comes in is handed to the [`Session`], what goes out is written by whoever has it.
+//! One WebSocket: incoming messages are passed to the [`Session`]; the [`Outbox`] serialises
+//! outgoing messages.
 //!
-//! A client that does not read keeps its own watches waiting, and nobody else notices.
+//! A client that does not read blocks only its own log tails.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -25,37 +26,38 @@ use super::{
 };
 use crate::protocol::RequestError;
 
-/// What a client may take to let one frame through before it counts as dead.
+/// Timeout for one write, after which the client counts as dead.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// What a question whether it is there may take.
+/// Timeout for sending a ping.
 const PING_TIMEOUT: Duration = Duration::from_millis(100);
-/// What a client may take to answer a close.
+/// Timeout for the close handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Pings that are answered before the right token was sent: the answers wait in memory for a client that does not read.
+/// Maximum pings before the right token: the pongs are buffered for a client that does not read.
 const MAX_PINGS: u32 = 100;
 
 /// Why a connection ends.
 enum CloseReason {
-    /// The client closed it, or is gone.
+    /// The client closed it, or has disconnected.
     Gone,
-    /// We close it.
+    /// The server closes it.
     Close(CloseCode, &'static str),
-    /// We close it, and read nothing more: what comes is no frame, or one that is not taken.
+    /// The server closes it and reads nothing more, after an invalid frame or one over a limit.
     Fail(CloseCode, &'static str),
-    /// We close it to make room, and do not wait for anything.
+    /// The server closes it in favour of another, without a handshake.
     Evicted,
 }
 
-/// The way out, for a connection's replies and all its watches.
+/// The sending half, shared by the replies and all log tails.
 pub struct Outbox {
     sink: Mutex<SplitSink<Socket, Message>>,
-    /// The client takes nothing any more.
+    /// The client accepts no more messages.
     closed: CancellationToken,
 }
 
 impl Outbox {
-    /// Sends messages in one write, and waits until the client lets them through. `false`: it does not, or is gone.
+    /// Sends messages in one write, and waits until they are flushed. Returns false if the client
+    /// does not read, or has disconnected.
     pub async fn send(&self, messages: impl IntoIterator<Item = Message>) -> bool {
         if self.closed.is_cancelled() {
             return false;
@@ -74,13 +76,13 @@ impl Outbox {
         sent
     }
 
-    /// Says that the connection is closed, and why.
-    async fn close(&self, code: CloseCode, reason: &'static str, patience: Duration) {
+    /// Sends a close frame.
+    async fn close(&self, code: CloseCode, reason: &'static str, close_timeout: Duration) {
         let message = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
-        let _ = timeout(patience, self.send([message])).await;
+        let _ = timeout(close_timeout, self.send([message])).await;
     }
 
-    /// Asks whether the client is there, unless it has left so much unread that the question would only wait behind it.
+    /// Sends a ping, unless a write is blocked: the ping would only wait behind it.
     pub async fn ping(&self) {
         if let Ok(mut sink) = self.sink.try_lock() {
             let _ = timeout(PING_TIMEOUT, sink.send(Message::Ping(Bytes::new()))).await;
@@ -88,22 +90,23 @@ impl Outbox {
     }
 }
 
-/// Serves a connection until one of the two ends it.
-pub async fn serve(socket: Socket, inbound: &Inbound, address: IpAddr, place: &AdmissionGuard, context: &ServerState) {
+/// Serves a connection until the client or the server closes it.
+pub async fn serve(socket: Socket, inbound: &Inbound, address: IpAddr, guard: &AdmissionGuard, context: &ServerState) {
     let (sink, mut stream) = socket.split();
     let outbox = Arc::new(Outbox { sink: Mutex::new(sink), closed: CancellationToken::new() });
-    let mut session = Session::new(context, address, place, inbound, Arc::clone(&outbox));
-    let end = read(&mut stream, &mut session, &outbox, inbound, place, context).await;
-    // Its watches end with it, its tasks go on.
+    let mut session = Session::new(context, address, guard, inbound, Arc::clone(&outbox));
+    let close_reason = read(&mut stream, &mut session, &outbox, inbound, guard, context).await;
+    // This stops its log tails; its tasks continue.
     drop(session);
     let closing = async {
-        match end {
+        match close_reason {
             CloseReason::Gone => {
                 let _ = timeout(CLOSE_TIMEOUT, async { outbox.sink.lock().await.close().await }).await;
             }
             CloseReason::Close(code, reason) => {
                 outbox.close(code, reason, CLOSE_TIMEOUT).await;
-                // The client answers; what it sent before is read, or it would see a reset in place of the code.
+                // Reads until the client's close frame: closing with unread data would reset the
+                // connection before the client sees the code.
                 let _ = timeout(CLOSE_TIMEOUT, async { while let Some(Ok(_)) = stream.next().await {} }).await;
             }
             CloseReason::Fail(code, reason) => {
@@ -118,8 +121,8 @@ pub async fn serve(socket: Socket, inbound: &Inbound, address: IpAddr, place: &A
     };
     tokio::select! {
         () = closing => {}
-        // Others need the place: at least the close frame was sent.
-        () = async { place.evicted().await; tokio::time::sleep(PING_TIMEOUT).await } => {}
+        // Evicted while closing: the close frame has been sent.
+        () = async { guard.evicted().await; tokio::time::sleep(PING_TIMEOUT).await } => {}
     }
 }
 
@@ -128,73 +131,73 @@ async fn read(
     session: &mut Session<'_>,
     outbox: &Outbox,
     inbound: &Inbound,
-    place: &AdmissionGuard,
+    guard: &AdmissionGuard,
     context: &ServerState,
 ) -> CloseReason {
-    let ping_every = Duration::from_secs(context.config.ping_seconds);
-    let idle_after = Duration::from_secs(context.config.idle_seconds);
-    let (mut heard, mut said) = (Instant::now(), Instant::now());
-    let token_by = heard + Duration::from_secs(context.config.auth_seconds);
-    let mut next_ping = heard + ping_every;
+    let ping_interval = Duration::from_secs(context.config.ping_seconds);
+    let idle_timeout = Duration::from_secs(context.config.idle_seconds);
+    let (mut last_received, mut last_activity) = (Instant::now(), Instant::now());
+    let token_deadline = last_received + Duration::from_secs(context.config.auth_seconds);
+    let mut next_ping = last_received + ping_interval;
     let mut pings = 0;
     loop {
-        // The token of a large message is known before the message has arrived.
-        let waits_for_token = !session.is_authenticated() && !inbound.has_token();
+        // The token of a large message is known before the message is complete.
+        let awaits_token = !session.is_authenticated() && !inbound.has_token();
         tokio::select! {
             biased;
             () = context.close_connections.cancelled() => {
                 return CloseReason::Close(CloseCode::Away, "the service restarts; connect again and send taskId and after");
             }
             () = outbox.closed.cancelled() => return CloseReason::Gone,
-            () = place.evicted(), if waits_for_token => {
+            () = guard.evicted(), if awaits_token => {
                 if !inbound.has_token() {
                     return CloseReason::Evicted;
                 }
             }
-            () = session.watch_ended() => said = Instant::now(),
-            () = sleep_until(if waits_for_token { next_ping.min(token_by) } else { next_ping }) => {
-                if waits_for_token && Instant::now() >= token_by && !inbound.has_token() {
+            () = session.tail_ended() => last_activity = Instant::now(),
+            () = sleep_until(if awaits_token { next_ping.min(token_deadline) } else { next_ping }) => {
+                if awaits_token && Instant::now() >= token_deadline && !inbound.has_token() {
                     return CloseReason::Close(CloseCode::Policy, "no message with the right token came in time (server.auth_seconds)");
                 }
                 if inbound.is_overdue() {
-                    return CloseReason::Fail(CloseCode::Policy, "a message did not arrive whole within a minute");
+                    return CloseReason::Fail(CloseCode::Policy, "a message did not arrive completely within a minute");
                 }
                 if Instant::now() < next_ping {
                     continue;
                 }
-                if heard.elapsed() > ping_every.mul_f64(2.5) {
-                    tracing::debug!("a connection is let go: nothing was heard of it");
+                if last_received.elapsed() > ping_interval.mul_f64(2.5) {
+                    tracing::debug!("a connection is closed: nothing was received from it");
                     return CloseReason::Gone;
                 }
-                if session.is_idle() && said.elapsed() >= idle_after {
-                    return CloseReason::Close(CloseCode::Normal, "idle: no task is watched and nothing was said (server.idle_seconds)");
+                if session.has_no_tails() && last_activity.elapsed() >= idle_timeout {
+                    return CloseReason::Close(CloseCode::Normal, "idle: no task is watched and no message was received (server.idle_seconds)");
                 }
                 outbox.ping().await;
-                next_ping = Instant::now() + ping_every;
+                next_ping = Instant::now() + ping_interval;
             }
             message = stream.next() => {
-                heard = Instant::now();
-                let next = match message {
+                last_received = Instant::now();
+                let flow = match message {
                     None | Some(Ok(Message::Close(_))) => return CloseReason::Gone,
                     Some(Err(error)) => return failure(&error, inbound),
-                    // On the heap while it lasts: thousands of connections say nothing most of the time.
+                    // Boxed: most of thousands of connections are idle most of the time.
                     Some(Ok(Message::Text(text))) => Box::pin(session.handle_message(&text)).await,
                     Some(Ok(Message::Binary(_))) => Box::pin(session.reject(&RequestError::Binary)).await,
-                    Some(Ok(Message::Ping(_))) if waits_for_token => {
+                    Some(Ok(Message::Ping(_))) if awaits_token => {
                         pings += 1;
                         if pings > MAX_PINGS {
-                            return CloseReason::Close(CloseCode::Policy, "ping after ping, and no message with the right token");
+                            return CloseReason::Close(CloseCode::Policy, "too many pings before a message with the right token");
                         }
                         continue;
                     }
                     Some(Ok(_)) => continue,
                 };
                 inbound.handled();
-                said = Instant::now();
-                match next {
+                last_activity = Instant::now();
+                match flow {
                     Flow::Continue => {}
                     Flow::WrongToken => return CloseReason::Close(CloseCode::Policy, "wrong token"),
-                    Flow::NoToken => return CloseReason::Close(CloseCode::Policy, "message after message, and none with the right token"),
+                    Flow::NoToken => return CloseReason::Close(CloseCode::Policy, "too many messages without the right token"),
                     Flow::Gone => return CloseReason::Gone,
                 }
             }
@@ -202,7 +205,7 @@ async fn read(
     }
 }
 
-/// What a connection that can't be read any more is closed with (RFC 6455, section 7.4.1).
+/// The close code for a failed read (RFC 6455, section 7.4.1).
 fn failure(error: &Error, inbound: &Inbound) -> CloseReason {
     match (inbound.excess(), error) {
         (Some(Excess::Message), _) | (None, Error::Capacity(CapacityError::MessageTooLong { .. })) => {
@@ -216,9 +219,9 @@ fn failure(error: &Error, inbound: &Inbound) -> CloseReason {
         }
         (None, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => CloseReason::Gone,
         (None, Error::Protocol(_)) => {
-            CloseReason::Fail(CloseCode::Protocol, "what came is no frame of a WebSocket client (RFC 6455)")
+            CloseReason::Fail(CloseCode::Protocol, "not a valid frame of a WebSocket client (RFC 6455)")
         }
-        (None, Error::Utf8(_)) => CloseReason::Fail(CloseCode::Invalid, "a text is not UTF-8"),
+        (None, Error::Utf8(_)) => CloseReason::Fail(CloseCode::Invalid, "a text message is not valid UTF-8"),
         (None, _) => CloseReason::Gone,
     }
 }

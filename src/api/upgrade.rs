@@ -1,7 +1,7 @@
-//! From an HTTP request to a WebSocket, as RFC 6455, section 4.2, has it.
+//! The opening handshake of a WebSocket (RFC 6455, section 4.2).
 //!
-//! warp can do it too, but does not let its buffers be chosen: 128 KiB for each of thousands of connections that mostly
-//! say nothing.
+//! warp's own implementation has a fixed buffer size of 128 KiB, too much for thousands of idle
+//! connections.
 
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::{
@@ -19,14 +19,15 @@ use warp::{
 
 use super::inbound::{Metered, SOCKET_BUFFER};
 
-/// A client's connection.
+/// The WebSocket of a client.
 pub type Socket = WebSocketStream<Metered<TokioIo<hyper::upgrade::Upgraded>>>;
 
-/// Bytes that wait for a client that does not read. Of ours it is a message at the most, but each ping that it sends makes an
-/// answer; past this only the last one is kept.
+/// Maximum bytes buffered for a client that does not read: one message of ours, and a pong for each
+/// ping. Over this limit only the last pong is kept.
 const MAX_UNSENT: usize = 1_024 * 1_024;
 
-/// A WebSocket on a connection that has been upgraded. A message or frame over `limit` bytes is an error.
+/// Creates a WebSocket on an upgraded connection. A message or frame over `limit` bytes is an
+/// error.
 pub async fn socket(connection: Metered<TokioIo<hyper::upgrade::Upgraded>>, limit: usize) -> Socket {
     let config = WebSocketConfig::default()
         .read_buffer_size(SOCKET_BUFFER)
@@ -37,22 +38,23 @@ pub async fn socket(connection: Metered<TokioIo<hyper::upgrade::Upgraded>>, limi
     WebSocketStream::from_raw_socket(connection, Role::Server, Some(config)).await
 }
 
-/// The answer to a request that may become a WebSocket.
+/// The response to an upgrade request.
 #[derive(Debug)]
 pub enum Handshake {
     Accepted(Response),
     Refused(Response),
 }
 
-/// Answers a request for a WebSocket; one with an `Origin` is only accepted if it is among `origins`, or there are none.
-pub fn answer(request: &Parts, origins: &[String]) -> Handshake {
+/// Responds to an upgrade request. If `origins` is not empty, an `Origin` header must be one of
+/// them.
+pub fn respond(request: &Parts, origins: &[String]) -> Handshake {
     match check(request, origins) {
-        Ok(key) => Handshake::Accepted(switching(key)),
-        Err(refusal) => Handshake::Refused(refusal.response()),
+        Ok(key) => Handshake::Accepted(switching_protocols(key)),
+        Err(error) => Handshake::Refused(error.response()),
     }
 }
 
-/// Why a request does not become a WebSocket.
+/// Why an upgrade request is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HandshakeError {
     Method,
@@ -95,7 +97,7 @@ impl HandshakeError {
     }
 }
 
-/// The key of a request that may become a WebSocket.
+/// Validates an upgrade request; returns its key.
 fn check<'a>(request: &'a Parts, origins: &[String]) -> Result<&'a HeaderValue, HandshakeError> {
     let headers = &request.headers;
     if request.method != Method::GET {
@@ -104,15 +106,16 @@ fn check<'a>(request: &'a Parts, origins: &[String]) -> Result<&'a HeaderValue, 
     if request.version < Version::HTTP_11 {
         return Err(HandshakeError::OldHttp);
     }
-    only(headers, &header::HOST).ok_or(HandshakeError::Host)?;
-    if !lists(headers, &header::CONNECTION, "upgrade") || !lists(headers, &header::UPGRADE, "websocket") {
+    single_value(headers, &header::HOST).ok_or(HandshakeError::Host)?;
+    if !has_element(headers, &header::CONNECTION, "upgrade") || !has_element(headers, &header::UPGRADE, "websocket") {
         return Err(HandshakeError::NoUpgrade);
     }
-    // Which version is spoken comes before how it is: a later one may have other keys.
-    if only(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
+    // The version is checked before the key, whose format may differ in other versions.
+    if single_value(headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version.as_bytes() != b"13") {
         return Err(HandshakeError::Version);
     }
-    let key = only(headers, &header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes())).ok_or(HandshakeError::Key)?;
+    let key =
+        single_value(headers, &header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes())).ok_or(HandshakeError::Key)?;
     let allowed = |origin: &HeaderValue| origins.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()));
     if !origins.is_empty() && !headers.get_all(header::ORIGIN).iter().all(allowed) {
         return Err(HandshakeError::Origin);
@@ -120,31 +123,31 @@ fn check<'a>(request: &'a Parts, origins: &[String]) -> Result<&'a HeaderValue, 
     Ok(key)
 }
 
-/// A header's value, if it has one only.
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+/// The value of a header that occurs exactly once.
+fn single_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
 }
 
-/// Whether a header, which is a list and may be given several times, has an element.
-fn lists(headers: &HeaderMap, name: &HeaderName, element: &str) -> bool {
+/// Whether a header, which is a list and may occur several times, contains an element.
+fn has_element(headers: &HeaderMap, name: &HeaderName, element: &str) -> bool {
     let elements = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    elements.map(str::trim).any(|found| found.eq_ignore_ascii_case(element))
+    elements.map(str::trim).any(|item| item.eq_ignore_ascii_case(element))
 }
 
-/// Whether a text is the base64 of 16 bytes: 22 digits and the padding. The last digit's four unused bits may be anything,
-/// since some clients choose their digits at random.
+/// Whether a text is the base64 of 16 bytes: 22 digits and padding. The four unused bits of the
+/// last digit may be set, since some clients choose the digits at random.
 fn is_key(key: &[u8]) -> bool {
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
     key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(is_digit))
 }
 
-fn switching(key: &HeaderValue) -> Response {
+fn switching_protocols(key: &HeaderValue) -> Response {
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    // Base64 is legal in a header.
+    // Base64 is a valid header value.
     if let Ok(accept) = HeaderValue::try_from(derive_accept_key(key.as_bytes())) {
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
     }
@@ -165,8 +168,8 @@ mod tests {
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
     ];
 
-    /// A good request with some headers in place of its own.
-    fn ask(changes: &[(&str, &[&str])], origins: &[&str]) -> Result<(), HandshakeError> {
+    /// Checks a valid request with some headers replaced.
+    fn check_with(changes: &[(&str, &[&str])], origins: &[&str]) -> Result<(), HandshakeError> {
         let mut request = Request::builder();
         for (name, value) in GOOD.iter().filter(|(name, _)| changes.iter().all(|(changed, _)| changed != name)) {
             request = request.header(*name, *value);
@@ -182,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn to_the_letter() {
+    fn the_handshake_is_checked_as_rfc_6455_demands() {
         for (changes, expected) in [
             (vec![], Ok(())),
             (vec![("connection", &["keep-alive, Upgrade"][..])], Ok(())),
@@ -208,12 +211,12 @@ mod tests {
             (vec![("sec-websocket-key", &["dGhlIHNhbXBsZSBub25jZSB0d28="])], Err(HandshakeError::Key)),
             (vec![("sec-websocket-key", &["dGhlIHNhbXBsZS!ub25jZQ=="])], Err(HandshakeError::Key)),
         ] {
-            assert_eq!(ask(&changes, &[]), expected, "{changes:?}");
+            assert_eq!(check_with(&changes, &[]), expected, "{changes:?}");
         }
     }
 
     #[test]
-    fn a_list_of_origins_refuses_pages_of_others_and_no_programs() {
+    fn a_list_of_origins_rejects_other_pages_but_no_programs() {
         let list = ["https://et.example.com"];
         for (origin, origins, expected) in [
             (&["https://evil.example"][..], &[][..], Ok(())),
@@ -225,7 +228,7 @@ mod tests {
             (&["https://et.example.com", "https://evil.example"], &list, Err(HandshakeError::Origin)),
             (&["null"], &list, Err(HandshakeError::Origin)),
         ] {
-            assert_eq!(ask(&[("origin", origin)], origins), expected, "{origin:?}");
+            assert_eq!(check_with(&[("origin", origin)], origins), expected, "{origin:?}");
         }
     }
 }
