@@ -45,7 +45,7 @@ impl TaskService {
         let (thing, devices, from, to) = (task.thing, task.devices.len(), task.from, task.to);
         match self.queue.submit_with_log(task, events).await.map_err(unavailable)? {
             Submitted::Created(id) => {
-                tracing::info!(task = %id, %thing, devices, %from, %to, "a task is created");
+                tracing::info!(task = %id, %thing, devices, %from, %to, "a task was created");
                 failpoint::hit("accepted");
                 self.metrics.tasks_created.inc();
                 Ok(SubmitOutcome::Created(id))
