@@ -11,6 +11,7 @@ mod support;
 
 mod cancel;
 mod check;
+mod client;
 mod commands;
 mod configuration;
 mod connections;

@@ -1,7 +1,11 @@
 //! Messages to clients, with the field names and the spelling of the contract.
 
+mod received;
+
 use chrono::{DateTime, SecondsFormat};
 use serde::Serialize;
+
+pub use received::{LogLine, Reply, ReplyError};
 
 use super::RequestError;
 use crate::task::{Event, LogEntry, TaskId, TaskState};
@@ -10,6 +14,12 @@ use crate::task::{Event, LogEntry, TaskId, TaskState};
 /// contract.
 const ANSWER: &str = "data-patch";
 const LOG: &str = "theme-data";
+
+/// What answers say.
+const CREATED: &str = "task created.";
+const ATTACHED: &str = "task attached.";
+const CANCELLED: &str = "task cancelled.";
+const HAD_ENDED: &str = "task had ended.";
 
 #[derive(Serialize)]
 struct Envelope<'a, P> {
@@ -38,18 +48,18 @@ struct Answer<'a> {
 
 /// Answers a submission: the task is durably stored.
 pub fn created(task_id: TaskId) -> String {
-    envelope(ANSWER, None, Answer { task_id, msg: "task created.", state: None })
+    envelope(ANSWER, None, Answer { task_id, msg: CREATED, state: None })
 }
 
 /// Answers an attachment. The entries of the task's log follow.
 pub fn attached(task_id: TaskId, state: TaskState) -> String {
-    envelope(ANSWER, None, Answer { task_id, msg: "task attached.", state: Some(state) })
+    envelope(ANSWER, None, Answer { task_id, msg: ATTACHED, state: Some(state) })
 }
 
 /// Answers a cancellation. No more rows of the task are published; `already_finished` if it had
 /// ended before.
 pub fn cancelled(task_id: TaskId, state: TaskState, already_finished: bool) -> String {
-    let msg = if already_finished { "task had ended." } else { "task cancelled." };
+    let msg = if already_finished { HAD_ENDED } else { CANCELLED };
     envelope(ANSWER, None, Answer { task_id, msg, state: Some(state) })
 }
 

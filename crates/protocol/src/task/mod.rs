@@ -15,7 +15,7 @@ pub use state::{IllegalChange, JobChange, JobCounts, JobState, TaskState, Unknow
 pub use text::Language;
 
 /// The id of a task, a UUID of version 7.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TaskId(pub Uuid);
 

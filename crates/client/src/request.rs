@@ -1,0 +1,100 @@
+//! What a task is asked for with.
+
+use chrono::{DateTime, SecondsFormat, TimeZone};
+use data_patch_protocol::task::NewTask;
+use serde::Serialize;
+
+/// The devices and the range of time of a task.
+///
+/// Ids and times are sent as they are written, and checked by the service: what is wrong with them is the text of a refusal.
+///
+/// ```
+/// # use chrono::{DateTime, Utc};
+/// # use data_patch_client::Request;
+/// let thing = "9d9d14b3-cf77-4cba-934b-faeaf2d153ba";
+/// let devices = ["b34299aa-625e-4404-a580-fde1d7cbc3e8"];
+/// // Times as people write them, or chrono's.
+/// let to: DateTime<Utc> = "2019-01-15T06:30:00Z".parse().unwrap();
+/// let request = Request::new(thing, devices, "2019-01-11 21:03:00", to).topic("savoir_data");
+/// assert_eq!(
+///     serde_json::to_string(&request).unwrap(),
+///     r#"{"src":"iota","thingId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","devices":["b34299aa-625e-4404-a580-fde1d7cbc3e8"],"from":"2019-01-11 21:03:00","to":"2019-01-15T06:30:00Z","topic":"savoir_data"}"#
+/// );
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Request {
+    src: &'static str,
+    thing_id: String,
+    devices: Vec<String>,
+    from: String,
+    to: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topic: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) request_id: Option<String>,
+}
+
+impl Request {
+    /// The readings of a thing's devices from `from` to `to`, both included, for the service's default topic.
+    pub fn new<D: ToString>(
+        thing: impl ToString,
+        devices: impl IntoIterator<Item = D>,
+        from: impl Into<Moment>,
+        to: impl Into<Moment>,
+    ) -> Self {
+        Self {
+            src: "iota",
+            thing_id: thing.to_string(),
+            devices: devices.into_iter().map(|device| device.to_string()).collect(),
+            from: from.into().0,
+            to: to.into().0,
+            topic: None,
+            request_id: None,
+        }
+    }
+
+    /// Publishes to this topic.
+    #[must_use]
+    pub fn topic(mut self, topic: impl Into<String>) -> Self {
+        self.topic = Some(topic.into());
+        self
+    }
+
+    /// Names the request: submitted again under the same name, it creates no second task.
+    #[must_use]
+    pub fn request_id(mut self, id: impl Into<String>) -> Self {
+        self.request_id = Some(id.into());
+        self
+    }
+}
+
+impl From<&NewTask> for Request {
+    fn from(task: &NewTask) -> Self {
+        let mut request = Self::new(task.thing, &task.devices, task.from, task.to).topic(&task.topic);
+        request.request_id.clone_from(&task.request_id);
+        request
+    }
+}
+
+/// A time in a form that the service reads (`docs` of [`data_patch_protocol::time`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moment(String);
+
+impl From<&str> for Moment {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl From<String> for Moment {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl<Z: TimeZone> From<DateTime<Z>> for Moment {
+    fn from(time: DateTime<Z>) -> Self {
+        Self(time.to_utc().to_rfc3339_opts(SecondsFormat::AutoSi, true))
+    }
+}
