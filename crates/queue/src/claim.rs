@@ -15,6 +15,17 @@ use super::{
 use crate::task::{Event, JobChange, JobState, TaskId};
 
 /// The limits of a claim.
+///
+/// ```
+/// use std::collections::HashMap;
+///
+/// use data_patch_queue::ClaimLimits;
+///
+/// // Eight jobs, but none of the topic `readings`.
+/// let topics = HashMap::from([("readings".to_owned(), 0)]);
+/// let limits = ClaimLimits { jobs: 8, topics, suspects: 1 };
+/// assert_eq!(limits.closed_topics(), ["readings"]);
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct ClaimLimits {
     /// Jobs in total.
@@ -43,6 +54,7 @@ impl From<usize> for ClaimLimits {
 /// The result of a claim.
 #[derive(Debug, Default)]
 pub struct Claimed {
+    /// One lease per claimed job.
     pub leases: Vec<Lease>,
     /// Jobs that were failed instead of leased, because they crashed their worker repeatedly.
     pub failed_crash_looping: usize,

@@ -18,6 +18,7 @@ use rustix::time::{ClockId, clock_gettime};
 /// The source of the queue's time. Tests set it by hand.
 #[derive(Debug, Clone, Default)]
 pub enum Clock {
+    /// The clocks of the operating system.
     #[default]
     System,
     /// The value of both clocks, in milliseconds since 1970.

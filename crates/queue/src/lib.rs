@@ -55,6 +55,7 @@ pub enum QueueError {
     /// An error of another kind; whether a retry helps is unknown.
     #[error("unexpected: {0}")]
     Unknown(Arc<rusqlite::Error>),
+    /// [`Queue::close`] was called, or the writer thread has panicked.
     #[error("the queue is closed: the service is stopping")]
     Closed,
 }

@@ -12,6 +12,27 @@ use crate::{
 const PAGE: u64 = 256;
 
 /// A task's log from some entry on. Returns each entry once, in order.
+///
+/// ```
+/// # use data_patch_protocol::task::NewTask;
+/// # use data_patch_queue::{Clock, Queue, QueueOptions, Submitted};
+/// # #[tokio::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let url = format!("sqlite://{}", folder.path().join("queue.db").display());
+/// # let queue = Queue::open(&QueueOptions { url, read_connections: 1 }, Clock::System).await?;
+/// # let (device, from) = (uuid::Uuid::from_u128(1), chrono::DateTime::UNIX_EPOCH);
+/// # let topic = "readings".to_owned();
+/// # let task = NewTask { thing: device, devices: vec![device], topic, from, to: from, request_id: None };
+/// # let Submitted::Created(id) = queue.submit(task).await? else { panic!("a new task") };
+/// queue.cancel(id).await?;
+/// let mut tail = queue.tail(id, 0);
+/// while let Some(event) = tail.next().await? {
+///     println!("{} {}", event.entry.seq, event.entry.event);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct LogTail {
     queue: Queue,
     subscription: Subscription,

@@ -6,15 +6,13 @@ use crate::task::{Event, NewTask, TaskId};
 /// The result of a submission.
 #[derive(Debug, Clone)]
 pub enum Submitted {
+    /// A new task was stored.
     Created(TaskId),
     /// A task with the same `request_id` and the same fields exists.
     Existing(TaskRow),
     /// A task with the same `request_id` and other values exists. `fields` are the differing
     /// fields, by their names in a request.
-    Conflict {
-        task: TaskId,
-        fields: Vec<&'static str>,
-    },
+    Conflict { task: TaskId, fields: Vec<&'static str> },
 }
 
 /// The result of a cancellation.
