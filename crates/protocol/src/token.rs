@@ -17,6 +17,7 @@ use subtle::ConstantTimeEq;
 pub struct Token([u8; 32]);
 
 impl Token {
+    /// Hashes a token.
     pub fn new(token: &str) -> Self {
         Self(Sha256::digest(token).into())
     }

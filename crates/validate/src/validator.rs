@@ -49,6 +49,7 @@ pub struct Validator {
 }
 
 impl Validator {
+    /// A validator for the rows of `device`.
     pub fn new(mode: ValidationMode, device: Uuid) -> Self {
         Self { mode, device, device_text: device.to_string() }
     }
