@@ -33,6 +33,15 @@ Examples:
 
 Every option stands in config.toml, with its default.";
 
+const DEMO_EXAMPLES: &str = "\
+Store and broker are in this process, the service is a process of its own; all of it is gone at the end. The token is 123456.
+
+Examples:
+  data-patch demo                                   about half a minute, then it serves until Ctrl-C
+  data-patch demo --exit                            ends with 0 when every row has arrived
+  data-patch demo --plain | less                    the log lines as clients get them
+  data-patch demo --exit --listen 127.0.0.1:0       on any free port, as in scripts";
+
 #[derive(Subcommand)]
 enum Command {
     /// Run the service
@@ -40,10 +49,8 @@ enum Command {
         after_help = "SIGTERM or Ctrl-C stops it gently; a second one at once. Both are safe: work goes on at the next start."
     )]
     Serve(ServeArgs),
-    /// See it work: sample store, broker and queue in this process, a real request over a real WebSocket
-    #[command(
-        after_help = "The token is 123456. With --exit it ends with 0 when every row has arrived; without, it serves until Ctrl-C."
-    )]
+    /// See it work, with nothing installed: two requests, a service that is killed on the way, and what is in the topic after it
+    #[command(after_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),
     /// Connect to everything, print what was found, and say what is wrong
     Check(ConfigArgs),
@@ -68,13 +75,19 @@ struct ServeArgs {
     /// Address and port to listen on
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
+    /// Stop when standard input ends: for a program that starts this one, and may be killed
+    #[arg(long, hide = true)]
+    until_stdin_ends: bool,
 }
 
 #[derive(clap::Args)]
 struct DemoArgs {
-    /// End when the sample request is done: 0 if every row has arrived
+    /// End when the sample requests are done: 0 if every row has arrived
     #[arg(long)]
     exit: bool,
+    /// Print log lines instead of bars and tables; so too when standard output is no terminal
+    #[arg(long)]
+    plain: bool,
     /// Address and port to listen on
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:18010")]
     listen: SocketAddr,

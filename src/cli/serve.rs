@@ -28,6 +28,9 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("can't listen on {address} (server.listen); is another service on this port?"))?;
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;
+    if args.until_stdin_ends {
+        stop_with_stdin(stop.clone());
+    }
     app::run(config, token, listener, None, stop).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -76,6 +79,15 @@ fn token(config: &Config, given: Option<String>) -> anyhow::Result<Token> {
     };
     anyhow::ensure!(!token.is_empty(), "the token is empty; anybody could guess it");
     Ok(Token::new(&token))
+}
+
+/// Stops gently when standard input ends. It does when the process that holds its other end is gone, however that ended.
+fn stop_with_stdin(stop: CancellationToken) {
+    // A thread of its own: reading blocks, and must not keep the runtime from ending.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        stop.cancel();
+    });
 }
 
 /// The first SIGTERM or Ctrl-C stops gently, the second at once.

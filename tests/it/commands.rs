@@ -1,10 +1,16 @@
 //! The commands, as a shell uses them.
 
-use std::process::Stdio;
+use std::{fs::File, process::Stdio};
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    net::TcpStream,
+};
 
-use crate::support::{PATIENCE, program};
+use crate::support::{PATIENCE, eventually, program};
+
+const DEMO: [&str; 3] = ["demo", "--listen", "127.0.0.1:0"];
 
 /// As `data-patch … | head -1`: what it says on standard error, and its exit code.
 async fn read_one_line_of(args: &[&str]) -> (String, Option<i32>) {
@@ -23,7 +29,94 @@ async fn read_one_line_of(args: &[&str]) -> (String, Option<i32>) {
     (said, code)
 }
 
+/// Where a WebSocket URL leads to.
+fn address(text: &str) -> String {
+    text.split_once("ws://").unwrap().1.split('/').next().unwrap().to_owned()
+}
+
 #[tokio::test]
 async fn a_demo_whose_reader_leaves_ends_quietly() {
-    assert_eq!(read_one_line_of(&["demo", "--listen", "127.0.0.1:0"]).await, (String::new(), Some(141)));
+    assert_eq!(read_one_line_of(&DEMO).await, (String::new(), Some(141)));
+}
+
+#[tokio::test]
+async fn the_demo_proves_that_every_row_arrived_although_the_service_was_killed() {
+    let ended = program().args(DEMO).arg("--exit").output();
+    let output = tokio::time::timeout(PATIENCE * 2, ended).await.expect("it does not end").unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(0), String::new()), "{printed}");
+    for said in [
+        "静力水准仪06 has 178 rows to publish",
+        "published(178 / 178)",
+        "1337 of 1337 rows are in the topic; 7 of 7 devices",
+        "kill -9  process ",
+        "its worker was gone",
+        "its `data.data` is a list",
+        "11 of 11 devices, 4416 rows published, 3 quarantined",
+        "4416 of 4416 rows are in the topic; 11 of 11 devices",
+    ] {
+        assert!(printed.contains(said), "{said}: {printed}");
+    }
+    let escape = '\u{1b}';
+    assert!(!printed.contains(escape), "no colours and no bars where there is no terminal: {printed}");
+}
+
+#[tokio::test]
+async fn the_service_of_a_demo_that_is_killed_ends_too() {
+    let mut demo = program().args(DEMO).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    let listens = async {
+        loop {
+            let line = lines.next_line().await.unwrap().expect("it names its service");
+            if line.contains("ws://") {
+                return address(&line);
+            }
+        }
+    };
+    let address = tokio::time::timeout(PATIENCE, listens).await.expect("it says nothing");
+    TcpStream::connect(&address).await.expect("the service listens");
+    demo.kill().await.unwrap();
+    eventually("the service ends", async || TcpStream::connect(&address).await.is_err()).await;
+}
+
+/// Reads until something was said; returns all of it.
+async fn read_until(terminal: &mut tokio::fs::File, text: &str) -> String {
+    let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+    let reading = async {
+        loop {
+            let read = terminal.read(&mut buffer).await.expect("it has ended");
+            said.extend_from_slice(&buffer[..read]);
+            if String::from_utf8_lossy(&said).contains(text) {
+                return;
+            }
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, reading).await;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(found.is_ok(), "{text} is not said: {said}");
+    said
+}
+
+#[tokio::test]
+async fn on_a_terminal_the_demo_has_bars_and_a_table_and_ctrl_c_ends_it() {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let side = File::options().read(true).write(true).open(name).unwrap();
+    let mut demo =
+        program().args(DEMO).env("TERM", "xterm-256color").stdout(side.try_clone().unwrap()).stderr(side).spawn().unwrap();
+    let mut terminal = tokio::fs::File::from_std(File::from(terminal));
+    let said = read_until(&mut terminal, "1337 of 1337 rows are in the topic").await;
+    for shown in ["静力水准仪06", "━━━", "178 of 178", "read back from the topic"] {
+        assert!(said.contains(shown), "{shown}: {said}");
+    }
+    assert!(!said.contains("rows to publish"), "no log lines beside the bars: {said}");
+    // It goes on drawing until it is stopped, and would wait for whoever reads the terminal.
+    tokio::spawn(async move { tokio::io::copy(&mut terminal, &mut tokio::io::sink()).await });
+    let pid = demo.id().unwrap().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let status = tokio::time::timeout(PATIENCE, demo.wait()).await.expect("it goes on").unwrap();
+    assert_eq!(status.code(), Some(1), "not every row has arrived");
+    eventually("the service ends", async || TcpStream::connect(address(&said)).await.is_err()).await;
 }

@@ -1,7 +1,7 @@
 //! Reading the topic back with a consumer of its own, and comparing it with the store, byte for byte.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     time::{Duration, Instant},
 };
@@ -10,58 +10,98 @@ use anyhow::Context as _;
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
+    message::{BorrowedMessage, Headers},
     metadata::{MetadataPartition, MetadataTopic},
 };
+use uuid::Uuid;
 
 use crate::{
     protocol::time::{self, Bound},
     source::sample::{self, SampleRequest},
 };
 
-/// A document and the device that it is of.
-type Published = (String, Vec<u8>);
+/// What a device should publish, in its order.
+pub type Expected = Vec<(Uuid, Vec<Vec<u8>>)>;
 
-/// What a request should publish, in the order of device and time.
-pub fn expected(request: &SampleRequest) -> anyhow::Result<Vec<Published>> {
+/// What a request should publish, by device in the request's order.
+pub fn expected(request: &SampleRequest) -> anyhow::Result<Expected> {
     let zone = chrono_tz::Asia::Shanghai;
     let (from, to) = (time::parse(request.from, zone, Bound::From)?, time::parse(request.to, zone, Bound::To)?);
-    Ok(sample::readings()
-        .filter(|reading| request.devices.contains(&reading.device_id) && (from..=to).contains(&reading.time))
-        .map(|reading| (reading.device_id.to_string(), reading.doc.into_bytes()))
-        .collect())
+    let rows = |device: &Uuid| {
+        sample::readings()
+            .filter(|reading| reading.device_id == *device && (from..=to).contains(&reading.time))
+            .map(|reading| reading.doc.into_bytes())
+            .collect()
+    };
+    Ok(request.devices.iter().map(|device| (*device, rows(device))).collect())
 }
 
-/// What was found in the topic.
+/// What was found in the topic of a request.
 pub struct ReadBack {
-    expected: usize,
-    read: usize,
-    /// Devices whose rows are all there, byte for byte and in their order, and no others.
-    devices_whole: usize,
-    devices: usize,
+    pub devices: Vec<DeviceRows>,
+}
+
+/// What was found of a device.
+pub struct DeviceRows {
+    pub device: Uuid,
+    pub expected: usize,
+    /// Rows of the topic, each counted once.
+    pub arrived: usize,
+    /// Rows that came again.
+    pub repeats: usize,
+    /// Every row is there, byte for byte and in order, and no other.
+    pub is_whole: bool,
 }
 
 impl ReadBack {
     pub fn is_complete(&self) -> bool {
-        self.devices_whole == self.devices && self.read == self.expected
+        self.devices.iter().all(|device| device.is_whole)
+    }
+
+    pub fn total(&self, count: impl Fn(&DeviceRows) -> usize) -> usize {
+        self.devices.iter().map(count).sum()
     }
 }
 
 impl fmt::Display for ReadBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { expected, read, devices_whole, devices } = self;
+        let (arrived, expected) = (self.total(|device| device.arrived), self.total(|device| device.expected));
+        let (whole, devices) = (self.total(|device| usize::from(device.is_whole)), self.devices.len());
         write!(
             f,
-            "{read} of {expected} rows are in the topic; {devices_whole} of {devices} devices have every row, byte for byte and in order"
-        )
+            "{arrived} of {expected} rows are in the topic; {whole} of {devices} devices have every row, byte for byte and in order"
+        )?;
+        match self.total(|device| device.repeats) {
+            0 => Ok(()),
+            repeats => write!(f, "; {repeats} rows came twice, which their header data-patch-row tells"),
+        }
     }
 }
 
-/// Reads the whole topic.
+/// A message: the row that it is of, and its document.
+type Found = (Vec<u8>, Vec<u8>);
+
+/// Reads the whole topic, and compares what is of these devices.
 ///
 /// # Errors
 /// The broker does not answer.
-pub fn read_back(brokers: &str, topic: &str, expected: Vec<Published>) -> anyhow::Result<ReadBack> {
-    const READ_TIMEOUT: Duration = Duration::from_secs(10);
+pub fn read_back(brokers: &str, topic: &str, expected: Expected) -> anyhow::Result<ReadBack> {
+    let mut found = read(brokers, topic)?;
+    let devices = expected.into_iter().map(|(device, docs)| compare(device, &docs, found.remove(&device.to_string())));
+    Ok(ReadBack { devices: devices.collect() })
+}
+
+/// A repeat is a row that was there before, so what counts is where a row came first.
+fn compare(device: Uuid, expected: &[Vec<u8>], found: Option<Vec<Found>>) -> DeviceRows {
+    let found = found.unwrap_or_default();
+    let (total, mut rows) = (found.len(), HashSet::new());
+    let docs: Vec<_> = found.into_iter().filter(|(row, _)| rows.insert(row.clone())).map(|(_, doc)| doc).collect();
+    DeviceRows { device, expected: expected.len(), arrived: docs.len(), repeats: total - docs.len(), is_whole: docs == expected }
+}
+
+/// All messages, by key.
+fn read(brokers: &str, topic: &str) -> anyhow::Result<HashMap<String, Vec<Found>>> {
+    const READ_TIMEOUT: Duration = Duration::from_secs(30);
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", "data-patch-demo")
@@ -77,21 +117,40 @@ pub fn read_back(brokers: &str, topic: &str, expected: Vec<Published>) -> anyhow
     }
     consumer.assign(&assignment)?;
 
-    let mut found = HashMap::<String, Vec<Vec<u8>>>::new();
-    let (mut read, deadline) = (0, Instant::now() + READ_TIMEOUT);
+    let mut found = HashMap::<String, Vec<Found>>::new();
+    let deadline = Instant::now() + READ_TIMEOUT;
     while left > 0 && Instant::now() < deadline {
         let Some(message) = consumer.poll(Duration::from_millis(100)).transpose()? else { continue };
         left -= 1;
-        read += 1;
         let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
-        found.entry(key).or_default().push(message.payload().unwrap_or_default().to_vec());
+        found.entry(key).or_default().push((row(&message), message.payload().unwrap_or_default().to_vec()));
+    }
+    Ok(found)
+}
+
+/// The row that a message is of, as its header says.
+fn row(message: &BorrowedMessage<'_>) -> Vec<u8> {
+    let header = message.headers().and_then(|headers| headers.iter().find(|header| header.key == "data-patch-row"));
+    header.and_then(|header| header.value).unwrap_or_default().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is found of a device that should have the rows 1, 2, 3.
+    fn compared(rows: &[u8]) -> DeviceRows {
+        let found = rows.iter().map(|row| (vec![*row], vec![*row])).collect();
+        compare(Uuid::nil(), &[vec![1], vec![2], vec![3]], Some(found))
     }
 
-    let count = expected.len();
-    let mut wanted = HashMap::<String, Vec<Vec<u8>>>::new();
-    for (device, doc) in expected {
-        wanted.entry(device).or_default().push(doc);
+    #[test]
+    fn repeats_are_no_fault_and_everything_else_is() {
+        let repeated = compared(&[1, 2, 1, 2, 3]);
+        assert!(repeated.is_whole);
+        assert_eq!((repeated.arrived, repeated.repeats), (3, 2));
+        for wrong in [&[1, 2][..], &[1, 3, 2], &[1, 2, 3, 4], &[]] {
+            assert!(!compared(wrong).is_whole, "{wrong:?}");
+        }
     }
-    let devices_whole = wanted.iter().filter(|(device, docs)| found.get(*device) == Some(docs)).count();
-    Ok(ReadBack { expected: count, read, devices_whole, devices: wanted.len() })
 }

@@ -1,7 +1,7 @@
 //! librdkafka's mock cluster inside this process, for the demo and the tests. It speaks the real
 //! protocol and stores nothing on disk.
 
-use std::sync::mpsc;
+use std::{sync::mpsc, time::Duration};
 
 use rdkafka::mocking::MockCluster;
 
@@ -29,6 +29,8 @@ enum CommandKind {
     CreateTopic(i32),
     /// Makes the broker (second) the leader of the partition (first).
     SetLeader(i32, i32),
+    /// Delays each answer.
+    SetRoundTrip(Duration),
 }
 
 impl EmbeddedBroker {
@@ -73,6 +75,7 @@ impl EmbeddedBroker {
                         (0..partitions).try_for_each(|partition| cluster.partition_leader(&topic, partition, Some(LIVE_BROKER)))
                     }),
                     CommandKind::SetLeader(partition, broker) => cluster.partition_leader(&topic, partition, Some(broker)),
+                    CommandKind::SetRoundTrip(time) => cluster.broker_round_trip_time(LIVE_BROKER, time),
                 };
                 let _ = reply.send(result.map_err(KafkaError::from));
             }
@@ -92,6 +95,14 @@ impl EmbeddedBroker {
     /// librdkafka cannot create it.
     pub async fn create_topic(&self, topic: &str, partitions: i32) -> Result<(), KafkaError> {
         self.send_command(topic, CommandKind::CreateTopic(partitions)).await
+    }
+
+    /// Delays each answer, as a distant broker does.
+    ///
+    /// # Errors
+    /// librdkafka cannot do it.
+    pub async fn set_round_trip(&self, time: Duration) -> Result<(), KafkaError> {
+        self.send_command("", CommandKind::SetRoundTrip(time)).await
     }
 
     /// Makes the broker that is down the leader of a partition, so that writes to it fail, or the
