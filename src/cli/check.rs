@@ -12,86 +12,87 @@ use crate::{
     source::Source,
 };
 
-/// For a connection, and for each question to the store.
+/// Timeout for a connection, and for each query of the source.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Tries each part, whatever the others say; 0 if all can be used.
+/// Checks each dependency, independent of the others. The exit code is 0 if all are usable.
 pub async fn run(config: &Config) -> anyhow::Result<ExitCode> {
-    let results = [check_queue(config).await?, check_store(config).await?, check_kafka(config).await?];
-    let wrong = results.iter().filter(|well| !**well).count();
-    if wrong == 0 {
+    let results = [check_queue(config).await?, check_source(config).await?, check_kafka(config).await?];
+    let failed = results.iter().filter(|ok| !**ok).count();
+    if failed == 0 {
         out::line("all is well: data-patch serve can start")?;
         return Ok(ExitCode::SUCCESS);
     }
-    out::line(&format!("{wrong} of {} parts can't be used", results.len()))?;
+    out::line(&format!("{failed} of {} parts can't be used", results.len()))?;
     Ok(ExitCode::FAILURE)
 }
 
-fn print_result(part: &str, found: Result<String, impl Display>) -> anyhow::Result<bool> {
-    let (text, well) = match found {
-        Ok(found) => (format!("ok     {part}\n       {}", found.replace('\n', "\n       ")), true),
-        Err(error) => (format!("WRONG  {part}\n       {error}"), false),
+fn print_result(name: &str, result: Result<String, impl Display>) -> anyhow::Result<bool> {
+    let (text, ok) = match result {
+        Ok(result) => (format!("ok     {name}\n       {}", result.replace('\n', "\n       ")), true),
+        Err(error) => (format!("WRONG  {name}\n       {error}"), false),
     };
     out::line(&text)?;
-    Ok(well)
+    Ok(ok)
 }
 
 async fn check_queue(config: &Config) -> anyhow::Result<bool> {
-    let found = match Queue::open(&config.queue.options(), Clock::System).await {
+    let result = match Queue::open(&config.queue.options(), Clock::System).await {
         Err(error) => Err(error.to_string()),
         Ok(queue) => {
-            let found = queue
+            let result = queue
                 .backlog()
                 .await
                 .map(|backlog| format!("{} jobs wait or run", backlog.jobs))
                 .map_err(|error| error.to_string());
             queue.close().await;
-            found
+            result
         }
     };
-    print_result(&format!("queue {}", config.queue.url), found)
+    print_result(&format!("queue {}", config.queue.url), result)
 }
 
-async fn check_store(config: &Config) -> anyhow::Result<bool> {
+async fn check_source(config: &Config) -> anyhow::Result<bool> {
     let mut iota = config.iota.clone();
-    // Whoever looks at this waits for it.
+    // Shorter, because a person waits for the output.
     iota.timeout_seconds = iota.timeout_seconds.min(CHECK_TIMEOUT.as_secs());
-    let found = match Source::new(&iota) {
+    let result = match Source::new(&iota) {
         Err(error) => Err(error),
-        Ok(store) => store.examine().await,
+        Ok(source) => source.examine().await,
     };
-    print_result(&format!("IoTA store {}", config.iota.url), found)
+    print_result(&format!("IoTA store {}", config.iota.url), result)
 }
 
 async fn check_kafka(config: &Config) -> anyhow::Result<bool> {
-    let part = format!("Kafka {}", config.kafka.brokers);
+    let name = format!("Kafka {}", config.kafka.brokers);
     if config.kafka.is_embedded() {
-        return print_result(&part, Ok::<_, String>("a broker in the process; it keeps nothing".to_owned()));
+        return print_result(&name, Ok::<_, String>("a broker in the process; it stores nothing".to_owned()));
     }
-    if let Err(error) = reach_any(&config.kafka.brokers).await {
-        return print_result(&part, Err::<String, _>(error));
+    if let Err(error) = check_reachable(&config.kafka.brokers).await {
+        return print_result(&name, Err::<String, _>(error));
     }
     let kafka = match Kafka::new(&config.kafka, &config.kafka.brokers) {
         Ok(kafka) => kafka,
-        Err(error) => return print_result(&part, Err(error)),
+        Err(error) => return print_result(&name, Err(error)),
     };
     let mut topics = config.kafka.topics.clone();
     if topics.is_empty() {
         topics.push(config.kafka.default_topic.clone());
     }
-    let mut well = true;
+    let mut ok = true;
     for topic in topics {
-        let found = kafka.look_up(&topic).await.map(|()| "exists, and may be written as far as the broker tells".to_owned());
-        well &= print_result(&format!("{part}, topic {topic}"), found)?;
+        let result = kafka.look_up(&topic).await.map(|()| "exists, and is writable as far as the broker reports".to_owned());
+        ok &= print_result(&format!("{name}, topic {topic}"), result)?;
     }
-    Ok(well)
+    Ok(ok)
 }
 
-/// Whether any broker lets itself be connected to; if none does, what the system says of each. librdkafka would keep trying.
-async fn reach_any(brokers: &str) -> Result<(), String> {
+/// Connects to the brokers until one accepts; otherwise returns the error of each. librdkafka would
+/// retry for ever.
+async fn check_reachable(brokers: &str) -> Result<(), String> {
     let mut failures = Vec::new();
     for broker in brokers.split(',').map(str::trim).filter(|broker| !broker.is_empty()) {
-        // "PLAINTEXT://host:port" is allowed, and the port may be left out.
+        // "PLAINTEXT://host:port" is allowed, and the port is optional.
         let address = broker.rsplit("//").next().unwrap_or(broker);
         let address = if address.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok()) {
             address.to_owned()

@@ -1,4 +1,4 @@
-//! The commands: what they take, and how they end.
+//! The command line: arguments and exit codes.
 
 mod check;
 mod demo;
@@ -15,7 +15,7 @@ use crate::{
     telemetry,
 };
 
-/// Plays an IoT platform's raw readings again into Kafka.
+/// Replays an IoT platform's raw readings into Kafka.
 #[derive(Parser)]
 #[command(version, about, after_help = EXAMPLES, disable_help_subcommand = true)]
 struct Cli {
@@ -25,13 +25,13 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  data-patch demo --exit                                   try everything, with nothing installed
-  data-patch check --config config.toml                    see whether store, broker and queue can be used
+  data-patch demo --exit                                   try the whole service, with nothing installed
+  data-patch check --config config.toml                    check that store, broker and queue are usable
   data-patch serve --config config.toml --token 123456     serve ws://0.0.0.0:18010/data-patch/websocket
   DATA_PATCH_TOKEN=123456 DATA_PATCH_IOTA_URL=postgres://reader@db/iota \\
   DATA_PATCH_KAFKA_BROKERS=kafka:9092 data-patch serve     the same, configured by environment variables
 
-Every option stands in config.toml, with its default.";
+Every option is listed in config.toml, with its default.";
 
 const DEMO_EXAMPLES: &str = "\
 Store and broker are in this process, the service is a process of its own; all of it is gone at the end. The token is 123456.
@@ -46,15 +46,16 @@ Examples:
 enum Command {
     /// Run the service
     #[command(
-        after_help = "SIGTERM or Ctrl-C stops it gently; a second one at once. Both are safe: work goes on at the next start."
+        after_help = "SIGTERM or Ctrl-C stops it gracefully; a second one at once. Both are safe: unfinished tasks continue at the next start."
     )]
     Serve(ServeArgs),
     /// See it work, with nothing installed: two requests, a service that is killed on the way, and what is in the topic after it
     #[command(after_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),
-    /// Connect to everything, print what was found, and say what is wrong
+    /// Connect to queue, store and brokers, and print what was found and what is wrong
     Check(ConfigArgs),
-    /// Ask the service of this configuration whether it is alive (for Docker's HEALTHCHECK); 0: it is
+    /// Check that the service of this configuration is alive (for Docker's HEALTHCHECK); exits with
+    /// 0 if it is
     Health(ConfigArgs),
 }
 
@@ -69,7 +70,8 @@ struct ConfigArgs {
 struct ServeArgs {
     #[command(flatten)]
     config: ConfigArgs,
-    /// What clients must send as "token" (better: DATA_PATCH_TOKEN, which `ps` does not show, or token_file)
+    /// The "token" that clients must send (better: DATA_PATCH_TOKEN, which `ps` does not show, or
+    /// token_file)
     #[arg(long, env = "DATA_PATCH_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// Address and port to listen on
@@ -93,14 +95,14 @@ struct DemoArgs {
     listen: SocketAddr,
 }
 
-/// Runs the command of the command line.
+/// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
     let command = Cli::parse().command;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
-    let done = runtime.block_on(async {
+    let result = runtime.block_on(async {
         match command {
             Command::Serve(args) => serve::run(args).await,
             Command::Demo(args) => demo::run(args).await,
@@ -108,28 +110,28 @@ pub fn main() -> ExitCode {
             Command::Health(args) => health::run(&load(&args, Overrides::default())?).await,
         }
     });
-    // What still blocks a thread (a look-up of librdkafka) must not keep the process.
+    // A blocked thread (a look-up of librdkafka) must not delay the exit.
     runtime.shutdown_background();
-    done.unwrap_or_else(|error| fail(&error))
+    result.unwrap_or_else(|error| fail(&error))
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
     if error.is::<out::ReaderGone>() {
         return ExitCode::from(out::EXIT_CODE);
     }
-    // Standard error may be closed as well.
+    // Standard error may be closed too.
     let _ = writeln!(std::io::stderr(), "data-patch: {error:#}");
     ExitCode::FAILURE
 }
 
-/// Reads the configuration of all sources.
+/// Loads the configuration from all its sources.
 fn load(args: &ConfigArgs, overrides: Overrides) -> Result<Config, ConfigError> {
-    // A variable that is no UTF-8 is none of ours, or its value can't be meant.
+    // A variable that is not valid UTF-8 cannot be a valid option.
     let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     config::load(args.config.as_deref(), variables, overrides)
 }
 
-/// Starts logging as the configuration says.
+/// Starts logging, as configured.
 fn log(config: &Config) -> anyhow::Result<()> {
     telemetry::init(&config.log)
 }

@@ -35,53 +35,54 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Each connection is an open file, and many systems allow a process 1,024 until it asks for more. Returns how many
-/// connections can be open, at most `connections`: a service that runs out of files takes no connection any more, and can open
-/// neither its queue nor a way to the store or a broker.
+/// Raises the limit of open files, which is 1,024 on many systems, and returns how many connections
+/// fit, at most `connections`. A service without free file descriptors cannot accept connections,
+/// and cannot open its queue, the source or a broker connection.
 fn fit_connections(connections: usize) -> usize {
-    /// Queue (three files for each reader and the writer), store, listener; and a connection to each broker from each producer.
+    /// For the queue (three files per connection), the source, the listener, and a connection from
+    /// each producer to each broker.
     const RESERVED_FDS: usize = 256;
-    let besides = RESERVED_FDS + api::EXTRA_SOCKETS;
-    let wanted = (connections + besides) as u64;
+    let extra = RESERVED_FDS + api::EXTRA_SOCKETS;
+    let needed = (connections + extra) as u64;
     let limit = getrlimit(Resource::Nofile);
-    let mut allowed = limit.maximum.map_or(wanted, |most| most.min(wanted));
+    let mut allowed = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
     if limit.current.is_some_and(|current| current < allowed)
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum: limit.maximum })
     {
-        tracing::warn!(%error, "the limit of open files can't be raised");
+        tracing::warn!(%error, "the limit of open files cannot be raised");
         allowed = limit.current.unwrap_or(allowed).min(allowed);
     }
-    if allowed >= wanted {
+    if allowed >= needed {
         return connections;
     }
-    // Where there are hardly any, half of them.
+    // With a very low limit, half of it is used for connections.
     let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
-    let fit = allowed.saturating_sub(besides).max(allowed / 2).min(connections).max(1);
+    let connections_that_fit = allowed.saturating_sub(extra).max(allowed / 2).min(connections).max(1);
     tracing::warn!(
         allowed,
-        wanted,
-        connections = fit,
-        "this user may open too few files for server.max_connections, so fewer connections are taken; raise the hard limit (ulimit -Hn)"
+        needed,
+        connections = connections_that_fit,
+        "the limit of open files is too low for server.max_connections, so fewer connections are accepted; raise the hard limit (ulimit -Hn)"
     );
-    fit
+    connections_that_fit
 }
 
-/// From the flag or the variable, else from the file that the configuration names.
-fn token(config: &Config, given: Option<String>) -> anyhow::Result<Token> {
-    let token = match (given, &config.server.token_file) {
+/// Returns the token from the argument or the variable, or else from the configured file.
+fn token(config: &Config, argument: Option<String>) -> anyhow::Result<Token> {
+    let token = match (argument, &config.server.token_file) {
         (Some(token), _) => token,
         (None, Some(path)) => {
             let text =
-                std::fs::read_to_string(path).with_context(|| format!("server.token_file: {} can't be read", path.display()))?;
+                std::fs::read_to_string(path).with_context(|| format!("server.token_file: {} cannot be read", path.display()))?;
             text.lines().next().unwrap_or_default().trim().to_owned()
         }
         (None, None) => return Err(ConfigError::NoToken.into()),
     };
-    anyhow::ensure!(!token.is_empty(), "the token is empty; anybody could guess it");
+    anyhow::ensure!(!token.is_empty(), "the token is empty");
     Ok(Token::new(&token))
 }
 
-/// Stops gently when standard input ends. It does when the process that holds its other end is gone, however that ended.
+/// Stops gracefully when standard input ends. It does when the process that holds its other end is gone, however that ended.
 fn stop_with_stdin(stop: CancellationToken) {
     // A thread of its own: reading blocks, and must not keep the runtime from ending.
     std::thread::spawn(move || {
@@ -90,10 +91,10 @@ fn stop_with_stdin(stop: CancellationToken) {
     });
 }
 
-/// The first SIGTERM or Ctrl-C stops gently, the second at once.
+/// The first SIGTERM or Ctrl-C stops gracefully, the second at once.
 pub fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM can't be listened for")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT can't be listened for")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     tokio::spawn(async move {
         for first in [true, false] {
             let code = tokio::select! {
@@ -103,7 +104,7 @@ pub fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
             if first {
                 stop.cancel();
             } else {
-                tracing::warn!("a second signal: leaving at once; unfinished tasks go on at the next start");
+                tracing::warn!("second signal: exiting at once; unfinished tasks continue at the next start");
                 std::process::exit(code);
             }
         }
