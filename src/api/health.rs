@@ -42,19 +42,19 @@ pub struct Readiness {
 /// body has the state of each.
 pub async fn ready(context: &ServerState) -> Response {
     let Readiness { queue, store, kafka } = &context.readiness;
-    let (asked_queue, asked_store, asked_kafka) = (context.queue.clone(), context.store.clone(), context.kafka.clone());
-    queue.check(async move { asked_queue.probe().await });
-    store.check(async move { asked_store.ping().await });
-    kafka.check(async move { asked_kafka.ping().await });
+    let (queue_handle, source_handle, kafka_handle) = (context.queue.clone(), context.store.clone(), context.kafka.clone());
+    queue.check(async move { queue_handle.probe().await });
+    store.check(async move { source_handle.ping().await });
+    kafka.check(async move { kafka_handle.ping().await });
     let _ = timeout(ANSWER_TIMEOUT, async { tokio::join!(queue.checked(), store.checked(), kafka.checked()) }).await;
-    let parts = Report {
+    let report = Report {
         queue: queue.describe(HEALTH_CHECK_TIMEOUT),
         store: store.describe(SOURCE_CHECK_TIMEOUT),
         kafka: kafka.describe(HEALTH_CHECK_TIMEOUT),
     };
-    let all_ok = [&parts.queue, &parts.store, &parts.kafka].iter().all(|part| *part == "ok");
+    let all_ok = [&report.queue, &report.store, &report.kafka].iter().all(|state| *state == "ok");
     let status = if all_ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    warp::reply::with_status(warp::reply::json(&parts), status).into_response()
+    warp::reply::with_status(warp::reply::json(&report), status).into_response()
 }
 
 /// The state of one dependency.

@@ -168,7 +168,7 @@ impl<S> Metered<S> {
     /// Accounts received bytes. Returns true if they may be passed on.
     fn account(&mut self, mut bytes: &[u8]) -> Result<bool, Excess> {
         let mut state = self.inbound.state.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some((step, taken)) = self.frames.step(bytes) {
+        while let Some((step, consumed)) = self.frames.step(bytes) {
             match step {
                 Step::Frame { message_bytes } => self.announced = message_bytes,
                 Step::Payload { bytes, mask } => {
@@ -185,7 +185,7 @@ impl<S> Metered<S> {
                     state.arrived = charge.or(state.arrived.take());
                 }
             }
-            bytes = bytes.get(taken..).unwrap_or_default();
+            bytes = bytes.get(consumed..).unwrap_or_default();
         }
         if self.announced > self.max_message {
             return Err(Excess::Message);

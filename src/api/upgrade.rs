@@ -69,7 +69,7 @@ enum HandshakeError {
 impl HandshakeError {
     fn response(self) -> Response {
         let (status, text) = match self {
-            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "a WebSocket begins with GET"),
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "a WebSocket handshake must use GET"),
             Self::OldHttp => (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "a WebSocket needs HTTP/1.1"),
             Self::Host => (StatusCode::BAD_REQUEST, "the request must have one Host"),
             Self::NoUpgrade => (

@@ -139,8 +139,8 @@ mod tests {
     /// A time near a transition, if the year has one.
     fn near_a_transition(zone: Tz, year: i64, which: usize, by: i64) -> i64 {
         let start = (year - 1970) * 31_557_600;
-        let found = transitions(zone, start, start + 31_557_600);
-        let at = if found.is_empty() { start } else { found[which % found.len()].0 };
+        let near = transitions(zone, start, start + 31_557_600);
+        let at = if near.is_empty() { start } else { near[which % near.len()].0 };
         (at + by) * SECOND_US
     }
 

@@ -206,15 +206,15 @@ impl Source {
             {
                 return Ok(mapping);
             }
-            let found = self.backend.describe(&self.config).await.map(Arc::new);
+            let loaded = self.backend.describe(&self.config).await.map(Arc::new);
             // A mapping that no longer matches is dropped too.
-            self.mapping.write().unwrap_or_else(PoisonError::into_inner).clone_from(&found.as_ref().ok().cloned());
-            if let (Some(old), Ok(now)) = (old, &found)
+            self.mapping.write().unwrap_or_else(PoisonError::into_inner).clone_from(&loaded.as_ref().ok().cloned());
+            if let (Some(old), Ok(now)) = (old, &loaded)
                 && !old.has_same_types(now)
             {
                 tracing::warn!(change = %old.change_error(now), "the table layout of the IoTA store has changed; the new layout is used from now on");
             }
-            found
+            loaded
         };
         self.with_timeout("reading the table layout", self.config.timeout_seconds, find).await
     }
@@ -233,7 +233,7 @@ impl Source {
     /// Returns the device of this id, if it is mounted on this thing.
     ///
     /// # Errors
-    /// The store is away or refuses.
+    /// The source is unavailable or rejects the query.
     pub async fn device(&self, thing: Uuid, device: Uuid) -> Result<Option<Device>, SourceError> {
         let mapping = self.mapping().await?;
         let look_up = self.backend.device(&mapping, thing, device);
@@ -253,13 +253,13 @@ impl Source {
     /// Looks a device of a thing up, and reads a selection of its rows to the end.
     pub fn open(&self, thing: Uuid, selection: Selection) -> OpenDevice {
         let (sender, rows) = RowSender::new(selection.after.clone());
-        let (found, device) = oneshot::channel();
+        let (result_tx, device) = oneshot::channel();
         let source = self.clone();
         match &self.backend {
-            Backend::Postgres(server) => source.open_in_batch(server, thing, selection, found, sender),
+            Backend::Postgres(server) => source.open_in_batch(server, thing, selection, result_tx, sender),
             Backend::Sqlite(_) => {
                 tokio::spawn(async move {
-                    let _ = found.send(source.device(thing, selection.device).await);
+                    let _ = result_tx.send(source.device(thing, selection.device).await);
                     source.read(selection, sender, false).await;
                 });
             }

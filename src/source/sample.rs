@@ -70,7 +70,7 @@ pub const DAM: SampleRequest = SampleRequest {
     topic: "savoir_data",
 };
 
-/// 静力水准仪06: the device that the contract's example log tells of.
+/// 静力水准仪06: the device of the contract's example log.
 #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
 pub const LEVEL_06: Uuid = BRIDGE.devices[4];
 

@@ -89,7 +89,7 @@ struct ByteBudget<W> {
     set_aside: usize,
     lanes: HashMap<Key, LaneState<W>>,
     /// Lanes with waiting requests, in round-robin order.
-    turns: VecDeque<Key>,
+    round_robin: VecDeque<Key>,
     last_ticket: u64,
 }
 
@@ -136,7 +136,7 @@ impl<W> LaneState<W> {
 
 impl<W> ByteBudget<W> {
     fn new(limit: usize) -> Self {
-        Self { limit, used: 0, set_aside: 0, lanes: HashMap::new(), turns: VecDeque::new(), last_ticket: 0 }
+        Self { limit, used: 0, set_aside: 0, lanes: HashMap::new(), round_robin: VecDeque::new(), last_ticket: 0 }
     }
 
     fn lane(&mut self, lane: &Arc<Lane>) -> &mut LaneState<W> {
@@ -163,7 +163,7 @@ impl<W> ByteBudget<W> {
         let state = self.lane(lane);
         state.waiting.push_back(Waiter { ticket, bytes, reply });
         if state.waiting.len() == 1 {
-            self.turns.push_back(lane.key());
+            self.round_robin.push_back(lane.key());
         }
         ticket
     }
@@ -181,24 +181,24 @@ impl<W> ByteBudget<W> {
     fn grant(&mut self) -> Vec<Grant<W>> {
         let mut grants = Vec::new();
         let mut skipped = 0;
-        while skipped < self.turns.len() {
-            let Some(key) = self.turns.pop_front() else { break };
+        while skipped < self.round_robin.len() {
+            let Some(key) = self.round_robin.pop_front() else { break };
             let Some(state) = self.lanes.get_mut(&key).filter(|state| !state.waiting.is_empty()) else { continue };
             if state.is_stalled || !state.may_reserve(self.limit) {
-                self.turns.push_back(key);
+                self.round_robin.push_back(key);
                 skipped += 1;
                 continue;
             }
             let fits = |bytes: usize| self.used == 0 || self.used + bytes <= self.limit;
             let Some(Waiter { bytes, reply, .. }) = state.waiting.pop_front_if(|waiting| fits(waiting.bytes)) else {
-                self.turns.push_front(key);
+                self.round_robin.push_front(key);
                 break;
             };
             self.used += bytes;
             state.reserved += bytes;
             grants.push(Grant { lane: Arc::clone(&state.lane), bytes, reply });
             if !state.waiting.is_empty() {
-                self.turns.push_back(key);
+                self.round_robin.push_back(key);
             }
             skipped = 0;
         }
@@ -255,7 +255,7 @@ impl<W> ByteBudget<W> {
         let is_unused = |state: &LaneState<W>| state.reserved == 0 && state.waiting.is_empty();
         if self.lanes.get(key).is_some_and(is_unused) {
             self.lanes.remove(key);
-            self.turns.retain(|turn| turn != key);
+            self.round_robin.retain(|waiting| waiting != key);
         }
     }
 }

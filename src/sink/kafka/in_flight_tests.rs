@@ -222,6 +222,6 @@ proptest! {
                 reserved.push((grant.lane, grant.bytes));
             }
         }
-        prop_assert_eq!((budget.used, budget.set_aside, budget.lanes.len(), budget.turns.len()), (0, 0, 0, 0));
+        prop_assert_eq!((budget.used, budget.set_aside, budget.lanes.len(), budget.round_robin.len()), (0, 0, 0, 0));
     }
 }

@@ -40,10 +40,10 @@ impl PendingDevice {
         (self.thing, self.selection.from, self.selection.to)
     }
 
-    fn reply(&mut self, found: LookUpResult) {
+    fn reply(&mut self, result: LookUpResult) {
         if let Some(reply_to) = self.reply_to.take() {
             // The receiver may have been dropped.
-            let _ = reply_to.send(found);
+            let _ = reply_to.send(result);
         }
     }
 
@@ -144,7 +144,7 @@ impl DeviceBatch {
 
     /// Replies to each device with the result of its look-up. Devices that do not exist are
     /// dropped.
-    pub fn found(&mut self, found: &[(Uuid, Device)]) {
+    pub fn reply_to_all(&mut self, found: &[(Uuid, Device)]) {
         for pending_device in &mut self.devices {
             // Two tasks may open the same device.
             let device = found.iter().find(|(id, _)| *id == pending_device.selection.device).map(|(_, device)| device.clone());
@@ -222,11 +222,11 @@ impl Source {
         server: &Server,
         thing: Uuid,
         selection: Selection,
-        found: oneshot::Sender<LookUpResult>,
+        reply_to: oneshot::Sender<LookUpResult>,
         sender: RowSender,
     ) {
         let (source, server) = (self.clone(), server.clone());
-        server.batch_queue.push(PendingDevice { thing, selection, reply_to: Some(found), sender: Some(sender), rows: 0 });
+        server.batch_queue.push(PendingDevice { thing, selection, reply_to: Some(reply_to), sender: Some(sender), rows: 0 });
         tokio::spawn(async move { source.run_next_batch(&server).await });
     }
 
@@ -280,13 +280,13 @@ mod tests {
         let (thing, device, other) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
         let mut receivers = Vec::new();
         let pending = [device, device, other].map(|device| {
-            let (found, receiver) = oneshot::channel();
+            let (reply_to, receiver) = oneshot::channel();
             receivers.push(receiver);
             let selection = Selection { device, from: DateTime::UNIX_EPOCH, to: DateTime::UNIX_EPOCH, after: None };
-            PendingDevice { thing, selection, reply_to: Some(found), sender: Some(RowSender::new(None).0), rows: 0 }
+            PendingDevice { thing, selection, reply_to: Some(reply_to), sender: Some(RowSender::new(None).0), rows: 0 }
         });
         let mut batch = DeviceBatch::new(pending.into(), MemoryPermit::none(), None);
-        batch.found(&[(device, Device { name: Some("水".to_owned()) })]);
+        batch.reply_to_all(&[(device, Device { name: Some("水".to_owned()) })]);
         let mut found = Vec::new();
         for receiver in receivers {
             found.push(receiver.await.unwrap().unwrap().is_some());

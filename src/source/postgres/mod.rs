@@ -132,7 +132,7 @@ pub async fn read_batch(
 ) -> Result<bool, SourceError> {
     let mut connection = ConnectionGuard::of(server).await?;
     let found = tokio::time::timeout(timeouts.next, devices(&mut connection, &batch.devices(mapping))).await;
-    batch.found(&found.map_err(|_| SourceError::timeout("looking up devices", timeouts.next.as_secs()))??);
+    batch.reply_to_all(&found.map_err(|_| SourceError::timeout("looking up devices", timeouts.next.as_secs()))??);
     let Some(query) = batch.query(mapping) else {
         connection.release();
         return Ok(true);
