@@ -21,7 +21,7 @@ const MIN_CHECKPOINT_ROWS: u64 = 200;
 const MAX_CHECKPOINT_DELAY: Duration = Duration::from_millis(250);
 /// A job that has neither acknowledged nor read a row for this long counts as waiting, and is not
 /// blamed for a crash ([`super::waiting`]).
-const WAITING_AFTER: Duration = Duration::from_secs(2);
+pub(super) const WAITING_AFTER: Duration = Duration::from_secs(2);
 /// A job whose rows in flight are not acknowledged for this long gives its slot to another job for
 /// the time being.
 const PARK_AFTER: Duration = Duration::from_secs(2);

@@ -23,6 +23,7 @@ use serde::Serialize;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[expect(clippy::struct_field_names, reason = "the names are the wire's")]
 pub struct Request {
     src: &'static str,
     thing_id: String,
@@ -37,6 +38,7 @@ pub struct Request {
 
 impl Request {
     /// The readings of a thing's devices from `from` to `to`, both included, for the service's default topic.
+    #[expect(clippy::needless_pass_by_value, reason = "ids are passed as text and as UUID")]
     pub fn new<D: ToString>(
         thing: impl ToString,
         devices: impl IntoIterator<Item = D>,

@@ -10,12 +10,15 @@ use crate::source::sample::{self, Reading};
 /// Where their keys begin: behind all of the sample's.
 const FIRST_ID: i64 = 9_000_001;
 
+/// Makes a document unreadable for ET.
+type Spoil = fn(&str) -> String;
+
 /// Three readings of the dam that are spoilt, each in another way.
 pub fn rows() -> Vec<Reading> {
     /// Far enough from the first for its device's reading to be in the request's range.
     const AT: usize = 150;
     let [.., strain, piezo, _, _, _] = sample::DAM.devices else { return Vec::new() };
-    let spoil: [(_, fn(&str) -> String); 3] = [
+    let spoil: [(_, Spoil); 3] = [
         // The document that has cost ET whole batches: a list where it expects an object.
         (strain, |doc| {
             doc.replace(r#""data":{"frequency""#, r#""data":[{"frequency""#).replace(r#"},"result""#, r#"}],"result""#)
