@@ -1,4 +1,4 @@
-//! What came out against what went in: store, topic, queue file and log must agree.
+//! Compares the published rows with the source: source, topic, queue file and log must agree.
 
 use std::{collections::HashMap, path::Path};
 
@@ -7,19 +7,20 @@ use uuid::Uuid;
 
 use crate::support::{TestStore, TestTopic};
 
-/// The rows of some devices, as they were found in a topic.
+/// The rows of some devices, counted in a topic.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Account {
-    /// Rows in the store.
+    /// Rows in the source.
     pub rows: usize,
-    /// In the store and not in the topic, or not in their order there.
+    /// Rows that are missing in the topic, or out of order.
     pub lost: usize,
-    /// In the topic more than once.
+    /// Rows that are in the topic more than once.
     pub repeated: usize,
 }
 
 impl Account {
-    /// Counts what one task published of these devices; each device must be wholly in the task's range.
+    /// Counts the rows that one task published of these devices; all rows of each device must be in
+    /// the task's range.
     pub async fn of(store: &TestStore, topic: &TestTopic, task: &str, devices: &[Uuid]) -> Self {
         let mut of_device = HashMap::<String, Vec<(String, String)>>::new();
         for found in topic.read().await.into_iter().filter(|found| found.task == task) {
@@ -50,7 +51,7 @@ impl Account {
     }
 }
 
-/// A look at a queue file with nobody's help.
+/// Reads a queue file directly, without the service.
 pub struct File(SqliteConnection);
 
 impl File {
@@ -59,23 +60,24 @@ impl File {
         Self(SqliteConnection::connect_with(&options).await.unwrap())
     }
 
-    /// One number.
+    /// Queries one number.
     pub async fn number(&mut self, sql: &'static str) -> i64 {
         sqlx::query(sql).fetch_one(&mut self.0).await.unwrap().get(0)
     }
 
-    /// The only task's id.
+    /// The id of the only task.
     pub async fn task(&mut self) -> Option<String> {
         sqlx::query("SELECT id FROM task").fetch_optional(&mut self.0).await.unwrap().map(|row| row.get(0))
     }
 
-    /// The cursor of the only job, as microseconds since 1970: no row up to it may be sent again.
+    /// The checkpoint of the only job, in microseconds since 1970: no row up to it may be sent
+    /// again.
     pub async fn cursor(&mut self) -> Option<i64> {
         sqlx::query("SELECT cursor_time FROM job").fetch_optional(&mut self.0).await.unwrap().and_then(|row| row.get(0))
     }
 
-    /// When nothing is left to do, everything must say so: no job is open or leased, each log is numbered without gap or
-    /// repeat and has one end, which is its last line.
+    /// Asserts that all work is finished: no job is open or leased, and each log is numbered
+    /// without gaps or duplicates and has one final line, the last one.
     pub async fn is_at_rest(&mut self) {
         let open = "SELECT count(*) FROM job WHERE state NOT IN ('succeeded', 'failed', 'cancelled') OR due_at IS NOT NULL";
         assert_eq!(self.number(open).await, 0, "jobs are open");

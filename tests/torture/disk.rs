@@ -1,5 +1,5 @@
-//! The queue's disk fills up under running work, and is freed again: what was accepted ends whole, what can't be stored is
-//! refused and says why.
+//! The queue's disk fills up during work, and is freed again: accepted tasks complete, and a task
+//! that cannot be stored is rejected with the reason.
 
 use std::{
     io::Write,
@@ -19,14 +19,14 @@ use crate::{
     table::Found,
 };
 
-/// Room for the queue's log before its checkpoint (4 MB), and for as much again.
+/// More than twice the queue's WAL before its checkpoint (4 MB).
 const SIZE: &str = "size=12m";
-/// Of each task that comes in while the disk fills up.
+/// Rows of each task that is submitted while the disk fills up.
 const FEW: i64 = 5;
-/// Before a client that was refused asks again.
+/// Delay before a rejected client retries.
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// A small disk of its own, gone when this is dropped.
+/// A small separate file system, unmounted on drop.
 struct Disk {
     at: TempDir,
 }
@@ -42,7 +42,7 @@ impl Disk {
         }
     }
 
-    /// Leaves no byte free; returns the file that takes the room.
+    /// Fills the file system; returns the file that occupies the space.
     fn fill(&self) -> PathBuf {
         let filler = self.at.path().join("filler");
         let mut file = std::fs::File::create(&filler).unwrap();
@@ -62,12 +62,13 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Lazily: a program that a failed test has left may still be ending.
+        // Lazily: a process of a failed test may still be running.
         let _ = Command::new("umount").arg("-l").arg(self.at.path()).status();
     }
 }
 
-/// Asks, and returns the answer, past the lines of tasks that the connection watches, which are kept.
+/// Sends a request and returns the reply. Log lines of watched tasks that arrive before it are
+/// collected.
 async fn ask(client: &mut Client, request: &Value, lines: &mut Vec<Value>) -> Value {
     client.send(request).await;
     let mut answered = client.until(|reply| reply["payload"]["seq"].is_null()).await;
@@ -99,7 +100,7 @@ async fn a_full_disk_refuses_what_is_new_and_loses_nothing_of_what_was_accepted(
 
     let filler = disk.fill();
     let full_since = Instant::now();
-    // What the queue's log has room for is still accepted.
+    // Tasks that fit the queue's WAL are still accepted.
     let refusal = loop {
         let answer = ask(&mut asker, &request, &mut lines).await;
         match created(&answer) {
@@ -118,14 +119,14 @@ async fn a_full_disk_refuses_what_is_new_and_loses_nothing_of_what_was_accepted(
     std::fs::remove_file(filler).unwrap();
     let freed = Instant::now();
     let accepted_after = loop {
-        // On the connection that was refused twice.
+        // On the connection whose requests were rejected twice.
         let answer = ask(&mut asker, &request, &mut lines).await;
         if let Some(task) = created(&answer) {
             accepted.push(task);
             break freed.elapsed();
         }
         assert!(freed.elapsed() < PATIENCE, "nothing is accepted although the disk is free: {answer}");
-        // As a client would: at once it would only keep the queue busy with refusals.
+        // As a client would: retries without a delay would only load the queue.
         tokio::time::sleep(AGAIN_AFTER).await;
     };
     while lines.iter().filter(|line| is_end(line)).count() < accepted.len() {
@@ -145,7 +146,7 @@ async fn a_full_disk_refuses_what_is_new_and_loses_nothing_of_what_was_accepted(
     Found::of(what, 1, account, note).write();
 }
 
-/// What the small tasks published.
+/// Counts the rows that the small tasks published.
 async fn accounts(scene: &Scene, tasks: &[String], device: Uuid) -> Account {
     let mut sum = Account::default();
     for task in tasks {

@@ -1,4 +1,4 @@
-//! The kill matrix: SIGKILL at each named point (`data_patch::kill`), a restart, and the account.
+//! The kill matrix: SIGKILL at each named failpoint, a restart, and a count of the rows.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use crate::{
     table::Found,
 };
 
-/// Enough for some thousand acknowledgements and a few heartbeats before a point is reached.
+/// Enough for some thousand acknowledgements and a few heartbeats before a failpoint is hit.
 const ROWS: i64 = 20_000;
 
-/// Where it is killed, how often it passes there first, and what has happened by then.
+/// The failpoint, how often it is passed before the kill, and what has happened by then.
 struct Point {
     name: &'static str,
     what: &'static str,
@@ -40,7 +40,8 @@ impl Site {
         Self { folder: tempfile::tempdir().unwrap(), store, topic, thing, device }
     }
 
-    /// A service that kills itself there; small pages and little in flight make many steps of the work.
+    /// A service that kills itself at a failpoint; small pages and few bytes in flight make many
+    /// steps.
     async fn serve_until(&self, kill_at: &str) -> Process {
         let more = [
             ("FAILPOINT", kill_at),
@@ -59,8 +60,8 @@ impl Site {
         Client::request(self.thing, &[self.device], &self.topic.name)
     }
 
-    /// Ends the task that is in the queue, and holds everything against everything. `cursor` is the one that was stored
-    /// when the service was killed.
+    /// Waits until the queued task is finished, and compares source, topic and queue. `cursor` is
+    /// the checkpoint at the time of the kill.
     async fn account(self, process: Process, cursor: Option<i64>) -> Account {
         let task = File::open(self.folder.path()).await.task().await.expect("no task");
         let mut client = Client::connect(&process.url).await;
@@ -78,7 +79,7 @@ impl Site {
         Account::of(&self.store, &self.topic, &task, &[self.device]).await
     }
 
-    /// The times of rows that are in the topic more than once, the earliest first.
+    /// The times of rows that are in the topic more than once, in ascending order.
     async fn again(&self) -> Vec<i64> {
         let mut seen = std::collections::HashSet::new();
         let mut times: Vec<i64> = self
@@ -97,7 +98,7 @@ impl Site {
     }
 }
 
-/// Kills a service that has a task, starts another, and counts.
+/// Kills a service during a task, starts another, and counts the rows.
 async fn killed(at: &str) -> (Account, Duration) {
     let site = Site::new().await;
     let dying = site.serve_until(at).await;
@@ -109,7 +110,7 @@ async fn killed(at: &str) -> (Account, Duration) {
     let cursor = File::open(site.folder.path()).await.cursor().await;
     let (process, begun) = (site.serve().await, Instant::now());
     let account = site.account(process, cursor).await;
-    // The dead service's lease would have lasted for ten minutes.
+    // The lease of the killed service would have lasted for ten minutes.
     assert!(begun.elapsed() < Duration::from_secs(50), "{at}: {:?}", begun.elapsed());
     (account, begun.elapsed())
 }
@@ -152,7 +153,7 @@ matrix! {
     last_event: "last-event", "before the last event's commit", [1];
 }
 
-/// While it stops: SIGTERM in the middle of the work, and SIGKILL on the way out.
+/// SIGTERM during the work, and SIGKILL during the shutdown.
 async fn killed_while_stopping(at: &str) -> Account {
     let site = Site::new().await;
     let dying = site.serve_until(at).await;
@@ -181,7 +182,7 @@ async fn stopping() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn migration() {
-    // Commits of a first start: the table of migrations, and each migration with its entry.
+    // The commits of a first start: the table of migrations, and each migration with its entry.
     const PASSES: [u32; 3] = [1, 2, 3];
     let mut sum = Account::default();
     for pass in PASSES {

@@ -1,5 +1,6 @@
-//! Locks on the store's table, asked for at random moments of a patch, with Kafka frozen too: whoever writes to the store never
-//! waits for us longer than `iota.max_blocking_seconds`, and the patch ends whole.
+//! Locks on the source's table, requested at random moments of a replay, also while Kafka is
+//! frozen: writers never wait for the service longer than `iota.max_blocking_seconds`, and the
+//! replay completes.
 
 use std::{
     sync::{
@@ -22,13 +23,14 @@ use crate::{
 
 /// `iota.max_blocking_seconds`.
 const MOST: Duration = Duration::from_secs(3);
-/// For the machine that all of this runs on.
+/// Allowance for a slow machine.
 const SLACK: Duration = Duration::from_secs(1);
 const DEVICES: usize = 4;
-/// Of a kilobyte each: a page is more than the sockets between hold, so that one that waits for Kafka is seen.
+/// Rows of a kilobyte each: a page exceeds the socket buffers, so that a statement that waits for
+/// Kafka is detected.
 const ROWS: usize = 20_000;
 
-/// The longest that anybody waited.
+/// The longest wait of a session.
 #[derive(Default)]
 struct Longest(AtomicU64);
 
@@ -42,7 +44,8 @@ impl Longest {
     }
 }
 
-/// Partitioned by time: the devices' rows are in the first partition, the writer's in the second, the third is empty.
+/// A table partitioned by time: the devices' rows are in the first partition, the writer's in the
+/// second, and the third is empty.
 async fn fill(store: &TestStore, with_index: bool) -> (Uuid, Vec<Uuid>) {
     let mut connection = store.postgres().await.unwrap();
     connection
@@ -73,7 +76,7 @@ async fn fill(store: &TestStore, with_index: bool) -> (Uuid, Vec<Uuid>) {
     (thing, devices)
 }
 
-/// Writes as the platform does, and notes how long each write took.
+/// Writes as the platform does, and records how long each write took.
 async fn write(mut connection: PgConnection, longest: Arc<Longest>, over: Arc<AtomicBool>) {
     let sql = "INSERT INTO raw_data VALUES (nextval('ids'), gen_random_uuid(), '2020-06-01', '{}')";
     while !over.load(Relaxed) {
@@ -84,7 +87,7 @@ async fn write(mut connection: PgConnection, longest: Arc<Longest>, over: Arc<At
     }
 }
 
-/// Asks for a lock that nobody can have beside it, as an operator's statement would, and notes how long it waited.
+/// Takes an exclusive lock, as an operator's statement does, and records how long it waited.
 async fn lock(connection: &mut PgConnection, longest: &Longest) {
     let sql = match fastrand::u8(..4) {
         0 => format!("ALTER TABLE raw_data ADD COLUMN c{} int", fastrand::u32(..)),
@@ -129,7 +132,8 @@ async fn locks_at_random_moments(what: &str, with_index: bool) {
     });
     let task = client.submit(&Client::request(thing, &devices, &topic.name)).await;
     let mut log: Vec<Value> = client.until(|line| message(line).contains("data published(")).await;
-    // Longer than the writer may wait: a statement that waits for Kafka would hold it up all the while.
+    // Longer than the writer may wait: a statement that waits for Kafka would block it for all of
+    // this time.
     let frozen = Away::take("freeze", "kafka").await;
     tokio::time::sleep((MOST + SLACK) * 2).await;
     frozen.give_back().await;

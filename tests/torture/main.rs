@@ -1,7 +1,8 @@
-//! The promises, put to the test: the real program on a real PostgreSQL and a real Kafka, killed, frozen and starved.
+//! Tests of the guarantees under faults: the real program on a real PostgreSQL and a real Kafka,
+//! killed, frozen and starved of resources.
 //!
-//! `make torture` runs all of it and prints a table; the kill matrix is part of `scripts/test-real` too. What came out of
-//! Kafka is always counted against what the store holds.
+//! `make torture` runs all of it and prints a table; the kill matrix is part of `scripts/test-real`
+//! too. The rows in Kafka are always compared with the rows in the source.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 

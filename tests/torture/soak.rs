@@ -1,7 +1,8 @@
-//! Hours in minutes: one service under patches of all sizes, and clients that come and go, are refused and cut off. What
-//! should be flat is measured after the first cycles and at the end, when all clients are gone.
+//! A soak test: one service under replays of all sizes, with clients that connect, disconnect, are
+//! rejected and are cut off. Resources are measured after the first cycles and at the end, when all
+//! clients have disconnected, and must not have grown.
 //!
-//! Tasks are kept for a day at least, so the queue file grows; it must grow with the number of tasks, and no faster.
+//! Tasks are kept for at least a day, so the queue file may grow linearly with the number of tasks.
 
 use std::{
     path::Path,
@@ -19,15 +20,17 @@ use crate::{
     table::Found,
 };
 
-/// Rows of the devices of one thing.
+/// Rows of each device of the first thing.
 const SIZES: [i64; 5] = [0, 1, 178, 5_000, 50_000];
-/// Devices of the other, with a row each.
+/// Number of devices of the second thing, with one row each.
 const MANY: usize = 300;
-/// Cycles before the first measurement: caches, pools and allocator arenas have their size then.
+/// Cycles before the first measurement, so that caches, pools and allocator arenas have reached
+/// their size.
 const WARM_UP: usize = 2;
-/// In a cycle: each device of the first thing by itself, all of them, and all of the other's.
+/// Tasks of a cycle: each device of the first thing, all its devices, and all devices of the second
+/// thing.
 const TASKS: usize = SIZES.len() + 2;
-/// Clients that watch a task of a cycle.
+/// Clients that watch each task of a cycle.
 const WATCHERS: usize = 12;
 const MIB: u64 = 1 << 20;
 
@@ -51,7 +54,7 @@ impl Site {
     }
 }
 
-/// Adds a thing with devices of so many rows.
+/// Adds a thing with devices of these numbers of rows.
 async fn add(store: &TestStore, key: &mut i64, sizes: &[i64]) -> Thing {
     let (thing, mut devices, mut readings) = (Uuid::new_v4(), Vec::new(), Vec::new());
     for rows in sizes {
@@ -67,7 +70,7 @@ async fn add(store: &TestStore, key: &mut i64, sizes: &[i64]) -> Thing {
     (thing, devices)
 }
 
-/// What a running service takes.
+/// The resources of a running service.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     memory: u64,
@@ -79,7 +82,7 @@ struct Sample {
 }
 
 impl Sample {
-    /// Once nobody is connected and nothing runs.
+    /// Measures them once no client is connected and no task runs.
     async fn take(service: &Process, folder: &Path) -> Self {
         let flat =
             ["data_patch_connections 0\n", "data_patch_watches 0\n", "data_patch_jobs_open 0\n", "data_patch_jobs_running 0\n"];
@@ -110,7 +113,7 @@ async fn metrics(service: &Process) -> String {
     answer
 }
 
-/// Messages that are refused, each with the word that it is refused with.
+/// Sends invalid messages, and checks the code of each rejection.
 async fn be_refused(url: &str, (thing, devices): &Thing) {
     let mut client = Client::connect(url).await;
     let mut backward = Client::request(*thing, devices, "any");
@@ -132,7 +135,8 @@ async fn be_refused(url: &str, (thing, devices): &Thing) {
     assert_eq!(client.close_code().await, Some(1008));
 }
 
-/// Watches a task in one of four ways: to the end, to the end of its own connection, until it is cut, not at all.
+/// Watches a task in one of four ways: to the end, until it disconnects, until it is cut off, not
+/// at all.
 async fn watch(url: String, task: String, way: usize) {
     let mut client = Client::connect(&url).await;
     assert_eq!(message(&client.attach(&task, 0).await), "task attached.");
@@ -150,7 +154,7 @@ async fn watch(url: String, task: String, way: usize) {
     }
 }
 
-/// Patches of all sizes at the same time, with their watchers; returns what came out.
+/// Runs replays of all sizes at the same time, with their watchers; returns the counted rows.
 async fn cycle(site: &Site, service: &Process, topics: &[TestTopic]) -> Account {
     let (thing, devices) = &site.sizes;
     let mut asked: Vec<(Uuid, Vec<Uuid>)> = devices.iter().map(|device| (*thing, vec![*device])).collect();
@@ -192,7 +196,7 @@ async fn what_should_be_flat_is_flat() {
     let (begun, mut cycles, mut account) = (Instant::now(), 0, Account::default());
     let mut warm = None;
     while cycles <= WARM_UP || begun.elapsed() < Duration::from_secs(seconds) {
-        // A topic for each task, so that its rows can be counted without reading all that went before.
+        // A topic for each task, so that its rows can be counted without reading earlier tasks.
         let mut topics = Vec::new();
         for _ in 0..TASKS {
             topics.push(site.broker.topic().await);
@@ -225,7 +229,8 @@ async fn what_should_be_flat_is_flat() {
     assert!(end.memory <= warm.memory * 13 / 10 + 16 * MIB, "memory grows: {note}");
     assert!(end.handles <= warm.handles + 8, "handles leak: {note}");
     assert!(end.wal <= 17 * MIB && warm.wal <= 17 * MIB, "the WAL is not cut back: {note}");
-    // Lines follow the time that a task takes, and pages are whole: half as much again is still linear.
+    // The number of log lines depends on the duration of a task, and pages are allocated whole: a
+    // factor of 1.5 still counts as linear.
     let grown = (warm.file + 2 * MIB) * end.tasks / warm.tasks * 3 / 2;
     assert!(end.file <= grown, "the queue file grows faster than its tasks: {note}");
     assert_eq!(service.terminate().await.0, Some(0));

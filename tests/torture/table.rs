@@ -1,29 +1,28 @@
-//! What was tried, how often, lost, repeated: one line a test, gathered in `target/torture/table.tsv` and printed by
-//! `scripts/torture`.
+//! The result of each test as one line of `target/torture/table.tsv`, printed by `scripts/torture`.
 
 use std::{io::Write, path::Path};
 
 use crate::account::Account;
 
-/// What a test found.
+/// The result of a test.
 #[derive(Debug, Default)]
 pub struct Found<'a> {
-    /// The promise, or the trouble that it was put to.
+    /// The guarantee or the fault that was tested.
     pub what: &'a str,
-    /// How often it was tried.
+    /// Number of trials.
     pub times: usize,
-    /// Rows that the store holds, and that must be in the topic.
+    /// Rows of the source that must be in the topic.
     pub rows: usize,
-    /// Rows that are in the store and not in the topic, or out of order there. A test fails unless it is 0.
+    /// Rows that are missing in the topic or out of order. The test fails unless it is 0.
     pub lost: usize,
     /// Rows that are in the topic more than once.
     pub repeated: usize,
-    /// Figures of its own.
+    /// Further figures.
     pub note: String,
 }
 
 impl<'a> Found<'a> {
-    /// What an account says.
+    /// Creates a result from an account.
     pub fn of(what: &'a str, times: usize, account: Account, note: String) -> Self {
         let Account { rows, lost, repeated } = account;
         Self { what, times, rows, lost, repeated, note }
@@ -36,7 +35,7 @@ impl<'a> Found<'a> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/torture");
         std::fs::create_dir_all(&folder).unwrap();
         let mut file = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("table.tsv")).unwrap();
-        // One write: tests that run side by side do not mix their lines.
+        // One write, so that parallel tests do not mix their lines.
         file.write_all(format!("{what}\t{times}\t{rows}\t{lost}\t{repeated}\t{note}\n").as_bytes()).unwrap();
     }
 }
