@@ -50,7 +50,7 @@ async fn the_demo_proves_that_every_row_arrived_although_the_service_was_killed(
         "published(178 / 178)",
         "1337 of 1337 rows are in the topic; 7 of 7 devices",
         "kill -9  process ",
-        "its worker was gone",
+        "its previous worker was lost",
         "its `data.data` is a list",
         "11 of 11 devices, 4416 rows published, 3 quarantined",
         "4416 of 4416 rows are in the topic; 11 of 11 devices",
