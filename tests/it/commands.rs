@@ -51,7 +51,7 @@ async fn the_demo_proves_that_every_row_arrived_although_the_service_was_killed(
         "1337 of 1337 rows are in the topic; 7 of 7 devices",
         "kill -9  process ",
         "its previous worker was lost",
-        "its `data.data` is a list",
+        "its `data.data` is an array",
         "11 of 11 devices, 4416 rows published, 3 quarantined",
         "4416 of 4416 rows are in the topic; 11 of 11 devices",
     ] {
