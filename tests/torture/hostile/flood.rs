@@ -136,7 +136,7 @@ async fn unfinished_messages() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
 async fn no_descriptor_left() {
-    const FILES: u32 = 150;
+    const FILES: u32 = 120;
     let site = Site::with(program_with_files(FILES), &[("DATA_PATCH_SERVER_HANDSHAKE_SECONDS", "2")]).await;
     let mut held = Vec::new();
     for n in 0..2 * FILES as usize {
@@ -148,6 +148,6 @@ async fn no_descriptor_left() {
     drop(held);
     let took = asked(&site).await;
     let note = format!("asked when they had left, it answered within {took:?}");
-    Found { what: "300 connections at 150 descriptors", times: 2 * FILES as usize, note, ..Found::default() }.write();
+    Found { what: "240 connections at 120 descriptors", times: 2 * FILES as usize, note, ..Found::default() }.write();
     site.end().await;
 }
