@@ -47,7 +47,7 @@ pub async fn run(
     let draining = CancellationToken::new();
     let tasks = TaskService::new(queue.clone(), metrics.clone(), draining.clone());
     let services = (&queue, &source, &kafka);
-    let state = Arc::new(server_state(&config, token, tasks, services, &metrics, draining));
+    let state = Arc::new(server_state(&config, token, tasks, services, &metrics));
     let pool = Pool {
         queue: queue.clone(),
         replay_runner: ReplayRunner { source, kafka: kafka.clone(), validation: config.validation },
@@ -81,7 +81,7 @@ pub async fn run(
     tracing::info!(
         "stopping: waiting for rows in flight, then storing checkpoints and releasing leases; no new work is accepted"
     );
-    state.draining.cancel();
+    draining.cancel();
     failpoint::hit("stopping");
     worker_task.await.context("the worker pool died")?;
     state.close_connections.cancel();
@@ -102,7 +102,6 @@ fn server_state(
     tasks: TaskService,
     (queue, source, kafka): (&Queue, &Source, &Kafka),
     metrics: &Metrics,
-    draining: CancellationToken,
 ) -> ServerState {
     ServerState {
         tasks,
@@ -124,7 +123,6 @@ fn server_state(
         proxies: TrustedProxies::new(config.server.trusted_proxies.clone()),
         budget: Arc::new(ReceiveBudget::new(config.server.max_buffered_bytes)),
         full: LogThrottle::default(),
-        draining,
         close_connections: CancellationToken::new(),
     }
 }

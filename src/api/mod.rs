@@ -49,8 +49,6 @@ pub struct ServerState {
     pub budget: Arc<ReceiveBudget>,
     /// Limits the warnings about too many connections.
     pub full: LogThrottle,
-    /// Cancelled at shutdown: no new tasks are accepted.
-    pub draining: CancellationToken,
     /// Cancelled when connections must be closed.
     pub close_connections: CancellationToken,
 }
