@@ -93,6 +93,13 @@ pub struct DeviceCounts {
     pub cancelled_devices: u64,
 }
 
+impl DeviceCounts {
+    /// All devices of the task.
+    pub fn total(&self) -> u64 {
+        self.succeeded_devices + self.failed_devices + self.cancelled_devices
+    }
+}
+
 impl From<JobCounts> for DeviceCounts {
     fn from(jobs: JobCounts) -> Self {
         Self { succeeded_devices: jobs.succeeded, failed_devices: jobs.failed, cancelled_devices: jobs.cancelled }

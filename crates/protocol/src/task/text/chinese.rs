@@ -57,7 +57,7 @@ pub(super) fn text(event: &Event) -> String {
 
 fn finished(summary: &Summary) -> String {
     let Summary { devices, published, quarantined, unanswered, empty_devices, took_ms, failures } = summary;
-    let all = devices.succeeded_devices + devices.failed_devices + devices.cancelled_devices;
+    let all = devices.total();
     let mut text = format!(
         "任务结束：{} / {all} 个设备成功，发布 {published} 行，隔离 {quarantined} 行，用时 {:.3} 秒",
         devices.succeeded_devices,

@@ -67,7 +67,7 @@ pub(super) fn text(event: &Event) -> String {
 
 fn finished(summary: &Summary) -> String {
     let Summary { devices, published, quarantined, unanswered, empty_devices, took_ms, failures } = summary;
-    let all = devices.succeeded_devices + devices.failed_devices + devices.cancelled_devices;
+    let all = devices.total();
     let mut text = format!(
         "task finished: {} of {}, {} published, {quarantined} quarantined, in {:.3} s",
         devices.succeeded_devices,
