@@ -10,20 +10,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::support::{PATIENCE, Reading, TOKEN, TestApp, TestBroker, TestStore, TestTopic, doc};
-
-/// A thing with so many devices of one row each: its task's log has two entries for each, and one more.
-async fn many_devices(store: &TestStore, count: i64) -> (Uuid, Vec<Uuid>) {
-    let thing = Uuid::new_v4();
-    let devices: Vec<_> = (0..count).map(|_| Uuid::new_v4()).collect();
-    let mut rows = Vec::new();
-    for (id, device) in (1..).zip(&devices) {
-        store.add_device(thing, *device, "渗压计").await;
-        rows.push(Reading { id, device: *device, time_ms: 1_600_000_000_000, doc: Some(doc(*device, id)) });
-    }
-    store.add(&rows).await;
-    (thing, devices)
-}
+use crate::support::{PATIENCE, TOKEN, TestApp, TestBroker, TestStore, TestTopic};
 
 fn request(thing: Uuid, devices: &[Uuid], topic: &TestTopic) -> Request {
     Request::new(thing, devices, "2019-01-11T21:03:00.000+0800", "2029-01-15T14:30:00.000+0800").topic(&topic.name)
@@ -106,7 +93,7 @@ async fn a_task_is_submitted_and_watched_to_its_end() {
 #[tokio::test]
 async fn connections_that_are_cut_cost_no_entry() {
     let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, devices) = many_devices(&app.store, 150).await;
+    let (thing, devices) = app.store.add_devices_of_one_row(150).await;
     let (url, taken) = cutting_proxy(&app.http, usize::MAX, 8_000).await;
     let mut client = Client::connect(url, TOKEN).await.unwrap();
     client.submit(&request(thing, &devices, &app.topic)).await.unwrap();
@@ -134,7 +121,7 @@ async fn a_submit_whose_answer_was_lost_makes_one_task() {
 async fn a_restart_of_the_service_costs_no_entry() {
     let (folder, topic) = (Arc::new(tempfile::tempdir().unwrap()), TestBroker::start().await.topic().await);
     let first = TestApp::start_on(Arc::clone(&folder), TestStore::empty().await, topic.clone(), |_| {}).await;
-    let (thing, devices) = many_devices(&first.store, 150).await;
+    let (thing, devices) = first.store.add_devices_of_one_row(150).await;
     let (store, address) = (first.store.clone(), first.http.parse::<SocketAddr>().unwrap());
     let retry = RetryPolicy { max_attempts: 1_000, max_delay: Duration::from_millis(100), ..RetryPolicy::default() };
     let mut client = Client::new(&first.url, TOKEN, retry);
@@ -157,7 +144,7 @@ async fn a_restart_of_the_service_costs_no_entry() {
 #[tokio::test]
 async fn an_ended_task_is_told_from_any_entry_on_and_ends() {
     let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, devices) = many_devices(&app.store, 5).await;
+    let (thing, devices) = app.store.add_devices_of_one_row(5).await;
     let mut client = Client::connect(&app.url, TOKEN).await.unwrap();
     let task = client.submit(&request(thing, &devices, &app.topic)).await.unwrap();
     let log = rest(&mut client).await;
@@ -192,7 +179,7 @@ async fn refusals_have_their_code() {
 #[tokio::test]
 async fn a_cancel_is_answered_while_entries_come() {
     let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, devices) = many_devices(&app.store, 150).await;
+    let (thing, devices) = app.store.add_devices_of_one_row(150).await;
     let mut client = Client::connect(&app.url, TOKEN).await.unwrap();
     let task = client.submit(&request(thing, &devices, &app.topic)).await.unwrap();
     client.cancel(task).await.unwrap();

@@ -3,27 +3,13 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use uuid::Uuid;
 
-use crate::support::{Client, Reading, TestApp, TestBroker, TestStore, doc, is_end, message, seqs};
-
-/// A thing with so many devices of one row each: its task's log has two lines for each, and one more.
-async fn many_devices(store: &TestStore, count: i64) -> (Uuid, Vec<Uuid>) {
-    let thing = Uuid::new_v4();
-    let devices: Vec<_> = (0..count).map(|_| Uuid::new_v4()).collect();
-    let mut rows = Vec::new();
-    for (id, device) in (1..).zip(&devices) {
-        store.add_device(thing, *device, "渗压计").await;
-        rows.push(Reading { id, device: *device, time_ms: 1_600_000_000_000, doc: Some(doc(*device, id)) });
-    }
-    store.add(&rows).await;
-    (thing, devices)
-}
+use crate::support::{Client, TestApp, TestBroker, TestStore, is_end, message, seqs};
 
 #[tokio::test]
 async fn an_ended_task_is_told_from_any_line_on() {
     let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, devices) = many_devices(&app.store, 5).await;
+    let (thing, devices) = app.store.add_devices_of_one_row(5).await;
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
     let log = client.log().await;
@@ -42,7 +28,7 @@ async fn after_a_restart() {
     let (folder, store, topic) =
         (Arc::new(tempfile::tempdir().unwrap()), TestStore::empty().await, TestBroker::start().await.topic().await);
     let app = TestApp::start_on(Arc::clone(&folder), store.clone(), topic.clone(), |_| {}).await;
-    let (thing, devices) = many_devices(&app.store, 3).await;
+    let (thing, devices) = app.store.add_devices_of_one_row(3).await;
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
     let log = client.log().await;
@@ -57,7 +43,7 @@ async fn after_a_restart() {
 #[tokio::test]
 async fn a_watcher_that_is_cut_off_again_and_again_has_each_line_once() {
     let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, devices) = many_devices(&app.store, 150).await;
+    let (thing, devices) = app.store.add_devices_of_one_row(150).await;
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
     let mut lines: Vec<Value> = Vec::new();
@@ -81,7 +67,7 @@ async fn a_watcher_that_is_cut_off_again_and_again_has_each_line_once() {
 #[tokio::test]
 async fn attaching_again_on_the_same_connection_begins_anew() {
     let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, devices) = many_devices(&app.store, 60).await;
+    let (thing, devices) = app.store.add_devices_of_one_row(60).await;
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
     client.next().await;
@@ -97,7 +83,7 @@ async fn two_services_on_one_queue_tell_of_each_others_lines() {
         (Arc::new(tempfile::tempdir().unwrap()), TestStore::empty().await, TestBroker::start().await.topic().await);
     let one = TestApp::start_on(Arc::clone(&folder), store.clone(), topic.clone(), |_| {}).await;
     let other = TestApp::start_on(folder, store, topic, |_| {}).await;
-    let (thing, devices) = many_devices(&one.store, 40).await;
+    let (thing, devices) = one.store.add_devices_of_one_row(40).await;
     let (mut near, mut far) = (one.client().await, other.client().await);
     let task = near.submit(&Client::request(thing, &devices, &one.topic.name)).await;
     far.attach(&task, 0).await;

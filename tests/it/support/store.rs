@@ -158,6 +158,20 @@ impl TestStore {
         }
     }
 
+    /// Adds a thing with so many devices of one row each. The log of a task over it has two entries
+    /// for each device, and one more.
+    pub async fn add_devices_of_one_row(&self, count: i64) -> (Uuid, Vec<Uuid>) {
+        let thing = Uuid::new_v4();
+        let devices: Vec<_> = (0..count).map(|_| Uuid::new_v4()).collect();
+        let mut rows = Vec::new();
+        for (id, device) in (1..).zip(&devices) {
+            self.add_device(thing, *device, "渗压计").await;
+            rows.push(Reading { id, device: *device, time_ms: 1_600_000_000_000, doc: Some(doc(*device, id)) });
+        }
+        self.add(&rows).await;
+        (thing, devices)
+    }
+
     /// A thing with one device and so many rows, a second apart from 2019-01-11T13:03:00Z on.
     pub async fn add_rows(&self, rows: i64) -> (Uuid, Uuid) {
         let thing = Uuid::new_v4();
