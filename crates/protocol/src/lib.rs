@@ -2,6 +2,7 @@
 //! and no clock.
 
 mod fields;
+pub mod http;
 pub mod message;
 pub mod reply;
 pub mod request_error;
