@@ -106,9 +106,9 @@ fn server_state(
     ServerState {
         tasks,
         queue: queue.clone(),
-        store: source.clone(),
+        source: source.clone(),
         kafka: kafka.clone(),
-        rules: RequestPolicy {
+        request_policy: RequestPolicy {
             token,
             time_zone: config.server.time_zone,
             max_devices: config.server.max_devices,
@@ -118,11 +118,11 @@ fn server_state(
         },
         config: config.server.clone(),
         metrics: metrics.clone(),
-        guesses: LoginThrottle::default(),
+        login_throttle: LoginThrottle::default(),
         readiness: Readiness::default(),
         proxies: TrustedProxies::new(config.server.trusted_proxies.clone()),
-        budget: Arc::new(ReceiveBudget::new(config.server.max_buffered_bytes)),
-        full: LogThrottle::default(),
+        receive_budget: Arc::new(ReceiveBudget::new(config.server.max_buffered_bytes)),
+        refused_connections: LogThrottle::default(),
         close_connections: CancellationToken::new(),
     }
 }
@@ -168,12 +168,12 @@ async fn startup_checks(config: &Config, source: &Source, kafka: &Kafka) -> anyh
     match tokio::time::timeout(STARTUP_PROBE_TIMEOUT, source.mapping()).await {
         Ok(Ok(mapping)) => {
             for warning in &mapping.warnings {
-                tracing::warn!(warning, "the IoTA store");
+                tracing::warn!(warning, "the IoTA source");
             }
         }
         Ok(Err(error)) if !error.is_retryable() => return Err(error.into()),
-        Ok(Err(error)) => tracing::warn!(%error, "the IoTA store is unavailable; the service starts, and jobs wait for it"),
-        Err(_) => tracing::warn!("the IoTA store does not answer yet; the service starts, and jobs wait for it"),
+        Ok(Err(error)) => tracing::warn!(%error, "the IoTA source is unavailable; the service starts, and jobs wait for it"),
+        Err(_) => tracing::warn!("the IoTA source does not answer yet; the service starts, and jobs wait for it"),
     }
     let (kafka, topic) = (kafka.clone(), config.kafka.default_topic.clone());
     tokio::spawn(async move {

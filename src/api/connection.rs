@@ -28,7 +28,7 @@ const MAX_HEADER_BYTES: usize = 16 * 1_024;
 
 /// State shared by all connections.
 pub struct Shared<S> {
-    pub context: Arc<ServerState>,
+    pub state: Arc<ServerState>,
     /// Serves requests other than WebSocket upgrades.
     pub routes: S,
     /// WebSocket tasks, awaited at shutdown.
@@ -42,8 +42,8 @@ where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    let (context, guard) = (Arc::clone(&shared.context), Arc::new(guard));
-    let handshake_timeout = Duration::from_secs(context.config.handshake_seconds);
+    let (state, guard) = (Arc::clone(&shared.state), Arc::new(guard));
+    let handshake_timeout = Duration::from_secs(state.config.handshake_seconds);
     let service = {
         let guard = Arc::clone(&guard);
         hyper::service::service_fn(move |request: Request<Incoming>| {
@@ -67,15 +67,12 @@ where
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );
-    let stopping = async {
-        context.close_connections.cancelled().await;
-    };
     tokio::select! {
         // A client that disconnects or sends invalid HTTP is not worth a log line.
         _ = &mut connection => return,
         () = guard.evicted() => return,
         () = tokio::time::sleep(handshake_timeout + ANSWER_TIMEOUT) => return,
-        () = stopping => connection.as_mut().graceful_shutdown(),
+        () = state.close_connections.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     let _ = tokio::time::timeout(ANSWER_TIMEOUT, connection).await;
 }
@@ -84,8 +81,8 @@ async fn respond<S>(mut request: Request<Incoming>, peer: IpAddr, guard: Arc<Adm
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
-    let context = &shared.context;
-    let address = context.proxies.client(peer, request.headers());
+    let state = &shared.state;
+    let address = state.proxies.client(peer, request.headers());
     guard.identify(address);
     if request.uri().path() != protocol::PATH {
         guard.reached(Stage::Answer);
@@ -97,29 +94,29 @@ where
     }
     let upgrading = hyper::upgrade::on(&mut request);
     let (parts, _) = request.into_parts();
-    let response = match upgrade::respond(&parts, &context.config.allowed_origins) {
+    let response = match upgrade::respond(&parts, &state.config.allowed_origins) {
         Handshake::Accepted(response) => response,
         Handshake::Refused(response) => return response,
     };
     if guard.is_in_reserve() {
-        context.full.log(|times| {
-            tracing::warn!(limit = context.config.max_connections, times, "connections are refused: there are too many");
+        state.refused_connections.log(|times| {
+            tracing::warn!(limit = state.config.max_connections, times, "connections are refused: there are too many");
         });
         let text = "too many connections (server.max_connections); try again later\n";
         return warp::reply::with_status(text, StatusCode::SERVICE_UNAVAILABLE).into_response();
     }
     guard.reached(Stage::NoToken);
-    let context = Arc::clone(context);
+    let state = Arc::clone(state);
     shared.sockets.spawn(async move {
         let upgraded = match upgrading.await {
             Ok(upgraded) => upgraded,
             Err(error) => return tracing::debug!(%error, "a client disconnected before its connection was upgraded"),
         };
-        let (inbound, limit) = (Arc::new(Inbound::default()), context.config.max_message_bytes);
-        let token = context.rules.token.clone();
-        let metered = Metered::new(TokioIo::new(upgraded), Arc::clone(&inbound), Arc::clone(&context.budget), token, limit);
-        let gauge = GaugeGuard::new(&context.metrics.connections);
-        socket::serve(upgrade::socket(metered, limit).await, &inbound, address, &guard, &context).await;
+        let (inbound, limit) = (Arc::new(Inbound::default()), state.config.max_message_bytes);
+        let token = state.request_policy.token.clone();
+        let metered = Metered::new(TokioIo::new(upgraded), Arc::clone(&inbound), Arc::clone(&state.receive_budget), token, limit);
+        let gauge = GaugeGuard::new(&state.metrics.connections);
+        socket::serve(upgrade::socket(metered, limit).await, &inbound, address, &guard, &state).await;
         drop(gauge);
     });
     response

@@ -25,7 +25,7 @@ const SOURCE_CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Serialize)]
 struct Report {
     queue: String,
-    store: String,
+    source: String,
     kafka: String,
 }
 
@@ -34,25 +34,25 @@ struct Report {
 #[derive(Debug, Default)]
 pub struct Readiness {
     queue: Dependency,
-    store: Dependency,
+    source: Dependency,
     kafka: Dependency,
 }
 
 /// Responds with 200 if the queue is writable and source and broker answer, otherwise with 503. The
 /// body has the state of each.
-pub async fn ready(context: &ServerState) -> Response {
-    let Readiness { queue, store, kafka } = &context.readiness;
-    let (queue_handle, source_handle, kafka_handle) = (context.queue.clone(), context.store.clone(), context.kafka.clone());
+pub async fn ready(state: &ServerState) -> Response {
+    let Readiness { queue, source, kafka } = &state.readiness;
+    let (queue_handle, source_handle, kafka_handle) = (state.queue.clone(), state.source.clone(), state.kafka.clone());
     queue.check(async move { queue_handle.probe().await });
-    store.check(async move { source_handle.ping().await });
+    source.check(async move { source_handle.ping().await });
     kafka.check(async move { kafka_handle.ping().await });
-    let _ = timeout(ANSWER_TIMEOUT, async { tokio::join!(queue.checked(), store.checked(), kafka.checked()) }).await;
+    let _ = timeout(ANSWER_TIMEOUT, async { tokio::join!(queue.checked(), source.checked(), kafka.checked()) }).await;
     let report = Report {
         queue: queue.describe(HEALTH_CHECK_TIMEOUT),
-        store: store.describe(SOURCE_CHECK_TIMEOUT),
+        source: source.describe(SOURCE_CHECK_TIMEOUT),
         kafka: kafka.describe(HEALTH_CHECK_TIMEOUT),
     };
-    let all_ok = [&report.queue, &report.store, &report.kafka].iter().all(|state| *state == "ok");
+    let all_ok = [&report.queue, &report.source, &report.kafka].iter().all(|status| *status == "ok");
     let status = if all_ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     warp::reply::with_status(warp::reply::json(&report), status).into_response()
 }
@@ -111,8 +111,8 @@ impl Dependency {
 }
 
 /// Responds with the metrics, in the format that the scraper accepts.
-pub async fn metrics(context: &ServerState, accept: Option<&str>) -> Response {
-    let ServerState { queue, store, kafka, .. } = context;
+pub async fn metrics(state: &ServerState, accept: Option<&str>) -> Response {
+    let ServerState { queue, source, kafka, .. } = state;
     let (backlog, queue_bytes) = tokio::join!(timeout(HEALTH_CHECK_TIMEOUT, queue.backlog()), queue.disk_bytes());
     // If the queue does not answer, its gauges are omitted and not reported as 0.
     let backlog = backlog.ok().and_then(Result::ok);
@@ -123,7 +123,7 @@ pub async fn metrics(context: &ServerState, accept: Option<&str>) -> Response {
         in_flight_bytes: kafka.in_flight_bytes() as u64,
     };
     let all =
-        AllMetrics { service: &context.metrics, queue: queue.metrics(), store: store.metrics(), kafka: kafka.metrics(), now };
+        AllMetrics { service: &state.metrics, queue: queue.metrics(), source: source.metrics(), kafka: kafka.metrics(), now };
     let exposition = Exposition::accepted(accept);
     warp::reply::with_header(all.render(exposition), "content-type", exposition.content_type()).into_response()
 }

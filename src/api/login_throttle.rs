@@ -1,9 +1,10 @@
-//! Delays the answers to wrong tokens, by address: each one waits longer than the one before it.
+//! Delays the replies to wrong tokens, by address. The delay doubles with each failure, up to a
+//! limit.
 //!
-//! The right token never waits, even if others send wrong ones from the same address.
+//! The right token is never delayed, even if others send wrong ones from the same address.
 //!
-//! This is not a rate limit, so it does not use `governor`: nothing is refused, and the delay grows
-//! with each failure until an address has sent none for a while.
+//! This is not a rate limit, so it does not use `governor`: nothing is rejected, and the delay is
+//! reset when an address has sent no wrong token for a while.
 
 use std::{
     collections::HashMap,
@@ -14,7 +15,7 @@ use std::{
 
 use super::proxies::network;
 
-/// The delay of an address's first wrong token; each further one waits twice as long.
+/// The delay of an address's first wrong token; each further one doubles it.
 const INITIAL_DELAY: Duration = Duration::from_millis(100);
 /// The longest delay.
 const MAX_DELAY: Duration = Duration::from_secs(5);
@@ -31,23 +32,23 @@ pub struct LoginThrottle {
 
 #[derive(Debug)]
 struct FailedLogins {
-    wrong: u32,
+    attempts: u32,
     last: Instant,
 }
 
-/// The answer to a wrong token.
+/// The delay of one reply to a wrong token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FailedLogin {
-    /// How long to delay the answer.
-    pub wait: Duration,
+    /// How long to delay the reply.
+    pub delay: Duration,
     /// How many wrong tokens its address has sent, including this one.
-    pub wrong: u32,
+    pub attempts: u32,
 }
 
 impl FailedLogin {
     /// Whether to log it: the first, second, fourth, eighth … of an address.
     pub fn should_log(&self) -> bool {
-        self.wrong.is_power_of_two()
+        self.attempts.is_power_of_two()
     }
 }
 
@@ -65,17 +66,17 @@ impl LoginThrottle {
         if addresses.len() >= MAX_REMEMBERED && !addresses.contains_key(&network) {
             addresses.retain(|_, entry| !is_old(entry));
             if addresses.len() >= MAX_REMEMBERED {
-                return FailedLogin { wait: MAX_DELAY, wrong: u32::MAX };
+                return FailedLogin { delay: MAX_DELAY, attempts: u32::MAX };
             }
         }
-        let entry = addresses.entry(network).or_insert(FailedLogins { wrong: 0, last: now });
+        let entry = addresses.entry(network).or_insert(FailedLogins { attempts: 0, last: now });
         if is_old(entry) {
-            entry.wrong = 0;
+            entry.attempts = 0;
         }
-        let wait = INITIAL_DELAY.saturating_mul(1 << entry.wrong.min(16)).min(MAX_DELAY);
-        entry.wrong = entry.wrong.saturating_add(1);
+        let delay = INITIAL_DELAY.saturating_mul(1 << entry.attempts.min(16)).min(MAX_DELAY);
+        entry.attempts = entry.attempts.saturating_add(1);
         entry.last = now;
-        FailedLogin { wait, wrong: entry.wrong }
+        FailedLogin { delay, attempts: entry.attempts }
     }
 }
 
@@ -86,20 +87,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_waits_longer_up_to_a_limit_and_others_do_not() {
+    fn the_delay_of_one_address_doubles_up_to_a_limit() {
         let throttle = LoginThrottle::default();
         let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-        let waits: Vec<_> = (0..8).map(|_| throttle.record_failure(one).wait.as_millis()).collect();
-        assert_eq!(waits, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
-        assert_eq!(throttle.record_failure(other), FailedLogin { wait: INITIAL_DELAY, wrong: 1 });
+        let delays: Vec<_> = (0..8).map(|_| throttle.record_failure(one).delay.as_millis()).collect();
+        assert_eq!(delays, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
+        assert_eq!(throttle.record_failure(other), FailedLogin { delay: INITIAL_DELAY, attempts: 1 });
     }
 
     #[test]
     fn an_address_is_forgotten_after_a_while() {
         let (throttle, one, now) = (LoginThrottle::default(), "192.0.2.1".parse().unwrap(), Instant::now());
         throttle.record_failure_at(one, now);
-        assert_eq!(throttle.record_failure_at(one, now + FORGET_AFTER).wait, INITIAL_DELAY);
-        assert_eq!(throttle.record_failure_at(one, now + FORGET_AFTER).wait, 2 * INITIAL_DELAY);
+        assert_eq!(throttle.record_failure_at(one, now + FORGET_AFTER).delay, INITIAL_DELAY);
+        assert_eq!(throttle.record_failure_at(one, now + FORGET_AFTER).delay, 2 * INITIAL_DELAY);
     }
 
     #[test]
@@ -109,8 +110,8 @@ mod tests {
             throttle.record_failure_at(Ipv4Addr::from_bits(n).into(), now);
         }
         assert_eq!(throttle.by_address.lock().unwrap().len(), MAX_REMEMBERED);
-        let stranger = "192.0.2.1".parse().unwrap();
-        assert_eq!(throttle.record_failure_at(stranger, now).wait, MAX_DELAY);
-        assert_eq!(throttle.record_failure_at(stranger, now + FORGET_AFTER).wait, INITIAL_DELAY, "the others are forgotten");
+        let unknown = "192.0.2.1".parse().unwrap();
+        assert_eq!(throttle.record_failure_at(unknown, now).delay, MAX_DELAY);
+        assert_eq!(throttle.record_failure_at(unknown, now + FORGET_AFTER).delay, INITIAL_DELAY, "the others are forgotten");
     }
 }

@@ -36,19 +36,19 @@ pub struct ServerState {
     /// What clients may do.
     pub tasks: TaskService,
     pub queue: Queue,
-    pub store: Source,
+    pub source: Source,
     pub kafka: Kafka,
-    pub rules: RequestPolicy,
+    pub request_policy: RequestPolicy,
     pub config: config::Server,
     pub metrics: Metrics,
     /// Failed logins, by address.
-    pub guesses: LoginThrottle,
+    pub login_throttle: LoginThrottle,
     pub readiness: Readiness,
     pub proxies: TrustedProxies,
     /// Memory for messages that are being received.
-    pub budget: Arc<ReceiveBudget>,
-    /// Limits the warnings about too many connections.
-    pub full: LogThrottle,
+    pub receive_budget: Arc<ReceiveBudget>,
+    /// Limits the warnings about refused connections.
+    pub refused_connections: LogThrottle,
     /// Cancelled when connections must be closed.
     pub close_connections: CancellationToken,
 }
@@ -68,26 +68,26 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Serves until [`ServerState::close_connections`] is cancelled; returns when all connections are
 /// closed, or after `close_timeout`.
-pub async fn run(context: Arc<ServerState>, listener: TcpListener, close_timeout: Duration) {
+pub async fn run(state: Arc<ServerState>, listener: TcpListener, close_timeout: Duration) {
     let (connections, sockets) = (TaskTracker::new(), TaskTracker::new());
     let shared = Arc::new(connection::Shared {
-        context: Arc::clone(&context),
-        routes: TowerToHyperService::new(warp::service(routes(&context))),
+        state: Arc::clone(&state),
+        routes: TowerToHyperService::new(warp::service(routes(&state))),
         sockets: sockets.clone(),
     });
-    let admission = admission::Admission::new(&context.config);
+    let admission = admission::Admission::new(&state.config);
     let errors = LogThrottle::default();
     let accepting = async {
         while let Some(guard) = admission.socket().await {
             let (stream, peer) = accept::accept(&listener, &errors).await;
             let peer = peer.ip().to_canonical();
-            let guard = admission.enter(guard, (!context.proxies.contains(peer)).then_some(peer));
+            let guard = admission.enter(guard, (!state.proxies.contains(peer)).then_some(peer));
             connections.spawn(connection::serve(stream, peer, guard, Arc::clone(&shared)));
         }
     };
     tokio::select! {
         () = accepting => {}
-        () = context.close_connections.cancelled() => {}
+        () = state.close_connections.cancelled() => {}
     }
     drop(listener);
     connections.close();
@@ -103,19 +103,20 @@ pub async fn run(context: Arc<ServerState>, listener: TcpListener, close_timeout
 
 /// The HTTP endpoints.
 fn routes(
-    context: &Arc<ServerState>,
+    state: &Arc<ServerState>,
 ) -> impl Filter<Extract = (impl Reply + use<>,), Error = Infallible> + Clone + Send + Sync + 'static + use<> {
-    let with_context = |context: &Arc<ServerState>| {
-        let context = Arc::clone(context);
-        warp::any().map(move || Arc::clone(&context))
+    let with_state = |state: &Arc<ServerState>| {
+        let state = Arc::clone(state);
+        warp::any().map(move || Arc::clone(&state))
     };
     let alive = warp::path!("healthz").map(|| "ok\n".into_response());
     let ready = warp::path!("readyz")
-        .and(with_context(context))
-        .then(|context: Arc<ServerState>| async move { Box::pin(health::ready(&context)).await });
-    let metrics = warp::path!("metrics").and(with_context(context)).and(warp::header::optional::<String>("accept")).then(
-        |context: Arc<ServerState>, accept: Option<String>| async move { health::metrics(&context, accept.as_deref()).await },
-    );
+        .and(with_state(state))
+        .then(|state: Arc<ServerState>| async move { Box::pin(health::ready(&state)).await });
+    let metrics = warp::path!("metrics")
+        .and(with_state(state))
+        .and(warp::header::optional::<String>("accept"))
+        .then(|state: Arc<ServerState>, accept: Option<String>| async move { health::metrics(&state, accept.as_deref()).await });
     alive.or(ready).unify().or(metrics).unify().recover(handle_rejection).map(Reply::into_response)
 }
 

@@ -32,12 +32,12 @@ pub enum Flow {
     /// Close the connection after [`MAX_REJECTED`] messages without a valid token.
     NoToken,
     /// The client has disconnected.
-    Gone,
+    Disconnected,
 }
 
 /// The state of one client's session.
 pub struct Session<'a> {
-    context: &'a ServerState,
+    state: &'a ServerState,
     /// The client's address.
     address: IpAddr,
     guard: &'a AdmissionGuard,
@@ -52,14 +52,14 @@ pub struct Session<'a> {
 
 impl<'a> Session<'a> {
     pub fn new(
-        context: &'a ServerState,
+        state: &'a ServerState,
         address: IpAddr,
         guard: &'a AdmissionGuard,
         inbound: &'a Inbound,
         outbox: Arc<Outbox>,
     ) -> Self {
         let (log_tails, by_task) = (JoinSet::new(), HashMap::new());
-        Self { context, address, guard, inbound, is_authenticated: false, rejected: 0, outbox, log_tails, by_task }
+        Self { state, address, guard, inbound, is_authenticated: false, rejected: 0, outbox, log_tails, by_task }
     }
 
     /// Whether the client has sent the right token.
@@ -69,11 +69,11 @@ impl<'a> Session<'a> {
 
     /// Handles a text message.
     pub async fn handle_message(&mut self, text: &str) -> Flow {
-        let rules = &self.context.rules;
-        let message = match Authorized::read(text, &rules.token) {
+        let policy = &self.state.request_policy;
+        let message = match Authorized::read(text, &policy.token) {
             Ok(authorized) => {
                 self.authenticate();
-                authorized.message(rules)
+                authorized.message(policy)
             }
             Err(error) => Err(error),
         };
@@ -98,7 +98,7 @@ impl<'a> Session<'a> {
 
     /// Replies that the message was rejected, and why.
     pub async fn reject(&mut self, error: &RequestError) -> Flow {
-        self.context.metrics.request_rejected(error.code());
+        self.state.metrics.request_rejected(error.code());
         self.rejected = self.rejected.saturating_add(1);
         if matches!(error, RequestError::WrongToken) {
             self.delay_failed_login().await;
@@ -117,15 +117,15 @@ impl<'a> Session<'a> {
 
     /// Delays the reply to a wrong token.
     async fn delay_failed_login(&self) {
-        let failure = self.context.guesses.record_failure(self.address);
+        let failure = self.state.login_throttle.record_failure(self.address);
         if failure.should_log() {
-            tracing::warn!(address = %self.address, times = failure.wrong, "wrong tokens from an address");
+            tracing::warn!(address = %self.address, times = failure.attempts, "wrong tokens from an address");
         }
         self.guard.reached(Stage::WrongToken);
         tokio::select! {
-            () = tokio::time::sleep(failure.wait) => {}
+            () = tokio::time::sleep(failure.delay) => {}
             () = self.guard.evicted() => {}
-            () = self.context.close_connections.cancelled() => {}
+            () = self.state.close_connections.cancelled() => {}
         }
     }
 
@@ -150,7 +150,7 @@ impl<'a> Session<'a> {
     }
 
     async fn submit(&mut self, submit: Submit) -> Result<Flow, RequestError> {
-        match self.context.tasks.submit(submit).await? {
+        match self.state.tasks.submit(submit).await? {
             SubmitOutcome::Created(id) => {
                 let flow = self.send(reply::created(id)).await;
                 self.start_tail(id, 0);
@@ -161,12 +161,12 @@ impl<'a> Session<'a> {
     }
 
     async fn attach(&mut self, attach: Attach) -> Result<Flow, RequestError> {
-        let row = self.context.tasks.attach(&attach).await?;
+        let row = self.state.tasks.attach(&attach).await?;
         Ok(self.attach_to(&row, attach.after).await)
     }
 
     async fn cancel(&mut self, task: TaskId) -> Result<Flow, RequestError> {
-        let cancelled = self.context.tasks.cancel(task).await?;
+        let cancelled = self.state.tasks.cancel(task).await?;
         Ok(self.send(reply::cancelled(task, cancelled.task.state, cancelled.already_finished)).await)
     }
 
@@ -183,7 +183,7 @@ impl<'a> Session<'a> {
     }
 
     fn start_tail(&mut self, task: TaskId, after: u64) {
-        let ServerState { tasks, metrics, .. } = self.context;
+        let ServerState { tasks, metrics, .. } = self.state;
         let (tail, outbox, log_delay) = (tasks.tail(task, after), Arc::clone(&self.outbox), metrics.log_delay.clone());
         let subscription = GaugeGuard::new(&metrics.log_subscriptions);
         let handle = self.log_tails.spawn(async move {
@@ -204,7 +204,7 @@ impl<'a> Session<'a> {
     }
 
     async fn send(&self, text: String) -> Flow {
-        if self.outbox.send([Message::text(text)]).await { Flow::Continue } else { Flow::Gone }
+        if self.outbox.send([Message::text(text)]).await { Flow::Continue } else { Flow::Disconnected }
     }
 }
 

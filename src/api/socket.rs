@@ -39,7 +39,7 @@ const MAX_PINGS: u32 = 100;
 /// Why a connection ends.
 enum CloseReason {
     /// The client closed it, or has disconnected.
-    Gone,
+    Disconnected,
     /// The server closes it.
     Close(CloseCode, &'static str),
     /// The server closes it and reads nothing more, after an invalid frame or one over a limit.
@@ -91,16 +91,16 @@ impl Outbox {
 }
 
 /// Serves a connection until the client or the server closes it.
-pub async fn serve(socket: Socket, inbound: &Inbound, address: IpAddr, guard: &AdmissionGuard, context: &ServerState) {
+pub async fn serve(socket: Socket, inbound: &Inbound, address: IpAddr, guard: &AdmissionGuard, state: &ServerState) {
     let (sink, mut stream) = socket.split();
     let outbox = Arc::new(Outbox { sink: Mutex::new(sink), closed: CancellationToken::new() });
-    let mut session = Session::new(context, address, guard, inbound, Arc::clone(&outbox));
-    let close_reason = read(&mut stream, &mut session, &outbox, inbound, guard, context).await;
+    let mut session = Session::new(state, address, guard, inbound, Arc::clone(&outbox));
+    let close_reason = read(&mut stream, &mut session, &outbox, inbound, guard, state).await;
     // This stops its log tails; its tasks continue.
     drop(session);
     let closing = async {
         match close_reason {
-            CloseReason::Gone => {
+            CloseReason::Disconnected => {
                 let _ = timeout(CLOSE_TIMEOUT, async { outbox.sink.lock().await.close().await }).await;
             }
             CloseReason::Close(code, reason) => {
@@ -132,12 +132,12 @@ async fn read(
     outbox: &Outbox,
     inbound: &Inbound,
     guard: &AdmissionGuard,
-    context: &ServerState,
+    state: &ServerState,
 ) -> CloseReason {
-    let ping_interval = Duration::from_secs(context.config.ping_seconds);
-    let idle_timeout = Duration::from_secs(context.config.idle_seconds);
+    let ping_interval = Duration::from_secs(state.config.ping_seconds);
+    let idle_timeout = Duration::from_secs(state.config.idle_seconds);
     let (mut last_received, mut last_activity) = (Instant::now(), Instant::now());
-    let token_deadline = last_received + Duration::from_secs(context.config.auth_seconds);
+    let token_deadline = last_received + Duration::from_secs(state.config.auth_seconds);
     let mut next_ping = last_received + ping_interval;
     let mut pings = 0;
     loop {
@@ -145,10 +145,10 @@ async fn read(
         let awaits_token = !session.is_authenticated() && !inbound.has_token();
         tokio::select! {
             biased;
-            () = context.close_connections.cancelled() => {
+            () = state.close_connections.cancelled() => {
                 return CloseReason::Close(CloseCode::Away, "the service restarts; connect again and send taskId and after");
             }
-            () = outbox.closed.cancelled() => return CloseReason::Gone,
+            () = outbox.closed.cancelled() => return CloseReason::Disconnected,
             () = guard.evicted(), if awaits_token => {
                 if !inbound.has_token() {
                     return CloseReason::Evicted;
@@ -167,7 +167,7 @@ async fn read(
                 }
                 if last_received.elapsed() > ping_interval.mul_f64(2.5) {
                     tracing::debug!("a connection is closed: nothing was received from it");
-                    return CloseReason::Gone;
+                    return CloseReason::Disconnected;
                 }
                 if session.has_no_tails() && last_activity.elapsed() >= idle_timeout {
                     return CloseReason::Close(CloseCode::Normal, "idle: no task is watched and no message was received (server.idle_seconds)");
@@ -178,7 +178,7 @@ async fn read(
             message = stream.next() => {
                 last_received = Instant::now();
                 let flow = match message {
-                    None | Some(Ok(Message::Close(_))) => return CloseReason::Gone,
+                    None | Some(Ok(Message::Close(_))) => return CloseReason::Disconnected,
                     Some(Err(error)) => return failure(&error, inbound),
                     // Boxed: most of thousands of connections are idle most of the time.
                     Some(Ok(Message::Text(text))) => Box::pin(session.handle_message(&text)).await,
@@ -198,7 +198,7 @@ async fn read(
                     Flow::Continue => {}
                     Flow::WrongToken => return CloseReason::Close(CloseCode::Policy, "wrong token"),
                     Flow::NoToken => return CloseReason::Close(CloseCode::Policy, "too many messages without the right token"),
-                    Flow::Gone => return CloseReason::Gone,
+                    Flow::Disconnected => return CloseReason::Disconnected,
                 }
             }
         }
@@ -217,11 +217,11 @@ fn failure(error: &Error, inbound: &Inbound) -> CloseReason {
         (Some(Excess::Budget), _) => {
             CloseReason::Fail(CloseCode::Again, "too much is being received; send the message again in a moment")
         }
-        (None, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => CloseReason::Gone,
+        (None, Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)) => CloseReason::Disconnected,
         (None, Error::Protocol(_)) => {
             CloseReason::Fail(CloseCode::Protocol, "not a valid frame of a WebSocket client (RFC 6455)")
         }
         (None, Error::Utf8(_)) => CloseReason::Fail(CloseCode::Invalid, "a text message is not valid UTF-8"),
-        (None, _) => CloseReason::Gone,
+        (None, _) => CloseReason::Disconnected,
     }
 }

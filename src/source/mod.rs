@@ -68,7 +68,7 @@ pub use rows::{FirstRows, OpenDevice, Rows};
 use crate::{
     config,
     task::Position,
-    telemetry::{StoreMetrics, count_error},
+    telemetry::{SourceMetrics, count_error},
 };
 
 /// A handle to the source; clones share its connections.
@@ -86,7 +86,7 @@ pub struct Source {
     budget: Budget,
     /// Average bytes of a row in the page that was read last; 0 before the first page.
     mean_row_bytes: Arc<AtomicU64>,
-    metrics: StoreMetrics,
+    metrics: SourceMetrics,
 }
 
 /// Rows of a device: a range of time, and the position after which reading resumes.
@@ -163,12 +163,12 @@ impl Source {
             pages,
             budget: Budget::new(config.read_ahead_bytes),
             mean_row_bytes: Arc::default(),
-            metrics: StoreMetrics::default(),
+            metrics: SourceMetrics::default(),
         })
     }
 
     /// Metrics of this source.
-    pub fn metrics(&self) -> &StoreMetrics {
+    pub fn metrics(&self) -> &SourceMetrics {
         &self.metrics
     }
 
@@ -212,7 +212,7 @@ impl Source {
             if let (Some(old), Ok(now)) = (old, &loaded)
                 && !old.has_same_types(now)
             {
-                tracing::warn!(change = %old.change_error(now), "the table layout of the IoTA store has changed; the new layout is used from now on");
+                tracing::warn!(change = %old.change_error(now), "the table layout of the IoTA source has changed; the new layout is used from now on");
             }
             loaded
         };

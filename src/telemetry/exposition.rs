@@ -9,7 +9,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::metrics::{KafkaMetrics, Metrics, StoreMetrics};
+use super::metrics::{KafkaMetrics, Metrics, SourceMetrics};
 
 /// The format of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub struct Snapshot {
 pub struct AllMetrics<'m> {
     pub service: &'m Metrics,
     pub queue: &'m QueueMetrics,
-    pub store: &'m StoreMetrics,
+    pub source: &'m SourceMetrics,
     pub kafka: &'m KafkaMetrics,
     pub now: Snapshot,
 }
@@ -69,7 +69,11 @@ impl AllMetrics<'_> {
         registry.register("build", "The running version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
         self.register_service(&mut registry);
         self.register_queue(&mut registry);
-        registry.register("store_errors", "Errors of the IoTA store that ended an attempt, by cause", self.store.errors.clone());
+        registry.register(
+            "source_errors",
+            "Errors of the IoTA source that ended an attempt, by cause",
+            self.source.errors.clone(),
+        );
         self.register_kafka(&mut registry);
         let mut text = String::new();
         // Writing to a string cannot fail.

@@ -102,7 +102,7 @@ impl Metrics {
 
 /// Metrics of the source.
 #[derive(Debug, Clone, Default)]
-pub struct StoreMetrics {
+pub struct SourceMetrics {
     pub errors: Errors,
 }
 

@@ -10,7 +10,7 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 use crate::config::{Log, LogFormat};
 
 pub use exposition::{AllMetrics, Exposition, Snapshot};
-pub use metrics::{Durations, Errors, GaugeGuard, KafkaMetrics, Metrics, ProducerGauges, StoreMetrics, count_error};
+pub use metrics::{Durations, Errors, GaugeGuard, KafkaMetrics, Metrics, ProducerGauges, SourceMetrics, count_error};
 
 /// Starts logging to standard error.
 ///

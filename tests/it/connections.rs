@@ -119,7 +119,7 @@ async fn clients_that_are_cut_off_are_forgotten() {
 async fn operators_can_ask() {
     let app = TestApp::start(TestStore::empty().await).await;
     assert_eq!(app.get("/healthz").await, (200, "ok\n".to_owned()));
-    assert_eq!(app.get("/readyz").await, (200, r#"{"queue":"ok","store":"ok","kafka":"ok"}"#.to_owned()));
+    assert_eq!(app.get("/readyz").await, (200, r#"{"queue":"ok","source":"ok","kafka":"ok"}"#.to_owned()));
     let (status, metrics) = app.get("/metrics").await;
     assert_eq!(status, 200);
     assert!(metrics.contains("data_patch_rows_published_total 0"), "{metrics}");
