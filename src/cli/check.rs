@@ -60,7 +60,7 @@ async fn check_source(config: &Config) -> anyhow::Result<bool> {
         Err(error) => Err(error),
         Ok(source) => source.examine().await,
     };
-    print_result(&format!("IoTA store {}", config.iota.url), result)
+    print_result(&format!("IoTA source {}", config.iota.url), result)
 }
 
 async fn check_kafka(config: &Config) -> anyhow::Result<bool> {

@@ -262,7 +262,7 @@ impl ReplayRunner {
         {
             acks.restart_from(mapping.position_before(replay.from, replay.to));
             context.note(format!(
-                "the IoTA store's table was {before} (time/key) when the work stopped and is {layout} now, so the device is published again from the start of its range"
+                "the IoTA source's table was {before} (time/key) when the work stopped and is {layout} now, so the device is published again from the start of its range"
             ));
         }
         if replay.total.is_none()

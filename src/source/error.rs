@@ -2,26 +2,26 @@
 
 use uuid::Uuid;
 
-/// Why rows could not be read. The texts say "the IoTA store", which users know it by.
+/// Why rows could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SourceError {
     /// The source is unavailable; a later retry can succeed.
-    #[error("the IoTA store is away: {0}")]
+    #[error("the IoTA source is unavailable: {0}")]
     Unavailable(String),
     /// The source rejects the query; a retry does not help.
-    #[error("the IoTA store refuses: {0}")]
+    #[error("the IoTA source rejects the query: {0}")]
     Rejected(String),
     /// Not known whether a retry helps: retried a limited number of times.
-    #[error("the IoTA store returned an unknown error: {0}")]
+    #[error("the IoTA source returned an unknown error: {0}")]
     Unknown(String),
     /// Tables or columns do not match the configuration.
-    #[error("the IoTA store does not fit the configuration: {0}")]
+    #[error("the IoTA source does not fit the configuration: {0}")]
     Mapping(String),
     /// The types of columns have changed since reading began. A new attempt reads them correctly.
-    #[error("the tables of the IoTA store were changed during the read: {0}")]
+    #[error("the tables of the IoTA source were changed during the read: {0}")]
     Changed(String),
     /// A statement was cancelled because other sessions waited for its locks.
-    #[error("a read was cancelled because other sessions waited for a lock on the IoTA store's tables")]
+    #[error("a read was cancelled because other sessions waited for a lock on the IoTA source's tables")]
     Yielded,
     /// Rows that cannot be distinguished from others.
     #[error(
@@ -47,13 +47,13 @@ impl SourceError {
     /// The `cause` label in metrics.
     pub fn cause(&self) -> &'static str {
         match self {
-            Self::Unavailable(_) => "away",
-            Self::Rejected(_) => "refused",
+            Self::Unavailable(_) => "unavailable",
+            Self::Rejected(_) => "rejected",
             Self::Unknown(_) => "unknown",
             Self::Mapping(_) => "mapping",
             Self::Changed(_) => "changed",
-            Self::Yielded => "gave_way",
-            Self::MissingRowKey { .. } => "no_row_key",
+            Self::Yielded => "yielded",
+            Self::MissingRowKey { .. } => "missing_row_key",
         }
     }
 

@@ -63,13 +63,13 @@ async fn check_tells_what_it_found_and_what_is_wrong() {
     ];
     let (code, printed) = run(&["check"], &variables).await;
     assert_eq!(code, 0, "{printed}");
-    for said in ["ok     queue", "ok     IoTA store", "\"raw_data\": key \"id\" (Integer)", "ok     Kafka", "all is well"] {
+    for said in ["ok     queue", "ok     IoTA source", "\"raw_data\": key \"id\" (Integer)", "ok     Kafka", "all is well"] {
         assert!(printed.contains(said), "{said}: {printed}");
     }
     variables.extend([("DATA_PATCH_IOTA_RAW_TABLE", "readings"), ("DATA_PATCH_KAFKA_DEFAULT_TOPIC", "nowhere")]);
     let (code, printed) = run(&["check"], &variables).await;
     assert_eq!(code, 1, "{printed}");
-    for said in ["WRONG  IoTA store", "there is no table \"readings\"", "topic nowhere does not exist", "2 of 3 parts"] {
+    for said in ["WRONG  IoTA source", "there is no table \"readings\"", "topic nowhere does not exist", "2 of 3 parts"] {
         assert!(printed.contains(said), "{said}: {printed}");
     }
 }

@@ -80,7 +80,7 @@ async fn a_broker_that_is_away_is_waited_for() {
     for _ in 0..2 {
         let waits = client.next().await;
         assert_eq!(waits["res"], json!("ok"), "an outage is no failure");
-        assert!(message(&waits).contains("waits, nothing is lost (0 rows safe): Kafka is away"), "{waits}");
+        assert!(message(&waits).contains("waits, nothing is lost (0 rows safe): Kafka is unavailable"), "{waits}");
     }
     assert_eq!(app.get("/readyz").await.0, 503);
     app.stop().await;

@@ -30,7 +30,7 @@ async fn tells_none(url: &str) {
     let mut heard = Vec::new();
     let mut client = Client::connect(&process.url).await;
     client.submit(&Client::request(Uuid::new_v4(), &[Uuid::new_v4()], &topic.name)).await;
-    heard.extend(client.until(|line| message(line).contains("store is away")).await);
+    heard.extend(client.until(|line| message(line).contains("source is unavailable")).await);
     client.send(&json!({"token": TOKEN, "taskId": "no id"})).await;
     heard.extend(client.until(|line| message(line).contains("taskId")).await);
     client.send(&json!({"token": GUESS, "taskId": Uuid::new_v4()})).await;
@@ -38,7 +38,7 @@ async fn tells_none(url: &str) {
     let address = process.address.to_string();
     let (_, metrics) = get(&address, "/metrics").await;
     let (status, readiness) = get(&address, "/readyz").await;
-    assert_eq!(status, 503, "the store is away");
+    assert_eq!(status, 503, "the source is unavailable");
     process.terminate().await;
 
     let log = Process::log(&folder);

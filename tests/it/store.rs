@@ -213,7 +213,7 @@ async fn a_store_that_is_away_is_waited_for() {
     client.submit(&request).await;
     let waits = client.next().await;
     assert_eq!(waits["res"], "ok", "an outage is no failure");
-    assert!(message(&waits).contains("waits, nothing is lost") && message(&waits).contains("store is away"), "{waits}");
+    assert!(message(&waits).contains("waits, nothing is lost") && message(&waits).contains("source is unavailable"), "{waits}");
     assert_eq!(app.get("/readyz").await.0, 503);
     let writing = folder.path().join("writing.db");
     data_patch::source::sample_store::write(&writing).await.unwrap();

@@ -347,7 +347,7 @@ impl fmt::Debug for Client {
 /// Refusals that say "again in a moment" are tried again.
 fn refused(code: String, text: String) -> Failure {
     match code.as_str() {
-        "shutting_down" | "queue_away" => Failure::Connection(ConnectionError::NotReady { code, text }),
+        "shutting_down" | "queue_unavailable" => Failure::Connection(ConnectionError::NotReady { code, text }),
         _ => Failure::Final(Error::Refused { code, text }),
     }
 }

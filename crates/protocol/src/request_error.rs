@@ -54,7 +54,7 @@ impl RequestError {
             Self::UnknownTask(_) => "unknown_task",
             Self::AfterTheEnd { .. } => "after_beyond_end",
             Self::ShuttingDown => "shutting_down",
-            Self::QueueUnavailable(_) => "queue_away",
+            Self::QueueUnavailable(_) => "queue_unavailable",
         }
     }
 }

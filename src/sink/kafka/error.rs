@@ -6,10 +6,10 @@ use rdkafka::{error as native, types::RDKafkaErrorCode as Code};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KafkaError {
     /// The brokers are unavailable or busy; a later retry can succeed.
-    #[error("Kafka is away: {0}")]
+    #[error("Kafka is unavailable: {0}")]
     Unavailable(String),
     /// One partition has not acknowledged anything for a while.
-    #[error("Kafka is away: partition {partition} of topic {topic} has acknowledged nothing for {seconds} s")]
+    #[error("Kafka is unavailable: partition {partition} of topic {topic} has acknowledged nothing for {seconds} s")]
     Stalled { topic: String, partition: i32, seconds: u64 },
     #[error(
         "topic {0} does not exist on the brokers (and is not created by this service). Create it, or name the topic that ET consumes, and submit again"
@@ -71,15 +71,15 @@ impl KafkaError {
     /// The `cause` label in metrics.
     pub fn cause(&self) -> &'static str {
         match self {
-            Self::Unavailable(_) => "away",
+            Self::Unavailable(_) => "unavailable",
             Self::Stalled { .. } => "stalled",
-            Self::UnknownTopic(_) => "no_topic",
+            Self::UnknownTopic(_) => "unknown_topic",
             Self::Forbidden { .. } => "forbidden",
             Self::Compacted(_) => "compacted",
             Self::InvalidRecord(_) | Self::Timestamp(_) => "timestamp",
             Self::BatchTooLarge { .. } => "batch_too_large",
             Self::ProducerReplaced => "producer_replaced",
-            Self::Rejected(_) => "refused",
+            Self::Rejected(_) => "rejected",
             Self::Unknown(_) => "unknown",
         }
     }

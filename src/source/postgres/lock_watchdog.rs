@@ -110,7 +110,7 @@ impl LockWatchdog {
                     connection = None;
                     if last_warning.is_none_or(|last_warning| last_warning.elapsed() > WARNING_INTERVAL) {
                         last_warning = Some(Instant::now());
-                        tracing::warn!(%error, "long statements on the IoTA store cannot be checked for blocked sessions");
+                        tracing::warn!(%error, "long statements on the IoTA source cannot be checked for blocked sessions");
                     }
                 }
             } else if last_long_statement.elapsed() > IDLE_CHECK_INTERVAL {

@@ -116,7 +116,7 @@ impl Pool {
                 Err(error) if rejects_startup_options(&error) => {
                     let connection = options.connect().await?;
                     is_pooler.store(true, Ordering::Relaxed);
-                    tracing::info!("the IoTA store is behind a pooler; session options are not set");
+                    tracing::info!("the IoTA source is behind a pooler; session options are not set");
                     connection
                 }
                 connected => connected?,

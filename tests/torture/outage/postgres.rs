@@ -23,7 +23,7 @@ async fn postgres_is_stopped_and_started() {
     let begun = Instant::now();
     let away = Away::take("stop", "postgres").await;
     let cpu = scene.measure(AWAY).await;
-    assert!(scene.has_said(&["waits, nothing is lost", "the IoTA store is away"]), "{:#?}", scene.log);
+    assert!(scene.has_said(&["waits, nothing is lost", "the IoTA source is unavailable"]), "{:#?}", scene.log);
     away.give_back().await;
     let note = format!("away {:.0} s, {cpu:.2} cores used meanwhile", begun.elapsed().as_secs_f64());
     scene.ends_whole().await.write(what, 1, &note);
@@ -43,7 +43,7 @@ async fn postgres_is_stopped_and_started_behind_pgbouncer() {
     let begun = Instant::now();
     let away = Away::take("stop", "postgres").await;
     let cpu = scene.measure(AWAY).await;
-    assert!(scene.has_said(&["waits, nothing is lost", "the IoTA store is away"]), "{:#?}", scene.log);
+    assert!(scene.has_said(&["waits, nothing is lost", "the IoTA source is unavailable"]), "{:#?}", scene.log);
     away.give_back().await;
     let note = format!("away {:.0} s, {cpu:.2} cores used meanwhile", begun.elapsed().as_secs_f64());
     scene.ends_whole().await.write(what, 1, &note);
@@ -67,7 +67,7 @@ async fn connections_of_postgres_are_ended_again_and_again() {
         scene.listen(Duration::from_millis(fastrand::u64(20..700))).await;
     }
     assert!(ended > 0, "there were none to be ended");
-    assert!(scene.has_said(&["waits, nothing is lost", "the IoTA store is away"]), "{:#?}", scene.log);
+    assert!(scene.has_said(&["waits, nothing is lost", "the IoTA source is unavailable"]), "{:#?}", scene.log);
     scene.ends_whole().await.write(what, times, &format!("{ended} connections ended"));
 }
 
@@ -104,7 +104,7 @@ async fn silence(what: &str, silence: Network) {
     let (mut scene, proxy) = through_proxy().await;
     proxy.set(silence);
     let cpu = scene.measure(AWAY).await;
-    assert!(scene.has_said(&["waits, nothing is lost", "the IoTA store is away"]), "{:#?}", scene.log);
+    assert!(scene.has_said(&["waits, nothing is lost", "the IoTA source is unavailable"]), "{:#?}", scene.log);
     proxy.set(Network::Fast);
     let ended = scene.ends_whole().await;
     let first = ended.log.iter().map(message).find(|line| line.contains("waits, nothing is lost")).unwrap();

@@ -77,8 +77,8 @@ mod tests {
     fn lines_are_taken_apart() {
         let id = Uuid::nil();
         assert_eq!(published(&format!("iota data published(3 / 7). device: {id}")), Some((3, 7, id)));
-        let line = format!("device: {id} waits, nothing is lost (1 row safe): Kafka is away. Trying again in 0.5 s");
-        assert_eq!(waits(&line), Some((1, id, "Kafka is away. Trying again in 0.5 s")));
+        let line = format!("device: {id} waits, nothing is lost (1 row safe): Kafka is unavailable. Trying again in 0.5 s");
+        assert_eq!(waits(&line), Some((1, id, "Kafka is unavailable. Trying again in 0.5 s")));
         assert_eq!(waits(&format!("device: {id} - x has 7 rows to publish")), None);
         assert_eq!(taken_over(&format!("device: {id} resumes after 2 rows: its previous worker was lost")), Some((2, id)));
     }

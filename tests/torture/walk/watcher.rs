@@ -147,7 +147,7 @@ impl Follower {
                     }
                     // A service that stops may answer so; none may say that the task or the line is unknown.
                     let code = reply["payload"]["code"].as_str();
-                    assert!(matches!(code, Some("shutting_down" | "queue_away")), "{attach} is answered with {reply}");
+                    assert!(matches!(code, Some("shutting_down" | "queue_unavailable")), "{attach} is answered with {reply}");
                     return None;
                 }
                 Ok(Message::Ping(_) | Message::Pong(_)) => {}

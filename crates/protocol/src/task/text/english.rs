@@ -20,7 +20,7 @@ pub(super) fn text(event: &Event) -> String {
         }
         Event::CountMismatch { device, counted, read } => format!(
             "device: {device} had {counted} rows when they were counted and {read} when they were read: \
-             the IoTA store was written to in between"
+             the IoTA source was written to in between"
         ),
         Event::Note { device, note } => format!("device: {device}: {note}"),
         Event::Quarantined { device, rows, first } => {
