@@ -12,8 +12,8 @@ use data_patch::{
     config::ValidationMode,
     protocol::{ClientMessage, RequestPolicy, Token, reply},
     sink::kafka::RecordBuilder,
-    source::{DocType, Key, KeyType, TimeType, copy::Decoder, sample},
-    task::{Event, LogEntry, TaskId},
+    source::{DocType, KeyType, TimeType, copy::Decoder, sample},
+    task::{Event, LogEntry, RowKey, TaskId},
     validate::Validator,
 };
 
@@ -65,7 +65,7 @@ fn decode(c: &mut Criterion) {
 fn record(c: &mut Criterion) {
     let reading = sample::readings().next().unwrap();
     let mut records = RecordBuilder::new(TaskId::new(), reading.device_id);
-    c.bench_function("record", |b| b.iter(|| records.headers(black_box(1_547_211_780_000_000), &Key::Integer(7))));
+    c.bench_function("record", |b| b.iter(|| records.headers(black_box(1_547_211_780_000_000), &RowKey::Integer(7))));
 }
 
 fn messages(c: &mut Criterion) {

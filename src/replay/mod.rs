@@ -22,7 +22,7 @@ use crate::{
     config, failpoint,
     sink::kafka::{AckTracker, BatchMode, Kafka, KafkaError, OutgoingRow, RecordBuilder, Sender},
     source::{FirstRows, Mapping, Row, Rows, Selection, Source, SourceError, TimeType},
-    task::{Position, QuarantinedRow, TaskId},
+    task::{QuarantinedRow, TaskId},
     validate::Validator,
 };
 
@@ -60,7 +60,7 @@ pub struct Replay {
     pub to: DateTime<Utc>,
     /// The number of rows in the range, if an earlier attempt counted them.
     pub total: Option<u64>,
-    /// The source layout of the stored cursor, if known.
+    /// The source layout of the stored position, if known.
     pub layout: Option<String>,
 }
 
@@ -240,7 +240,7 @@ impl ReplayRunner {
         self.kafka.look_up(&replay.topic).await?;
         let mapping = self.source.mapping().await?;
         Self::check_layout(replay, acks, context, &mapping);
-        let selection = Selection { device: replay.device, from: replay.from, to: replay.to, after: acks.cursor() };
+        let selection = Selection { device: replay.device, from: replay.from, to: replay.to, after: acks.position() };
         let (mode, rows) = if let Some(mode) = known.get() {
             (*mode, self.source.rows(selection))
         } else if replay.total.is_some() || selection.after.is_some() {
@@ -253,12 +253,12 @@ impl ReplayRunner {
         Ok((sender, rows, mapping))
     }
 
-    /// A cursor is valid only for the layout that it was stored with. If the layout has changed,
+    /// A position is valid only for the layout that it was stored with. If the layout has changed,
     /// the range is read again from its start.
     fn check_layout(replay: &Replay, acks: &AckTracker, context: &impl JobContext, mapping: &Mapping) {
         let layout = mapping.layout();
         if let Some(before) = replay.layout.as_ref().filter(|before| **before != layout)
-            && acks.cursor().is_some_and(|cursor| cursor != mapping.position_before(replay.from, replay.to))
+            && acks.position().is_some_and(|position| position != mapping.position_before(replay.from, replay.to))
         {
             acks.restart_from(mapping.position_before(replay.from, replay.to));
             context.note(format!(
@@ -360,14 +360,13 @@ async fn send(
             Ok(doc) => {
                 // Checked for each row, since any await may have taken long.
                 context.ensure_lease_valid()?;
-                let instant_us = time.instant_us(row.time_us);
-                let outgoing = OutgoingRow { instant_us, time_us: row.time_us, key: row.key, doc };
+                let instant_us = time.instant_us(row.position.time_us);
+                let outgoing = OutgoingRow { instant_us, position: row.position, doc };
                 sender.send(outgoing, &permit).await?;
                 failpoint::hit("produced");
             }
             Err(invalid) => {
-                let position = Position { time_us: row.time_us, key: row.key.to_string() };
-                acks.quarantine(QuarantinedRow { position, reason: invalid.to_string() }).await?;
+                acks.quarantine(QuarantinedRow { position: row.position, reason: invalid.to_string() }).await?;
             }
         }
     }

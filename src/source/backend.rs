@@ -1,9 +1,12 @@
 //! What a database must offer to serve as a source of readings.
 
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Device, Mapping, Page, RowSender, Selection, SourceError, StoredRange, Timeouts, postgres, sqlite};
-use crate::config::Iota;
+use super::{
+    Device, Mapping, Page, RowSender, Selection, Source, SourceError, StoredRange, Timeouts, postgres, rows::LookUpResult, sqlite,
+};
+use crate::{config::Iota, task::Position};
 
 /// The operations that differ between databases. [`Source`](super::Source) adds what they have in
 /// common: timeouts, the connection permits, the memory budget, paging and the cached [`Mapping`].
@@ -48,6 +51,43 @@ pub(super) trait SourceBackend {
         sender: &mut RowSender,
     ) -> Result<Page, SourceError>;
 
+    /// Reads the next `rows` rows of a selection, and sends the position of the last of them to
+    /// `boundary_tx` as soon as it is known: the next page is then read in parallel. `None`: there
+    /// are no further rows. A backend that knows the boundary only at the end of the page needs
+    /// nothing else than [`page`](Self::page).
+    async fn page_until_boundary(
+        &self,
+        mapping: &Mapping,
+        selection: Selection,
+        rows: u32,
+        timeouts: Timeouts,
+        boundary_tx: oneshot::Sender<Option<Position>>,
+        sender: &mut RowSender,
+    ) -> Result<(), SourceError> {
+        let page = self.page(mapping, &selection, rows, timeouts, sender).await?;
+        let is_last = page.is_complete && page.rows < u64::from(rows);
+        // If the receiver was dropped, the rows are not needed either.
+        let _ = boundary_tx.send(page.last.filter(|_| !is_last));
+        Ok(())
+    }
+
+    /// Looks a device up, sends the result to `reply_to`, and reads its rows into `sender`, all in
+    /// the background. A backend may do so for several devices together.
+    fn open(
+        &self,
+        source: &Source,
+        thing: Uuid,
+        selection: Selection,
+        reply_to: oneshot::Sender<LookUpResult>,
+        sender: RowSender,
+    ) {
+        let source = source.clone();
+        tokio::spawn(async move {
+            let _ = reply_to.send(source.device(thing, selection.device).await);
+            source.read(selection, sender, false).await;
+        });
+    }
+
     /// Returns the id of any device and of its thing (separated by a space), and the device id of
     /// any reading; for `data-patch check`.
     async fn any_ids(&self, mapping: &Mapping) -> Result<[Option<String>; 2], SourceError>;
@@ -56,10 +96,14 @@ pub(super) trait SourceBackend {
     async fn explain_count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<Option<String>, SourceError>;
 }
 
-/// Rows of a range, and how many of them have a row key.
-#[derive(Debug, Clone, Copy, Default)]
+/// Rows of a range, and how many of them have a row key; the columns of [`select::count`].
+///
+/// [`select::count`]: super::select::count
+#[derive(Debug, Clone, Copy, Default, sqlx::FromRow)]
 pub(super) struct RowCount {
+    #[sqlx(try_from = "i64")]
     pub rows: u64,
+    #[sqlx(try_from = "i64")]
     pub keys: u64,
 }
 
@@ -120,6 +164,35 @@ impl SourceBackend for Backend {
         match self {
             Self::Postgres(server) => server.page(mapping, selection, limit, timeouts, sender).await,
             Self::Sqlite(database) => database.page(mapping, selection, limit, timeouts, sender).await,
+        }
+    }
+
+    async fn page_until_boundary(
+        &self,
+        mapping: &Mapping,
+        selection: Selection,
+        rows: u32,
+        timeouts: Timeouts,
+        boundary_tx: oneshot::Sender<Option<Position>>,
+        sender: &mut RowSender,
+    ) -> Result<(), SourceError> {
+        match self {
+            Self::Postgres(server) => server.page_until_boundary(mapping, selection, rows, timeouts, boundary_tx, sender).await,
+            Self::Sqlite(database) => database.page_until_boundary(mapping, selection, rows, timeouts, boundary_tx, sender).await,
+        }
+    }
+
+    fn open(
+        &self,
+        source: &Source,
+        thing: Uuid,
+        selection: Selection,
+        reply_to: oneshot::Sender<LookUpResult>,
+        sender: RowSender,
+    ) {
+        match self {
+            Self::Postgres(server) => server.open(source, thing, selection, reply_to, sender),
+            Self::Sqlite(database) => database.open(source, thing, selection, reply_to, sender),
         }
     }
 

@@ -39,10 +39,14 @@ impl Source {
         match first.as_ref().and_then(|rows| rows.first()) {
             None => report.push_str("\na reading none of that device since 1970"),
             Some(row) => {
-                let instant = DateTime::from_timestamp_micros(mapping.time.instant_us(row.time_us)).unwrap_or_default();
+                let instant = DateTime::from_timestamp_micros(mapping.time.instant_us(row.position.time_us)).unwrap_or_default();
                 let bytes = row.doc.as_ref().map_or(0, Bytes::len);
-                let _ =
-                    write!(report, "\na reading of device {device}, key {} at {}, {bytes} bytes", row.key, instant.to_rfc3339());
+                let _ = write!(
+                    report,
+                    "\na reading of device {device}, key {} at {}, {bytes} bytes",
+                    row.position.key,
+                    instant.to_rfc3339()
+                );
             }
         }
         if let Some(plan) = self.backend.explain_count(&mapping, device, &select::range(&mapping, &selection)).await? {

@@ -68,7 +68,7 @@ impl Mapping {
         // One unit of the stored time earlier; a row at that time is excluded by the start of the
         // range.
         let unit = if self.time == TimeType::EpochMillis { 1_000 } else { 1 };
-        Position { time_us: range.from.unwrap_or_default().saturating_sub(unit), key: String::new() }
+        Position { time_us: range.from.unwrap_or_default().saturating_sub(unit), key: "".into() }
     }
 
     pub(super) fn change_error(&self, new: &Self) -> SourceError {

@@ -20,10 +20,10 @@
 //! - [`Source::count`] returns the number of rows that reading the same selection would return.
 //!
 //! To add a database, implement `SourceBackend` (in `backend.rs`, which states what each operation
-//! must do), add a variant to `Backend`, and teach `SourceError` to classify the errors of its
-//! driver. Timeouts, paging, the memory budget and resuming after a position are shared. Batched
-//! opening and parallel pages are optional: PostgreSQL has them in `postgres/batched_open.rs` and
-//! `postgres/parallel.rs`.
+//! must do) in a module of its own, together with a `From` that classifies its driver's errors as
+//! `SourceError`, and add a variant to `Backend`. Timeouts, paging, the memory budget, parallel pages
+//! and resuming after a position are shared. What PostgreSQL does beyond that, such as batched
+//! opening, is in `postgres/`.
 
 mod backend;
 mod budget;
@@ -34,6 +34,7 @@ mod examine;
 mod local;
 mod mapping;
 mod pages;
+mod parallel;
 #[cfg(test)]
 mod ping_tests;
 mod postgres;
@@ -44,7 +45,6 @@ mod select;
 mod sqlite;
 
 use std::{
-    fmt,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
@@ -103,9 +103,8 @@ pub struct Selection {
 /// One raw reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// The stored time in microseconds since 1970, to be converted by [`TimeType::instant_us`].
-    pub time_us: i64,
-    pub key: Key,
+    /// Its stored time, to be converted by [`TimeType::instant_us`], and its row key.
+    pub position: Position,
     /// The document's bytes; `None` where the column is NULL.
     pub doc: Option<Bytes>,
 }
@@ -115,33 +114,10 @@ impl Row {
     fn bytes(&self) -> usize {
         self.doc.as_ref().map_or(0, Bytes::len) + size_of::<Self>()
     }
-
-    /// Its position in the order of its device's rows.
-    pub fn position(&self) -> Position {
-        Position { time_us: self.time_us, key: self.key.to_string() }
-    }
-}
-
-/// A row key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Key {
-    Integer(i64),
-    Uuid(Uuid),
-    Text(Box<str>),
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Integer(key) => key.fmt(f),
-            Self::Uuid(key) => key.fmt(f),
-            Self::Text(key) => f.write_str(key),
-        }
-    }
 }
 
 /// A device in the source.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct Device {
     /// `None` where the column is NULL.
     pub name: Option<String>,
@@ -254,16 +230,7 @@ impl Source {
     pub fn open(&self, thing: Uuid, selection: Selection) -> OpenDevice {
         let (sender, rows) = RowSender::new(selection.after.clone());
         let (result_tx, device) = oneshot::channel();
-        let source = self.clone();
-        match &self.backend {
-            Backend::Postgres(server) => source.open_in_batch(server, thing, selection, result_tx, sender),
-            Backend::Sqlite(_) => {
-                tokio::spawn(async move {
-                    let _ = result_tx.send(source.device(thing, selection.device).await);
-                    source.read(selection, sender, false).await;
-                });
-            }
-        }
+        self.backend.open(self, thing, selection, result_tx, sender);
         OpenDevice { device, rows }
     }
 
@@ -324,6 +291,7 @@ struct Page {
     rows: u64,
     /// Total bytes of its rows.
     bytes: u64,
+    /// The position of its last row.
     last: Option<Position>,
     /// The page was read to its end, and its connection can be used again.
     is_complete: bool,

@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 
 use super::{
-    Device, Key, Mapping, Row, SourceError,
+    Device, Mapping, Row, SourceError,
     budget::{Budget, MemoryPermit},
 };
 use crate::task::Position;
@@ -69,7 +69,7 @@ pub(super) struct RowSender {
     /// Memory for further rows.
     memory: MemoryPermit,
     /// The last row of the last batch.
-    last: Option<(i64, Key)>,
+    last: Option<Position>,
 }
 
 /// What a reader does next.
@@ -146,7 +146,7 @@ impl RowSender {
 
     /// Queues a batch. Returns false if the receiver was dropped.
     pub(super) fn forward(&mut self, batch: Batch) -> bool {
-        self.last = batch.rows.last().map(|row| (row.time_us, row.key.clone()));
+        self.last = batch.rows.last().map(|row| row.position.clone());
         let mut state = self.shared.state();
         if state.closed {
             return false;
@@ -172,7 +172,7 @@ impl RowSender {
     pub(super) fn end_page(&mut self) -> Option<Position> {
         self.flush();
         self.memory = MemoryPermit::none();
-        self.last.take().map(|(time_us, key)| Position { time_us, key: key.to_string() })
+        self.last.take()
     }
 
     /// Ends the rows, with an error or without one. Rows queued before remain valid.
@@ -294,7 +294,7 @@ impl Rows {
                 let mut state = self.shared.state();
                 if let Some(batch) = state.batches.pop_front() {
                     state.bytes -= batch.bytes;
-                    state.last_consumed = batch.rows.last().map(Row::position);
+                    state.last_consumed = batch.rows.last().map(|row| row.position.clone());
                     (state.consumed_at, state.is_receiver_waiting) = (Instant::now(), false);
                     drop(state);
                     self.shared.receiver_changed.notify_one();

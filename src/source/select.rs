@@ -11,7 +11,7 @@ use sea_query::{
 use uuid::Uuid;
 
 use super::{IdType, KeyType, Mapping, Selection, StoredRange, TimeType, error::LAYOUT_CHANGED};
-use crate::task::Position;
+use crate::task::{Position, RowKey};
 
 /// Table aliases. A table's own name could be ambiguous with the name of a selected column.
 const DEVICE_ALIAS: &str = "dev";
@@ -195,7 +195,7 @@ fn sort_key(mapping: &Mapping) -> Expr {
 }
 
 fn position(mapping: &Mapping, position: &Position) -> Expr {
-    Expr::tuple([timestamp_literal(mapping.time, position.time_us), key_value(mapping.key, position)])
+    Expr::tuple([timestamp_literal(mapping.time, position.time_us), key_value(mapping.key, &position.key)])
 }
 
 /// Selects time, key and document.
@@ -255,16 +255,15 @@ fn timestamp_literal(r#type: TimeType, time_us: i64) -> Expr {
     }
 }
 
-/// A checkpoint's key as a literal of the column's type. A key that is no value of the type was
-/// stored under another mapping: it is replaced by the smallest value, so that rows may be
-/// duplicated but none is skipped.
-fn key_value(r#type: KeyType, position: &Position) -> Expr {
-    match r#type {
-        KeyType::Integer => Expr::val(position.key.parse::<i64>().unwrap_or(i64::MIN)),
-        KeyType::Uuid => {
-            let key = Uuid::try_parse(&position.key).unwrap_or(Uuid::nil());
-            Expr::val(key.to_string()).cast_as(Alias::new("uuid"))
-        }
-        KeyType::Text => Expr::val(position.key.clone()),
+/// A row key as a literal of the column's type. A key that is no value of the type was stored under
+/// another mapping: it is replaced by the smallest value, so that rows may be duplicated but none is
+/// skipped.
+fn key_value(r#type: KeyType, key: &RowKey) -> Expr {
+    match (r#type, key) {
+        (KeyType::Integer, RowKey::Integer(key)) => Expr::val(*key),
+        (KeyType::Integer, _) => Expr::val(i64::MIN),
+        (KeyType::Uuid, RowKey::Uuid(key)) => Expr::val(key.to_string()).cast_as(Alias::new("uuid")),
+        (KeyType::Uuid, _) => Expr::val(Uuid::nil().to_string()).cast_as(Alias::new("uuid")),
+        (KeyType::Text, key) => Expr::val(key.to_string()),
     }
 }

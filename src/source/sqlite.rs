@@ -3,17 +3,21 @@
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use sea_query::{SelectStatement, SqliteQueryBuilder};
-use sqlx::{AssertSqlSafe, Row as _, SqlitePool, sqlite::SqliteRow};
+use sqlx::{AssertSqlSafe, FromRow as _, Row as _, SqlitePool, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use super::{
-    Device, Key, KeyType, Mapping, Page, Row, RowSender, Selection, SourceError, StoredRange, Timeouts,
+    Device, KeyType, Mapping, Page, Row, RowSender, Selection, SourceError, StoredRange, Timeouts,
     backend::{RowCount, SourceBackend},
     discover::{Column, Table, build_mapping, no_table},
     pages::PAGE_BYTES,
     select,
 };
-use crate::{config::Iota, db};
+use crate::{
+    config::Iota,
+    db,
+    task::{Position, RowKey},
+};
 
 /// An SQLite file; clones share its connections.
 #[derive(Clone)]
@@ -45,13 +49,12 @@ impl SourceBackend for Database {
 
     async fn device(&self, mapping: &Mapping, thing: Uuid, device: Uuid) -> Result<Option<Device>, SourceError> {
         let row = self.fetch_optional(&select::device(mapping, thing, device)).await?;
-        row.map(|row| Ok(Device { name: row.try_get("name")? })).transpose()
+        Ok(row.as_ref().map(Device::from_row).transpose()?)
     }
 
     async fn count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<RowCount, SourceError> {
         let row = self.fetch_optional(&select::count(mapping, device, range)).await?.ok_or(sqlx::Error::RowNotFound)?;
-        let count = |column: &str| row.try_get::<i64, _>(column).map(i64::unsigned_abs);
-        Ok(RowCount { rows: count("rows")?, keys: count("keys")? })
+        Ok(RowCount::from_row(&row)?)
     }
 
     async fn page(
@@ -75,7 +78,7 @@ impl SourceBackend for Database {
             page.rows += 1;
             page.bytes += row.bytes() as u64;
             timeout = timeouts.next;
-            page.last = Some(row.position());
+            page.last = Some(row.position.clone());
             if !sender.push(row) || page.bytes > PAGE_BYTES as u64 {
                 return Ok(page);
             }
@@ -146,11 +149,12 @@ async fn table(pool: &SqlitePool, name: &str) -> Result<Table, SourceError> {
 
 fn read(row: &SqliteRow, key: KeyType) -> Result<Row, SourceError> {
     let key = match key {
-        KeyType::Integer => Key::Integer(row.try_get("k")?),
-        KeyType::Uuid => Key::Uuid(Uuid::try_parse(row.try_get("k")?).map_err(|error| sqlx::Error::Decode(error.into()))?),
-        KeyType::Text => Key::Text(row.try_get::<&str, _>("k")?.into()),
+        KeyType::Integer => RowKey::Integer(row.try_get("k")?),
+        KeyType::Uuid => RowKey::Uuid(Uuid::try_parse(row.try_get("k")?).map_err(|error| sqlx::Error::Decode(error.into()))?),
+        KeyType::Text => RowKey::from(row.try_get::<&str, _>("k")?),
     };
     // Unchecked: a column of text may contain a blob in SQLite.
     let doc: Option<Vec<u8>> = row.try_get_unchecked("d")?;
-    Ok(Row { time_us: row.try_get::<i64, _>("t")?.saturating_mul(1_000), key, doc: doc.map(Bytes::from) })
+    let position = Position { time_us: row.try_get::<i64, _>("t")?.saturating_mul(1_000), key };
+    Ok(Row { position, doc: doc.map(Bytes::from) })
 }

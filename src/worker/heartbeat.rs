@@ -171,7 +171,7 @@ impl<'w> Heartbeat<'w> {
         // A checkpoint without changes, or with only a few recent rows, is skipped while the lease
         // is valid for long enough. This saves disk writes.
         let is_unchanged = counted.is_none() && progress == self.stored && quarantined.is_empty();
-        // After a restart from an earlier cursor there are fewer rows than before.
+        // After a restart from an earlier position there are fewer rows than before.
         let rows = progress.rows().abs_diff(self.stored.rows());
         let is_small = !flush_requested && rows < MIN_CHECKPOINT_ROWS && self.stored_at.elapsed() < MAX_CHECKPOINT_DELAY;
         let is_urgent = is_stalled || progress_event.is_some() || waiting.is_some();

@@ -185,7 +185,7 @@ async fn a_cancel_is_answered_while_entries_come() {
     client.cancel(task).await.unwrap();
     let log = rest(&mut client).await;
     assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
-    assert!(client.cancel(task).await.unwrap().ended_before);
+    assert!(client.cancel(task).await.unwrap().already_finished);
     app.stop().await;
 }
 

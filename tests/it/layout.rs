@@ -182,7 +182,7 @@ async fn the_hour_that_comes_twice_in_autumn_is_read_both_times() {
     assert!(doubt("2024-10-28T00:00:00Z", "2024-10-29T00:00:00Z").await.is_none());
 }
 
-// 3,405 rows were skipped: the cursor was a local time, and was taken for an instant eight hours later.
+// 3,405 rows were skipped: the position was a local time, and was taken for an instant eight hours later.
 #[tokio::test]
 async fn a_job_that_goes_on_in_another_layout_begins_its_range_again_and_says_so() {
     let store = TestStore::empty().await;

@@ -66,7 +66,7 @@ async fn rows_that_nobody_takes_make_room_for_others() {
 }
 
 fn names(rows: &[Row]) -> Vec<String> {
-    rows.iter().map(|row| row.key.to_string()).collect()
+    rows.iter().map(|row| row.position.key.to_string()).collect()
 }
 
 #[tokio::test]

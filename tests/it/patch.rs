@@ -28,7 +28,7 @@ impl JobContext for Turns {
     }
 }
 
-// The heartbeat stores the cursor beside the work, in the same task of the runtime: rows that go out while it waits go out again
+// The heartbeat stores the checkpoint beside the work, in the same task of the runtime: rows that go out while it waits go out again
 // after a crash.
 #[tokio::test]
 async fn no_more_than_a_batch_goes_out_while_others_wait() {

@@ -156,7 +156,7 @@ async fn a_request_id_makes_one_task_however_many_send_it() {
 async fn held_rows_are_written_once_in_a_rerun() {
     let bench = Bench::new().await;
     let task = bench.submit(1).await;
-    let held = vec![QuarantinedRow { position: Position { time_us: 5, key: "k".to_owned() }, reason: "no JSON".to_owned() }];
+    let held = vec![QuarantinedRow { position: Position { time_us: 5, key: "k".into() }, reason: "no JSON".to_owned() }];
     for _ in 0..2 {
         let lease = bench.claim_one().await;
         lease.checkpoint(Checkpoint { quarantined: held.clone(), ..Checkpoint::default() }).await.unwrap();
@@ -253,9 +253,9 @@ async fn a_queue_of_the_first_version_keeps_its_tasks() {
     let queue = open_queue(&folder, Clock::System).await;
     let mut leases = queue.claim(&"one".into(), || 9, LEASE, 2).await.unwrap().leases;
     let lease = leases.pop().expect("nothing to claim");
-    let cursor = Some(Position { time_us: 77, key: "k".to_owned() });
+    let position = Some(Position { time_us: 77, key: "k".into() });
     assert_eq!((lease.job.attempt, lease.job.total), (4, Some(9)));
-    assert_eq!(lease.job.progress, Progress { cursor, published: 4, quarantined: 1 });
+    assert_eq!(lease.job.progress, Progress { position, published: 4, quarantined: 1 });
     assert_eq!(queue.log_after(id, 0, 9).await.unwrap()[0].event.to_string(), "said");
     assert_eq!(queue.quarantined_rows(id).await.unwrap()[0].1.reason, "torn");
     let Submitted::Conflict { task, .. } = queue.submit(task(1, Some("named"))).await.unwrap() else {

@@ -26,7 +26,7 @@ pub async fn keys(store: &Source, selection: Selection) -> Vec<String> {
     let mut rows = store.rows(selection);
     let mut keys = Vec::new();
     while let Some(batch) = rows.next().await.unwrap() {
-        keys.extend(batch.iter().map(|row| row.key.to_string()));
+        keys.extend(batch.iter().map(|row| row.position.key.to_string()));
     }
     keys
 }
@@ -74,7 +74,7 @@ async fn reading_goes_on_after_any_row() {
     let mut rows = store.rows(all_of(device));
     let first = rows.next().await.unwrap().unwrap();
     for (n, row) in (1..).zip(&first) {
-        let after = Selection { after: Some(row.position()), ..all_of(device) };
+        let after = Selection { after: Some(row.position.clone()), ..all_of(device) };
         assert_eq!(keys(&store, after).await.len(), 10 - n);
     }
 }
@@ -127,8 +127,8 @@ async fn what_the_guard_holds_back_is_kept_counted_and_told() {
     assert_eq!(log.last().unwrap()["payload"]["state"], "succeeded");
 
     let kept = app.queue().await.quarantined_rows(data_patch::task::TaskId(task.parse().unwrap())).await.unwrap();
-    let keys: Vec<_> = kept.iter().map(|(of, row)| (*of, row.position.key.as_str())).collect();
-    assert_eq!(keys, ["100", "101", "102", "103", "104", "105"].map(|key| (device, key)));
+    let keys: Vec<_> = kept.iter().map(|(of, row)| (*of, row.position.key.to_string())).collect();
+    assert_eq!(keys, ["100", "101", "102", "103", "104", "105"].map(|key| (device, key.to_owned())));
     assert_eq!(app.topic.read().await.len(), 6);
     app.stop().await;
 }
@@ -280,7 +280,7 @@ async fn every_layout_of_postgresql_is_read_alike() {
             read.extend(batch);
         }
         let mapping = store.mapping().await.unwrap();
-        let times: Vec<_> = read.iter().map(|row| mapping.time.instant_us(row.time_us)).collect();
+        let times: Vec<_> = read.iter().map(|row| mapping.time.instant_us(row.position.time_us)).collect();
         assert_eq!(times, [1_547_211_780_002_000, 1_547_211_780_003_000], "{time}");
         // jsonb writes the names of fields in an order of its own; the others keep every byte.
         assert_eq!(read[0].doc.as_ref().unwrap().len(), doc(device, 2).len(), "{doc_type}");

@@ -51,7 +51,7 @@ async fn what_was_done_is_counted() {
         (r#"requests_rejected_total{code="unknown_field"}"#, 1.0),
         (r#"job_attempts_total{outcome="succeeded"}"#, 1.0),
         (r#"job_attempts_total{outcome="failed"}"#, 1.0),
-        (r#"kafka_errors_total{cause="no_topic"}"#, 1.0),
+        (r#"kafka_errors_total{cause="unknown_topic"}"#, 1.0),
         ("leases_lost_total", 0.0),
         ("jobs_unfinished", 0.0),
         ("oldest_waiting_job_seconds", 0.0),

@@ -72,7 +72,7 @@ impl File {
 
     /// The checkpoint of the only job, in microseconds since 1970: no row up to it may be sent
     /// again.
-    pub async fn cursor(&mut self) -> Option<i64> {
+    pub async fn position(&mut self) -> Option<i64> {
         sqlx::query("SELECT cursor_time FROM job").fetch_optional(&mut self.0).await.unwrap().and_then(|row| row.get(0))
     }
 

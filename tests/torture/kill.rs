@@ -60,9 +60,9 @@ impl Site {
         Client::request(self.thing, &[self.device], &self.topic.name)
     }
 
-    /// Waits until the queued task is finished, and compares source, topic and queue. `cursor` is
+    /// Waits until the queued task is finished, and compares source, topic and queue. `position` is
     /// the checkpoint at the time of the kill.
-    async fn account(self, process: Process, cursor: Option<i64>) -> Account {
+    async fn account(self, process: Process, position: Option<i64>) -> Account {
         let task = File::open(self.folder.path()).await.task().await.expect("no task");
         let mut client = Client::connect(&process.url).await;
         assert_eq!(message(&client.attach(&task, 0).await), "task attached.");
@@ -73,8 +73,8 @@ impl Site {
         assert_eq!(process.terminate().await.0, Some(0));
         File::open(self.folder.path()).await.is_at_rest().await;
         let again = self.again().await;
-        if let (Some(cursor), Some(first)) = (cursor, again.first()) {
-            assert!(*first > cursor, "a row up to the cursor went out again: {first} <= {cursor}");
+        if let (Some(position), Some(first)) = (position, again.first()) {
+            assert!(*first > position, "a row up to the checkpoint went out again: {first} <= {position}");
         }
         Account::of(&self.store, &self.topic, &task, &[self.device]).await
     }
@@ -107,9 +107,9 @@ async fn killed(at: &str) -> (Account, Duration) {
     let mut client = Client::connect(&dying.url).await;
     client.send(&site.request()).await;
     assert_eq!(dying.died().await, Some(9), "{at} was not reached");
-    let cursor = File::open(site.folder.path()).await.cursor().await;
+    let position = File::open(site.folder.path()).await.position().await;
     let (process, begun) = (site.serve().await, Instant::now());
-    let account = site.account(process, cursor).await;
+    let account = site.account(process, position).await;
     // The lease of the killed service would have lasted for ten minutes.
     assert!(begun.elapsed() < Duration::from_secs(50), "{at}: {:?}", begun.elapsed());
     (account, begun.elapsed())
@@ -148,7 +148,7 @@ matrix! {
     claimed: "claimed", "after a claim", [1];
     read: "read", "between read and produce", [1, 2, 15];
     produced: "produced", "after a produce, before its acknowledgement", [1, 777, 19_999, 20_000];
-    acknowledged: "acknowledged", "after an acknowledgement, before the cursor", [1, 5_000, 20_000];
+    acknowledged: "acknowledged", "after an acknowledgement, before the checkpoint", [1, 5_000, 20_000];
     heartbeat: "heartbeat", "in a heartbeat, before its commit", [1, 5];
     last_event: "last-event", "before the last event's commit", [1];
 }
@@ -164,9 +164,9 @@ async fn killed_while_stopping(at: &str) -> Account {
     client.until(|line| message(line).starts_with("iota data published(")).await;
     dying.signal("-TERM");
     assert_eq!(dying.died().await, Some(9), "{at} was not reached");
-    let cursor = File::open(site.folder.path()).await.cursor().await;
+    let position = File::open(site.folder.path()).await.position().await;
     let process = site.serve().await;
-    site.account(process, cursor).await
+    site.account(process, position).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

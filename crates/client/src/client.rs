@@ -47,7 +47,7 @@ pub struct Client {
 pub struct Cancelled {
     pub state: TaskState,
     /// There was nothing left to cancel.
-    pub ended_before: bool,
+    pub already_finished: bool,
 }
 
 /// A message, with the token.
@@ -163,7 +163,7 @@ impl Client {
     /// [`Error::Refused`] when there is no such task, or the connection can't be had.
     pub async fn cancel(&mut self, task: TaskId) -> Result<Cancelled, Error> {
         match self.ask(&AboutTask { task_id: task, after: None, cancel: true }).await? {
-            Reply::Cancelled { state, ended_before, .. } => Ok(Cancelled { state, ended_before }),
+            Reply::Cancelled { state, already_finished, .. } => Ok(Cancelled { state, already_finished }),
             other => Err(unexpected(&other)),
         }
     }

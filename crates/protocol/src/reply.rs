@@ -19,7 +19,7 @@ const LOG: &str = "theme-data";
 const CREATED: &str = "task created.";
 const ATTACHED: &str = "task attached.";
 const CANCELLED: &str = "task cancelled.";
-const HAD_ENDED: &str = "task had ended.";
+const ALREADY_FINISHED: &str = "task had ended.";
 
 #[derive(Serialize)]
 struct Envelope<'a, P> {
@@ -57,9 +57,9 @@ pub fn attached(task_id: TaskId, state: TaskState) -> String {
 }
 
 /// Answers a cancellation. No more rows of the task are published; `already_finished` if it had
-/// ended before.
+/// ended already.
 pub fn cancelled(task_id: TaskId, state: TaskState, already_finished: bool) -> String {
-    let msg = if already_finished { HAD_ENDED } else { CANCELLED };
+    let msg = if already_finished { ALREADY_FINISHED } else { CANCELLED };
     envelope(ANSWER, None, Answer { task_id, msg, state: Some(state) })
 }
 

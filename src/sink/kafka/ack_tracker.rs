@@ -10,10 +10,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::{KafkaError, producer::Producer};
-use crate::{
-    source::Key,
-    task::{Position, Progress, QuarantinedRow},
-};
+use crate::task::{Position, Progress, QuarantinedRow};
 
 /// Maximum quarantined rows that are not reported yet; at the limit, reading waits.
 const MAX_UNREPORTED: usize = 2_000;
@@ -45,7 +42,7 @@ struct State {
     /// Quarantined rows at or after the ack watermark.
     quarantined_ahead: VecDeque<(u64, QuarantinedRow)>,
     /// The last row before the ack watermark.
-    last_row: Option<LastRow>,
+    position: Option<Position>,
     published: u64,
     quarantined: u64,
     /// Quarantined rows before the ack watermark that are not reported yet.
@@ -61,14 +58,6 @@ struct State {
     producers: Vec<Weak<Producer>>,
     /// Start of the time in which rows were in flight and none was reported.
     unacknowledged_since: Option<Instant>,
-}
-
-#[derive(Debug)]
-enum LastRow {
-    /// The checkpoint of an earlier attempt, or a quarantined row.
-    At(Position),
-    /// An acknowledged row; converted to a position only on demand.
-    Row { time_us: i64, key: Key },
 }
 
 /// The delivery report of a row.
@@ -92,7 +81,7 @@ impl AckTracker {
                 in_flight: 0,
                 ack_watermark: 0,
                 quarantined_ahead: VecDeque::new(),
-                last_row: progress.cursor.map(LastRow::At),
+                position: progress.position,
                 published: progress.published,
                 quarantined: progress.quarantined,
                 unreported: Vec::new(),
@@ -163,12 +152,12 @@ impl AckTracker {
     }
 
     /// Records the delivery report of a row.
-    pub(super) fn complete(&self, number: u64, time_us: i64, key: Key, delivery: Delivery) {
+    pub(super) fn complete(&self, number: u64, position: Position, delivery: Delivery) {
         let mut state = self.state();
         state.in_flight -= 1;
         state.unacknowledged_since = None;
         let quarantined_before = state.quarantined_ahead.len();
-        state.complete(number, time_us, key, delivery);
+        state.complete(number, position, delivery);
         if quarantined_before != state.quarantined_ahead.len() || state.failure.is_some() {
             self.capacity_freed.notify_one();
         }
@@ -206,7 +195,7 @@ impl AckTracker {
     /// The counts, without a position.
     pub fn counts(&self) -> Progress {
         let state = self.state();
-        Progress { cursor: None, published: state.published, quarantined: state.quarantined }
+        Progress { position: None, published: state.published, quarantined: state.quarantined }
     }
 
     /// How long rows have been in flight without any delivery report. It is measured between calls,
@@ -272,17 +261,17 @@ impl AckTracker {
         state.registered = state.ack_watermark;
     }
 
-    /// Discards the progress of an earlier attempt: everything after `cursor` is read and counted
+    /// Discards the progress of an earlier attempt: everything after `position` is read and counted
     /// again. No row may be registered yet.
-    pub fn restart_from(&self, cursor: Position) {
+    pub fn restart_from(&self, position: Position) {
         let mut state = self.state();
-        state.last_row = Some(LastRow::At(cursor));
+        state.position = Some(position);
         (state.published, state.quarantined) = (0, 0);
     }
 
     /// The position of the last row before the ack watermark, to be stored as a checkpoint.
-    pub fn cursor(&self) -> Option<Position> {
-        self.state().cursor()
+    pub fn position(&self) -> Option<Position> {
+        self.state().position.clone()
     }
 
     /// Rows before the ack watermark.
@@ -296,7 +285,7 @@ impl AckTracker {
     /// [`requeue`](Self::requeue).
     pub fn progress(&self) -> (Progress, Vec<QuarantinedRow>) {
         let mut state = self.state();
-        let progress = Progress { cursor: state.cursor(), published: state.published, quarantined: state.quarantined };
+        let progress = Progress { position: state.position.clone(), published: state.published, quarantined: state.quarantined };
         let rows = std::mem::take(&mut state.unreported);
         state.reporting = rows.len();
         (progress, rows)
@@ -323,7 +312,7 @@ impl State {
         self.failure.get_or_insert(error);
     }
 
-    fn complete(&mut self, number: u64, time_us: i64, key: Key, delivery: Delivery) {
+    fn complete(&mut self, number: u64, position: Position, delivery: Delivery) {
         match delivery {
             Delivery::Failed(error) => self.fail(number, error),
             Delivery::Purged(bytes) => {
@@ -345,12 +334,11 @@ impl State {
             Delivery::Acknowledged => {
                 self.published += 1;
                 self.ack_watermark += 1;
-                self.last_row = Some(LastRow::Row { time_us, key });
+                self.position = Some(position);
                 self.advance();
             }
             Delivery::TooLarge(bytes) => {
                 let reason = format!("its document of {bytes} bytes is too large for the topic (max.message.bytes)");
-                let position = Position { time_us, key: key.to_string() };
                 self.quarantined_ahead.push_front((number, QuarantinedRow { position, reason }));
                 self.advance();
             }
@@ -362,7 +350,7 @@ impl State {
         while let Some((_, row)) = self.quarantined_ahead.pop_front_if(|(number, _)| *number == self.ack_watermark) {
             self.ack_watermark += 1;
             self.quarantined += 1;
-            self.last_row = Some(LastRow::At(row.position.clone()));
+            self.position = Some(row.position.clone());
             self.unreported.push(row);
         }
     }
@@ -379,13 +367,6 @@ impl State {
             fits
         });
         self.in_flight + maybe_sent.count() as u64
-    }
-
-    fn cursor(&self) -> Option<Position> {
-        self.last_row.as_ref().map(|last| match last {
-            LastRow::At(position) => position.clone(),
-            LastRow::Row { time_us, key } => Position { time_us: *time_us, key: key.to_string() },
-        })
     }
 }
 

@@ -1,16 +1,21 @@
 use super::*;
+use crate::task::RowKey;
+
+fn position(number: i64) -> Position {
+    Position { time_us: number, key: RowKey::Integer(number) }
+}
 
 fn quarantined(number: i64) -> QuarantinedRow {
-    QuarantinedRow { position: Position { time_us: number, key: number.to_string() }, reason: String::new() }
+    QuarantinedRow { position: position(number), reason: String::new() }
 }
 
 fn complete(acks: &AckTracker, number: u64, delivery: Delivery) {
-    acks.complete(number, number.cast_signed(), Key::Integer(number.cast_signed()), delivery);
+    acks.complete(number, position(number.cast_signed()), delivery);
 }
 
 fn progress(acks: &AckTracker) -> (Option<i64>, u64, u64) {
     let (progress, _) = acks.progress();
-    (progress.cursor.map(|cursor| cursor.time_us), progress.published, progress.quarantined)
+    (progress.position.map(|position| position.time_us), progress.published, progress.quarantined)
 }
 
 #[tokio::test]
@@ -28,7 +33,7 @@ async fn a_quarantined_row_counts_once_those_before_it_are_acknowledged() {
 
 #[test]
 fn nothing_counts_after_a_failure() {
-    let acks = AckTracker::new(Progress { cursor: Some(quarantined(-5).position), published: 7, quarantined: 0 });
+    let acks = AckTracker::new(Progress { position: Some(quarantined(-5).position), published: 7, quarantined: 0 });
     for _ in 0..3 {
         acks.register().unwrap();
     }

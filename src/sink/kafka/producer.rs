@@ -21,7 +21,7 @@ use rdkafka::{
 };
 
 use super::{BatchMode, Delivery, KafkaError, error::is_producer_fatal, sender::InFlightPermit, statistics::ProducerStatistics};
-use crate::{failpoint, source::Key, telemetry::KafkaMetrics};
+use crate::{failpoint, task::Position, telemetry::KafkaMetrics};
 
 /// Maximum batches of a partition that librdkafka has on the wire without a response.
 const MAX_BATCHES_IN_FLIGHT: usize = 5;
@@ -229,8 +229,7 @@ pub(super) struct Receipt {
     /// Released when all messages that share it are completed.
     pub permit: Arc<InFlightPermit>,
     pub number: u64,
-    pub time_us: i64,
-    pub key: Key,
+    pub position: Position,
     /// Maximum size of its batch; 0: it is alone in its batch, so a rejection for size is about
     /// this message.
     pub batch_bytes: usize,
@@ -268,7 +267,7 @@ impl ProducerContext<NoCustomPartitioner> for DeliveryCallback {
     type DeliveryOpaque = Box<Receipt>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, receipt: Box<Receipt>) {
-        let Receipt { permit, number, time_us, key, batch_bytes } = *receipt;
+        let Receipt { permit, number, position, batch_bytes } = *receipt;
         let delivery = match result {
             Ok(_) => Delivery::Acknowledged,
             Err((error, message)) => {
@@ -288,7 +287,7 @@ impl ProducerContext<NoCustomPartitioner> for DeliveryCallback {
                 }
             }
         };
-        permit.complete(number, time_us, key, delivery);
+        permit.complete(number, position, delivery);
         failpoint::hit("acknowledged");
     }
 }

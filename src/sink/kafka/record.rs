@@ -7,7 +7,7 @@ use chrono::{DateTime, SecondsFormat};
 use rdkafka::message::{Header, OwnedHeaders};
 use uuid::Uuid;
 
-use crate::{source::Key, task::TaskId};
+use crate::task::{RowKey, TaskId};
 
 /// Builds the records of one device in one task.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl RecordBuilder {
     }
 
     /// The headers of a row with this row key and time (microseconds since 1970).
-    pub fn headers(&mut self, instant_us: i64, key: &Key) -> OwnedHeaders {
+    pub fn headers(&mut self, instant_us: i64, key: &RowKey) -> OwnedHeaders {
         self.row.truncate(self.device.len() + 1);
         self.row.push_str(&row_time(instant_us));
         // Writing to a string cannot fail.

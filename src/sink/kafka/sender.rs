@@ -19,7 +19,7 @@ use super::{
     in_flight::{InFlight, Lane, Reservation},
     producer::{FirstAck, Kind, Producer, Receipt},
 };
-use crate::{config::Timestamp, source::Key, telemetry::Durations};
+use crate::{config::Timestamp, task::Position, telemetry::Durations};
 
 /// Approximate bytes of a message besides its document: key, headers, and the structures here, in
 /// librdkafka and in a batch.
@@ -40,12 +40,12 @@ pub struct InFlightPermit {
 
 impl InFlightPermit {
     /// Records the delivery report of a row.
-    pub(super) fn complete(&self, number: u64, time_us: i64, key: Key, delivery: Delivery) {
+    pub(super) fn complete(&self, number: u64, position: Position, delivery: Delivery) {
         if matches!(delivery, Delivery::Acknowledged) {
             self.acknowledged.store(true, Ordering::Relaxed);
         }
         self.lane.record_completed();
-        self.acks.complete(number, time_us, key, delivery);
+        self.acks.complete(number, position, delivery);
     }
 }
 
@@ -64,9 +64,7 @@ impl Drop for InFlightPermit {
 pub struct OutgoingRow {
     /// The time of the reading, in microseconds since 1970.
     pub instant_us: i64,
-    /// The stored time, part of the row's position.
-    pub time_us: i64,
-    pub key: Key,
+    pub position: Position,
     pub doc: Bytes,
 }
 
@@ -158,15 +156,10 @@ impl Sender {
     fn enqueue(&mut self, producer: &Arc<Producer>, row: OutgoingRow, permit: &Arc<InFlightPermit>) -> Result<(), KafkaError> {
         let acks = &permit.acks;
         let number = acks.register()?;
-        let headers = self.records.headers(row.instant_us, &row.key);
+        let headers = self.records.headers(row.instant_us, &row.position.key);
         let doc: &[u8] = &row.doc;
-        let receipt = Box::new(Receipt {
-            permit: Arc::clone(permit),
-            number,
-            time_us: row.time_us,
-            key: row.key,
-            batch_bytes: producer.batch_bytes(),
-        });
+        let receipt =
+            Box::new(Receipt { permit: Arc::clone(permit), number, position: row.position, batch_bytes: producer.batch_bytes() });
         let mut record = BaseRecord::with_opaque_to(&self.topic, receipt).key(self.records.key()).payload(doc).headers(headers);
         if self.timestamp == Timestamp::Reading {
             record = record.timestamp(row.instant_us.div_euclid(1_000));
@@ -174,7 +167,7 @@ impl Sender {
         // Counted before it is sent: the delivery report may arrive at once.
         self.lane.record_sent();
         let Err((error, record)) = producer.native.send(record) else { return Ok(()) };
-        let Receipt { number, time_us, key, .. } = *record.delivery_opaque;
+        let Receipt { number, position, .. } = *record.delivery_opaque;
         let delivery = match error.rdkafka_error_code().unwrap_or(Code::Fail) {
             // Over librdkafka's own limit. Such a row is sent alone, so the rows before it are
             // completed.
@@ -186,7 +179,7 @@ impl Sender {
                 Delivery::Failed(KafkaError::of_topic(code, &self.topic))
             }
         };
-        permit.complete(number, time_us, key, delivery);
+        permit.complete(number, position, delivery);
         acks.failure().map_or(Ok(()), Err)
     }
 }

@@ -177,7 +177,7 @@ impl DeviceBatch {
             sender.set_memory(std::mem::replace(&mut self.memory, MemoryPermit::none()));
         }
         pending_device.rows += 1;
-        pending_device.selection.after = Some(row.position());
+        pending_device.selection.after = Some(row.position.clone());
         if !sender.push(row) {
             self.memory = sender.take_memory();
             pending_device.sender = None;
@@ -216,22 +216,8 @@ impl DeviceBatch {
 }
 
 impl Source {
-    /// Queues a device to be opened with others.
-    pub(in crate::source) fn open_in_batch(
-        &self,
-        server: &Server,
-        thing: Uuid,
-        selection: Selection,
-        reply_to: oneshot::Sender<LookUpResult>,
-        sender: RowSender,
-    ) {
-        let (source, server) = (self.clone(), server.clone());
-        server.batch_queue.push(PendingDevice { thing, selection, reply_to: Some(reply_to), sender: Some(sender), rows: 0 });
-        tokio::spawn(async move { source.run_next_batch(&server).await });
-    }
-
     /// Opens the next batch of waiting devices, unless another task has taken them.
-    async fn run_next_batch(&self, server: &Server) {
+    pub(super) async fn run_next_batch(&self, server: &Server) {
         // Lets tasks that open devices at the same moment queue theirs first.
         tokio::task::yield_now().await;
         if server.batch_queue.is_empty() {

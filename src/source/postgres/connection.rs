@@ -121,12 +121,12 @@ impl ConnectionGuard {
         sender: &mut RowSender,
     ) -> Result<Page, SourceError> {
         let mut copy = self.copy(query, Decoder::new(mapping.key, mapping.time, mapping.doc), timeouts).await?;
-        let (mut page, mut last) = (Page::default(), None);
+        let mut page = Page::default();
         while copy.fill(sender.closed()).await? {
             while let Some(row) = copy.decoder.row()? {
                 page.rows += 1;
                 page.bytes += row.bytes() as u64;
-                last = Some((row.time_us, row.key.clone()));
+                page.last = Some(row.position.clone());
                 if !sender.push(row) || page.bytes > max_bytes as u64 {
                     return Ok(page);
                 }
@@ -134,7 +134,6 @@ impl ConnectionGuard {
         }
         copy.end()?;
         page.is_complete = true;
-        page.last = last.map(|(time_us, key)| Position { time_us, key: key.to_string() });
         Ok(page)
     }
 
@@ -149,7 +148,7 @@ impl ConnectionGuard {
         let mut boundary = None;
         while copy.fill(std::future::pending()).await? {
             while let Some(row) = copy.decoder.row()? {
-                boundary = Some(row.position());
+                boundary = Some(row.position);
             }
         }
         copy.end()?;

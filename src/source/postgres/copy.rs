@@ -4,7 +4,10 @@
 use bytes::{Buf, Bytes, BytesMut};
 use uuid::Uuid;
 
-use crate::source::{DocType, Key, KeyType, Row, SourceError, TimeType};
+use crate::{
+    source::{DocType, KeyType, Row, SourceError, TimeType},
+    task::{Position, RowKey},
+};
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 /// PostgreSQL's epoch, 2000-01-01, in microseconds since 1970.
@@ -82,7 +85,7 @@ impl Decoder {
         let Some(key) = field(&mut at)? else { return Ok(None) };
         let Some(doc) = field(&mut at)? else { return Ok(None) };
         let doc = self.doc(doc)?.map(|doc| self.buffer.slice_ref(doc));
-        let row = Row { time_us: self.time(time)?, key: self.key(key)?, doc };
+        let row = Row { position: Position { time_us: self.time(time)?, key: self.key(key)? }, doc };
         let consumed = self.buffer.len() - at.len();
         self.buffer.advance(consumed);
         self.ordinal = ordinal;
@@ -102,12 +105,12 @@ impl Decoder {
         })
     }
 
-    fn key(&self, field: Option<&[u8]>) -> Result<Key, SourceError> {
+    fn key(&self, field: Option<&[u8]>) -> Result<RowKey, SourceError> {
         let field = field.ok_or_else(|| SourceError::Rejected("a row has no key (iota.raw.id is NULL)".to_owned()))?;
         let key = match self.key {
-            KeyType::Integer => field.try_into().ok().map(|bytes| Key::Integer(i64::from_be_bytes(bytes))),
-            KeyType::Uuid => Uuid::from_slice(field).ok().map(Key::Uuid),
-            KeyType::Text => std::str::from_utf8(field).ok().map(|text| Key::Text(text.into())),
+            KeyType::Integer => field.try_into().ok().map(|bytes| RowKey::Integer(i64::from_be_bytes(bytes))),
+            KeyType::Uuid => Uuid::from_slice(field).ok().map(RowKey::Uuid),
+            KeyType::Text => std::str::from_utf8(field).ok().map(RowKey::from),
         };
         key.ok_or_else(|| malformed("a row key"))
     }
@@ -220,7 +223,7 @@ mod tests {
                 }
             }
             prop_assert!(decoder.is_complete());
-            let expected = rows.map(|(time_us, key, doc)| Row { time_us, key: Key::Integer(key), doc: doc.map(|doc| Bytes::from(doc.to_owned())) });
+            let expected = rows.map(|(time_us, key, doc)| Row { position: Position { time_us, key: RowKey::Integer(key) }, doc: doc.map(|doc| Bytes::from(doc.to_owned())) });
             prop_assert_eq!(read, expected);
         }
 

@@ -6,21 +6,21 @@ mod connection;
 pub mod copy;
 mod discover;
 mod lock_watchdog;
-mod parallel;
 mod pool;
 
 use sea_query::{PostgresQueryBuilder, SelectStatement};
-use sqlx::{Row as _, postgres::PgRow};
+use sqlx::{FromRow as _, Row as _, postgres::PgRow};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{
-    Device, Mapping, Page, RowSender, Selection, SourceError, StoredRange, Timeouts,
+    Device, Mapping, Page, RowSender, Selection, Source, SourceError, StoredRange, Timeouts,
     backend::{RowCount, SourceBackend},
     pages::PAGE_BYTES,
+    rows::LookUpResult,
     select,
 };
-use batched_open::{BatchQueue, DeviceBatch};
+use batched_open::{BatchQueue, DeviceBatch, PendingDevice};
 use connection::ConnectionGuard;
 use copy::Decoder;
 use lock_watchdog::LockWatchdog;
@@ -67,14 +67,13 @@ impl SourceBackend for Server {
     async fn device(&self, mapping: &Mapping, thing: Uuid, device: Uuid) -> Result<Option<Device>, SourceError> {
         let query = select::device(mapping, thing, device);
         let row = self.fetch(&query.to_string(PostgresQueryBuilder)).await?.pop();
-        row.map(|row| Ok(Device { name: row.try_get("name")? })).transpose()
+        Ok(row.as_ref().map(Device::from_row).transpose()?)
     }
 
     async fn count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<RowCount, SourceError> {
         let query = select::count(mapping, device, range);
         let row = self.fetch(&query.to_string(PostgresQueryBuilder)).await?.pop().ok_or(sqlx::Error::RowNotFound)?;
-        let count = |column: &str| row.try_get::<i64, _>(column).map(i64::unsigned_abs);
-        Ok(RowCount { rows: count("rows")?, keys: count("keys")? })
+        Ok(RowCount::from_row(&row)?)
     }
 
     async fn page(
@@ -92,6 +91,54 @@ impl SourceBackend for Server {
             connection.release();
         }
         Ok(page)
+    }
+
+    /// Queries the boundary first, so that the following page can start at once, and the two meet
+    /// even if rows are inserted meanwhile.
+    async fn page_until_boundary(
+        &self,
+        mapping: &Mapping,
+        mut selection: Selection,
+        rows: u32,
+        timeouts: Timeouts,
+        boundary_tx: oneshot::Sender<Option<Position>>,
+        sender: &mut RowSender,
+    ) -> Result<(), SourceError> {
+        let mut connection = ConnectionGuard::of(self).await?;
+        let boundary = connection.boundary(mapping, &select::boundary(mapping, &selection, rows), timeouts).await?;
+        // If the receiver was dropped, the rows are not needed either.
+        let _ = boundary_tx.send(boundary.clone());
+        loop {
+            // The limit is for the planner, which otherwise plans for all remaining rows.
+            let query = select::page(mapping, &selection, rows, boundary.as_ref());
+            // Twice the usual limit: if rows are larger than before, cutting this page off would
+            // discard the pages that are read in parallel.
+            let page = connection.page(mapping, &query, timeouts, PAGE_BYTES * 2, sender).await?;
+            if !page.is_complete {
+                return Err(SourceError::Yielded);
+            }
+            if page.rows < u64::from(rows) || page.last == boundary {
+                break;
+            }
+            // Rows were inserted before the boundary: read on.
+            selection.after = page.last;
+        }
+        connection.release();
+        Ok(())
+    }
+
+    /// Opens it together with the other devices that wait.
+    fn open(
+        &self,
+        source: &Source,
+        thing: Uuid,
+        selection: Selection,
+        reply_to: oneshot::Sender<LookUpResult>,
+        sender: RowSender,
+    ) {
+        self.batch_queue.push(PendingDevice { thing, selection, reply_to: Some(reply_to), sender: Some(sender), rows: 0 });
+        let (source, server) = (source.clone(), self.clone());
+        tokio::spawn(async move { source.run_next_batch(&server).await });
     }
 
     async fn any_ids(&self, mapping: &Mapping) -> Result<[Option<String>; 2], SourceError> {
@@ -117,7 +164,7 @@ async fn devices(connection: &mut ConnectionGuard, query: &SelectStatement) -> R
     let read = |row: &PgRow| {
         // The query compares ids with UUIDs, so each can be parsed.
         let id = Uuid::try_parse(row.try_get("id")?).map_err(|error| sqlx::Error::Decode(error.into()))?;
-        Ok((id, Device { name: row.try_get("name")? }))
+        Ok((id, Device::from_row(row)?))
     };
     rows.iter().map(read).collect()
 }
@@ -152,39 +199,4 @@ pub async fn read_batch(
     copy.end()?;
     connection.release();
     Ok(true)
-}
-
-/// Queries the position of the last of the next `rows` rows, sends it to `boundary_tx`, and reads
-/// up to it. So the following page can start at once, and the two meet even if rows are inserted
-/// meanwhile.
-pub async fn page_until_boundary(
-    server: &Server,
-    mapping: &Mapping,
-    mut selection: Selection,
-    rows: u32,
-    timeouts: Timeouts,
-    boundary_tx: oneshot::Sender<Option<Position>>,
-    sender: &mut RowSender,
-) -> Result<(), SourceError> {
-    let mut connection = ConnectionGuard::of(server).await?;
-    let boundary = connection.boundary(mapping, &select::boundary(mapping, &selection, rows), timeouts).await?;
-    // If the receiver was dropped, the rows are not needed either.
-    let _ = boundary_tx.send(boundary.clone());
-    loop {
-        // The limit is for the planner, which otherwise plans for all remaining rows.
-        let query = select::page(mapping, &selection, rows, boundary.as_ref());
-        // Twice the usual limit: if rows are larger than before, cutting this page off would
-        // discard the pages that are read in parallel.
-        let page = connection.page(mapping, &query, timeouts, PAGE_BYTES * 2, sender).await?;
-        if !page.is_complete {
-            return Err(SourceError::Yielded);
-        }
-        if page.rows < u64::from(rows) || page.last == boundary {
-            break;
-        }
-        // Rows were inserted before the boundary: read on.
-        selection.after = page.last;
-    }
-    connection.release();
-    Ok(())
 }

@@ -94,8 +94,8 @@ impl Real {
         let before = lease.job.progress.clone();
         let report = |rows: u64| {
             let published = before.published + rows;
-            let cursor = Some(Position { time_us: published.cast_signed(), key: published.to_string() });
-            Checkpoint { progress: Progress { cursor, published, quarantined: 0 }, ..Checkpoint::default() }
+            let position = Some(Position { time_us: published.cast_signed(), key: published.to_string().into() });
+            Checkpoint { progress: Progress { position, published, quarantined: 0 }, ..Checkpoint::default() }
         };
         let written = match write {
             Write::Counted(total) => {

@@ -79,8 +79,8 @@ pub fn task(devices: usize, request_id: Option<&str>) -> NewTask {
 }
 
 pub fn progress(rows: u64) -> Checkpoint {
-    let cursor = Position { time_us: rows.cast_signed(), key: rows.to_string() };
-    Checkpoint { progress: Progress { cursor: Some(cursor), published: rows, quarantined: 0 }, ..Checkpoint::default() }
+    let position = Position { time_us: rows.cast_signed(), key: rows.to_string().into() };
+    Checkpoint { progress: Progress { position: Some(position), published: rows, quarantined: 0 }, ..Checkpoint::default() }
 }
 
 pub fn counted(name: Option<&str>, total: u64) -> Checkpoint {

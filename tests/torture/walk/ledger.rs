@@ -14,7 +14,7 @@ struct Job {
     owner: Option<String>,
     published: i64,
     held: i64,
-    cursor: Option<i64>,
+    position: Option<i64>,
 }
 
 impl Job {
@@ -22,7 +22,7 @@ impl Job {
         !matches!(self.state.as_str(), "queued" | "running")
     }
 
-    /// Whether `next` can have come of it by writes of lease holders only. A stale worker's write would put an older cursor
+    /// Whether `next` can have come of it by writes of lease holders only. A stale worker's write would put an older position
     /// back, change a job that has ended, or give it to another owner without a new attempt.
     fn may_become(&self, next: &Self) -> bool {
         if self.is_over() {
@@ -31,7 +31,7 @@ impl Job {
         let onward = next.attempt >= self.attempt
             && next.published >= self.published
             && next.held >= self.held
-            && next.cursor >= self.cursor;
+            && next.position >= self.position;
         // The lease of a service that is dead, or frozen for too long, is ended; what it wrote before may be seen together with
         // that. Until another attempt begins, one that was only frozen may still write: nobody else has the job.
         let is_orphaned = self.state == "running" && next.state == "running" && next.owner.is_none();
@@ -70,7 +70,7 @@ impl Ledger {
                 owner: row.get(3),
                 published: row.get(4),
                 held: row.get(5),
-                cursor: row.get(6),
+                position: row.get(6),
             };
             sums.open += usize::from(!job.is_over());
             sums.published += job.published;

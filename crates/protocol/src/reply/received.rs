@@ -20,8 +20,8 @@ pub enum Reply {
     Created(TaskId),
     /// The task exists; its log follows.
     Attached { task: TaskId, state: TaskState },
-    /// The task was cancelled, or had ended before.
-    Cancelled { task: TaskId, state: TaskState, ended_before: bool },
+    /// The task is cancelled, or had already finished.
+    Cancelled { task: TaskId, state: TaskState, already_finished: bool },
     /// Nothing was done.
     Refused { code: String, text: String },
     /// An entry of a task's log.
@@ -92,8 +92,8 @@ impl Reply {
         match (text.as_str(), state) {
             (super::CREATED, _) => Ok(Self::Created(task)),
             (super::ATTACHED, Some(state)) => Ok(Self::Attached { task, state }),
-            (super::CANCELLED, Some(state)) => Ok(Self::Cancelled { task, state, ended_before: false }),
-            (super::HAD_ENDED, Some(state)) => Ok(Self::Cancelled { task, state, ended_before: true }),
+            (super::CANCELLED, Some(state)) => Ok(Self::Cancelled { task, state, already_finished: false }),
+            (super::ALREADY_FINISHED, Some(state)) => Ok(Self::Cancelled { task, state, already_finished: true }),
             _ => Err(ReplyError::Shape),
         }
     }
@@ -114,11 +114,11 @@ mod tests {
             (reply::attached(task, TaskState::Queued), Reply::Attached { task, state: TaskState::Queued }),
             (
                 reply::cancelled(task, TaskState::Running, false),
-                Reply::Cancelled { task, state: TaskState::Running, ended_before: false },
+                Reply::Cancelled { task, state: TaskState::Running, already_finished: false },
             ),
             (
                 reply::cancelled(task, TaskState::Failed, true),
-                Reply::Cancelled { task, state: TaskState::Failed, ended_before: true },
+                Reply::Cancelled { task, state: TaskState::Failed, already_finished: true },
             ),
             (
                 reply::refused(&RequestError::WrongToken),

@@ -167,7 +167,7 @@ mod tests {
 
     fn one_of_each() -> Vec<Event> {
         let (device, reason) = (Uuid::from_u128(7), "Kafka is unavailable".to_owned());
-        let row = QuarantinedRow { position: Position { time_us: 5, key: "k".to_owned() }, reason: reason.clone() };
+        let row = QuarantinedRow { position: Position { time_us: 5, key: "k".into() }, reason: reason.clone() };
         let failures = vec![Failure { device: device.to_string(), reason: reason.clone() }];
         vec![
             Event::fields_ignored(&["a".to_owned()]),

@@ -1,6 +1,7 @@
 //! The domain types: tasks, jobs, their states, and the events of a task's log. Pure.
 
 mod event;
+mod position;
 mod state;
 mod text;
 
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use event::{DeviceCounts, Event, Failure, MAX_NAMED, Summary};
+pub use position::{Position, RowKey};
 pub use state::{IllegalChange, JobChange, JobCounts, JobState, TaskState, UnknownState};
 pub use text::Language;
 
@@ -76,21 +78,11 @@ pub struct QuarantinedRow {
     pub reason: String,
 }
 
-/// The position of a row in the order in which a device is read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Position {
-    /// Microseconds since 1970, in the time of the source's column.
-    pub time_us: i64,
-    /// The row key as text.
-    pub key: String,
-}
-
-/// The progress of a job. All values refer to the rows up to the cursor.
+/// The progress of a job. All values refer to the rows up to its position.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Progress {
     /// The last row such that it and all rows before it are acknowledged or quarantined.
-    pub cursor: Option<Position>,
+    pub position: Option<Position>,
     /// Rows acknowledged by Kafka.
     pub published: u64,
     /// Rows quarantined.

@@ -255,7 +255,7 @@ fn read_due(row: &Row<'_>) -> Result<DueRow> {
         suspected: row.get("suspected")?,
         total: row.get("total")?,
         progress: Progress {
-            cursor: time.zip(key).map(|(time_us, key)| Position { time_us, key }),
+            position: time.zip(key).map(|(time_us, key)| Position { time_us, key: key.into() }),
             published: row.get("published")?,
             quarantined: row.get("quarantined")?,
         },
@@ -310,14 +310,14 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
                 .and_where(eq_param(Job::State)),
         )
     });
-    let cursor = write.progress.and_then(|progress| progress.cursor.as_ref());
+    let cursor = write.progress.and_then(|progress| progress.position.as_ref());
     let values = [
         state.into(),
         due_at.into(),
         write.name.into(),
         write.total.into(),
         cursor.map(|cursor| cursor.time_us).into(),
-        cursor.map(|cursor| cursor.key.as_str()).into(),
+        cursor.map(|cursor| cursor.key.to_string()).into(),
         cursor.and(write.layout).into(),
         write.progress.map(|progress| progress.published).into(),
         write.progress.map(|progress| progress.quarantined).into(),

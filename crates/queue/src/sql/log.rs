@@ -114,7 +114,7 @@ pub fn insert_quarantined(task: TaskId, device: Uuid, row: &QuarantinedRow, now_
                 .on_conflict(OnConflict::new().do_nothing().to_owned()),
         )
     });
-    let (time, key) = (row.position.time_us, row.position.key.as_str());
+    let (time, key) = (row.position.time_us, row.position.key.to_string());
     Statement::new(&TEXT, [task.into(), device.into(), time.into(), key.into(), row.reason.as_str().into(), now_ms.into()])
 }
 
@@ -135,6 +135,6 @@ pub fn quarantined_rows(task: TaskId) -> Statement<'static> {
 }
 
 pub fn read_quarantined(row: &Row<'_>) -> Result<(Uuid, QuarantinedRow)> {
-    let position = Position { time_us: row.get("row_time")?, key: row.get("row_key")? };
+    let position = Position { time_us: row.get("row_time")?, key: row.get::<_, String>("row_key")?.into() };
     Ok((uuid(row, "device_id")?, QuarantinedRow { position, reason: row.get("reason")? }))
 }

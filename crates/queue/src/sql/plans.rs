@@ -50,7 +50,7 @@ fn statements() -> Vec<(&'static str, String)> {
     };
     let event =
         LogEntry { task: id, seq: 1, at_ms: 0, event: crate::task::Event::TakenOver { device, published: 0 }, final_state: None };
-    let quarantined = QuarantinedRow { position: Position { time_us: 0, key: String::new() }, reason: String::new() };
+    let quarantined = QuarantinedRow { position: Position { time_us: 0, key: "".into() }, reason: String::new() };
     let running = JobState::Running;
     let blamed = InProgress { id: 1, crashes: 0, suspected: 0, waiting: false };
     [

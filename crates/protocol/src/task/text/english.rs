@@ -121,7 +121,7 @@ mod tests {
     use uuid::{Uuid, uuid};
 
     use super::*;
-    use crate::task::{DeviceCounts, Failure, Position, QuarantinedRow};
+    use crate::task::{DeviceCounts, Failure, Position, QuarantinedRow, RowKey};
 
     const DEVICE: Uuid = uuid!("b34299aa-625e-4404-a580-fde1d7cbc3e8");
 
@@ -137,8 +137,10 @@ mod tests {
 
     #[test]
     fn long_lists_are_truncated() {
-        let row =
-            |key: i64| QuarantinedRow { position: Position { time_us: key, key: key.to_string() }, reason: "no JSON".to_owned() };
+        let row = |key: i64| QuarantinedRow {
+            position: Position { time_us: key, key: RowKey::Integer(key) },
+            reason: "no JSON".to_owned(),
+        };
         let rows: Vec<_> = (0..25).map(row).collect();
         let line = text(&Event::quarantined(DEVICE, &rows));
         assert!(line.contains("25 rows quarantined") && line.ends_with("; and 15 more"), "{line}");

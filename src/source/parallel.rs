@@ -1,17 +1,15 @@
-//! Reads pages of one device in parallel: one PostgreSQL session serialises jsonb more slowly than
-//! the rest of the pipeline consumes it.
+//! Reads pages of one device in parallel: a single PostgreSQL session serialises jsonb more slowly
+//! than the rest of the pipeline consumes it.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use tokio::sync::oneshot;
 
 use super::{
-    super::{
-        Backend, Mapping, Rows, Selection, Source, SourceError,
-        pages::{PAGE_BYTES, Slot},
-        rows::{ReadNext, RowSender},
-    },
-    page_until_boundary,
+    Mapping, Rows, Selection, Source, SourceError,
+    backend::SourceBackend as _,
+    pages::{PAGE_BYTES, Slot},
+    rows::{ReadNext, RowSender},
 };
 use crate::task::Position;
 
@@ -42,15 +40,14 @@ impl PageStart {
 
 impl Source {
     /// Returns a second connection permit and memory if both are free.
-    pub(in crate::source) fn second_slot(&self) -> Option<Slot> {
-        let Backend::Postgres(_) = &self.backend else { return None };
+    pub(super) fn second_slot(&self) -> Option<Slot> {
         let permit = Arc::clone(&self.pages).try_acquire_owned().ok()?;
         Some(Slot { permit, memory: self.budget.try_reserve(PAGE_BYTES)? })
     }
 
     /// Reads pages in parallel while slots are free, and forwards them in order. Returns false at
     /// the end of the selection.
-    pub(in crate::source) async fn read_parallel(
+    pub(super) async fn read_parallel(
         &self,
         mapping: &Arc<Mapping>,
         slots: [Slot; 2],
@@ -113,8 +110,8 @@ impl Source {
         tokio::spawn(async move {
             let Slot { permit: _permit, memory } = slot;
             sender.set_memory(memory);
-            let Backend::Postgres(server) = &source.backend else { return };
-            let read = page_until_boundary(server, &mapping, selection, rows, source.timeouts(), boundary_tx, &mut sender).await;
+            let read =
+                source.backend.page_until_boundary(&mapping, selection, rows, source.timeouts(), boundary_tx, &mut sender).await;
             sender.end(read);
         });
         (page, boundary_rx)
