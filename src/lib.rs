@@ -12,7 +12,7 @@
 //! | use cases | [`service`] |
 //! | one job | [`replay`] |
 //! | durable state | [`queue`] |
-//! | external systems | [`source`] (the IoTA database), [`sink`] (Kafka), [`db`] (SQL connections) |
+//! | external systems | [`source`] (the IoTA database), [`sink`] (Kafka) |
 //! | plain types and pure functions | [`protocol`], [`task`], [`config`], [`telemetry`]; [`failpoint`] for tests |
 
 pub use data_patch_failpoint as failpoint;
@@ -24,7 +24,6 @@ pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;
-pub mod db;
 pub mod replay;
 pub mod service;
 pub mod sink;

@@ -76,8 +76,7 @@ fn check_strings(config: &Config) -> Result<(), Violation> {
     if !config.queue.url.reveal().starts_with("sqlite:") {
         return Err(invalid("queue.url", "must begin with sqlite: (\"sqlite://data/queue.db\")"));
     }
-    let store = config.iota.url.reveal();
-    if !["postgres://", "postgresql://", "sqlite:"].iter().any(|scheme| store.starts_with(scheme)) {
+    if config.iota.database().is_none() {
         return Err(invalid("iota.url", "must begin with postgres:// or sqlite:"));
     }
     if config.kafka.brokers.trim().is_empty() {

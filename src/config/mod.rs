@@ -124,6 +124,25 @@ pub struct Iota {
     pub raw: RawTable,
 }
 
+/// The databases that `iota.url` can name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Database {
+    Postgres,
+    Sqlite,
+}
+
+impl Iota {
+    /// The database that the URL's scheme names.
+    pub fn database(&self) -> Option<Database> {
+        let (scheme, _) = self.url.reveal().split_once(':')?;
+        match scheme {
+            "postgres" | "postgresql" => Some(Database::Postgres),
+            "sqlite" => Some(Database::Sqlite),
+            _ => None,
+        }
+    }
+}
+
 /// Names of the device table and of its columns.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -6,7 +6,10 @@ use uuid::Uuid;
 use super::{
     Device, Mapping, Page, RowSender, Selection, Source, SourceError, StoredRange, Timeouts, postgres, rows::LookUpResult, sqlite,
 };
-use crate::{config::Iota, task::Position};
+use crate::{
+    config::{Database, Iota},
+    task::Position,
+};
 
 /// The operations that differ between databases. [`Source`](super::Source) adds what they have in
 /// common: timeouts, the connection permits, the memory budget, paging and the cached [`Mapping`].
@@ -111,15 +114,15 @@ pub(super) struct RowCount {
 #[derive(Clone)]
 pub(super) enum Backend {
     Postgres(postgres::Server),
-    Sqlite(sqlite::Database),
+    Sqlite(sqlite::File),
 }
 
 impl Backend {
     pub fn new(config: &Iota) -> Result<Self, SourceError> {
-        if config.url.reveal().starts_with("sqlite:") {
-            sqlite::Database::new(config).map(Self::Sqlite)
-        } else {
-            postgres::Server::new(config).map(Self::Postgres)
+        match config.database() {
+            Some(Database::Postgres) => postgres::Server::new(config).map(Self::Postgres),
+            Some(Database::Sqlite) => sqlite::File::new(config).map(Self::Sqlite),
+            None => Err(SourceError::Rejected(format!("iota.url {} names no known database", config.url))),
         }
     }
 }
@@ -128,28 +131,28 @@ impl SourceBackend for Backend {
     async fn describe(&self, config: &Iota) -> Result<Mapping, SourceError> {
         match self {
             Self::Postgres(server) => server.describe(config).await,
-            Self::Sqlite(database) => database.describe(config).await,
+            Self::Sqlite(file) => file.describe(config).await,
         }
     }
 
     async fn ping(&self) -> Result<(), SourceError> {
         match self {
             Self::Postgres(server) => server.ping().await,
-            Self::Sqlite(database) => database.ping().await,
+            Self::Sqlite(file) => file.ping().await,
         }
     }
 
     async fn device(&self, mapping: &Mapping, thing: Uuid, device: Uuid) -> Result<Option<Device>, SourceError> {
         match self {
             Self::Postgres(server) => server.device(mapping, thing, device).await,
-            Self::Sqlite(database) => database.device(mapping, thing, device).await,
+            Self::Sqlite(file) => file.device(mapping, thing, device).await,
         }
     }
 
     async fn count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<RowCount, SourceError> {
         match self {
             Self::Postgres(server) => server.count(mapping, device, range).await,
-            Self::Sqlite(database) => database.count(mapping, device, range).await,
+            Self::Sqlite(file) => file.count(mapping, device, range).await,
         }
     }
 
@@ -163,7 +166,7 @@ impl SourceBackend for Backend {
     ) -> Result<Page, SourceError> {
         match self {
             Self::Postgres(server) => server.page(mapping, selection, limit, timeouts, sender).await,
-            Self::Sqlite(database) => database.page(mapping, selection, limit, timeouts, sender).await,
+            Self::Sqlite(file) => file.page(mapping, selection, limit, timeouts, sender).await,
         }
     }
 
@@ -178,7 +181,7 @@ impl SourceBackend for Backend {
     ) -> Result<(), SourceError> {
         match self {
             Self::Postgres(server) => server.page_until_boundary(mapping, selection, rows, timeouts, boundary_tx, sender).await,
-            Self::Sqlite(database) => database.page_until_boundary(mapping, selection, rows, timeouts, boundary_tx, sender).await,
+            Self::Sqlite(file) => file.page_until_boundary(mapping, selection, rows, timeouts, boundary_tx, sender).await,
         }
     }
 
@@ -192,21 +195,21 @@ impl SourceBackend for Backend {
     ) {
         match self {
             Self::Postgres(server) => server.open(source, thing, selection, reply_to, sender),
-            Self::Sqlite(database) => database.open(source, thing, selection, reply_to, sender),
+            Self::Sqlite(file) => file.open(source, thing, selection, reply_to, sender),
         }
     }
 
     async fn any_ids(&self, mapping: &Mapping) -> Result<[Option<String>; 2], SourceError> {
         match self {
             Self::Postgres(server) => server.any_ids(mapping).await,
-            Self::Sqlite(database) => database.any_ids(mapping).await,
+            Self::Sqlite(file) => file.any_ids(mapping).await,
         }
     }
 
     async fn explain_count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<Option<String>, SourceError> {
         match self {
             Self::Postgres(server) => server.explain_count(mapping, device, range).await,
-            Self::Sqlite(database) => database.explain_count(mapping, device, range).await,
+            Self::Sqlite(file) => file.explain_count(mapping, device, range).await,
         }
     }
 }

@@ -10,7 +10,7 @@ use sea_query::{
 };
 use uuid::Uuid;
 
-use super::{IdType, KeyType, Mapping, Selection, StoredRange, TimeType, error::LAYOUT_CHANGED};
+use super::{IdType, KeyType, Mapping, Selection, StoredRange, TimeType, postgres::error::LAYOUT_CHANGED};
 use crate::task::{Position, RowKey};
 
 /// Table aliases. A table's own name could be ambiguous with the name of a selected column.

@@ -12,13 +12,13 @@ const LAYERS: [&[&str]; 8] = [
     &["app"],
     &["api", "worker"],
     &["service", "replay"],
-    &["queue", "source", "sink", "db"],
+    &["queue", "source", "sink"],
     &["protocol", "task", "config", "telemetry"],
     &["failpoint"],
 ];
 
 /// Within the outside and the durable part, and among plain types: who may know whom.
-const BESIDE: [(&str, &str); 4] = [("source", "db"), ("sink", "source"), ("protocol", "task"), ("telemetry", "config")];
+const BESIDE: [(&str, &str); 2] = [("protocol", "task"), ("telemetry", "config")];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();

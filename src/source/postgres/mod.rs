@@ -5,6 +5,7 @@ mod batched_open;
 mod connection;
 pub mod copy;
 mod discover;
+pub(super) mod error;
 mod lock_watchdog;
 mod pool;
 

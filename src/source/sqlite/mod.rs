@@ -1,5 +1,8 @@
 //! The SQLite backend: the embedded sample, and small installations.
 
+mod connection;
+pub(super) mod error;
+
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use sea_query::{SelectStatement, SqliteQueryBuilder};
@@ -15,19 +18,18 @@ use super::{
 };
 use crate::{
     config::Iota,
-    db,
     task::{Position, RowKey},
 };
 
 /// An SQLite file; clones share its connections.
 #[derive(Clone)]
-pub(super) struct Database(SqlitePool);
+pub(super) struct File(SqlitePool);
 
-impl Database {
+impl File {
     pub fn new(config: &Iota) -> Result<Self, SourceError> {
-        let options = db::read_only_options(config.url.reveal())
+        let options = connection::read_only_options(config.url.reveal())
             .map_err(|error| SourceError::Rejected(format!("iota.url {} can't be read: {error}", config.url)))?;
-        Ok(Self(db::pool(options, config.connections)))
+        Ok(Self(connection::pool(options, config.connections)))
     }
 
     async fn fetch_optional(&self, query: &SelectStatement) -> Result<Option<SqliteRow>, sqlx::Error> {
@@ -36,7 +38,7 @@ impl Database {
     }
 }
 
-impl SourceBackend for Database {
+impl SourceBackend for File {
     async fn describe(&self, config: &Iota) -> Result<Mapping, SourceError> {
         let device = table(&self.0, &config.device.table).await?;
         let raw = table(&self.0, &config.raw.table).await?;

@@ -1,4 +1,4 @@
-//! SQLite connections and their pragmas. Knows no tables.
+//! The connections to a source's file, and their pragmas.
 
 use std::{str::FromStr, time::Duration};
 
