@@ -1,13 +1,13 @@
 //! The state machines of jobs and tasks. `docs/architecture.md` has the diagram.
 
-use std::{fmt, str::FromStr};
-
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr};
 
 /// The state of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Display, EnumString, IntoStaticStr)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", parse_err_ty = UnknownState, parse_err_fn = UnknownState::new)]
 pub enum JobState {
     /// May be claimed, at once or after its backoff.
     Queued,
@@ -41,9 +41,6 @@ pub struct IllegalChange {
 }
 
 impl JobState {
-    /// All states.
-    pub const ALL: [Self; 5] = [Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled];
-
     /// The state after `change`.
     ///
     /// # Errors
@@ -67,19 +64,7 @@ impl JobState {
 
     /// The stored form.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-impl fmt::Display for JobState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        self.into()
     }
 }
 
@@ -88,18 +73,17 @@ impl fmt::Display for JobState {
 #[error("{0:?} is not a state of a task or job")]
 pub struct UnknownState(String);
 
-impl FromStr for JobState {
-    type Err = UnknownState;
-
-    fn from_str(text: &str) -> Result<Self, UnknownState> {
-        Self::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| UnknownState(text.to_owned()))
+impl UnknownState {
+    fn new(text: &str) -> Self {
+        Self(text.to_owned())
     }
 }
 
 /// The state of a task. It is derived from the states of its jobs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Display, EnumString, IntoStaticStr)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase", parse_err_ty = UnknownState, parse_err_fn = UnknownState::new)]
 pub enum TaskState {
     Queued,
     Running,
@@ -147,24 +131,7 @@ impl TaskState {
 
     /// The form in the queue file and in messages.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Succeeded => "succeeded",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-impl FromStr for TaskState {
-    type Err = UnknownState;
-
-    fn from_str(text: &str) -> Result<Self, UnknownState> {
-        [Self::Queued, Self::Running, Self::Succeeded, Self::Failed, Self::Cancelled]
-            .into_iter()
-            .find(|state| state.as_str() == text)
-            .ok_or_else(|| UnknownState(text.to_owned()))
+        self.into()
     }
 }
 
@@ -192,8 +159,16 @@ mod tests {
                 assert_eq!(from.after(change).ok(), expected, "{from} {change:?}");
             }
             assert_eq!(from.is_final(), row.iter().all(Option::is_none));
-            assert_eq!(from.as_str().parse(), Ok(from));
         }
+    }
+
+    #[test]
+    fn the_stored_form_is_the_name_in_lower_case() {
+        assert_eq!((JobState::Cancelled.as_str(), TaskState::Cancelled.as_str()), ("cancelled", "cancelled"));
+        assert_eq!(("running".parse(), "running".parse()), (Ok(JobState::Running), Ok(TaskState::Running)));
+        let error = "Running".parse::<JobState>().unwrap_err();
+        assert_eq!(error.to_string(), "\"Running\" is not a state of a task or job");
+        assert_eq!(serde_json::to_value(TaskState::Queued).unwrap(), TaskState::Queued.as_str());
     }
 
     #[test]
