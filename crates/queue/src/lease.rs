@@ -13,9 +13,10 @@ use std::{
 
 use uuid::Uuid;
 
-use super::{Queue, QueueError, TaskRow, sql, writer::Tx};
+use super::{Queue, QueueError, TaskRow};
 use crate::{
     failpoint,
+    store::sqlite::{sql, writer::Tx},
     task::{Event, JobChange, JobState, MAX_NAMED, Progress, QuarantinedRow, Summary, TaskState},
 };
 

@@ -3,24 +3,16 @@
 //! # Where to look
 //!
 //! [`Queue`] stores tasks and leases their jobs. A [`Lease`] is the only way to change a running
-//! job. A [`LogTail`] follows a task's log. All SQL is in `sql/`, all table and column names are in
-//! `schema.rs`, and all writes go through `writer/`.
+//! job. A [`LogTail`] follows a task's log. All that is SQLite is in
+//! `store/sqlite/`, and the rules are pure functions in `policy/`.
 
-mod claim;
-mod clock;
-mod connection;
-mod crash;
 pub mod events;
-mod instance;
 mod lease;
 mod log_tail;
 mod metrics;
-mod open;
-mod probe;
-mod schema;
-mod sql;
+mod policy;
+mod store;
 mod submit;
-mod writer;
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,18 +21,21 @@ use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
-pub use claim::{ClaimLimits, Claimed};
-pub use clock::Clock;
 pub use lease::{Checkpoint, DeviceCount, Job, Lease, LeaseError};
 pub use log_tail::LogTail;
 pub use metrics::{CauseLabel, QueueMetrics};
-pub use open::{OpenError, QueueOptions};
-pub use probe::ProbeError;
+pub use store::sqlite::{
+    claim::{ClaimLimits, Claimed},
+    clock::Clock,
+    open::{OpenError, QueueOptions},
+    probe::ProbeError,
+};
 pub use submit::{Cancelled, Submitted};
 
 use data_patch_failpoint as failpoint;
 use data_patch_protocol::task;
 use events::EventHub;
+use store::sqlite::{clock, connection, instance, probe, sql, writer};
 use task::{LogEntry, QuarantinedRow, TaskId, TaskState};
 
 /// Why a queue operation failed.

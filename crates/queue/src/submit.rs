@@ -1,7 +1,10 @@
 //! Submitting and cancelling tasks.
 
-use super::{Queue, QueueError, TaskRow, lease, sql, writer::Tx};
-use crate::task::{Event, NewTask, TaskId};
+use super::{Queue, QueueError, TaskRow, lease};
+use crate::{
+    store::sqlite::{sql, writer::Tx},
+    task::{Event, NewTask, TaskId},
+};
 
 /// The result of a submission.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::mpsc;
 
 use super::{CHANNEL_CAPACITY, RequestKind, Tx, WriteRequest};
-use crate::{QueueError, clock::QueueClock, events::EventHub, failpoint, metrics::QueueMetrics};
+use crate::{QueueError, events::EventHub, failpoint, metrics::QueueMetrics, store::sqlite::clock::QueueClock};
 
 /// The most requests in one transaction, so that the first one does not wait long for its answer.
 pub(super) const MAX_BATCH: usize = 256;

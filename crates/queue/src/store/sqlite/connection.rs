@@ -9,7 +9,8 @@ use std::{
 use rusqlite::{Connection, OpenFlags, Row, config::DbConfig, params_from_iter};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use super::{QueueError, sql::Statement};
+use super::sql::Statement;
+use crate::QueueError;
 
 /// How long a connection waits for a lock before SQLite reports `SQLITE_BUSY`.
 pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

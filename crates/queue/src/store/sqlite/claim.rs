@@ -7,12 +7,15 @@ use std::{
 };
 
 use super::{
-    Lease, Queue, QueueError, TaskRow, crash,
-    lease::{self, Job, JobUpdate},
     sql::{self, DueRow, Suspects},
     writer::Tx,
 };
-use crate::task::{Event, JobChange, JobState, TaskId};
+use crate::{
+    Lease, Queue, QueueError, TaskRow,
+    lease::{self, Job, JobUpdate},
+    policy::crash,
+    task::{Event, JobChange, JobState, TaskId},
+};
 
 /// The limits of a claim.
 ///

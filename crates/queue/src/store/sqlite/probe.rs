@@ -8,7 +8,8 @@ use std::{
 
 use tokio::task::spawn_blocking;
 
-use super::{Queue, QueueError, writer::Tx};
+use super::writer::Tx;
+use crate::{Queue, QueueError};
 
 /// Why the queue cannot be written, or why its writes would be lost.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +27,7 @@ pub enum ProbeError {
 
 /// Identifies the file that was opened, even if another one has its name later.
 #[derive(Debug, Clone)]
-pub(super) struct Identity {
+pub struct Identity {
     path: PathBuf,
     /// Device and inode.
     file: (u64, u64),

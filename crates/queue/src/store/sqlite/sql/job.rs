@@ -10,8 +10,8 @@ use super::{
     uuid,
 };
 use crate::{
-    crash::InProgress,
-    schema::{Job, index},
+    policy::crash::InProgress,
+    store::sqlite::schema::{Job, index},
     task::{JobState, Position, Progress, TaskId},
 };
 
@@ -42,7 +42,7 @@ pub fn read_device(row: &Row<'_>) -> Result<Uuid> {
 }
 
 /// Which jobs of a task a claim considers. A suspect is a job with at least two shared crashes
-/// ([`crash::ISOLATE_AFTER`](crate::crash::ISOLATE_AFTER)). The number is part of the statement's
+/// ([`crash::ISOLATE_AFTER`](crate::policy::crash::ISOLATE_AFTER)). The number is part of the statement's
 /// text, since SQLite does not use a partial index for a bound value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suspects {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     TaskRow,
-    schema::{Job, Task, index},
+    store::sqlite::schema::{Job, Task, index},
     task::{Failure, JobCounts, JobState, NewTask, TaskId, TaskState},
 };
 

@@ -13,8 +13,9 @@ use rusqlite::{Connection, Row};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{QueueError, clock::QueueClock, connection, sql};
+use super::{clock::QueueClock, connection, sql};
 use crate::{
+    QueueError,
     events::EventHub,
     metrics::QueueMetrics,
     task::{Event, LogEntry, TaskId, TaskState},
@@ -31,7 +32,7 @@ const LARGE_REQUEST_PERMITS: usize = 16;
 const MAX_ROWS_PER_TRANSACTION: u64 = 2_000;
 
 /// An open transaction, and the log entries to publish once it is committed.
-pub(super) struct Tx<'a> {
+pub struct Tx<'a> {
     connection: &'a Connection,
     /// The steady clock, in milliseconds: for due times and leases.
     pub now_ms: i64,
@@ -159,7 +160,7 @@ where
 }
 
 /// A handle to the writer thread.
-pub(super) struct Writer {
+pub struct Writer {
     /// `None` once the writer is closed.
     requests: Mutex<Option<mpsc::Sender<Box<dyn WriteRequest>>>>,
     large: Arc<Semaphore>,

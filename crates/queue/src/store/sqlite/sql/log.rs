@@ -10,7 +10,7 @@ use super::{
     uuid,
 };
 use crate::{
-    schema::{Event, Quarantine, Task},
+    store::sqlite::schema::{Event, Quarantine, Task},
     task::{self as logged, LogEntry, Position, QuarantinedRow, TaskId, TaskState},
 };
 

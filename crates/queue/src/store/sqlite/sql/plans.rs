@@ -6,8 +6,9 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::{
-    Clock, Queue, QueueOptions, connection,
-    crash::InProgress,
+    Clock, Queue, QueueOptions,
+    policy::crash::InProgress,
+    store::sqlite::connection,
     task::{JobState, LogEntry, NewTask, Position, Progress, QuarantinedRow, TaskId, TaskState},
 };
 

@@ -27,7 +27,7 @@ pub enum Clock {
 
 /// The two clocks of an open queue.
 #[derive(Debug, Clone)]
-pub(super) struct QueueClock {
+pub struct QueueClock {
     source: Clock,
     offset_ms: i64,
 }

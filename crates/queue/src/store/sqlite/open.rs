@@ -11,15 +11,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Clock, Inner, Queue,
     clock::QueueClock,
     connection::{self, BUSY_TIMEOUT, Readers},
     instance::ServiceInstance,
-    poll_other_processes,
     probe::Identity,
     writer::Writer,
 };
-use crate::{events::EventHub, metrics::QueueMetrics};
+use crate::{Clock, Inner, Queue, events::EventHub, metrics::QueueMetrics, poll_other_processes};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
 

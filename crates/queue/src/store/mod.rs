@@ -1,0 +1,3 @@
+//! Where the queue is kept.
+
+pub mod sqlite;
