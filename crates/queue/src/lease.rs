@@ -15,9 +15,8 @@ use uuid::Uuid;
 
 use super::{Queue, QueueError, TaskRow};
 use crate::{
-    failpoint,
-    store::sqlite::{sql, writer::Tx},
-    task::{Event, JobChange, JobState, MAX_NAMED, Progress, QuarantinedRow, Summary, TaskState},
+    store::Store,
+    task::{Event, JobChange, Progress, QuarantinedRow},
 };
 
 /// Why a write to a job failed.
@@ -85,7 +84,7 @@ impl std::fmt::Debug for Lease {
 
 /// One write to a job.
 #[derive(Debug, Default)]
-pub(super) struct JobUpdate {
+pub(crate) struct JobUpdate {
     /// The state change, and the delay until the job may be claimed again if it returns to the
     /// queue. `None` renews the lease.
     pub change: Option<(JobChange, Option<Duration>)>,
@@ -192,9 +191,8 @@ impl Lease {
     }
 
     async fn write(&self, update: JobUpdate) -> Result<(), LeaseError> {
-        let (job, duration) = (self.job.clone(), self.duration);
         let requested = self.claimed.elapsed();
-        let is_valid = self.queue.inner.writer.write(move |tx| apply(tx, &job, &update, tx.now_ms + millis(duration))).await?;
+        let is_valid = self.queue.inner.store.update_job(self.job.clone(), update, self.duration).await?;
         if !is_valid {
             // Counted once per lease, however often its holder retries.
             if self.expires_ms.swap(0, Ordering::Relaxed) > 0 {
@@ -211,90 +209,4 @@ impl From<Checkpoint> for JobUpdate {
     fn from(Checkpoint { counted, progress, layout, quarantined, events, waiting }: Checkpoint) -> Self {
         Self { counted, progress: Some(progress), layout, quarantined, events, waiting, ..Self::default() }
     }
-}
-
-/// Applies an update if the attempt still has the lease, and returns whether it had. Finishes the
-/// task if this was its last job. `until_ms` is the new end of the lease.
-pub(super) fn apply(tx: &mut Tx<'_>, job: &Job, update: &JobUpdate, until_ms: i64) -> rusqlite::Result<bool> {
-    let mut change = update.change;
-    if let Some((JobChange::Retry | JobChange::Release, _)) = change
-        && !tx.rows(&sql::cancel_requested(job.task.id), |_| Ok(()))?.is_empty()
-    {
-        // The task was cancelled, and the worker did not know it yet.
-        change = Some((JobChange::Cancel, None));
-    }
-    let (state, due_at) = match change {
-        None => (JobState::Running, Some(until_ms)),
-        Some((change, wait)) => {
-            let state = JobState::Running.after(change).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-            (state, wait.map(|wait| tx.now_ms + millis(wait)))
-        }
-    };
-    let has_progressed = update.progress.as_ref().is_some_and(|progress| job.has_progressed(progress));
-    let changes = sql::JobWrite {
-        name: update.counted.as_ref().and_then(|counted| counted.name.as_deref()),
-        total: update.counted.as_ref().map(|counted| counted.total),
-        progress: update.progress.as_ref(),
-        layout: update.layout.as_deref(),
-        outages: match change {
-            Some((JobChange::Retry, _)) => Some(job.next_outage_count(has_progressed)),
-            None if !has_progressed => None,
-            _ => Some(0),
-        },
-        reason: update.reason.as_deref(),
-        waiting: update.waiting.or(change.is_some().then_some(false)),
-        unanswered: update.unanswered,
-    };
-    if tx.run(&sql::write_job(job.id, job.attempt, state, due_at, &changes))? == 0 {
-        return Ok(false);
-    }
-    let mut events = Vec::with_capacity(update.events.len() + 2);
-    if let Some(DeviceCount { name, total }) = &update.counted {
-        events.push(Event::Counted { device: job.device, name: name.clone(), total: *total });
-    }
-    events.extend(update.events.iter().cloned());
-    if update.change.is_none() && update.progress.is_some() {
-        failpoint::hit("heartbeat");
-    }
-    for row in &update.quarantined {
-        tx.run(&sql::insert_quarantined(job.task.id, job.device, row, tx.wall_ms))?;
-    }
-    let mut final_state = None;
-    if state.is_final() {
-        final_state = finish_task_if_done(tx, &job.task, &mut events)?;
-    }
-    if !events.is_empty() {
-        tx.log(job.task.id, events, final_state)?;
-    }
-    Ok(true)
-}
-
-/// If all jobs of the task are finished, appends the final event to `events` and returns the final
-/// state of the task; the caller logs the events. Returns `None` if the task has open jobs.
-pub(super) fn finish_task_if_done(tx: &Tx<'_>, task: &TaskRow, events: &mut Vec<Event>) -> rusqlite::Result<Option<TaskState>> {
-    if !tx.rows(&sql::has_open_jobs(task.id), |_| Ok(()))?.is_empty() {
-        return Ok(None);
-    }
-    let Some(totals) = tx.rows(&sql::task_totals(task.id), sql::read_task_totals)?.pop() else { return Ok(None) };
-    let failures = match totals.jobs.failed {
-        0 => Vec::new(),
-        _ => tx.rows(&sql::failures(task.id, MAX_NAMED as u64), sql::read_failure)?,
-    };
-    failpoint::hit("last-event");
-    let sql::TaskTotals { jobs, published, quarantined, unanswered, empty } = totals;
-    events.push(Event::Finished(Summary {
-        devices: jobs.into(),
-        published,
-        quarantined,
-        unanswered,
-        empty_devices: empty,
-        took_ms: u64::try_from(tx.wall_ms - task.created_at_ms).unwrap_or(0),
-        failures,
-    }));
-    Ok(Some(TaskState::of(jobs)))
-}
-
-/// A duration in whole milliseconds, the unit of all times in the queue file.
-pub(super) fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX / 4)
 }

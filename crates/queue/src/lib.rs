@@ -3,98 +3,49 @@
 //! # Where to look
 //!
 //! [`Queue`] stores tasks and leases their jobs. A [`Lease`] is the only way to change a running
-//! job. A [`LogTail`] follows a task's log. All that is SQLite is in
-//! `store/sqlite/`, and the rules are pure functions in `policy/`.
+//! job. A [`LogTail`] follows a task's log.
+//!
+//! The rules are pure functions in `policy/`. What a store must do and guarantee is written at
+//! `trait Store` (`store/mod.rs`), and all that is SQLite is in `store/sqlite/`.
 
+mod claim;
+mod clock;
+mod error;
 pub mod events;
 mod lease;
 mod log_tail;
 mod metrics;
+mod open;
 mod policy;
+mod probe;
 mod store;
 mod submit;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
+pub use claim::{ClaimLimits, Claimed};
+pub use clock::Clock;
+pub use error::QueueError;
 pub use lease::{Checkpoint, DeviceCount, Job, Lease, LeaseError};
 pub use log_tail::LogTail;
 pub use metrics::{CauseLabel, QueueMetrics};
-pub use store::sqlite::{
-    claim::{ClaimLimits, Claimed},
-    clock::Clock,
-    open::{OpenError, QueueOptions},
-    probe::ProbeError,
-};
+pub use open::{OpenError, QueueOptions};
+pub use probe::ProbeError;
 pub use submit::{Cancelled, Submitted};
 
 use data_patch_failpoint as failpoint;
 use data_patch_protocol::task;
 use events::EventHub;
-use store::sqlite::{clock, connection, instance, probe, sql, writer};
+use store::{AnyStore, Store};
 use task::{LogEntry, QuarantinedRow, TaskId, TaskState};
-
-/// Why a queue operation failed.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum QueueError {
-    /// The file is locked, or its disk is full or failing. Retryable.
-    #[error("{0}")]
-    Unavailable(Arc<rusqlite::Error>),
-    /// The file or one of its rows was not written by this service. Not retryable.
-    #[error("the queue file is damaged or was changed by another program: {0}")]
-    Damaged(Arc<rusqlite::Error>),
-    /// An error of another kind; whether a retry helps is unknown.
-    #[error("unexpected: {0}")]
-    Unknown(Arc<rusqlite::Error>),
-    /// [`Queue::close`] was called, or the writer thread has panicked.
-    #[error("the queue is closed: the service is stopping")]
-    Closed,
-}
-
-impl QueueError {
-    /// The kind of error, as a metric label.
-    pub fn cause(&self) -> &'static str {
-        match self {
-            Self::Unavailable(_) => "away",
-            Self::Damaged(_) => "damaged",
-            Self::Unknown(_) => "unknown",
-            Self::Closed => "closed",
-        }
-    }
-
-    fn from_sqlite(error: rusqlite::Error) -> Self {
-        use rusqlite::{Error, ErrorCode as Code};
-        let kind = match &error {
-            Error::SqliteFailure(failure, _) => match failure.code {
-                Code::DatabaseBusy
-                | Code::DatabaseLocked
-                | Code::DiskFull
-                | Code::SystemIoFailure
-                | Code::ReadOnly
-                | Code::CannotOpen
-                | Code::OutOfMemory
-                | Code::PermissionDenied
-                | Code::FileLockingProtocolFailed
-                | Code::OperationInterrupted
-                | Code::OperationAborted => Self::Unavailable,
-                Code::DatabaseCorrupt | Code::NotADatabase | Code::SchemaChanged | Code::TypeMismatch => Self::Damaged,
-                _ => Self::Unknown,
-            },
-            Error::FromSqlConversionFailure(..)
-            | Error::IntegralValueOutOfRange(..)
-            | Error::InvalidColumnType(..)
-            | Error::InvalidColumnName(_)
-            | Error::Utf8Error(..)
-            | Error::QueryReturnedNoRows => Self::Damaged,
-            _ => Self::Unknown,
-        };
-        kind(Arc::new(error))
-    }
-}
 
 /// A stored task.
 #[derive(Debug, Clone)]
@@ -131,18 +82,14 @@ pub struct Queue {
 }
 
 struct Inner {
-    writer: writer::Writer,
+    store: AnyStore,
     metrics: QueueMetrics,
-    readers: connection::Readers,
     hub: EventHub,
-    clock: clock::QueueClock,
     /// Notified when a job may have become claimable.
     work: Notify,
     /// Notified when a task is cancelled in this process.
     cancel_requests: Notify,
-    instance: instance::ServiceInstance,
-    file: probe::Identity,
-    /// Stops [`poll_other_processes`] when it is dropped.
+    /// Stops [`poll_other_instances`] when it is dropped.
     _polling: DropGuard,
 }
 
@@ -152,7 +99,7 @@ impl Queue {
     /// # Errors
     /// The file cannot be read.
     pub async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {
-        Ok(self.inner.readers.rows(sql::task(id), sql::read_task).await?.pop())
+        self.inner.store.task(id).await
     }
 
     /// At most `limit` entries of a task's log after `seq`, in order.
@@ -160,7 +107,7 @@ impl Queue {
     /// # Errors
     /// The file cannot be read.
     pub async fn log_after(&self, task: TaskId, seq: u64, limit: u64) -> Result<Vec<LogEntry>, QueueError> {
-        self.inner.readers.rows(sql::log_after(task, seq, limit), move |row| sql::read_log_entry(task, row)).await
+        self.inner.store.log_after(task, seq, limit).await
     }
 
     /// The quarantined rows of a task, each with its device.
@@ -168,7 +115,7 @@ impl Queue {
     /// # Errors
     /// The file cannot be read.
     pub async fn quarantined_rows(&self, task: TaskId) -> Result<Vec<(Uuid, QuarantinedRow)>, QueueError> {
-        self.inner.readers.rows(sql::quarantined_rows(task), sql::read_quarantined).await
+        self.inner.store.quarantined_rows(task).await
     }
 
     /// The number of unfinished jobs, and the age of the oldest due one.
@@ -176,11 +123,7 @@ impl Queue {
     /// # Errors
     /// The file cannot be read.
     pub async fn backlog(&self) -> Result<Backlog, QueueError> {
-        let (jobs, due_at) = self.inner.readers.rows(sql::backlog(), sql::read_backlog).await?.pop().unwrap_or_default();
-        // The `due_at` of a running job is the end of its lease. It lies in the future, so it
-        // counts as no wait.
-        let waited_ms = due_at.map_or(0, |due_at| self.inner.clock.steady_ms().saturating_sub(due_at));
-        Ok(Backlog { jobs, oldest_due: Duration::from_millis(waited_ms.try_into().unwrap_or(0)) })
+        self.inner.store.backlog().await
     }
 
     /// Follows a task's log from the entry after `after`.
@@ -205,7 +148,7 @@ impl Queue {
     /// # Errors
     /// The file cannot be read.
     pub async fn tasks_being_cancelled(&self) -> Result<Vec<TaskId>, QueueError> {
-        self.inner.readers.rows(sql::tasks_being_cancelled(), sql::read_task_id).await
+        self.inner.store.tasks_being_cancelled().await
     }
 
     /// Removes tasks that finished before `before_ms` (milliseconds since 1970) and returns their
@@ -215,22 +158,7 @@ impl Queue {
     /// # Errors
     /// The file cannot be written.
     pub async fn prune(&self, before_ms: i64) -> Result<u64, QueueError> {
-        let mut removed = 0;
-        loop {
-            // One task at a time: a task may have one row or many thousands.
-            let prune = move |tx: &mut writer::Tx<'_>| {
-                let mut tasks = 0;
-                while !tx.is_full() && tx.run(&sql::prune(before_ms, 1))? > 0 {
-                    tasks += 1;
-                }
-                Ok((tasks, tx.is_full()))
-            };
-            let (tasks, is_full) = self.inner.writer.write_large(prune).await?;
-            removed += tasks;
-            if !is_full {
-                return Ok(removed);
-            }
-        }
+        self.inner.store.prune(before_ms).await
     }
 
     /// The queue's metrics.
@@ -241,19 +169,18 @@ impl Queue {
     /// Waits until the writer thread has panicked. Nothing can be written any more, so the process
     /// should exit.
     pub async fn writer_died(&self) {
-        self.inner.writer.died().await;
+        self.inner.store.died().await;
     }
 
     /// The wall-clock time in milliseconds since 1970.
     pub fn now_ms(&self) -> i64 {
-        self.inner.clock.wall_ms()
+        self.inner.store.now_ms()
     }
 
     /// Completes the pending writes, releases the leases that this service still has, and closes
     /// the file. Later calls return [`QueueError::Closed`].
     pub async fn close(&self) {
-        let owner = self.owner();
-        match self.inner.writer.write(move |tx| tx.run(&sql::release_all(&owner, tx.now_ms))).await {
+        match self.inner.store.release_all().await {
             Ok(0) | Err(QueueError::Closed) => {}
             Ok(jobs) => {
                 tracing::warn!(
@@ -263,21 +190,16 @@ impl Queue {
             }
             Err(error) => {
                 tracing::warn!(%error, "leases could not be released; the next service on this queue expires them");
-                self.inner.instance.keep_lock_file();
             }
         }
-        self.inner.writer.close().await;
-        self.inner.readers.close();
+        self.inner.store.close().await;
     }
 }
 
-/// Signals log entries that other processes wrote to the same file to the subscribers in this
-/// process.
-async fn poll_other_processes(readers: connection::Readers, hub: EventHub, stop: CancellationToken) {
-    /// The longest delay until a subscriber sees an entry of another process.
+/// Signals log entries that other instances committed to the subscribers in this process.
+async fn poll_other_instances(inner: Weak<Inner>, hub: EventHub, stop: CancellationToken) {
+    /// The longest delay until a subscriber sees an entry of another instance.
     const POLL_INTERVAL: Duration = Duration::from_millis(250);
-    /// Far below SQLite's limit on the variables of a statement.
-    const MAX_TASKS_PER_QUERY: usize = 500;
     let mut ticks = tokio::time::interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -285,12 +207,14 @@ async fn poll_other_processes(readers: connection::Readers, hub: EventHub, stop:
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        for tasks in hub.subscribed_tasks().chunks(MAX_TASKS_PER_QUERY) {
-            // A failed read is retried at the next tick. Other readers report the error.
-            let lengths = readers.rows(sql::last_seqs(tasks), sql::read_log_length).await.unwrap_or_default();
-            for (task, last_seq) in lengths {
-                hub.advance_tail(task, last_seq);
-            }
+        let tasks = hub.subscribed_tasks();
+        if tasks.is_empty() {
+            continue;
+        }
+        let Some(inner) = inner.upgrade() else { return };
+        // A failed read is retried at the next tick. Other readers report the error.
+        for (task, last_seq) in inner.store.last_seqs(&tasks).await.unwrap_or_default() {
+            hub.advance_tail(task, last_seq);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Submitting and cancelling tasks.
 
-use super::{Queue, QueueError, TaskRow, lease};
+use super::{Queue, QueueError, TaskRow};
 use crate::{
-    store::sqlite::{sql, writer::Tx},
+    store::Store,
     task::{Event, NewTask, TaskId},
 };
 
@@ -41,12 +41,7 @@ impl Queue {
     /// # Errors
     /// The file cannot be written; nothing was stored.
     pub async fn submit_with_log(&self, task: NewTask, events: Vec<Event>) -> Result<Submitted, QueueError> {
-        /// A task with this many devices is a large change.
-        const LARGE_TASK_DEVICES: usize = 100;
-        let is_large = task.devices.len() >= LARGE_TASK_DEVICES;
-        let submit = move |tx: &mut Tx<'_>| submit(tx, &task, &events);
-        let submitted =
-            if is_large { self.inner.writer.write_large(submit).await? } else { self.inner.writer.write(submit).await? };
+        let submitted = self.inner.store.submit(task, events).await?;
         self.inner.work.notify_one();
         Ok(submitted)
     }
@@ -58,55 +53,8 @@ impl Queue {
     /// # Errors
     /// The file cannot be written; nothing was changed.
     pub async fn cancel(&self, task: TaskId) -> Result<Option<Cancelled>, QueueError> {
-        let cancelled = self.inner.writer.write(move |tx| cancel(tx, task)).await?;
+        let cancelled = self.inner.store.cancel(task).await?;
         self.inner.cancel_requests.notify_one();
         Ok(cancelled)
     }
-}
-
-fn cancel(tx: &mut Tx<'_>, id: TaskId) -> rusqlite::Result<Option<Cancelled>> {
-    let Some(task) = tx.rows(&sql::task(id), sql::read_task)?.pop() else { return Ok(None) };
-    if task.state.is_final() {
-        return Ok(Some(Cancelled { task, already_finished: true }));
-    }
-    if !task.cancel_requested {
-        tx.run(&sql::request_cancel(id, tx.wall_ms))?;
-    }
-    tx.run(&sql::cancel_waiting_jobs(id))?;
-    let mut events = Vec::new();
-    let final_state = lease::finish_task_if_done(tx, &task, &mut events)?;
-    let last_seq = if events.is_empty() { task.last_seq } else { tx.log(id, events, final_state)? };
-    let task = TaskRow { state: final_state.unwrap_or(task.state), last_seq, cancel_requested: true, ..task };
-    Ok(Some(Cancelled { task, already_finished: false }))
-}
-
-fn submit(tx: &mut Tx<'_>, task: &NewTask, events: &[Event]) -> rusqlite::Result<Submitted> {
-    if let Some(request_id) = &task.request_id
-        && let Some(row) = tx.rows(&sql::task_of_request(request_id), sql::read_task)?.pop()
-    {
-        let fields = differences(tx, task, &row)?;
-        return Ok(if fields.is_empty() { Submitted::Existing(row) } else { Submitted::Conflict { task: row.id, fields } });
-    }
-    let id = TaskId::new();
-    tx.run(&sql::insert_task(id, task, tx.wall_ms))?;
-    for (ordinal, device) in task.devices.iter().enumerate() {
-        tx.run(&sql::insert_job(id, ordinal, *device, tx.now_ms))?;
-    }
-    if !events.is_empty() {
-        tx.log(id, events.to_vec(), None)?;
-    }
-    Ok(Submitted::Created(id))
-}
-
-/// The fields in which a request differs from the task of an earlier request.
-fn differences(tx: &Tx<'_>, task: &NewTask, row: &TaskRow) -> rusqlite::Result<Vec<&'static str>> {
-    let devices = tx.rows(&sql::devices(row.id), sql::read_device)?;
-    let differs = [
-        ("topic", task.topic != row.topic),
-        ("thingId", task.thing != row.thing),
-        ("devices", task.devices != devices),
-        ("from", task.from != row.from),
-        ("to", task.to != row.to),
-    ];
-    Ok(differs.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect())
 }

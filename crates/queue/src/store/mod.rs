@@ -1,3 +1,267 @@
-//! Where the queue is kept.
+//! Where the queue is kept: the operations of a store, and the kinds of store.
+//!
+//! A store keeps tasks, jobs, logs and quarantined rows, and changes them in transactions. What it
+//! writes is decided by [`policy`](crate::policy). Waking workers, counting lost leases and
+//! following logs is done above it, once for all kinds.
 
 pub mod sqlite;
+
+use std::{sync::Arc, time::Duration};
+
+use uuid::Uuid;
+
+use crate::{
+    Backlog, Cancelled, ClaimLimits, Clock, Job, OpenError, ProbeError, QueueError, QueueOptions, Submitted, TaskRow,
+    events::EventHub,
+    lease::JobUpdate,
+    metrics::QueueMetrics,
+    policy::claim::{History, Start},
+    task::{Event, LogEntry, NewTask, QuarantinedRow, TaskId},
+};
+use sqlite::SqliteStore;
+
+/// The operations of a store. All guarantee that
+///
+/// - a change is durable before it is answered, and an error means that nothing was changed;
+/// - events are appended to a task's log in the transaction of the change that they tell of, with
+///   sequence numbers without a gap, and after the commit, and only then, each entry is handed to
+///   the store's [`EventHub`] ([`publish`](EventHub::publish)), in the order of its task's log;
+/// - a failed transaction is counted in [`QueueMetrics::errors`], and the duration of a commit is
+///   observed in [`QueueMetrics::commit_seconds`];
+/// - several instances may work on one store at once, and one that ends in the middle of an
+///   operation leaves the store as it was before or after it.
+///
+/// Dropping the future of an operation does not undo it: it is applied as a whole or not at all.
+pub(crate) trait Store {
+    /// Stores a task with one job per device, each due at once, and `events` as the beginning of
+    /// its log. The task is served before those that were served already. If a task with the same
+    /// `request_id` exists, nothing is stored; of several at once, one creates the task.
+    fn submit(&self, task: NewTask, events: Vec<Event>) -> impl Future<Output = Result<Submitted, QueueError>> + Send;
+
+    /// Marks an unfinished task as being cancelled and ends its queued jobs. If it has no running
+    /// job, it is finished in the same transaction.
+    fn cancel(&self, task: TaskId) -> impl Future<Output = Result<Option<Cancelled>, QueueError>> + Send;
+
+    /// Leases due jobs as the [turns](crate::policy::turns) say, each to one owner only, and counts
+    /// up its attempt. Before a job is leased whose lease has expired, all expired leases of its
+    /// owner end with [`blame`](crate::policy::crash::blame). All due tasks count as served. A task
+    /// or job whose row cannot be read fails and keeps no other from being claimed.
+    ///
+    /// `limits` is called in the transaction, as late as possible: see [`crate::Queue::claim`].
+    fn claim(
+        &self,
+        request: ClaimRequest,
+        limits: impl Fn() -> ClaimLimits + Send + 'static,
+    ) -> impl Future<Output = Result<ClaimedJobs, QueueError>> + Send;
+
+    /// Writes what [`transition`](crate::policy::job::transition) and
+    /// [`events`](crate::policy::job::events) say, and renews the lease for `lease` if the job goes
+    /// on. Returns `false`, and changes nothing, unless the job is running with this attempt. The
+    /// update that ends a task's last job also finishes the task.
+    ///
+    /// A row that is quarantined already is kept as it is.
+    fn update_job(&self, job: Job, update: JobUpdate, lease: Duration) -> impl Future<Output = Result<bool, QueueError>> + Send;
+
+    /// The owner of this instance's leases, unlike that of any other instance.
+    fn owner(&self) -> &Arc<str>;
+
+    /// Returns the running jobs of this instance to the queue, to be claimed at once and without
+    /// blame, and returns their number. If it fails, others find this instance dead once it has
+    /// ended.
+    fn release_all(&self) -> impl Future<Output = Result<usize, QueueError>> + Send;
+
+    /// Ends the leases of instances that are dead, with [`blame`](crate::policy::crash::blame),
+    /// and returns the number of leases. An instance whose death is not certain is left alone.
+    fn end_leases_of_dead_instances(&self) -> impl Future<Output = Result<usize, QueueError>> + Send;
+
+    /// The task, if it exists. Sees every change that was answered before, as do the other reads.
+    fn task(&self, id: TaskId) -> impl Future<Output = Result<Option<TaskRow>, QueueError>> + Send;
+
+    /// At most `limit` entries of a task's log after `seq`, in order.
+    fn log_after(&self, task: TaskId, seq: u64, limit: u64) -> impl Future<Output = Result<Vec<LogEntry>, QueueError>> + Send;
+
+    /// The last sequence numbers of the logs of `tasks`, however many these are; those of tasks
+    /// that do not exist are left out.
+    fn last_seqs(&self, tasks: &[TaskId]) -> impl Future<Output = Result<Vec<(TaskId, u64)>, QueueError>> + Send;
+
+    /// At most `limit` tasks with claimable jobs, the least recently served first, without those of
+    /// `closed_topics`.
+    fn tasks_due(&self, limit: u64, closed_topics: &[&str]) -> impl Future<Output = Result<Vec<TaskId>, QueueError>> + Send;
+
+    /// The unfinished tasks that are being cancelled.
+    fn tasks_being_cancelled(&self) -> impl Future<Output = Result<Vec<TaskId>, QueueError>> + Send;
+
+    /// The quarantined rows of a task, each with its device, ordered by device, time and key.
+    fn quarantined_rows(&self, task: TaskId) -> impl Future<Output = Result<Vec<(Uuid, QuarantinedRow)>, QueueError>> + Send;
+
+    /// The number of unfinished jobs, and how long the oldest due one has been waiting.
+    fn backlog(&self) -> impl Future<Output = Result<Backlog, QueueError>> + Send;
+
+    /// Removes tasks that finished before `before_ms` with all that belongs to them, in several
+    /// transactions, and returns their number.
+    fn prune(&self, before_ms: i64) -> impl Future<Output = Result<u64, QueueError>> + Send;
+
+    /// Commits a small change and checks that what is written will be found again.
+    fn probe(&self) -> impl Future<Output = Result<(), ProbeError>> + Send;
+
+    /// The size of the store on disk in bytes.
+    fn disk_bytes(&self) -> impl Future<Output = u64> + Send;
+
+    /// The wall-clock time in milliseconds since 1970.
+    fn now_ms(&self) -> i64;
+
+    /// Waits until the store has failed for good, so that the process should exit.
+    fn died(&self) -> impl Future<Output = ()> + Send;
+
+    /// Completes the pending operations. Later ones fail with [`QueueError::Closed`].
+    fn close(&self) -> impl Future<Output = ()> + Send;
+}
+
+/// The parameters of a claim.
+#[derive(Debug, Clone)]
+pub(crate) struct ClaimRequest {
+    pub owner: Arc<str>,
+    /// For how long each lease is valid.
+    pub lease: Duration,
+    /// A job with so many crashes is failed.
+    pub max_crashes: u32,
+}
+
+/// What was claimed.
+#[derive(Debug, Default)]
+pub(crate) struct ClaimedJobs {
+    /// The leased jobs: of each turn in the order of their request.
+    pub leased: Vec<Job>,
+    /// Jobs that were failed instead, because they crashed their worker repeatedly.
+    pub failed_crash_looping: usize,
+}
+
+/// Tells the operators what becomes of a job that was just leased, if its worker was lost.
+pub(crate) fn report_start(job: &Job, start: &Start, history: History, suspected: u32) {
+    let (task, device, published, crashes) = (&job.task.id, &job.device, job.progress.published, history.crashes);
+    match start {
+        Start::Resume(_) => tracing::warn!(
+            %task, %device, published, crashes, suspected,
+            "a job resumes from its checkpoint: its previous worker was lost"
+        ),
+        Start::CrashLoop(_) => {
+            tracing::error!(%task, %device, crashes, "the job is failed: its worker died repeatedly");
+        }
+        Start::Run | Start::Cancelled(_) => {}
+    }
+}
+
+/// What a store is opened with, beside its options.
+#[derive(Debug, Clone)]
+pub(crate) struct StoreContext {
+    pub clock: Clock,
+    pub hub: EventHub,
+    pub metrics: QueueMetrics,
+}
+
+/// An open store of any kind.
+pub(crate) enum AnyStore {
+    Sqlite(SqliteStore),
+}
+
+impl AnyStore {
+    /// Opens the store that `options` name; creates its tables if there are none, and migrates them.
+    pub async fn open(options: &QueueOptions, context: StoreContext) -> Result<Self, OpenError> {
+        SqliteStore::open(options, context).await.map(Self::Sqlite)
+    }
+}
+
+/// Calls the same operation on whatever kind of store it is. No future is boxed.
+macro_rules! dispatch {
+    ($any:expr, $store:ident => $call:expr) => {
+        match $any {
+            AnyStore::Sqlite($store) => $call,
+        }
+    };
+}
+
+impl Store for AnyStore {
+    async fn submit(&self, task: NewTask, events: Vec<Event>) -> Result<Submitted, QueueError> {
+        dispatch!(self, store => store.submit(task, events).await)
+    }
+
+    async fn cancel(&self, task: TaskId) -> Result<Option<Cancelled>, QueueError> {
+        dispatch!(self, store => store.cancel(task).await)
+    }
+
+    async fn claim(
+        &self,
+        request: ClaimRequest,
+        limits: impl Fn() -> ClaimLimits + Send + 'static,
+    ) -> Result<ClaimedJobs, QueueError> {
+        dispatch!(self, store => store.claim(request, limits).await)
+    }
+
+    async fn update_job(&self, job: Job, update: JobUpdate, lease: Duration) -> Result<bool, QueueError> {
+        dispatch!(self, store => store.update_job(job, update, lease).await)
+    }
+
+    fn owner(&self) -> &Arc<str> {
+        dispatch!(self, store => store.owner())
+    }
+
+    async fn release_all(&self) -> Result<usize, QueueError> {
+        dispatch!(self, store => store.release_all().await)
+    }
+
+    async fn end_leases_of_dead_instances(&self) -> Result<usize, QueueError> {
+        dispatch!(self, store => store.end_leases_of_dead_instances().await)
+    }
+
+    async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {
+        dispatch!(self, store => store.task(id).await)
+    }
+
+    async fn log_after(&self, task: TaskId, seq: u64, limit: u64) -> Result<Vec<LogEntry>, QueueError> {
+        dispatch!(self, store => store.log_after(task, seq, limit).await)
+    }
+
+    async fn last_seqs(&self, tasks: &[TaskId]) -> Result<Vec<(TaskId, u64)>, QueueError> {
+        dispatch!(self, store => store.last_seqs(tasks).await)
+    }
+
+    async fn tasks_due(&self, limit: u64, closed_topics: &[&str]) -> Result<Vec<TaskId>, QueueError> {
+        dispatch!(self, store => store.tasks_due(limit, closed_topics).await)
+    }
+
+    async fn tasks_being_cancelled(&self) -> Result<Vec<TaskId>, QueueError> {
+        dispatch!(self, store => store.tasks_being_cancelled().await)
+    }
+
+    async fn quarantined_rows(&self, task: TaskId) -> Result<Vec<(Uuid, QuarantinedRow)>, QueueError> {
+        dispatch!(self, store => store.quarantined_rows(task).await)
+    }
+
+    async fn backlog(&self) -> Result<Backlog, QueueError> {
+        dispatch!(self, store => store.backlog().await)
+    }
+
+    async fn prune(&self, before_ms: i64) -> Result<u64, QueueError> {
+        dispatch!(self, store => store.prune(before_ms).await)
+    }
+
+    async fn probe(&self) -> Result<(), ProbeError> {
+        dispatch!(self, store => store.probe().await)
+    }
+
+    async fn disk_bytes(&self) -> u64 {
+        dispatch!(self, store => store.disk_bytes().await)
+    }
+
+    fn now_ms(&self) -> i64 {
+        dispatch!(self, store => store.now_ms())
+    }
+
+    async fn died(&self) {
+        dispatch!(self, store => store.died().await);
+    }
+
+    async fn close(&self) {
+        dispatch!(self, store => store.close().await);
+    }
+}

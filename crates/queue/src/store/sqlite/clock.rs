@@ -6,24 +6,13 @@
 //! an offset that is stored in the queue file, so that all services on the file agree. A new offset
 //! is chosen after each boot.
 
-use std::{
-    fs,
-    sync::{Arc, atomic::AtomicI64, atomic::Ordering},
-};
+use std::{fs, sync::atomic::Ordering};
 
 use chrono::Utc;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use rustix::time::{ClockId, clock_gettime};
 
-/// The source of the queue's time. Tests set it by hand.
-#[derive(Debug, Clone, Default)]
-pub enum Clock {
-    /// The clocks of the operating system.
-    #[default]
-    System,
-    /// The value of both clocks, in milliseconds since 1970.
-    Manual(Arc<AtomicI64>),
-}
+use crate::Clock;
 
 /// The two clocks of an open queue.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, Row, config::DbConfig, params_from_iter};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use super::sql::Statement;
+use super::{error::queue_error, sql::Statement};
 use crate::QueueError;
 
 /// How long a connection waits for a lock before SQLite reports `SQLITE_BUSY`.
@@ -93,7 +93,7 @@ impl Readers {
             Ok(result)
         });
         // A join error means that the runtime is stopping, or a panic that was already reported.
-        task.await.map_err(|_| QueueError::Closed)?.map_err(QueueError::from_sqlite)
+        task.await.map_err(|_| QueueError::Closed)?.map_err(queue_error)
     }
 
     /// Closes the pool. Later calls return [`QueueError::Closed`].

@@ -1,11 +1,181 @@
-//! The queue in an SQLite file.
+//! The queue in an SQLite file, shared by the services of one machine.
+//!
+//! All SQL is in `sql/`, all table and column names are in `schema.rs`, and all writes go through
+//! `writer/`: one thread with one connection, many changes in one transaction. Reads have
+//! connections of their own.
 
-pub mod claim;
-pub mod clock;
-pub mod connection;
-pub mod instance;
-pub mod open;
-pub mod probe;
+mod claim;
+mod clock;
+mod connection;
+mod error;
+mod instance;
+mod open;
+mod probe;
 mod schema;
-pub mod sql;
-pub mod writer;
+mod sql;
+mod submit;
+mod update;
+mod writer;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::task::spawn_blocking;
+use uuid::Uuid;
+
+use super::{ClaimRequest, ClaimedJobs, Store};
+use crate::{
+    Backlog, Cancelled, ClaimLimits, Job, ProbeError, QueueError, Submitted, TaskRow,
+    lease::JobUpdate,
+    policy::millis,
+    task::{Event, LogEntry, NewTask, QuarantinedRow, TaskId},
+};
+use writer::Tx;
+
+/// An open queue file.
+pub(crate) struct SqliteStore {
+    writer: writer::Writer,
+    readers: connection::Readers,
+    clock: clock::QueueClock,
+    instance: instance::ServiceInstance,
+    file: probe::Identity,
+}
+
+impl Store for SqliteStore {
+    async fn submit(&self, task: NewTask, events: Vec<Event>) -> Result<Submitted, QueueError> {
+        /// A task with this many devices is a large change.
+        const LARGE_TASK_DEVICES: usize = 100;
+        let is_large = task.devices.len() >= LARGE_TASK_DEVICES;
+        let submit = move |tx: &mut Tx<'_>| submit::submit(tx, &task, &events);
+        if is_large { self.writer.write_large(submit).await } else { self.writer.write(submit).await }
+    }
+
+    async fn cancel(&self, task: TaskId) -> Result<Option<Cancelled>, QueueError> {
+        self.writer.write(move |tx| submit::cancel(tx, task)).await
+    }
+
+    /// Claims at the end of its transaction, after the updates that free slots.
+    async fn claim(
+        &self,
+        request: ClaimRequest,
+        limits: impl Fn() -> ClaimLimits + Send + 'static,
+    ) -> Result<ClaimedJobs, QueueError> {
+        self.writer.write_at_end_of_batch(move |tx| claim::claim(tx, &request, limits())).await
+    }
+
+    async fn update_job(&self, job: Job, update: JobUpdate, lease: Duration) -> Result<bool, QueueError> {
+        self.writer.write(move |tx| update::apply(tx, &job, &update, tx.now_ms + millis(lease))).await
+    }
+
+    fn owner(&self) -> &Arc<str> {
+        self.instance.id()
+    }
+
+    async fn release_all(&self) -> Result<usize, QueueError> {
+        let owner = Arc::clone(self.owner());
+        let released = self.writer.write(move |tx| tx.run(&sql::release_all(&owner, tx.now_ms))).await;
+        if released.as_ref().is_err_and(|error| !matches!(error, QueueError::Closed)) {
+            self.instance.keep_lock_file();
+        }
+        released
+    }
+
+    async fn end_leases_of_dead_instances(&self) -> Result<usize, QueueError> {
+        let dead = self.instance.find_dead().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot look for dead services; their leases end by timeout");
+            Vec::new()
+        });
+        let mut expired = 0;
+        for dead in dead {
+            let id = dead.id.clone();
+            let leases = self.writer.write(move |tx| claim::end_leases_after_crash(tx, &id, i64::MAX)).await?;
+            if leases > 0 {
+                tracing::warn!(service = dead.id, leases, "a service on this queue died; its jobs resume from their checkpoints");
+            }
+            expired += leases;
+            dead.remove();
+        }
+        Ok(expired)
+    }
+
+    async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {
+        Ok(self.readers.rows(sql::task(id), sql::read_task).await?.pop())
+    }
+
+    async fn log_after(&self, task: TaskId, seq: u64, limit: u64) -> Result<Vec<LogEntry>, QueueError> {
+        self.readers.rows(sql::log_after(task, seq, limit), move |row| sql::read_log_entry(task, row)).await
+    }
+
+    async fn last_seqs(&self, tasks: &[TaskId]) -> Result<Vec<(TaskId, u64)>, QueueError> {
+        /// Far below SQLite's limit on the variables of a statement.
+        const MAX_TASKS_PER_QUERY: usize = 500;
+        let mut lengths = Vec::with_capacity(tasks.len());
+        for tasks in tasks.chunks(MAX_TASKS_PER_QUERY) {
+            lengths.extend(self.readers.rows(sql::last_seqs(tasks), sql::read_log_length).await?);
+        }
+        Ok(lengths)
+    }
+
+    async fn tasks_due(&self, limit: u64, closed_topics: &[&str]) -> Result<Vec<TaskId>, QueueError> {
+        let due = sql::tasks_due(self.clock.steady_ms(), limit, closed_topics);
+        self.readers.rows(due, sql::read_task_id).await
+    }
+
+    async fn tasks_being_cancelled(&self) -> Result<Vec<TaskId>, QueueError> {
+        self.readers.rows(sql::tasks_being_cancelled(), sql::read_task_id).await
+    }
+
+    async fn quarantined_rows(&self, task: TaskId) -> Result<Vec<(Uuid, QuarantinedRow)>, QueueError> {
+        self.readers.rows(sql::quarantined_rows(task), sql::read_quarantined).await
+    }
+
+    async fn backlog(&self) -> Result<Backlog, QueueError> {
+        let (jobs, due_at) = self.readers.rows(sql::backlog(), sql::read_backlog).await?.pop().unwrap_or_default();
+        // The `due_at` of a running job is the end of its lease. It lies in the future, so it
+        // counts as no wait.
+        let waited_ms = due_at.map_or(0, |due_at| self.clock.steady_ms().saturating_sub(due_at));
+        Ok(Backlog { jobs, oldest_due: Duration::from_millis(waited_ms.try_into().unwrap_or(0)) })
+    }
+
+    async fn prune(&self, before_ms: i64) -> Result<u64, QueueError> {
+        let mut removed = 0;
+        loop {
+            // One task at a time: a task may have one row or many thousands.
+            let prune = move |tx: &mut Tx<'_>| {
+                let mut tasks = 0;
+                while !tx.is_full() && tx.run(&sql::prune(before_ms, 1))? > 0 {
+                    tasks += 1;
+                }
+                Ok((tasks, tx.is_full()))
+            };
+            let (tasks, is_full) = self.writer.write_large(prune).await?;
+            removed += tasks;
+            if !is_full {
+                return Ok(removed);
+            }
+        }
+    }
+
+    async fn probe(&self) -> Result<(), ProbeError> {
+        self.writer.write(|tx: &mut Tx<'_>| tx.touch()).await?;
+        let file = self.file.clone();
+        spawn_blocking(move || file.check()).await.map_err(|_| QueueError::Closed)?
+    }
+
+    async fn disk_bytes(&self) -> u64 {
+        let file = self.file.clone();
+        spawn_blocking(move || file.bytes()).await.unwrap_or_default()
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.clock.wall_ms()
+    }
+
+    async fn died(&self) {
+        self.writer.died().await;
+    }
+
+    async fn close(&self) {
+        self.writer.close().await;
+        self.readers.close();
+    }
+}

@@ -10,7 +10,7 @@ use super::{
     uuid,
 };
 use crate::{
-    policy::crash::InProgress,
+    policy::{crash::InProgress, job::JobWrite},
     store::sqlite::schema::{Job, index},
     task::{JobState, Position, Progress, TaskId},
 };
@@ -261,24 +261,6 @@ fn read_due(row: &Row<'_>) -> Result<DueRow> {
         },
         layout: row.get("cursor_layout")?,
     })
-}
-
-/// The columns that a lease holder changes. `None` keeps the present value.
-#[derive(Debug, Default)]
-pub struct JobWrite<'a> {
-    pub name: Option<&'a str>,
-    pub total: Option<u64>,
-    pub progress: Option<&'a Progress>,
-    /// The source layout of the cursor. Written only together with a cursor.
-    pub layout: Option<&'a str>,
-    /// Consecutive outages. Writing this proves that the worker is alive, so it resets `crashes`
-    /// and `suspected`.
-    pub outages: Option<u32>,
-    pub reason: Option<&'a str>,
-    /// Whether the job waits for the source or Kafka.
-    pub waiting: Option<bool>,
-    /// Rows sent and not acknowledged.
-    pub unanswered: Option<u64>,
 }
 
 /// Changes a job if `attempt` still has the lease.

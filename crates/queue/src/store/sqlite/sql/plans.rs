@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::*;
 use crate::{
     Clock, Queue, QueueOptions,
-    policy::crash::InProgress,
+    policy::{crash::InProgress, job::JobWrite},
     store::sqlite::connection,
     task::{JobState, LogEntry, NewTask, Position, Progress, QuarantinedRow, TaskId, TaskState},
 };

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     TaskRow,
+    policy::task::TaskTotals,
     store::sqlite::schema::{Job, Task, index},
     task::{Failure, JobCounts, JobState, NewTask, TaskId, TaskState},
 };
@@ -255,18 +256,6 @@ pub fn task_totals(task: TaskId) -> Statement<'static> {
     });
     let [succeeded, failed, cancelled] = [JobState::Succeeded, JobState::Failed, JobState::Cancelled].map(Value::from);
     Statement::new(&TEXT, [succeeded, failed, cancelled, JobState::Succeeded.into(), task.into()])
-}
-
-/// The totals of a task.
-pub struct TaskTotals {
-    pub jobs: JobCounts,
-    /// Rows acknowledged by Kafka.
-    pub published: u64,
-    pub quarantined: u64,
-    /// Rows sent and not acknowledged when their jobs were cancelled.
-    pub unanswered: u64,
-    /// Devices that succeeded and have no row in the range.
-    pub empty: u64,
 }
 
 pub fn read_task_totals(row: &Row<'_>) -> Result<TaskTotals> {

@@ -6,7 +6,12 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::mpsc;
 
 use super::{CHANNEL_CAPACITY, RequestKind, Tx, WriteRequest};
-use crate::{QueueError, events::EventHub, failpoint, metrics::QueueMetrics, store::sqlite::clock::QueueClock};
+use crate::{
+    events::EventHub,
+    failpoint,
+    metrics::QueueMetrics,
+    store::sqlite::{clock::QueueClock, error::queue_error},
+};
 
 /// The most requests in one transaction, so that the first one does not wait long for its answer.
 pub(super) const MAX_BATCH: usize = 256;
@@ -170,7 +175,7 @@ impl WriterThread {
 
     /// Answers all requests of a batch.
     fn respond(&self, batch: Vec<Box<dyn WriteRequest>>, committed: Result<(), CommitError>) {
-        let committed = committed.map_err(|failure| QueueError::from_sqlite(failure.error));
+        let committed = committed.map_err(|failure| queue_error(failure.error));
         if let Err(error) = &committed {
             self.metrics.count_error(error);
         }
