@@ -105,8 +105,8 @@ mod tests {
     const UNTIL: i64 = 9_000;
 
     fn checkpoint(published: u64) -> Checkpoint {
-        let cursor = Some(Position { time_us: 1, key: "k".to_owned() });
-        Checkpoint { progress: Progress { cursor, published, quarantined: 0 }, ..Checkpoint::default() }
+        let position = Some(Position { time_us: 1, key: "k".to_owned().into() });
+        Checkpoint { progress: Progress { position, published, quarantined: 0 }, ..Checkpoint::default() }
     }
 
     fn update(change: Option<JobChange>, published: u64) -> JobUpdate {

@@ -52,7 +52,7 @@ mod fixture {
             outages: 0,
             is_suspect: false,
             total: None,
-            progress: Progress { cursor: None, published: 4, quarantined: 0 },
+            progress: Progress { position: None, published: 4, quarantined: 0 },
             layout: None,
         }
     }
