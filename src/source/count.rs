@@ -10,7 +10,7 @@ pub async fn rows(source: &Source, mapping: &Mapping, selection: &Selection) -> 
     let mut pending = vec![select::range(mapping, selection)];
     let (mut rows, mut keys) = (0, 0);
     while let Some(range) = pending.pop() {
-        match source.backend.count(mapping, selection.device, &range).await {
+        match source.shared.backend.count(mapping, selection.device, &range).await {
             Ok(counted) => {
                 rows += counted.rows;
                 keys += counted.keys;

@@ -17,7 +17,7 @@ impl Source {
     pub async fn examine(&self) -> Result<String, SourceError> {
         let mapping = self.mapping().await?;
         let mut report = mapping.to_string();
-        let [device, row] = self.backend.any_ids(&mapping).await?;
+        let [device, row] = self.shared.backend.any_ids(&mapping).await?;
         let _ = write!(report, "\na device  ");
         match device.as_deref().and_then(|ids| ids.split_once(' ')) {
             None => report.push_str("there is none: the table is empty"),
@@ -49,7 +49,7 @@ impl Source {
                 );
             }
         }
-        if let Some(plan) = self.backend.explain_count(&mapping, device, &select::range(&mapping, &selection)).await? {
+        if let Some(plan) = self.shared.backend.explain_count(&mapping, device, &select::range(&mapping, &selection)).await? {
             let scan = plan.lines().find(|line| line.contains("Scan") && !line.contains(" pg_class"));
             let scan = scan.map_or_else(|| plan.clone(), |line| line.trim_start_matches([' ', '-', '>']).to_owned());
             let access = if scan.contains("Index") { "by an index" } else { "with no index: each device reads the whole table" };

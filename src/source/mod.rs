@@ -74,18 +74,23 @@ use crate::{
 /// A handle to the source; clones share its connections.
 #[derive(Clone)]
 pub struct Source {
+    shared: Arc<Shared>,
+}
+
+/// What all handles share. One pointer, since every job clones its handle.
+struct Shared {
     backend: Backend,
-    config: Arc<config::Iota>,
-    mapping: Arc<RwLock<Option<Arc<Mapping>>>>,
+    config: config::Iota,
+    mapping: RwLock<Option<Arc<Mapping>>>,
     /// Held while the mapping is loaded, so that only one task does it.
-    refreshing: Arc<Mutex<()>>,
+    refreshing: Mutex<()>,
     /// Permits for connections that read pages. One connection is reserved for other statements,
     /// which would otherwise time out and report the source as unavailable.
     pages: Arc<Semaphore>,
     /// Memory for rows that are read and not yet consumed.
     budget: Budget,
     /// Average bytes of a row in the page that was read last; 0 before the first page.
-    mean_row_bytes: Arc<AtomicU64>,
+    mean_row_bytes: AtomicU64,
     metrics: SourceMetrics,
 }
 
@@ -131,26 +136,27 @@ impl Source {
     pub fn new(config: &config::Iota) -> Result<Self, SourceError> {
         let backend = Backend::new(config)?;
         let pages = Arc::new(Semaphore::new((config.connections as usize - 1).max(1)));
-        Ok(Self {
+        let shared = Shared {
             backend,
-            config: Arc::new(config.clone()),
-            mapping: Arc::default(),
-            refreshing: Arc::default(),
+            config: config.clone(),
+            mapping: RwLock::default(),
+            refreshing: Mutex::default(),
             pages,
             budget: Budget::new(config.read_ahead_bytes),
-            mean_row_bytes: Arc::default(),
+            mean_row_bytes: AtomicU64::default(),
             metrics: SourceMetrics::default(),
-        })
+        };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Metrics of this source.
     pub fn metrics(&self) -> &SourceMetrics {
-        &self.metrics
+        &self.shared.metrics
     }
 
     /// Counts an error that ended an attempt.
     pub fn count_error(&self, error: &SourceError) {
-        count_error(&self.metrics.errors, error.cause());
+        count_error(&self.shared.metrics.errors, error.cause());
     }
 
     /// The layout of the tables; loaded on first use, and again when a query finds that it has
@@ -166,7 +172,7 @@ impl Source {
     }
 
     fn known_mapping(&self) -> Option<Arc<Mapping>> {
-        self.mapping.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.mapping.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Reloads the layout, unless another task has done so since `old` was loaded.
@@ -176,15 +182,15 @@ impl Source {
 
     async fn load_mapping(&self, old: Option<&Arc<Mapping>>) -> Result<Arc<Mapping>, SourceError> {
         let find = async {
-            let _refreshing = self.refreshing.lock().await;
+            let _refreshing = self.shared.refreshing.lock().await;
             if let Some(mapping) = self.known_mapping()
                 && old.is_none_or(|old| !Arc::ptr_eq(old, &mapping))
             {
                 return Ok(mapping);
             }
-            let loaded = self.backend.describe(&self.config).await.map(Arc::new);
+            let loaded = self.shared.backend.describe(&self.shared.config).await.map(Arc::new);
             // A mapping that no longer matches is dropped too.
-            self.mapping.write().unwrap_or_else(PoisonError::into_inner).clone_from(&loaded.as_ref().ok().cloned());
+            self.shared.mapping.write().unwrap_or_else(PoisonError::into_inner).clone_from(&loaded.as_ref().ok().cloned());
             if let (Some(old), Ok(now)) = (old, &loaded)
                 && !old.has_same_types(now)
             {
@@ -192,7 +198,7 @@ impl Source {
             }
             loaded
         };
-        self.with_timeout("reading the table layout", self.config.timeout_seconds, find).await
+        self.with_timeout("reading the table layout", self.shared.config.timeout_seconds, find).await
     }
 
     /// Checks that the source answers. Waits for a page's permit, so that the reserved connection
@@ -202,8 +208,8 @@ impl Source {
     /// The source is unavailable.
     pub async fn ping(&self) -> Result<(), SourceError> {
         // The semaphore is never closed.
-        let _permit = self.pages.acquire().await;
-        self.with_timeout("a ping", self.config.timeout_seconds, self.backend.ping()).await
+        let _permit = self.shared.pages.acquire().await;
+        self.with_timeout("a ping", self.shared.config.timeout_seconds, self.shared.backend.ping()).await
     }
 
     /// Returns the device of this id, if it is mounted on this thing.
@@ -212,8 +218,8 @@ impl Source {
     /// The source is unavailable or rejects the query.
     pub async fn device(&self, thing: Uuid, device: Uuid) -> Result<Option<Device>, SourceError> {
         let mapping = self.mapping().await?;
-        let look_up = self.backend.device(&mapping, thing, device);
-        self.with_timeout("looking up a device", self.config.timeout_seconds, look_up).await
+        let look_up = self.shared.backend.device(&mapping, thing, device);
+        self.with_timeout("looking up a device", self.shared.config.timeout_seconds, look_up).await
     }
 
     /// Counts the rows of a selection.
@@ -223,20 +229,20 @@ impl Source {
     pub async fn count(&self, selection: &Selection) -> Result<u64, SourceError> {
         let mapping = self.mapping().await?;
         let counted = Box::pin(count::rows(self, &mapping, selection));
-        self.with_timeout("counting rows (iota.query_timeout_seconds)", self.config.query_timeout_seconds, counted).await
+        self.with_timeout("counting rows (iota.query_timeout_seconds)", self.shared.config.query_timeout_seconds, counted).await
     }
 
     /// Looks a device of a thing up, and reads a selection of its rows to the end.
     pub fn open(&self, thing: Uuid, selection: Selection) -> OpenDevice {
         let (sender, rows) = RowSender::new(selection.after.clone());
         let (result_tx, device) = oneshot::channel();
-        self.backend.open(self, thing, selection, result_tx, sender);
+        self.shared.backend.open(self, thing, selection, result_tx, sender);
         OpenDevice { device, rows }
     }
 
     /// Reads a selection to its end.
     pub fn rows(&self, selection: Selection) -> Rows {
-        self.rows_with_first_page(selection, self.config.page_rows)
+        self.rows_with_first_page(selection, self.shared.config.page_rows)
     }
 
     /// As [`rows`](Self::rows), with a limit of rows in the first page.
@@ -249,19 +255,19 @@ impl Source {
 
     /// Average bytes of a row, once a page was read.
     fn mean_row_bytes(&self) -> Option<u64> {
-        Some(self.mean_row_bytes.load(Ordering::Relaxed)).filter(|mean| *mean > 0)
+        Some(self.shared.mean_row_bytes.load(Ordering::Relaxed)).filter(|mean| *mean > 0)
     }
 
     fn record_mean_row_bytes(&self, mean: Option<u64>) {
         if let Some(mean) = mean {
-            self.mean_row_bytes.store(mean, Ordering::Relaxed);
+            self.shared.mean_row_bytes.store(mean, Ordering::Relaxed);
         }
     }
 
     fn timeouts(&self) -> Timeouts {
         Timeouts {
-            first: Duration::from_secs(self.config.query_timeout_seconds),
-            next: Duration::from_secs(self.config.timeout_seconds),
+            first: Duration::from_secs(self.shared.config.query_timeout_seconds),
+            next: Duration::from_secs(self.shared.config.timeout_seconds),
         }
     }
 

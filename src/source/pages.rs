@@ -54,7 +54,10 @@ impl Source {
         loop {
             // After the last page this task waits until all rows are consumed: until then, dropped
             // rows may have to be read again.
-            match sender.wait_until_consumed(if is_finished { 0 } else { RowSender::LOW_WATERMARK_BYTES }, &self.budget).await {
+            match sender
+                .wait_until_consumed(if is_finished { 0 } else { RowSender::LOW_WATERMARK_BYTES }, &self.shared.budget)
+                .await
+            {
                 ReadNext::Stop => return,
                 ReadNext::Continue if is_finished => return,
                 ReadNext::Continue => {}
@@ -92,7 +95,7 @@ impl Source {
         }
         sender.set_mapping(&mapping);
         let mean_row_bytes = state.mean_row_bytes.or_else(|| self.mean_row_bytes());
-        let limit = rows_that_fit(mean_row_bytes).min(self.config.page_rows).min(state.max_rows.unwrap_or(u32::MAX));
+        let limit = rows_that_fit(mean_row_bytes).min(self.shared.config.page_rows).min(state.max_rows.unwrap_or(u32::MAX));
         let slot = tokio::select! {
             slot = self.slot() => slot,
             () = sender.closed() => return Ok(true),
@@ -162,15 +165,15 @@ impl Source {
     ) -> Result<Page, SourceError> {
         let Slot { permit: _permit, memory } = slot;
         sender.set_memory(memory);
-        self.backend.page(mapping, selection, limit, self.timeouts(), sender).await
+        self.shared.backend.page(mapping, selection, limit, self.timeouts(), sender).await
     }
 
     /// Waits for memory first and for a connection second, so that no task holds a connection while
     /// it waits.
     async fn slot(&self) -> Option<Slot> {
-        let memory = self.budget.reserve(PAGE_BYTES).await;
+        let memory = self.shared.budget.reserve(PAGE_BYTES).await;
         // The semaphore is never closed.
-        let permit = Arc::clone(&self.pages).acquire_owned().await.ok()?;
+        let permit = Arc::clone(&self.shared.pages).acquire_owned().await.ok()?;
         Some(Slot { permit, memory })
     }
 }

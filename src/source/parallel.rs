@@ -41,8 +41,8 @@ impl PageStart {
 impl Source {
     /// Returns a second connection permit and memory if both are free.
     pub(super) fn second_slot(&self) -> Option<Slot> {
-        let permit = Arc::clone(&self.pages).try_acquire_owned().ok()?;
-        Some(Slot { permit, memory: self.budget.try_reserve(PAGE_BYTES)? })
+        let permit = Arc::clone(&self.shared.pages).try_acquire_owned().ok()?;
+        Some(Slot { permit, memory: self.shared.budget.try_reserve(PAGE_BYTES)? })
     }
 
     /// Reads pages in parallel while slots are free, and forwards them in order. Returns false at
@@ -78,7 +78,7 @@ impl Source {
                 continue;
             };
             let next_batch = async {
-                match sender.wait_until_consumed(RowSender::LOW_WATERMARK_BYTES, &self.budget).await {
+                match sender.wait_until_consumed(RowSender::LOW_WATERMARK_BYTES, &self.shared.budget).await {
                     ReadNext::Continue => page.batch().await.map(Some),
                     ReadNext::Restart(_) | ReadNext::Stop => Ok(None),
                 }
@@ -110,8 +110,11 @@ impl Source {
         tokio::spawn(async move {
             let Slot { permit: _permit, memory } = slot;
             sender.set_memory(memory);
-            let read =
-                source.backend.page_until_boundary(&mapping, selection, rows, source.timeouts(), boundary_tx, &mut sender).await;
+            let read = source
+                .shared
+                .backend
+                .page_until_boundary(&mapping, selection, rows, source.timeouts(), boundary_tx, &mut sender)
+                .await;
             sender.end(read);
         });
         (page, boundary_rx)

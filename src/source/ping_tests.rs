@@ -14,7 +14,7 @@ async fn a_ping_takes_no_connection_while_pages_have_all_but_the_last() {
     overrides.set(&["iota", "url"], format!("sqlite://{}", path.display())).set(&["iota", "connections"], 2);
     let source = Source::new(&config::load(None, std::iter::empty(), overrides).unwrap().iota).unwrap();
     source.ping().await.unwrap();
-    let page = source.pages.acquire().await.unwrap();
+    let page = source.shared.pages.acquire().await.unwrap();
     let mut ping = pin!(source.ping());
     // Each look-up takes as long as the ping would take.
     for _ in 0..20 {

@@ -96,28 +96,30 @@ impl Pool {
     /// Runs until `stop`, then releases all leases. Waits for rows in flight for `drain_timeout` at
     /// most, and two seconds longer for the last checkpoints.
     pub async fn run(self, stop: CancellationToken, drain_timeout: Duration) {
-        let owner = self.queue.owner();
-        let slots = Arc::new(WorkerSlots::new(self.config.concurrency));
+        // One pointer for each job, since the pool consists of many.
+        let pool = Arc::new(self);
+        let owner = pool.queue.owner();
+        let slots = Arc::new(WorkerSlots::new(pool.config.concurrency));
         let (mut running, mut workers) = (HashMap::<u64, Running>::new(), JoinSet::new());
         let (freed_tx, mut freed) = mpsc::unbounded_channel();
         let abort = CancellationToken::new();
         let started_at = Instant::now();
-        let checkpoints = AlignedInterval::new(started_at, Duration::from_millis(self.config.checkpoint_interval_ms));
+        let checkpoints = AlignedInterval::new(started_at, Duration::from_millis(pool.config.checkpoint_interval_ms));
         // Shared by all jobs, so that the progress entries of a task are committed and sent
         // together.
-        let progress_logs = AlignedInterval::new(started_at, Duration::from_millis(self.config.progress_log_interval_ms));
+        let progress_logs = AlignedInterval::new(started_at, Duration::from_millis(pool.config.progress_log_interval_ms));
         let mut cancel_polls = tokio::time::interval(CANCEL_POLL_INTERVAL);
         cancel_polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut dead_instances_checked_at = Instant::now().checked_sub(DEAD_INSTANCE_CHECK_INTERVAL).unwrap_or_else(Instant::now);
         'working: loop {
             if dead_instances_checked_at.elapsed() >= DEAD_INSTANCE_CHECK_INTERVAL {
                 dead_instances_checked_at = Instant::now();
-                if let Err(error) = self.queue.expire_leases_of_dead_instances().await {
+                if let Err(error) = pool.queue.expire_leases_of_dead_instances().await {
                     tracing::warn!(%error, "leases of dead services cannot be expired; they end by timeout");
                 }
             }
             if slots.free() > 0 {
-                for lease in self.claim(&owner, &slots).await {
+                for lease in pool.claim(&owner, &slots).await {
                     failpoint::hit("claimed");
                     let signals = JobSignals {
                         stop: stop.child_token(),
@@ -129,19 +131,19 @@ impl Pool {
                     let slot = slots.acquire(&lease.job.task.topic.as_str().into(), lease.job.is_suspect, &freed_tx);
                     running.insert(slot.number, Running::new(&lease, &signals));
                     // Boxed: the future is large, and spawning moves it several times.
-                    workers.spawn(Box::pin(runner::run(self.clone(), lease, signals, slot)));
+                    workers.spawn(Box::pin(runner::run(Arc::clone(&pool), lease, signals, slot)));
                 }
-                self.metrics.jobs_running.set(i64::try_from(running.len()).unwrap_or(i64::MAX));
+                pool.metrics.jobs_running.set(i64::try_from(running.len()).unwrap_or(i64::MAX));
             } else {
-                self.preempt_longest(&running, &slots).await;
+                pool.preempt_longest(&running, &slots).await;
             }
             // Wait until there may be a job to claim and a slot for it.
             let poll_at = Instant::now() + POLL_INTERVAL;
             loop {
                 tokio::select! {
                     () = stop.cancelled() => break 'working,
-                    () = self.queue.cancel_requested() => self.cancel_running(&running).await,
-                    _ = cancel_polls.tick() => self.cancel_running(&running).await,
+                    () = pool.queue.cancel_requested() => pool.cancel_running(&running).await,
+                    _ = cancel_polls.tick() => pool.cancel_running(&running).await,
                     Some(first) = freed.recv() => {
                         if slots.free() < slots.limit() / 8 {
                             tokio::time::sleep(CLAIM_COALESCE_DELAY).await;
@@ -156,13 +158,13 @@ impl Pool {
                     Some(ended) = workers.join_next() => if let Err(error) = ended {
                         tracing::error!(%error, "a worker panicked; another one takes its job over when the lease expires");
                     },
-                    () = self.queue.work_arrived(), if slots.free() > 0 => break,
+                    () = pool.queue.work_arrived(), if slots.free() > 0 => break,
                     () = tokio::time::sleep_until(poll_at.into()) => break,
                 }
             }
         }
         drain(workers, drain_timeout, &abort).await;
-        self.metrics.jobs_running.set(0);
+        pool.metrics.jobs_running.set(0);
     }
 
     /// Claims as many jobs as there are free slots when the claim commits.

@@ -36,14 +36,14 @@ pub struct JobSignals {
 ///
 /// The slot is freed when the work is over, before the end of the job is stored: the claim of the
 /// next job then commits in the same transaction.
-pub async fn run(pool: Pool, lease: Lease, signals: JobSignals, slot: SlotGuard) {
+pub async fn run(pool: Arc<Pool>, lease: Lease, signals: JobSignals, slot: SlotGuard) {
     // A span of level ERROR, so that warnings and errors carry task and device at every log level.
     let span = tracing::error_span!("job", task = %lease.job.task.id, device = %lease.job.device, attempt = lease.job.attempt);
     LeaseRunner::new(pool, lease, signals).run(slot).instrument(span).await;
 }
 
 pub(super) struct LeaseRunner {
-    pub pool: Pool,
+    pub pool: Arc<Pool>,
     pub lease: Lease,
     pub acks: Arc<AckTracker>,
     pub signals: JobSignals,
@@ -64,7 +64,7 @@ pub(super) struct LastProgressLog {
 }
 
 impl LeaseRunner {
-    fn new(pool: Pool, lease: Lease, signals: JobSignals) -> Self {
+    fn new(pool: Arc<Pool>, lease: Lease, signals: JobSignals) -> Self {
         let acks = Arc::new(AckTracker::new(lease.job.progress.clone()));
         let count = RowCount::new(lease.job.total);
         Self { pool, lease, acks, signals, count, wait_state: WaitState::default() }

@@ -67,7 +67,8 @@ impl Job {
 /// The right to work on a job until [`remaining`](Self::remaining) is zero.
 pub struct Lease {
     queue: Queue,
-    pub job: Job,
+    /// Shared with the writes of the lease.
+    pub job: Arc<Job>,
     /// For how long a claim or renewal is valid.
     duration: Duration,
     /// When the claim was requested.
@@ -128,7 +129,7 @@ pub struct Checkpoint {
 impl Lease {
     pub(super) fn new(queue: Queue, job: Job, claimed: Instant, duration: Duration) -> Self {
         let expires_ms = AtomicU64::new(duration.as_millis() as u64);
-        Self { queue, job, duration, claimed, expires_ms }
+        Self { queue, job: Arc::new(job), duration, claimed, expires_ms }
     }
 
     /// The time until the lease expires; zero once it has expired. It is measured by this machine's
@@ -192,7 +193,7 @@ impl Lease {
 
     async fn write(&self, update: JobUpdate) -> Result<(), LeaseError> {
         let requested = self.claimed.elapsed();
-        let is_valid = self.queue.inner.store.update_job(self.job.clone(), update, self.duration).await?;
+        let is_valid = self.queue.inner.store.update_job(Arc::clone(&self.job), update, self.duration).await?;
         if !is_valid {
             // Counted once per lease, however often its holder retries.
             if self.expires_ms.swap(0, Ordering::Relaxed) > 0 {

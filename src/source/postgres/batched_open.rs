@@ -223,8 +223,8 @@ impl Source {
         if server.batch_queue.is_empty() {
             return;
         }
-        let memory = self.budget.reserve(pages::PAGE_BYTES).await;
-        let Ok(permit) = self.pages.acquire().await else { return };
+        let memory = self.shared.budget.reserve(pages::PAGE_BYTES).await;
+        let Ok(permit) = self.shared.pages.acquire().await else { return };
         let pending = server.batch_queue.take();
         if !pending.is_empty() {
             // Boxed: of many tasks that open devices together, only one gets here.

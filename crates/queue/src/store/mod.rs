@@ -60,7 +60,12 @@ pub(crate) trait Store {
     /// update that ends a task's last job also finishes the task.
     ///
     /// A row that is quarantined already is kept as it is.
-    fn update_job(&self, job: Job, update: JobUpdate, lease: Duration) -> impl Future<Output = Result<bool, QueueError>> + Send;
+    fn update_job(
+        &self,
+        job: Arc<Job>,
+        update: JobUpdate,
+        lease: Duration,
+    ) -> impl Future<Output = Result<bool, QueueError>> + Send;
 
     /// The owner of this instance's leases, unlike that of any other instance.
     fn owner(&self) -> &Arc<str>;
@@ -197,7 +202,7 @@ impl Store for AnyStore {
         dispatch!(self, store => store.claim(request, limits).await)
     }
 
-    async fn update_job(&self, job: Job, update: JobUpdate, lease: Duration) -> Result<bool, QueueError> {
+    async fn update_job(&self, job: Arc<Job>, update: JobUpdate, lease: Duration) -> Result<bool, QueueError> {
         dispatch!(self, store => store.update_job(job, update, lease).await)
     }
 

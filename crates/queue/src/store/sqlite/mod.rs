@@ -62,7 +62,7 @@ impl Store for SqliteStore {
         self.writer.write_at_end_of_batch(move |tx| claim::claim(tx, &request, limits())).await
     }
 
-    async fn update_job(&self, job: Job, update: JobUpdate, lease: Duration) -> Result<bool, QueueError> {
+    async fn update_job(&self, job: Arc<Job>, update: JobUpdate, lease: Duration) -> Result<bool, QueueError> {
         self.writer.write(move |tx| update::apply(tx, &job, &update, tx.now_ms + millis(lease))).await
     }
 

@@ -1,11 +1,13 @@
 //! Jobs: inserted, claimed, and changed by the holder of the lease.
 
-use rusqlite::Row;
+use std::str::FromStr;
+
+use rusqlite::{Row, types::FromSql};
 use sea_query::{Expr, ExprTrait, Order, Query};
 use uuid::Uuid;
 
 use super::{
-    Result, Statement, state,
+    Result, Statement, decode_error,
     statement::{Sql, build_sql, by_index, eq_param, param, set, set_or_keep},
     uuid,
 };
@@ -66,24 +68,7 @@ pub fn due_jobs(task: TaskId, now_ms: i64, limit: u64, suspects: Suspects) -> St
 
 fn select_due(condition: Option<&'static str>, index: &str) -> String {
     let select = Query::select()
-        .columns([
-            Job::Id,
-            Job::Ordinal,
-            Job::DeviceId,
-            Job::DeviceName,
-            Job::State,
-            Job::Owner,
-            Job::Attempt,
-            Job::Outages,
-            Job::Crashes,
-            Job::Suspected,
-            Job::Total,
-            Job::Published,
-            Job::Quarantined,
-            Job::CursorTime,
-            Job::CursorKey,
-            Job::CursorLayout,
-        ])
+        .columns(DUE_COLUMNS)
         .from(Job::Table)
         .and_where(eq_param(Job::TaskId))
         .and_where(Expr::col(Job::DueAt).lte(param()))
@@ -237,29 +222,72 @@ pub fn read_due_or_id(row: &Row<'_>) -> Result<std::result::Result<DueRow, (i64,
     read_due(row).map_or_else(|error| Ok(Err((row.get("id")?, error))), |job| Ok(Ok(job)))
 }
 
+/// The columns of a due job, in the order in which [`read_due`] reads them.
+const DUE_COLUMNS: [Job; 16] = [
+    Job::Id,
+    Job::Ordinal,
+    Job::DeviceId,
+    Job::DeviceName,
+    Job::State,
+    Job::Owner,
+    Job::Attempt,
+    Job::Outages,
+    Job::Crashes,
+    Job::Suspected,
+    Job::Total,
+    Job::Published,
+    Job::Quarantined,
+    Job::CursorTime,
+    Job::CursorKey,
+    Job::CursorLayout,
+];
+
+/// Reads the columns of a row one after the other. Claims read thousands of jobs, and finding each
+/// column by its name took most of the time of reading them.
+struct InOrder<'r, 's> {
+    row: &'r Row<'s>,
+    next: usize,
+}
+
+impl InOrder<'_, '_> {
+    fn get<T: FromSql>(&mut self) -> Result<T> {
+        self.next += 1;
+        self.row.get(self.next - 1)
+    }
+
+    fn parse<T: FromStr<Err: std::error::Error>>(&mut self) -> Result<T> {
+        self.next += 1;
+        let text = self.row.get_ref(self.next - 1)?.as_str()?;
+        text.parse().map_err(|error| decode_error(self.row.as_ref().column_name(self.next - 1).unwrap_or_default(), error))
+    }
+}
+
 fn read_due(row: &Row<'_>) -> Result<DueRow> {
-    let time: Option<i64> = row.get("cursor_time")?;
-    let key: Option<String> = row.get("cursor_key")?;
+    let mut columns = InOrder { row, next: 0 };
+    let (id, ordinal, device, device_name) = (columns.get()?, columns.get()?, columns.parse()?, columns.get()?);
     // A due job that is running has lost its worker.
-    let lost = state::<JobState>(row, "state")? == JobState::Running;
+    let lost = columns.parse::<JobState>()? == JobState::Running;
+    let lost_owner = columns.get::<Option<String>>()?.filter(|_| lost);
+    let attempt = columns.get::<i64>()? + 1;
+    let (outages, crashes, suspected, total) = (columns.get()?, columns.get()?, columns.get()?, columns.get()?);
+    let (published, quarantined) = (columns.get()?, columns.get()?);
+    let (time, key, layout) = (columns.get::<Option<i64>>()?, columns.get::<Option<String>>()?, columns.get()?);
+    let position = time.zip(key).map(|(time_us, key)| Position { time_us, key: key.into() });
+    let progress = Progress { position, published, quarantined };
     Ok(DueRow {
-        id: row.get("id")?,
-        ordinal: row.get("ordinal")?,
-        device: uuid(row, "device_id")?,
-        device_name: row.get("device_name")?,
-        attempt: row.get::<_, i64>("attempt")? + 1,
+        id,
+        ordinal,
+        device,
+        device_name,
+        attempt,
         lost,
-        lost_owner: row.get::<_, Option<String>>("owner")?.filter(|_| lost),
-        outages: row.get("outages")?,
-        crashes: row.get("crashes")?,
-        suspected: row.get("suspected")?,
-        total: row.get("total")?,
-        progress: Progress {
-            position: time.zip(key).map(|(time_us, key)| Position { time_us, key: key.into() }),
-            published: row.get("published")?,
-            quarantined: row.get("quarantined")?,
-        },
-        layout: row.get("cursor_layout")?,
+        lost_owner,
+        outages,
+        crashes,
+        suspected,
+        total,
+        progress,
+        layout,
     })
 }
 
