@@ -1,4 +1,5 @@
-//! The use cases, free of any transport: what a client may do with tasks. The WebSocket calls them, and so will HTTP.
+//! The use cases, free of any transport: what a client may do with tasks. The WebSocket calls them,
+//! and so will HTTP.
 
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +36,8 @@ impl TaskService {
     /// Stores a task. Its jobs may start at once.
     ///
     /// # Errors
-    /// The service is stopping, the queue cannot be written, or the `requestId` belongs to another request. Nothing is stored.
+    /// The service is stopping, the queue cannot be written, or the `requestId` belongs to another
+    /// request. Nothing is stored.
     pub async fn submit(&self, submit: Submit) -> Result<SubmitOutcome, RequestError> {
         if self.draining.is_cancelled() {
             return Err(RequestError::ShuttingDown);

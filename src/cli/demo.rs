@@ -1,5 +1,5 @@
-//! `data-patch demo`: sample store and broker in this process, the service beside it, two real requests, and the proof that
-//! every row arrived, although the service is killed on the way.
+//! `data-patch demo`: sends two requests to a service with a sample database and an embedded
+//! broker, kills the service in between, and verifies that every row arrived.
 
 mod service;
 mod table;
@@ -26,30 +26,30 @@ use service::{Service, Setup};
 use view::View;
 
 const TOKEN: &str = "123456";
-/// All that is shown; reached only when something is wrong.
+/// Timeout of both requests together.
 const DEMO_TIMEOUT: Duration = Duration::from_mins(3);
 
 pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;
     let arrived = tokio::select! {
-        arrived = play(&args, &stop) => arrived?,
-        // What runs ends with what is dropped here.
+        arrived = run_until(&args, &stop) => arrived?,
         () = stop.cancelled() => false,
     };
     Ok(if arrived { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Shows everything, and serves on until `stop` unless it is to exit. `true`: every row has arrived.
-async fn play(args: &DemoArgs, stop: &CancellationToken) -> anyhow::Result<bool> {
+/// Runs the demo, then serves until `stop` unless `args.exit` is set. Returns whether every row has
+/// arrived.
+async fn run_until(args: &DemoArgs, stop: &CancellationToken) -> anyhow::Result<bool> {
     let view = View::new(args.plain);
-    let folder = tempfile::tempdir().context("no temporary folder can be made")?;
-    let store = folder.path().join("iota.db");
-    sample_store::write(&store).await.context("the sample store can't be written")?;
-    unreadable::add(&store).await.context("the sample store can't be written")?;
+    let folder = tempfile::tempdir().context("a temporary folder can't be created")?;
+    let database = folder.path().join("iota.db");
+    sample_store::write(&database).await.context("the sample database can't be written")?;
+    unreadable::add(&database).await.context("the sample database can't be written")?;
     let rows = sample::readings().count();
     view.fact(
-        "sample store",
+        "sample",
         &format!("two things, 18 devices, {rows} readings of 2019-01-11 to 2019-01-21, and three more that ET can't read"),
     )?;
     let round_trip = view.round_trip();
@@ -66,20 +66,20 @@ async fn play(args: &DemoArgs, stop: &CancellationToken) -> anyhow::Result<bool>
         ),
     )?;
     let listen = free_address(args.listen)?;
-    let setup = Setup { listen, token: TOKEN, folder: folder.path(), store: &store, brokers: broker.brokers() };
+    let setup = Setup { listen, token: TOKEN, folder: folder.path(), database: &database, brokers: broker.brokers() };
     let service = setup.start().await?;
     let url = format!("ws://{listen}{PATH}");
     view.fact("service", &format!("{url}, process {}", service.pid))?;
 
-    // The service that is killed is back within seconds.
+    // The killed service is restarted within seconds.
     let client = Client::new(&url, TOKEN, RetryPolicy { max_attempts: 100, ..RetryPolicy::default() });
     let mut demo = Demo { view, setup, service, client };
-    let arrived = tokio::time::timeout(DEMO_TIMEOUT, demo.show()).await.context("the tasks did not end")??;
+    let arrived = tokio::time::timeout(DEMO_TIMEOUT, demo.run_tasks()).await.context("the tasks did not end")??;
     demo.client.close().await;
     next_steps(args.exit, &url)?;
     if !args.exit {
         tokio::select! {
-            died = demo.service.died() => return Err(died),
+            error = demo.service.died() => return Err(error),
             () = stop.cancelled() => {}
         }
     }
@@ -87,7 +87,8 @@ async fn play(args: &DemoArgs, stop: &CancellationToken) -> anyhow::Result<bool>
     Ok(arrived)
 }
 
-/// The address to serve on, with a port that is free now. It is not held: each service of the demo listens on it in turn.
+/// The address to serve on, with a port that is free. It is not kept open, since the services of
+/// the demo listen on it one after the other.
 fn free_address(listen: SocketAddr) -> anyhow::Result<SocketAddr> {
     let listener = api::listen(listen)
         .with_context(|| format!("can't listen on {listen}; is a service there? Choose another with --listen 127.0.0.1:0"))?;
@@ -108,27 +109,21 @@ struct Outcome {
 }
 
 impl Demo<'_> {
-    async fn show(&mut self) -> anyhow::Result<bool> {
-        let bridge = self.publish("A bridge: seven devices, four days", &sample::BRIDGE, 0, None).await?;
-        let spoilt = unreadable::rows().len() as u64;
+    async fn run_tasks(&mut self) -> anyhow::Result<bool> {
+        let bridge = self.publish("A bridge: seven devices, four days", &sample::BRIDGE, 0, false).await?;
+        let unreadable = unreadable::rows().len() as u64;
         let title = "A dam: eleven devices, ten days, rows that ET can't read, and a service that is killed";
-        let dam = self.publish(title, &sample::DAM, spoilt, Some(3)).await?;
+        let dam = self.publish(title, &sample::DAM, unreadable, true).await?;
         Ok(bridge && dam)
     }
 
-    /// Submits a request, shows its log, and reads the topic back. The service is killed when one of `kill_at` parts of the
-    /// rows is published.
-    async fn publish(
-        &mut self,
-        title: &str,
-        sample: &SampleRequest,
-        unreadable: u64,
-        kill_at: Option<u64>,
-    ) -> anyhow::Result<bool> {
+    /// Submits a request, shows its log, and reads the topic back. With `kill`, the service is
+    /// killed when a third of the rows is published.
+    async fn publish(&mut self, title: &str, sample: &SampleRequest, unreadable: u64, kill: bool) -> anyhow::Result<bool> {
         let expected = verify::expected(sample)?;
         let rows = expected.iter().map(|(_, docs)| docs.len() as u64).sum::<u64>();
-        self.view.begin(title, &paste(sample), sample.devices)?;
-        let outcome = self.watch(&request(sample), rows, kill_at.map(|parts| rows / parts)).await?;
+        self.view.begin(title, &message_text(sample), sample.devices)?;
+        let outcome = self.watch(&request(sample), rows, kill.then_some(rows / 3)).await?;
         if outcome.state != Some(TaskState::Succeeded) {
             return Ok(false);
         }
@@ -138,7 +133,8 @@ impl Demo<'_> {
         Ok(read.is_complete() && outcome.summary.quarantined == unreadable)
     }
 
-    /// Submits, and shows the log to its end.
+    /// Submits a request and shows its log to the end. Kills the service when `kill_at` rows are
+    /// published.
     async fn watch(&mut self, request: &Request, rows: u64, mut kill_at: Option<u64>) -> anyhow::Result<Outcome> {
         self.client.submit(request).await?;
         self.view.created()?;
@@ -165,10 +161,11 @@ impl Demo<'_> {
     async fn kill_and_restart(&mut self, published: u64, rows: u64, seq: u64) -> anyhow::Result<()> {
         let pid = self.service.pid;
         self.service.kill().await?;
-        self.view.note("kill -9", &format!("process {pid} is gone, with {published} of {rows} rows published"))?;
+        self.view.note("kill -9", &format!("process {pid} is killed, with {published} of {rows} rows published"))?;
         self.service = self.setup.start().await?;
         let pid = self.service.pid;
-        let text = format!("process {pid} goes on with the same queue; the client attaches to the task again after entry {seq}");
+        let text =
+            format!("process {pid} continues with the same queue; the client attaches to the task again after entry {seq}");
         self.view.note("service", &text)
     }
 }
@@ -178,8 +175,8 @@ fn request(sample: &SampleRequest) -> Request {
     Request::new(sample.thing_id, sample.devices, sample.from, sample.to).topic(sample.topic)
 }
 
-/// The same as one message, to be pasted into any WebSocket client.
-fn paste(sample: &SampleRequest) -> String {
+/// The request as a message that can be pasted into a WebSocket client.
+fn message_text(sample: &SampleRequest) -> String {
     let mut message = serde_json::to_value(request(sample)).unwrap_or_default();
     if let Some(fields) = message.as_object_mut() {
         fields.insert("token".to_owned(), TOKEN.into());
@@ -187,16 +184,16 @@ fn paste(sample: &SampleRequest) -> String {
     message.to_string()
 }
 
-fn next_steps(is_over: bool, url: &str) -> anyhow::Result<()> {
-    if is_over {
+fn next_steps(exits: bool, url: &str) -> anyhow::Result<()> {
+    if exits {
         return out::line(
-            "\nNext: `data-patch demo` serves on, for requests of your own. With your own store and Kafka:\n\
+            "\nNext: without --exit, `data-patch demo` keeps serving for requests of your own. With your own source and Kafka:\n\
              \x20 data-patch check --config config.toml\n\
              \x20 data-patch serve --config config.toml --token …",
         );
     }
     out::line(&format!(
         "\nServing until Ctrl-C. Next, a request of your own:\n  websocat {url}\nand paste this line:\n{}",
-        paste(&sample::BRIDGE)
+        message_text(&sample::BRIDGE)
     ))
 }

@@ -49,7 +49,8 @@ enum Command {
         after_help = "SIGTERM or Ctrl-C stops it gracefully; a second one at once. Both are safe: unfinished tasks continue at the next start."
     )]
     Serve(ServeArgs),
-    /// See it work, with nothing installed: two requests, a service that is killed on the way, and what is in the topic after it
+    /// See it work, with nothing installed: two requests, a service that is killed on the way, and
+    /// what is in the topic after it
     #[command(after_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),
     /// Connect to queue, store and brokers, and print what was found and what is wrong

@@ -82,7 +82,8 @@ fn token(config: &Config, argument: Option<String>) -> anyhow::Result<Token> {
     Ok(Token::new(&token))
 }
 
-/// Stops gracefully when standard input ends. It does when the process that holds its other end is gone, however that ended.
+/// Stops gracefully when standard input ends. It does when the process that holds its other end is
+/// gone, however that ended.
 fn stop_with_stdin(stop: CancellationToken) {
     // A thread of its own: reading blocks, and must not keep the runtime from ending.
     std::thread::spawn(move || {

@@ -33,8 +33,8 @@ pub async fn rows(source: &Source, mapping: &Mapping, selection: &Selection) -> 
 /// The later half and the earlier half.
 fn halves(range: &StoredRange) -> Option<[StoredRange; 2]> {
     let from = range.from.filter(|from| *from < range.to)?;
-    // Rounds down. `midpoint` rounds towards zero, so before 1970 one half of a range of two would be
-    // the whole range.
+    // Rounds down. `midpoint` rounds towards zero, so before 1970 one half of a range of two would
+    // be the whole range.
     let middle = (from & range.to) + ((from ^ range.to) >> 1);
     let earlier = StoredRange { to: middle, ..range.clone() };
     Some([StoredRange { from: Some(middle + 1), ..range.clone() }, earlier])

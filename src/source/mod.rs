@@ -21,9 +21,9 @@
 //!
 //! To add a database, implement `SourceBackend` (in `backend.rs`, which states what each operation
 //! must do) in a module of its own, together with a `From` that classifies its driver's errors as
-//! `SourceError`, and add a variant to `Backend`. Timeouts, paging, the memory budget, parallel pages
-//! and resuming after a position are shared. What PostgreSQL does beyond that, such as batched
-//! opening, is in `postgres/`.
+//! `SourceError`, and add a variant to `Backend`. Timeouts, paging, the memory budget, parallel
+//! pages and resuming after a position are shared. What PostgreSQL does beyond that, such as
+//! batched opening, is in `postgres/`.
 
 mod backend;
 mod budget;

@@ -256,8 +256,8 @@ fn timestamp_literal(r#type: TimeType, time_us: i64) -> Expr {
 }
 
 /// A row key as a literal of the column's type. A key that is no value of the type was stored under
-/// another mapping: it is replaced by the smallest value, so that rows may be duplicated but none is
-/// skipped.
+/// another mapping: it is replaced by the smallest value, so that rows may be duplicated but none
+/// is skipped.
 fn key_value(r#type: KeyType, key: &RowKey) -> Expr {
     match (r#type, key) {
         (KeyType::Integer, RowKey::Integer(key)) => Expr::val(*key),

@@ -194,7 +194,7 @@ async fn a_service_that_is_not_there_is_told_after_the_last_attempt() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}{PATH}", listener.local_addr().unwrap());
     drop(listener);
-    let retry = RetryPolicy { max_attempts: 3, first_delay: Duration::from_millis(1), max_delay: Duration::from_millis(1) };
+    let retry = RetryPolicy { max_attempts: 3, initial_delay: Duration::from_millis(1), max_delay: Duration::from_millis(1) };
     let error = Client::new(url, TOKEN, retry).attach(TaskId(Uuid::new_v4()), 0).await.unwrap_err();
     assert!(matches!(error, Error::Connection { attempts: 3, .. }), "{error}");
 }

@@ -1,4 +1,4 @@
-//! The client: requests, watched tasks, and how both survive a lost connection.
+//! The client: requests and watched tasks, both of which survive a lost connection.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,36 +21,38 @@ use crate::{
     retry::RetryPolicy,
 };
 
-/// A connection that has lasted this long was no failed attempt.
-const STABLE: Duration = Duration::from_mins(1);
+/// The loss of a connection that has lasted longer does not count as a further failed attempt.
+const STABLE_AFTER: Duration = Duration::from_mins(1);
 
-/// A client of one service. Requests are made one after the other; any number of tasks may be watched meanwhile.
+/// A client of one service. Requests are sent one after the other; any number of tasks can be
+/// watched at the same time.
 ///
-/// Every method may be dropped before it is done (in a `select!`, by a timeout): no entry is lost by it.
+/// All methods are cancel-safe: no log entry is lost if a future is dropped, for example in a
+/// `select!` or by a timeout.
 pub struct Client {
     url: String,
     token: String,
     retry: RetryPolicy,
-    /// `None`: to be opened when it is needed.
+    /// `None`: opened when it is needed.
     connection: Option<Connection>,
-    /// The seq of the last entry received, of each task whose last entry has not come.
+    /// The tasks whose final entry was not received yet, with the `seq` of the last received one.
     watched: HashMap<TaskId, u64>,
-    /// Entries received and not yet taken.
+    /// Entries that were received and not yet returned.
     received: VecDeque<LogLine>,
     connected_at: Option<Instant>,
-    /// Attempts in a row that failed.
+    /// Consecutive failed attempts.
     failures: u32,
 }
 
-/// The answer to a cancel.
+/// The result of a cancellation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cancelled {
     pub state: TaskState,
-    /// There was nothing left to cancel.
+    /// The task had finished before.
     pub already_finished: bool,
 }
 
-/// A message, with the token.
+/// A message with the token.
 #[derive(Serialize)]
 struct Authorized<'a, M> {
     token: &'a str,
@@ -60,7 +62,7 @@ struct Authorized<'a, M> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct AboutTask {
+struct TaskMessage {
     task_id: TaskId,
     #[serde(skip_serializing_if = "Option::is_none")]
     after: Option<u64>,
@@ -69,11 +71,11 @@ struct AboutTask {
 }
 
 impl Client {
-    /// Connects to a service, such as `ws://127.0.0.1:18010/data-patch/websocket`. Only one attempt is made: who has
-    /// mistyped an address wants to know at once.
+    /// Connects to a service, such as `ws://127.0.0.1:18010/data-patch/websocket`. Makes only one
+    /// attempt, so that a mistyped address is reported at once.
     ///
     /// # Errors
-    /// [`Error::Connection`]. Whether the token is right is known after the first request.
+    /// [`Error::Connection`]. The token is checked with the first request.
     pub async fn connect(url: impl Into<String>, token: impl Into<String>) -> Result<Self, Error> {
         let mut client = Self::new(url, token, RetryPolicy::default());
         match Connection::open(&client.url).await {
@@ -86,8 +88,8 @@ impl Client {
         Ok(client)
     }
 
-    /// A client that connects when it is first used, with as many attempts as `retry` allows; for a service that is just
-    /// starting, or to be more or less patient than [`connect`](Self::connect) is.
+    /// Creates a client that connects on first use, with as many attempts as `retry` allows; for a
+    /// service that is just starting, or for another policy than [`connect`](Self::connect) has.
     ///
     /// ```
     /// # use data_patch_client::{Client, RetryPolicy};
@@ -108,16 +110,18 @@ impl Client {
         }
     }
 
-    /// Submits a task, and watches it from its first entry. Once this returns, the task is durably stored.
+    /// Submits a task and watches it from its first entry. The task is durable when this returns.
     ///
-    /// A request without a request id is given one, so that a lost connection never makes two tasks of it.
+    /// A request without a request id gets one, so that a request that is sent again after a lost
+    /// connection does not create a second task.
     ///
     /// # Errors
-    /// [`Error::Refused`] when the request is wrong, or the connection can't be had.
+    /// [`Error::Refused`] if the request is invalid; [`Error::Connection`] if there is no
+    /// connection.
     pub async fn submit(&mut self, request: &Request) -> Result<TaskId, Error> {
         let mut request = request.clone();
         request.request_id.get_or_insert_with(|| Uuid::new_v4().to_string());
-        match self.ask(&request).await? {
+        match self.request(&request).await? {
             Reply::Created(task) | Reply::Attached { task, .. } => {
                 self.watch(task, 0);
                 Ok(task)
@@ -126,7 +130,8 @@ impl Client {
         }
     }
 
-    /// Watches a task from the entry after `after`; 0 is from the beginning. Returns its state at this moment.
+    /// Watches a task from the entry after `after`; 0 watches it from the beginning. Returns its
+    /// current state.
     ///
     /// ```no_run
     /// # async fn watch(mut client: data_patch_client::Client, task: data_patch_client::TaskId) -> Result<(), data_patch_client::Error> {
@@ -139,7 +144,8 @@ impl Client {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Refused`] when there is no such task or entry, or the connection can't be had.
+    /// [`Error::Refused`] if there is no such task or entry; [`Error::Connection`] if there is no
+    /// connection.
     pub async fn attach(&mut self, task: TaskId, after: u64) -> Result<TaskState, Error> {
         let state = self.attach_once(task, after).await?;
         self.watch(task, after);
@@ -151,28 +157,30 @@ impl Client {
     }
 
     async fn attach_once(&mut self, task: TaskId, after: u64) -> Result<TaskState, Error> {
-        match self.ask(&AboutTask { task_id: task, after: Some(after), cancel: false }).await? {
+        match self.request(&TaskMessage { task_id: task, after: Some(after), cancel: false }).await? {
             Reply::Attached { state, .. } => Ok(state),
             other => Err(unexpected(&other)),
         }
     }
 
-    /// Cancels a task: nothing more of it is published, but what is on its way to Kafka. Doing so twice is harmless.
+    /// Cancels a task: no more rows are published, except those in flight to Kafka. Cancelling a
+    /// task again is harmless.
     ///
     /// # Errors
-    /// [`Error::Refused`] when there is no such task, or the connection can't be had.
+    /// [`Error::Refused`] if there is no such task; [`Error::Connection`] if there is no
+    /// connection.
     pub async fn cancel(&mut self, task: TaskId) -> Result<Cancelled, Error> {
-        match self.ask(&AboutTask { task_id: task, after: None, cancel: true }).await? {
+        match self.request(&TaskMessage { task_id: task, after: None, cancel: true }).await? {
             Reply::Cancelled { state, already_finished, .. } => Ok(Cancelled { state, already_finished }),
             other => Err(unexpected(&other)),
         }
     }
 
-    /// The next entry of any watched task; `None` when all of them have ended, or none is watched.
+    /// Returns the next entry of any watched task; `None` if no task is watched, or all have ended.
     ///
     /// # Errors
-    /// The connection was lost and can't be had again, or a watched task is not known any more. Calling again goes on after
-    /// the last entry.
+    /// The connection was lost and could not be restored, or a watched task is not known any more.
+    /// Another call continues after the last entry.
     pub async fn next(&mut self) -> Result<Option<LogLine>, Error> {
         loop {
             if let Some(entry) = self.received.pop_front() {
@@ -187,7 +195,7 @@ impl Client {
         }
     }
 
-    /// All entries to come, as a stream that ends as [`next`](Self::next) does.
+    /// The further entries as a stream, which ends as [`next`](Self::next) does.
     ///
     /// ```no_run
     /// # async fn count(mut client: data_patch_client::Client) -> Result<(), data_patch_client::Error> {
@@ -200,7 +208,8 @@ impl Client {
         stream::try_unfold(self, |client| async move { Ok(client.next().await?.map(|entry| (entry, client))) })
     }
 
-    /// Closes the connection. Its tasks go on; dropping the client does the same, less politely.
+    /// Closes the connection with a close frame. The tasks continue; they also do if the client is
+    /// dropped.
     pub async fn close(self) {
         if let Some(connection) = self.connection {
             connection.close().await;
@@ -216,11 +225,12 @@ impl Client {
         serde_json::to_string(&Authorized { token: &self.token, message }).map_err(|error| Error::Protocol(error.to_string()))
     }
 
-    /// Sends a request until it is answered. Each of them may be sent twice: nothing more comes of it.
-    async fn ask(&mut self, message: impl Serialize) -> Result<Reply, Error> {
+    /// Sends a request until it is answered. All requests are idempotent, so they may be sent
+    /// again.
+    async fn request(&mut self, message: impl Serialize) -> Result<Reply, Error> {
         let text = self.message(message)?;
         loop {
-            match self.ask_once(&text).await {
+            match self.request_once(&text).await {
                 Ok(reply) => {
                     self.failures = 0;
                     return Ok(reply);
@@ -230,30 +240,30 @@ impl Client {
         }
     }
 
-    async fn ask_once(&mut self, text: &str) -> Result<Reply, Failure> {
-        // Out of its place while the answer is due: if this future is dropped, so is the connection, and no later request
-        // takes this one's answer for its own.
+    async fn request_once(&mut self, text: &str) -> Result<Reply, Failure> {
+        // Taken out of `self` until the reply arrives: if this future is dropped, the connection is
+        // dropped too, and no later request receives the reply to this one.
         let mut connection = self.connected().await?;
         connection.send(text).await?;
-        let answer = self.answer(&mut connection).await;
-        if matches!(answer, Ok(_) | Err(Failure::Final(Error::Refused { .. }))) {
+        let reply = self.reply(&mut connection).await;
+        if matches!(reply, Ok(_) | Err(Failure::Final(Error::Refused { .. }))) {
             self.connection = Some(connection);
         }
-        answer
+        reply
     }
 
-    /// The next message that is no log entry.
-    async fn answer(&mut self, connection: &mut Connection) -> Result<Reply, Failure> {
+    /// Returns the next message that is not a log entry.
+    async fn reply(&mut self, connection: &mut Connection) -> Result<Reply, Failure> {
         loop {
             match connection.read().await? {
                 Reply::Log(entry) => self.accept(entry)?,
                 Reply::Refused { code, text } => return Err(refused(code, text)),
-                answer => return Ok(answer),
+                reply => return Ok(reply),
             }
         }
     }
 
-    /// Waits for entries.
+    /// Receives one message, which must be a log entry.
     async fn receive(&mut self) -> Result<(), Failure> {
         if self.connection.is_none() {
             self.connection = Some(self.connected().await?);
@@ -269,7 +279,7 @@ impl Client {
         accepted
     }
 
-    /// The connection, taken out of its place, or a new one with all that is watched attached to.
+    /// Takes the connection out of `self`, or opens a new one and attaches to all watched tasks.
     async fn connected(&mut self) -> Result<Connection, Failure> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
@@ -278,20 +288,20 @@ impl Client {
         self.connected_at = Some(Instant::now());
         let watched: Vec<_> = self.watched.iter().map(|(task, seq)| (*task, *seq)).collect();
         for (task, seq) in watched {
-            let attach = AboutTask { task_id: task, after: Some(before(seq)), cancel: false };
+            let attach = TaskMessage { task_id: task, after: Some(before(seq)), cancel: false };
             let attach = self.message(attach).map_err(Failure::Final)?;
             connection.send(&attach).await?;
-            let answer = self.answer(&mut connection).await;
-            if matches!(&answer, Err(Failure::Final(Error::Refused { code, .. })) if code != "wrong_token") {
-                // It is not known any more; the others can be watched all the same.
+            let reply = self.reply(&mut connection).await;
+            if matches!(&reply, Err(Failure::Final(Error::Refused { code, .. })) if code != "wrong_token") {
+                // The task is not known any more; the others are still watched.
                 self.watched.remove(&task);
             }
-            answer?;
+            reply?;
         }
         Ok(connection)
     }
 
-    /// Takes an entry that is the next of a watched task.
+    /// Queues an entry if it is the next one of a watched task.
     fn accept(&mut self, entry: LogLine) -> Result<(), Failure> {
         let Some(last) = self.watched.get_mut(&entry.task) else { return Ok(()) };
         let (task, seq, is_last) = (entry.task, entry.seq, entry.state.is_some());
@@ -313,14 +323,14 @@ impl Client {
     /// Waits before the next attempt.
     ///
     /// # Errors
-    /// There is to be none.
+    /// No further attempt is made.
     async fn back_off(&mut self, failure: Failure) -> Result<(), Error> {
         let source = match failure {
             Failure::Connection(source) => source,
             Failure::Final(error) => return Err(error),
         };
         self.connection = None;
-        if self.connected_at.take().is_some_and(|at| at.elapsed() > STABLE) {
+        if self.connected_at.take().is_some_and(|at| at.elapsed() > STABLE_AFTER) {
             self.failures = 0;
         }
         self.failures += 1;
@@ -332,7 +342,7 @@ impl Client {
             });
         }
         let delay = self.retry.delay(self.failures);
-        tracing::debug!(error = %source, attempt = self.failures, ?delay, "the connection is lost; connecting again");
+        tracing::debug!(error = %source, attempt = self.failures, ?delay, "the connection was lost; reconnecting");
         tokio::time::sleep(delay).await;
         Ok(())
     }
@@ -344,7 +354,7 @@ impl fmt::Debug for Client {
     }
 }
 
-/// Refusals that say "again in a moment" are tried again.
+/// The failure for a refused request. Temporary refusals are retried.
 fn refused(code: String, text: String) -> Failure {
     match code.as_str() {
         "shutting_down" | "queue_unavailable" => Failure::Connection(ConnectionError::NotReady { code, text }),
@@ -352,13 +362,13 @@ fn refused(code: String, text: String) -> Failure {
     }
 }
 
-/// What to attach after, to go on after `seq`: one entry earlier, which is dropped when it comes. Of a task that has ended
-/// nothing follows its last entry, and the answer does not say which one that is; so at least the last one comes, by which
-/// the end is known.
+/// The `after` of an attach that continues after `seq`: one entry earlier, and that entry is
+/// dropped. If the task has ended, its last entry is then sent again, which is how the client finds
+/// out: no entry follows the last one, and the reply does not tell its `seq`.
 fn before(seq: u64) -> u64 {
     seq.saturating_sub(1)
 }
 
 fn unexpected(reply: &Reply) -> Error {
-    Error::Protocol(format!("an answer that nobody waited for: {reply:?}"))
+    Error::Protocol(format!("an unexpected reply: {reply:?}"))
 }

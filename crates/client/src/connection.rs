@@ -1,4 +1,4 @@
-//! One WebSocket to the service.
+//! A WebSocket connection to the service.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use tokio_tungstenite::{
 use crate::error::{ConnectionError, Error, Failure};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Nothing was heard for this long: the service is asked whether it is there. As long again without an answer, and the
-/// connection is lost. A peer that vanished without a word is noticed no other way.
-const SILENCE: Duration = Duration::from_secs(20);
+/// If nothing is received for this long, a ping is sent; after the same time without an answer, the
+/// connection counts as lost. This detects a peer that disappears without closing the connection.
+const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(crate) struct Connection {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
@@ -24,23 +24,25 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub async fn open(url: &str) -> Result<Self, ConnectionError> {
-        let (socket, _) = timeout(CONNECT_TIMEOUT, connect_async(url)).await.map_err(|_| ConnectionError::Silent)??;
+        let (socket, _) = timeout(CONNECT_TIMEOUT, connect_async(url)).await.map_err(|_| ConnectionError::TimedOut)??;
         Ok(Self { socket, is_pinged: false })
     }
 
     pub async fn send(&mut self, text: &str) -> Result<(), ConnectionError> {
-        timeout(SILENCE * 2, self.socket.send(Message::text(text))).await.map_err(|_| ConnectionError::Silent)??;
+        timeout(READ_TIMEOUT * 2, self.socket.send(Message::text(text))).await.map_err(|_| ConnectionError::TimedOut)??;
         Ok(())
     }
 
     /// The next message. Cancel-safe.
     pub async fn read(&mut self) -> Result<Reply, Failure> {
         loop {
-            let Ok(frame) = timeout(SILENCE, self.socket.next()).await else {
+            let Ok(frame) = timeout(READ_TIMEOUT, self.socket.next()).await else {
                 if std::mem::replace(&mut self.is_pinged, true) {
-                    return Err(ConnectionError::Silent.into());
+                    return Err(ConnectionError::TimedOut.into());
                 }
-                timeout(SILENCE, self.socket.send(Message::Ping(Bytes::new()))).await.map_err(|_| ConnectionError::Silent)??;
+                timeout(READ_TIMEOUT, self.socket.send(Message::Ping(Bytes::new())))
+                    .await
+                    .map_err(|_| ConnectionError::TimedOut)??;
                 continue;
             };
             self.is_pinged = false;
@@ -57,7 +59,7 @@ impl Connection {
         }
     }
 
-    /// Says goodbye, without insisting.
+    /// Closes the connection; waits only shortly for the service.
     pub async fn close(mut self) {
         let _ = timeout(Duration::from_secs(1), self.socket.close(None)).await;
     }

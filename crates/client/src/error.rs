@@ -1,18 +1,20 @@
-//! Why something could not be done.
+//! The errors of the client.
 
 use tokio_tungstenite::tungstenite;
 
-/// Why a call failed. After each of these the client can be used again: what is watched goes on after the last entry received.
+/// Why a call failed. The client can still be used: watched tasks continue after the last received
+/// entry.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no connection, and the attempts to get one are used up.
+    /// There is no connection, and all attempts to open one have failed.
     #[error("{url}: {source} ({attempts} attempts)")]
     Connection { url: String, attempts: u32, source: ConnectionError },
-    /// The service did nothing, and says why. The codes are those of [`data_patch_protocol::RequestError::code`].
+    /// The service refused the request and did nothing. The codes are those of
+    /// [`data_patch_protocol::RequestError::code`].
     #[error("refused ({code}): {text}")]
     Refused { code: String, text: String },
-    /// The service sent what it should not.
-    #[error("the service does not keep to the protocol: {0}")]
+    /// The service sent an invalid or unexpected message.
+    #[error("the service violates the protocol: {0}")]
     Protocol(String),
 }
 
@@ -32,7 +34,7 @@ impl Error {
     }
 }
 
-/// What happened to a connection.
+/// Why a connection failed or was lost.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     #[error("{0}")]
@@ -42,9 +44,9 @@ pub enum ConnectionError {
     Closed { code: u16, reason: String },
     #[error("the connection ended")]
     Ended,
-    #[error("nothing was heard from the service in time")]
-    Silent,
-    /// The service is there, and can do nothing just now.
+    #[error("the service did not answer in time")]
+    TimedOut,
+    /// The service answers, and temporarily accepts no requests.
     #[error("the service is not ready ({code}): {text}")]
     NotReady { code: String, text: String },
 }
@@ -63,11 +65,11 @@ impl ConnectionError {
     pub(crate) fn is_retryable(&self) -> bool {
         use tungstenite::Error as E;
         match self {
-            Self::Ended | Self::Silent | Self::NotReady { .. } => true,
-            // Protocol error, kind of data, text that is not UTF-8, message over the limit: the next attempt ends the same way.
+            Self::Ended | Self::TimedOut | Self::NotReady { .. } => true,
+            // Protocol error, unsupported data, invalid UTF-8, message too large: permanent.
             Self::Closed { code, .. } => !matches!(code, 1002 | 1003 | 1007 | 1009),
             Self::Socket(error) => match error.as_ref() {
-                // A proxy whose service restarts, or that asks for patience.
+                // A proxy whose service restarts, or that limits the rate of requests.
                 E::Http(answer) => answer.status().is_server_error() || answer.status().as_u16() == 429,
                 E::Url(_) | E::HttpFormat(_) | E::Tls(_) | E::Capacity(_) | E::Utf8(_) => false,
                 _ => true,
@@ -78,7 +80,7 @@ impl ConnectionError {
 
 /// Why one attempt failed.
 pub(crate) enum Failure {
-    /// The connection; whether another attempt is worthwhile is its own to say.
+    /// Retried if [`is_retryable`](ConnectionError::is_retryable).
     Connection(ConnectionError),
     Final(Error),
 }

@@ -1,8 +1,8 @@
-//! A typed client of data-patch's WebSocket.
+//! A typed client for data-patch's WebSocket.
 //!
-//! A [`Client`] submits a task, follows its log as typed [`LogLine`]s, and cancels it. A connection that is lost comes back by
-//! itself: every watched task is attached to again after the last entry that was received, so no entry is missing and none
-//! comes twice.
+//! A [`Client`] submits tasks, follows their logs as typed [`LogLine`]s, and cancels them. It
+//! restores a lost connection by itself, and attaches to every watched task again after the last
+//! received entry, so that no entry is missing or duplicated.
 //!
 //! ```no_run
 //! use data_patch_client::{Client, Event, Request};

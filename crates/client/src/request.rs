@@ -1,19 +1,19 @@
-//! What a task is asked for with.
+//! The request for a task.
 
 use chrono::{DateTime, SecondsFormat, TimeZone};
 use data_patch_protocol::task::NewTask;
 use serde::Serialize;
 
-/// The devices and the range of time of a task.
+/// The devices and the time range of a task.
 ///
-/// Ids and times are sent as they are written, and checked by the service: what is wrong with them is the text of a refusal.
+/// Ids and times are sent as given. The service validates them, and names what is invalid.
 ///
 /// ```
 /// # use chrono::{DateTime, Utc};
 /// # use data_patch_client::Request;
 /// let thing = "9d9d14b3-cf77-4cba-934b-faeaf2d153ba";
 /// let devices = ["b34299aa-625e-4404-a580-fde1d7cbc3e8"];
-/// // Times as people write them, or chrono's.
+/// // A time is a text or one of chrono's types.
 /// let to: DateTime<Utc> = "2019-01-15T06:30:00Z".parse().unwrap();
 /// let request = Request::new(thing, devices, "2019-01-11 21:03:00", to).topic("savoir_data");
 /// assert_eq!(
@@ -37,7 +37,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// The readings of a thing's devices from `from` to `to`, both included, for the service's default topic.
+    /// Requests the readings of a thing's devices from `from` to `to`, both inclusive, for the
+    /// service's default topic.
     #[expect(clippy::needless_pass_by_value, reason = "ids are passed as text and as UUID")]
     pub fn new<D: ToString>(
         thing: impl ToString,
@@ -56,14 +57,14 @@ impl Request {
         }
     }
 
-    /// Publishes to this topic.
+    /// Sets the topic.
     #[must_use]
     pub fn topic(mut self, topic: impl Into<String>) -> Self {
         self.topic = Some(topic.into());
         self
     }
 
-    /// Names the request: submitted again under the same name, it creates no second task.
+    /// Sets the idempotency key: a request with the same key creates no second task.
     #[must_use]
     pub fn request_id(mut self, id: impl Into<String>) -> Self {
         self.request_id = Some(id.into());
@@ -79,7 +80,7 @@ impl From<&NewTask> for Request {
     }
 }
 
-/// A time in a form that the service reads (`docs` of [`data_patch_protocol::time`]).
+/// A time in a format that the service accepts (see [`data_patch_protocol::time`]).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moment(String);
 

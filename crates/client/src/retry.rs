@@ -1,8 +1,9 @@
-//! How a lost connection comes back.
+//! When a lost connection is retried.
 
 use std::time::Duration;
 
-/// How often and how fast a lost connection is tried again. Waits double from `first_delay` to `max_delay`, with jitter.
+/// How often and how soon a lost connection is retried. Delays double from `initial_delay` to
+/// `max_delay`, with jitter.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -12,24 +13,24 @@ use std::time::Duration;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Attempts in a row that may fail; a new entry or answer starts the count anew.
+    /// Maximum consecutive failed attempts. A new entry or reply resets the count.
     pub max_attempts: u32,
-    pub first_delay: Duration,
+    pub initial_delay: Duration,
     pub max_delay: Duration,
 }
 
 impl Default for RetryPolicy {
-    /// Ten attempts within about half a minute: longer than a service takes to restart.
+    /// Ten attempts in about half a minute, in which a service restarts.
     fn default() -> Self {
-        Self { max_attempts: 10, first_delay: Duration::from_millis(100), max_delay: Duration::from_secs(5) }
+        Self { max_attempts: 10, initial_delay: Duration::from_millis(100), max_delay: Duration::from_secs(5) }
     }
 }
 
 impl RetryPolicy {
-    /// The wait after so many failures in a row: between half and all of the doubled delay, so that the clients of a
-    /// service that restarts do not come back in the same instant.
+    /// The delay after this many consecutive failures: between half and all of the doubled delay,
+    /// so that the clients of a restarted service do not reconnect at the same moment.
     pub(crate) fn delay(&self, failures: u32) -> Duration {
-        let doubled = self.first_delay.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
+        let doubled = self.initial_delay.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)));
         doubled.min(self.max_delay).mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 }

@@ -1,8 +1,8 @@
-//! A table as text. Columns are as wide as what is in them on a terminal, where a Chinese character takes two places.
+//! Formats a table as text. Widths are in terminal columns, of which a Chinese character takes two.
 
 use console::{Alignment, measure_text_width, pad_str};
 
-/// Lines of a table: the first column begins at the left, the others end at the right.
+/// The lines of a table. The first column is left-aligned, the others are right-aligned.
 pub fn lines<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Vec<String> {
     let head = head.map(str::to_owned);
     let all = || std::iter::once(&head).chain(rows);

@@ -1,4 +1,4 @@
-//! Reading the topic back with a consumer of its own, and comparing it with the store, byte for byte.
+//! Reads the topic back with a separate consumer, and compares it with the sample byte for byte.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,10 +20,10 @@ use crate::{
     source::sample::{self, SampleRequest},
 };
 
-/// What a device should publish, in its order.
+/// The documents that each device must publish, in order.
 pub type Expected = Vec<(Uuid, Vec<Vec<u8>>)>;
 
-/// What a request should publish, by device in the request's order.
+/// The documents that a request must publish, by device in the request's order.
 pub fn expected(request: &SampleRequest) -> anyhow::Result<Expected> {
     let zone = chrono_tz::Asia::Shanghai;
     let (from, to) = (time::parse(request.from, zone, Bound::From)?, time::parse(request.to, zone, Bound::To)?);
@@ -36,26 +36,26 @@ pub fn expected(request: &SampleRequest) -> anyhow::Result<Expected> {
     Ok(request.devices.iter().map(|device| (*device, rows(device))).collect())
 }
 
-/// What was found in the topic of a request.
+/// The result of reading a request's topic back.
 pub struct ReadBack {
     pub devices: Vec<DeviceRows>,
 }
 
-/// What was found of a device.
+/// The rows of one device in the topic.
 pub struct DeviceRows {
     pub device: Uuid,
     pub expected: usize,
-    /// Rows of the topic, each counted once.
+    /// Distinct rows.
     pub arrived: usize,
-    /// Rows that came again.
+    /// Rows that were sent again.
     pub repeats: usize,
-    /// Every row is there, byte for byte and in order, and no other.
-    pub is_whole: bool,
+    /// The distinct rows are exactly the expected ones, byte for byte and in order.
+    pub is_complete: bool,
 }
 
 impl ReadBack {
     pub fn is_complete(&self) -> bool {
-        self.devices.iter().all(|device| device.is_whole)
+        self.devices.iter().all(|device| device.is_complete)
     }
 
     pub fn total(&self, count: impl Fn(&DeviceRows) -> usize) -> usize {
@@ -66,22 +66,22 @@ impl ReadBack {
 impl fmt::Display for ReadBack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (arrived, expected) = (self.total(|device| device.arrived), self.total(|device| device.expected));
-        let (whole, devices) = (self.total(|device| usize::from(device.is_whole)), self.devices.len());
+        let (complete, devices) = (self.total(|device| usize::from(device.is_complete)), self.devices.len());
         write!(
             f,
-            "{arrived} of {expected} rows are in the topic; {whole} of {devices} devices have every row, byte for byte and in order"
+            "{arrived} of {expected} rows are in the topic; {complete} of {devices} devices have every row, byte for byte and in order"
         )?;
         match self.total(|device| device.repeats) {
             0 => Ok(()),
-            repeats => write!(f, "; {repeats} rows came twice, which their header data-patch-row tells"),
+            repeats => write!(f, "; {repeats} rows were sent again, as the header data-patch-row shows"),
         }
     }
 }
 
-/// A message: the row that it is of, and its document.
+/// A message: its `data-patch-row` header and its document.
 type Found = (Vec<u8>, Vec<u8>);
 
-/// Reads the whole topic, and compares what is of these devices.
+/// Reads the whole topic, and compares the messages of these devices with the expected ones.
 ///
 /// # Errors
 /// The broker does not answer.
@@ -91,15 +91,21 @@ pub fn read_back(brokers: &str, topic: &str, expected: Expected) -> anyhow::Resu
     Ok(ReadBack { devices: devices.collect() })
 }
 
-/// A repeat is a row that was there before, so what counts is where a row came first.
+/// Compares the messages of a device. Only the first message of each row counts.
 fn compare(device: Uuid, expected: &[Vec<u8>], found: Option<Vec<Found>>) -> DeviceRows {
     let found = found.unwrap_or_default();
     let (total, mut rows) = (found.len(), HashSet::new());
     let docs: Vec<_> = found.into_iter().filter(|(row, _)| rows.insert(row.clone())).map(|(_, doc)| doc).collect();
-    DeviceRows { device, expected: expected.len(), arrived: docs.len(), repeats: total - docs.len(), is_whole: docs == expected }
+    DeviceRows {
+        device,
+        expected: expected.len(),
+        arrived: docs.len(),
+        repeats: total - docs.len(),
+        is_complete: docs == expected,
+    }
 }
 
-/// All messages, by key.
+/// Reads all messages, by key.
 fn read(brokers: &str, topic: &str) -> anyhow::Result<HashMap<String, Vec<Found>>> {
     const READ_TIMEOUT: Duration = Duration::from_secs(30);
     let consumer: BaseConsumer = ClientConfig::new()
@@ -128,7 +134,7 @@ fn read(brokers: &str, topic: &str) -> anyhow::Result<HashMap<String, Vec<Found>
     Ok(found)
 }
 
-/// The row that a message is of, as its header says.
+/// The `data-patch-row` header of a message.
 fn row(message: &BorrowedMessage<'_>) -> Vec<u8> {
     let header = message.headers().and_then(|headers| headers.iter().find(|header| header.key == "data-patch-row"));
     header.and_then(|header| header.value).unwrap_or_default().to_vec()
@@ -138,19 +144,19 @@ fn row(message: &BorrowedMessage<'_>) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    /// What is found of a device that should have the rows 1, 2, 3.
-    fn compared(rows: &[u8]) -> DeviceRows {
+    /// Compares these rows with the expected rows 1, 2, 3.
+    fn compare_with_123(rows: &[u8]) -> DeviceRows {
         let found = rows.iter().map(|row| (vec![*row], vec![*row])).collect();
         compare(Uuid::nil(), &[vec![1], vec![2], vec![3]], Some(found))
     }
 
     #[test]
-    fn repeats_are_no_fault_and_everything_else_is() {
-        let repeated = compared(&[1, 2, 1, 2, 3]);
-        assert!(repeated.is_whole);
+    fn repeats_are_allowed_and_other_differences_are_not() {
+        let repeated = compare_with_123(&[1, 2, 1, 2, 3]);
+        assert!(repeated.is_complete);
         assert_eq!((repeated.arrived, repeated.repeats), (3, 2));
         for wrong in [&[1, 2][..], &[1, 3, 2], &[1, 2, 3, 4], &[]] {
-            assert!(!compared(wrong).is_whole, "{wrong:?}");
+            assert!(!compare_with_123(wrong).is_complete, "{wrong:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the demo shows: bars and tables on a terminal, the log to the letter everywhere else.
+//! The demo's output: progress bars and tables on a terminal, otherwise the lines of the log.
 
 use std::{
     collections::HashMap,
@@ -15,9 +15,9 @@ use super::{table, verify::ReadBack};
 use crate::{cli::out, source::sample};
 
 pub struct View {
-    /// On a terminal: the bars of the task that is shown.
+    /// The progress bars of the current task; only on a terminal.
     bars: Option<Bars>,
-    /// Tasks shown.
+    /// Tasks shown so far.
     tasks: u32,
 }
 
@@ -30,24 +30,24 @@ struct Bars {
 struct DeviceBar {
     bar: ProgressBar,
     quarantined: u64,
-    /// What is said beside it is of a pause that may be over.
+    /// Its message is about an outage that may be over.
     is_waiting: bool,
 }
 
 impl View {
     pub fn new(plain: bool) -> Self {
-        // A terminal that can't move its cursor says so.
+        // A terminal that can't move its cursor.
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let bars = (!plain && !is_dumb && stdout().is_terminal()).then(Bars::default);
         Self { bars, tasks: 0 }
     }
 
-    /// How long the broker takes to answer: long enough to watch where somebody watches.
+    /// The broker's response time: longer if somebody watches the bars.
     pub fn round_trip(&self) -> Duration {
         Duration::from_millis(if self.bars.is_some() { 150 } else { 20 })
     }
 
-    /// One of the parts.
+    /// Prints a line about a component.
     pub fn fact(&self, name: &str, text: &str) -> anyhow::Result<()> {
         let name = format!("{name:>12}");
         match &self.bars {
@@ -56,7 +56,7 @@ impl View {
         }
     }
 
-    /// Something that happens while a task is shown.
+    /// Prints a line while the bars of a task are shown.
     pub fn note(&self, name: &str, text: &str) -> anyhow::Result<()> {
         match &self.bars {
             None => self.fact(name, text),
@@ -67,7 +67,7 @@ impl View {
         }
     }
 
-    /// A task is about to be submitted.
+    /// Starts the output of a task that is about to be submitted.
     pub fn begin(&mut self, title: &str, request: &str, devices: &[Uuid]) -> anyhow::Result<()> {
         self.tasks += 1;
         let Some(bars) = &mut self.bars else { return self.fact("request", request) };
@@ -99,7 +99,7 @@ impl View {
         Ok(())
     }
 
-    /// What was found in the topic.
+    /// Prints what was found in the topic.
     pub fn read_back(&mut self, read: &ReadBack) -> anyhow::Result<()> {
         if self.bars.is_none() {
             return self.fact("read back", &read.to_string());
@@ -108,7 +108,7 @@ impl View {
             .devices
             .iter()
             .map(|device| {
-                let verdict = if device.is_whole { style("yes").green() } else { style("NO").red().bold() };
+                let verdict = if device.is_complete { style("yes").green() } else { style("NO").red().bold() };
                 [
                     name(device.device).to_owned(),
                     device.expected.to_string(),
@@ -130,7 +130,7 @@ impl View {
 impl DeviceBar {
     fn new(device: Uuid, multi: &MultiProgress) -> Self {
         let bar = multi.add(ProgressBar::new(0).with_prefix(name(device)).with_style(bar_style("cyan")));
-        // Before its first entry too.
+        // Draws the bar before the device's first log entry.
         bar.tick();
         Self { bar, quarantined: 0, is_waiting: false }
     }
@@ -151,7 +151,7 @@ impl DeviceBar {
                 let reason = first.first().map(|row| row.reason.as_str()).unwrap_or_default();
                 self.bar.set_message(format!("{} quarantined: {reason}", self.quarantined));
             }
-            Event::TakenOver { published, .. } => self.bar.set_message(format!("goes on after row {published}")),
+            Event::TakenOver { published, .. } => self.bar.set_message(format!("continues after row {published}")),
             Event::Waiting { reason, .. } => {
                 self.is_waiting = true;
                 self.bar.set_message(reason.clone());
