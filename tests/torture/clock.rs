@@ -11,10 +11,10 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    account::{Account, File as QueueFile},
-    outage::told,
+    outage::log_checks,
+    row_counts::{File as QueueFile, RowCounts},
     support::{Client, Process, TestBroker, TestStore, TestTopic, is_end, message, seqs},
-    table::Found,
+    table::TestResult,
 };
 
 const HOUR_MS: i64 = 3_600_000;
@@ -51,14 +51,14 @@ impl Clock {
     }
 }
 
-struct Site {
+struct Fixture {
     folder: tempfile::TempDir,
     store: TestStore,
     topic: TestTopic,
     clock: Clock,
 }
 
-impl Site {
+impl Fixture {
     async fn new() -> Self {
         Self::on(TestBroker::start().await.topic().await).await
     }
@@ -96,38 +96,38 @@ async fn until_tried_again(client: &mut Client) -> Duration {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a minute; make torture"]
 async fn set_back_by_an_hour_while_a_job_waits() {
-    let site = Site::new().await;
-    let (thing, device) = site.store.add_rows(3).await;
+    let fixture = Fixture::new().await;
+    let (thing, device) = fixture.store.add_rows(3).await;
     let away = no_broker();
-    let process = site.serve(&[("DATA_PATCH_KAFKA_BROKERS", &away), ("DATA_PATCH_KAFKA_LOOKUP_TIMEOUT_SECONDS", "1")]).await;
+    let process = fixture.serve(&[("DATA_PATCH_KAFKA_BROKERS", &away), ("DATA_PATCH_KAFKA_LOOKUP_TIMEOUT_SECONDS", "1")]).await;
     let mut client = Client::connect(&process.url).await;
-    let task = client.submit(&Client::request(thing, &[device], &site.topic.name)).await;
+    let task = client.submit(&Client::request(thing, &[device], &fixture.topic.name)).await;
     client.until(waits).await;
     let mut longest = Duration::ZERO;
     for shift_ms in [-HOUR_MS, HOUR_MS, -24 * HOUR_MS, 0] {
-        site.clock.set(shift_ms);
+        fixture.clock.set(shift_ms);
         for _ in 0..2 {
             longest = longest.max(until_tried_again(&mut client).await);
         }
     }
     assert!(longest < SOON, "{longest:?}");
     // Stopped while the clock is ahead, started while it is right.
-    site.clock.set(HOUR_MS);
+    fixture.clock.set(HOUR_MS);
     client.until(waits).await;
     process.terminate().await;
-    site.clock.set(0);
+    fixture.clock.set(0);
     let begun = Instant::now();
-    let process = site.serve(&[]).await;
+    let process = fixture.serve(&[]).await;
     let mut client = Client::connect(&process.url).await;
     client.attach(&task, 0).await;
     let log = client.log().await;
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     assert!(message(log.last().unwrap()).contains("3 rows published"), "{log:#?}");
     process.terminate().await;
-    let account = Account::of(&site.store, &site.topic, &task, &[device]).await;
+    let counts = RowCounts::of(&fixture.store, &fixture.topic, &task, &[device]).await;
     let note = format!("the longest wait {:.1} s, with waits of 1 s", longest.as_secs_f64());
     let found =
-        Found::of("clock set by an hour or a day, to and fro, while jobs wait, and between stop and start", 5, account, note);
+        TestResult::of("clock set by an hour or a day, to and fro, while jobs wait, and between stop and start", 5, counts, note);
     found.write();
     assert_eq!((found.lost, found.repeated), (0, 0));
 }
@@ -137,9 +137,9 @@ async fn set_back_by_an_hour_while_a_job_waits() {
 async fn set_ahead_and_back_while_a_job_runs() {
     // The clock is left a day ahead, and a broker refuses timestamps that are an hour ahead of its own unless it is told otherwise.
     let takes_all = [("message.timestamp.after.max.ms", "9223372036854775807")];
-    let site = Site::on(TestBroker::start().await.topic_with(&takes_all).await).await;
+    let fixture = Fixture::on(TestBroker::start().await.topic_with(&takes_all).await).await;
     // More than are sent between four reports of progress, one for each `worker.checkpoint_interval_ms`.
-    let (thing, device) = site.store.add_rows(100_000).await;
+    let (thing, device) = fixture.store.add_rows(100_000).await;
     let slow = [
         ("DATA_PATCH_IOTA_PAGE_ROWS", "500"),
         ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "65536"),
@@ -147,14 +147,14 @@ async fn set_ahead_and_back_while_a_job_runs() {
         ("DATA_PATCH_WORKER_CHECKPOINT_INTERVAL_MS", "1300"),
     ];
     // Two services on the queue: one would take over what it believes expired.
-    let (process, other) = (site.serve(&slow).await, site.serve(&slow).await);
+    let (process, other) = (fixture.serve(&slow).await, fixture.serve(&slow).await);
     let mut client = Client::connect(&process.url).await;
-    let task = client.submit(&Client::request(thing, &[device], &site.topic.name)).await;
+    let task = client.submit(&Client::request(thing, &[device], &fixture.topic.name)).await;
     let mut log = Vec::new();
     for shift_ms in [HOUR_MS, 0, -HOUR_MS, 24 * HOUR_MS] {
         log.extend(client.until(|line| is_end(line) || message(line).starts_with("iota data published(")).await);
         assert!(!is_end(log.last().unwrap()), "it was over before the clock was set: {log:#?}");
-        site.clock.set(shift_ms);
+        fixture.clock.set(shift_ms);
     }
     log.extend(client.log().await);
     assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
@@ -162,9 +162,10 @@ async fn set_ahead_and_back_while_a_job_runs() {
     for process in [process, other] {
         process.terminate().await;
     }
-    QueueFile::open(site.folder.path()).await.is_at_rest().await;
-    let account = Account::of(&site.store, &site.topic, &task, &[device]).await;
-    let found = Found::of("clock set by an hour or a day while a job runs, beside a second service", 4, account, String::new());
+    QueueFile::open(fixture.folder.path()).await.assert_finished().await;
+    let counts = RowCounts::of(&fixture.store, &fixture.topic, &task, &[device]).await;
+    let found =
+        TestResult::of("clock set by an hour or a day while a job runs, beside a second service", 4, counts, String::new());
     found.write();
     assert_eq!((found.lost, found.repeated), (0, 0));
 }
@@ -172,7 +173,7 @@ async fn set_ahead_and_back_while_a_job_runs() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a minute; make torture"]
 async fn ahead_of_a_real_brokers() {
-    let what = "clock ahead of the broker's by more than the topic allows, in the middle of a patch, then right";
+    let what = "clock ahead of the broker's by more than the topic allows, in the middle of a setup, then right";
     let broker = TestBroker::start().await;
     if !broker.is_real() {
         println!(
@@ -180,32 +181,32 @@ async fn ahead_of_a_real_brokers() {
         );
         return;
     }
-    let site = Site::on(broker.topic_with(&[("message.timestamp.after.max.ms", "60000")]).await).await;
-    let (thing, device) = site.store.add_rows(ROWS).await;
-    let process = site.serve(&[("DATA_PATCH_IOTA_PAGE_ROWS", "500"), ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "65536")]).await;
+    let fixture = Fixture::on(broker.topic_with(&[("message.timestamp.after.max.ms", "60000")]).await).await;
+    let (thing, device) = fixture.store.add_rows(ROWS).await;
+    let process = fixture.serve(&[("DATA_PATCH_IOTA_PAGE_ROWS", "500"), ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "65536")]).await;
     let mut client = Client::connect(&process.url).await;
-    let task = client.submit(&Client::request(thing, &[device], &site.topic.name)).await;
+    let task = client.submit(&Client::request(thing, &[device], &fixture.topic.name)).await;
     let mut log = client.until(|line| message(line).starts_with("iota data published(")).await;
     let ahead = Instant::now();
-    site.clock.set(HOUR_MS);
+    fixture.clock.set(HOUR_MS);
     for _ in 0..3 {
         log.extend(client.until(waits).await);
         let text = message(log.last().unwrap());
-        assert!(text.contains(&format!("Kafka refuses the timestamps of topic {}", site.topic.name)), "{text}");
+        assert!(text.contains(&format!("Kafka refuses the timestamps of topic {}", fixture.topic.name)), "{text}");
         assert!(text.contains("message.timestamp.after.max.ms is 60 s"), "{text}");
     }
     println!("{}", message(log.last().unwrap()));
     let ahead = ahead.elapsed();
-    site.clock.set(0);
+    fixture.clock.set(0);
     let right = Instant::now();
     log.extend(client.log().await);
     let right = right.elapsed();
-    told::is_exact(&log, &[device], ROWS as usize);
+    log_checks::assert_exact(&log, &[device], ROWS as usize);
     process.terminate().await;
-    QueueFile::open(site.folder.path()).await.is_at_rest().await;
-    let account = Account::of(&site.store, &site.topic, &task, &[device]).await;
+    QueueFile::open(fixture.folder.path()).await.assert_finished().await;
+    let counts = RowCounts::of(&fixture.store, &fixture.topic, &task, &[device]).await;
     let note = format!("ahead for {:.1} s; end {:.1} s after it was right", ahead.as_secs_f64(), right.as_secs_f64());
-    let found = Found::of(what, 1, account, note);
+    let found = TestResult::of(what, 1, counts, note);
     found.write();
     assert_eq!((found.rows, found.lost), (ROWS as usize, 0));
 }

@@ -13,10 +13,10 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::{
-    account::Account,
-    outage::{AWAY, Scene},
+    outage::{OUTAGE_DURATION, Scenario},
+    row_counts::RowCounts,
     support::{Client, PATIENCE, is_end, message},
-    table::Found,
+    table::TestResult,
 };
 
 /// More than twice the queue's WAL before its checkpoint (4 MB).
@@ -92,10 +92,10 @@ async fn a_full_disk_refuses_what_is_new_and_loses_nothing_of_what_was_accepted(
             return;
         }
     };
-    let mut scene = Scene::start(tempfile::tempdir_in(disk.path()).unwrap()).await;
-    let (thing, device) = scene.store.add_rows(FEW).await;
-    let request = Client::request(thing, &[device], &scene.topic.name);
-    let mut asker = Client::connect(&scene.process.url).await;
+    let mut scenario = Scenario::start(tempfile::tempdir_in(disk.path()).unwrap()).await;
+    let (thing, device) = scenario.store.add_rows(FEW).await;
+    let request = Client::request(thing, &[device], &scenario.topic.name);
+    let mut asker = Client::connect(&scenario.process.url).await;
     let (mut accepted, mut lines) = (Vec::new(), Vec::new());
 
     let filler = disk.fill();
@@ -113,7 +113,7 @@ async fn a_full_disk_refuses_what_is_new_and_loses_nothing_of_what_was_accepted(
     assert!(message(&refusal).contains("full"), "{refusal}");
     let refused_after = full_since.elapsed();
     println!("refused: {}", message(&refusal));
-    let cpu = scene.measure(AWAY).await;
+    let cpu = scenario.measure_cpu(OUTAGE_DURATION).await;
     assert!(created(&ask(&mut asker, &request, &mut lines).await).is_none(), "it is still full");
 
     std::fs::remove_file(filler).unwrap();
@@ -132,9 +132,9 @@ async fn a_full_disk_refuses_what_is_new_and_loses_nothing_of_what_was_accepted(
     while lines.iter().filter(|line| is_end(line)).count() < accepted.len() {
         lines.push(asker.next().await);
     }
-    let mut account = accounts(&scene, &accepted, device).await;
-    let ended = scene.ends_whole().await;
-    account.add(ended.account);
+    let mut counts = count_rows(&scenario, &accepted, device).await;
+    let outcome = scenario.finish().await;
+    counts.add(outcome.counts);
     let note = format!(
         "refused after {:.1} s and {} tasks: {}; {cpu:.2} cores used while full; freed: accepted after {:.1} s, end after {:.1} s",
         refused_after.as_secs_f64(),
@@ -143,16 +143,16 @@ async fn a_full_disk_refuses_what_is_new_and_loses_nothing_of_what_was_accepted(
         accepted_after.as_secs_f64(),
         freed.elapsed().as_secs_f64()
     );
-    Found::of(what, 1, account, note).write();
+    TestResult::of(what, 1, counts, note).write();
 }
 
 /// Counts the rows that the small tasks published.
-async fn accounts(scene: &Scene, tasks: &[String], device: Uuid) -> Account {
-    let mut sum = Account::default();
+async fn count_rows(scenario: &Scenario, tasks: &[String], device: Uuid) -> RowCounts {
+    let mut sum = RowCounts::default();
     for task in tasks {
-        let account = Account::of(&scene.store, &scene.topic, task, &[device]).await;
-        assert_eq!((account.rows, account.lost), (FEW as usize, 0), "task {task}: {account:?}");
-        sum.add(account);
+        let counts = RowCounts::of(&scenario.store, &scenario.topic, task, &[device]).await;
+        assert_eq!((counts.rows, counts.lost), (FEW as usize, 0), "task {task}: {counts:?}");
+        sum.add(counts);
     }
     sum
 }

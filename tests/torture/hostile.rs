@@ -10,14 +10,14 @@ use uuid::Uuid;
 
 use crate::{
     support::{Client, Process, TOKEN, TestBroker, TestStore, TestTopic, is_end, message, program},
-    table::Found,
+    table::TestResult,
 };
 
 mod flood;
 
 const ROWS: i64 = 60_000;
 
-struct Site {
+struct Fixture {
     folder: tempfile::TempDir,
     store: TestStore,
     topic: TestTopic,
@@ -26,7 +26,7 @@ struct Site {
     process: Process,
 }
 
-impl Site {
+impl Fixture {
     /// A service that says what it does fifty times a second, and takes a while for it.
     async fn new() -> Self {
         Self::with(program(), &[]).await
@@ -88,9 +88,9 @@ async fn delay(client: &mut Client) -> (Duration, usize) {
 }
 
 /// Submits, watches to the end, and returns the longest delay.
-async fn watched(site: &Site) -> (Duration, usize) {
-    let mut client = site.client().await;
-    client.submit(&site.request()).await;
+async fn watched(fixture: &Fixture) -> (Duration, usize) {
+    let mut client = fixture.client().await;
+    client.submit(&fixture.request()).await;
     delay(&mut client).await
 }
 
@@ -98,31 +98,38 @@ async fn watched(site: &Site) -> (Duration, usize) {
 #[ignore = "minutes; make torture"]
 async fn thousands_that_say_nothing() {
     const SILENT: usize = 3_000;
-    let site = Site::new().await;
-    let (alone, _) = watched(&site).await;
-    let before = site.memory();
-    let silent: Vec<Client> = stream::iter(0..SILENT).map(|_| site.client()).buffer_unordered(50).collect().await;
-    let each = site.memory().saturating_sub(before) * 1_024 / SILENT as u64;
-    let (among, lines) = watched(&site).await;
+    let fixture = Fixture::new().await;
+    let (alone, _) = watched(&fixture).await;
+    let before = fixture.memory();
+    let silent: Vec<Client> = stream::iter(0..SILENT).map(|_| fixture.client()).buffer_unordered(50).collect().await;
+    let each = fixture.memory().saturating_sub(before) * 1_024 / SILENT as u64;
+    let (among, lines) = watched(&fixture).await;
     assert!(among < Duration::from_secs(2), "{among:?} among {SILENT}, {alone:?} alone");
     assert!(each < 16_000, "{each} bytes a silent connection");
     drop(silent);
     let note = format!("{each} bytes each; a log line took {among:?} at most among them, {alone:?} alone");
-    Found { what: "3,000 connections that say nothing", times: lines, rows: 2 * ROWS as usize, note, ..Found::default() }.write();
-    site.end().await;
+    TestResult {
+        what: "3,000 connections that say nothing",
+        times: lines,
+        rows: 2 * ROWS as usize,
+        note,
+        ..TestResult::default()
+    }
+    .write();
+    fixture.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
 async fn clients_that_never_read() {
     const DEAF: usize = 100;
-    let site = Site::new().await;
-    let (alone, _) = watched(&site).await;
-    let mut submitter = site.client().await;
-    let task = submitter.submit(&site.request()).await;
+    let fixture = Fixture::new().await;
+    let (alone, _) = watched(&fixture).await;
+    let mut submitter = fixture.client().await;
+    let task = submitter.submit(&fixture.request()).await;
     let mut deaf = Vec::new();
     for _ in 0..DEAF {
-        let mut client = site.client().await;
+        let mut client = fixture.client().await;
         // The whole log, again and again: more than any buffer on the way holds. It is sent, and nothing is ever read.
         let attach = json!({"token": TOKEN, "taskId": task, "after": 0}).to_string();
         for _ in 0..200 {
@@ -132,38 +139,38 @@ async fn clients_that_never_read() {
         deaf.push(client);
     }
     // The submitter does not read either: it is one of them. Others watch the same task.
-    let before = site.memory();
-    let mut watcher = site.client().await;
+    let before = fixture.memory();
+    let mut watcher = fixture.client().await;
     watcher.attach(&task, 0).await;
     let begun = Instant::now();
     let lines = watcher.log().await.len();
-    let (among, _) = watched(&site).await;
-    let grown = site.memory().saturating_sub(before) / 1_024;
+    let (among, _) = watched(&fixture).await;
+    let grown = fixture.memory().saturating_sub(before) / 1_024;
     assert!(among < Duration::from_secs(2), "{among:?} among {DEAF}, {alone:?} alone");
     assert!(grown < 32, "{grown} MiB more");
     let took = begun.elapsed();
     let note = format!("a log line took {among:?} at most beside them, {alone:?} alone; {grown} MiB more; {took:?} in all");
-    Found {
+    TestResult {
         what: "100 clients that submit or attach and never read",
         times: lines,
         rows: 3 * ROWS as usize,
         note,
-        ..Found::default()
+        ..TestResult::default()
     }
     .write();
     drop((deaf, submitter));
-    site.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
 async fn frames_of_maximum_size() {
     const FRAMES: usize = 200;
-    let site = Site::new().await;
+    let fixture = Fixture::new().await;
     let limit = 1_048_576;
     let pad = |text: &str, with: &str| format!("{text}{}", with.repeat(limit - text.len()));
     let devices: Vec<String> = (0..20_000).map(|_| Uuid::new_v4().to_string()).collect();
-    let mut request = site.request();
+    let mut request = fixture.request();
     request["devices"] = json!(devices);
     let hostile = [
         pad("", "["),
@@ -174,8 +181,8 @@ async fn frames_of_maximum_size() {
         request.to_string(),
         format!("{{\"src\":\"iota\",\"token\":\"{TOKEN}\",\"topic\":\"{}\"}}", "t".repeat(limit - 100)),
     ];
-    let before = site.memory();
-    let mut client = site.client().await;
+    let before = fixture.memory();
+    let mut client = fixture.client().await;
     let mut longest = Duration::ZERO;
     for n in 0..FRAMES {
         let mut text = hostile[n % hostile.len()].clone();
@@ -187,10 +194,11 @@ async fn frames_of_maximum_size() {
         assert!(message(&reply).len() < 2_000, "{}", message(&reply).len());
         longest = longest.max(begun.elapsed());
     }
-    let (among, _) = watched(&site).await;
-    let grown = site.memory().saturating_sub(before) / 1_024;
+    let (among, _) = watched(&fixture).await;
+    let grown = fixture.memory().saturating_sub(before) / 1_024;
     assert!(grown < 64, "{grown} MiB more");
     let note = format!("answered in {longest:?} at most; {grown} MiB more; then a log line took {among:?} at most");
-    Found { what: "frames of 1 MiB that are no request", times: FRAMES, rows: ROWS as usize, note, ..Found::default() }.write();
-    site.end().await;
+    TestResult { what: "frames of 1 MiB that are no request", times: FRAMES, rows: ROWS as usize, note, ..TestResult::default() }
+        .write();
+    fixture.end().await;
 }

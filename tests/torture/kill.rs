@@ -6,9 +6,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    account::{Account, File},
+    row_counts::{File, RowCounts},
     support::{Client, Process, TestBroker, TestStore, TestTopic, message, seqs},
-    table::Found,
+    table::TestResult,
 };
 
 /// Enough for some thousand acknowledgements and a few heartbeats before a failpoint is hit.
@@ -25,7 +25,7 @@ const fn point(name: &'static str, what: &'static str, passes: &'static [u32]) -
     Point { name, what, passes }
 }
 
-struct Site {
+struct Fixture {
     folder: tempfile::TempDir,
     store: TestStore,
     topic: TestTopic,
@@ -33,7 +33,7 @@ struct Site {
     device: Uuid,
 }
 
-impl Site {
+impl Fixture {
     async fn new() -> Self {
         let (store, topic) = (TestStore::empty().await, TestBroker::start().await.topic().await);
         let (thing, device) = store.add_rows(ROWS).await;
@@ -62,7 +62,7 @@ impl Site {
 
     /// Waits until the queued task is finished, and compares source, topic and queue. `position` is
     /// the checkpoint at the time of the kill.
-    async fn account(self, process: Process, position: Option<i64>) -> Account {
+    async fn counts(self, process: Process, position: Option<i64>) -> RowCounts {
         let task = File::open(self.folder.path()).await.task().await.expect("no task");
         let mut client = Client::connect(&process.url).await;
         assert_eq!(message(&client.attach(&task, 0).await), "task attached.");
@@ -71,12 +71,12 @@ impl Site {
         let last = message(log.last().unwrap());
         assert!(last.starts_with(&format!("task finished: 1 of 1 device, {ROWS} rows published, 0 quarantined")), "{last}");
         assert_eq!(process.terminate().await.0, Some(0));
-        File::open(self.folder.path()).await.is_at_rest().await;
+        File::open(self.folder.path()).await.assert_finished().await;
         let again = self.again().await;
         if let (Some(position), Some(first)) = (position, again.first()) {
             assert!(*first > position, "a row up to the checkpoint went out again: {first} <= {position}");
         }
-        Account::of(&self.store, &self.topic, &task, &[self.device]).await
+        RowCounts::of(&self.store, &self.topic, &task, &[self.device]).await
     }
 
     /// The times of rows that are in the topic more than once, in ascending order.
@@ -99,37 +99,37 @@ impl Site {
 }
 
 /// Kills a service during a task, starts another, and counts the rows.
-async fn killed(at: &str) -> (Account, Duration) {
-    let site = Site::new().await;
-    let dying = site.serve_until(at).await;
+async fn killed(at: &str) -> (RowCounts, Duration) {
+    let fixture = Fixture::new().await;
+    let dying = fixture.serve_until(at).await;
     crate::support::eventually("the service listens", || async { tokio::net::TcpStream::connect(dying.address).await.is_ok() })
         .await;
     let mut client = Client::connect(&dying.url).await;
-    client.send(&site.request()).await;
+    client.send(&fixture.request()).await;
     assert_eq!(dying.died().await, Some(9), "{at} was not reached");
-    let position = File::open(site.folder.path()).await.position().await;
-    let (process, begun) = (site.serve().await, Instant::now());
-    let account = site.account(process, position).await;
+    let position = File::open(fixture.folder.path()).await.position().await;
+    let (process, begun) = (fixture.serve().await, Instant::now());
+    let counts = fixture.counts(process, position).await;
     // The lease of the killed service would have lasted for ten minutes.
     assert!(begun.elapsed() < Duration::from_secs(50), "{at}: {:?}", begun.elapsed());
-    (account, begun.elapsed())
+    (counts, begun.elapsed())
 }
 
 /// One row of the matrix.
 async fn row(point: Point) {
-    let (mut sum, mut longest) = (Account::default(), Duration::ZERO);
+    let (mut sum, mut longest) = (RowCounts::default(), Duration::ZERO);
     for passes in point.passes {
-        let (account, took) = killed(&format!("{}:{passes}", point.name)).await;
-        assert_eq!(account.lost, 0, "{}:{passes}: {account:?}", point.name);
-        sum.add(account);
+        let (counts, took) = killed(&format!("{}:{passes}", point.name)).await;
+        assert_eq!(counts.lost, 0, "{}:{passes}: {counts:?}", point.name);
+        sum.add(counts);
         longest = longest.max(took);
     }
     write(&point, sum, format!("restart to the end, the count included: {:.1} s at the most", longest.as_secs_f64()));
 }
 
-fn write(point: &Point, sum: Account, note: String) {
+fn write(point: &Point, sum: RowCounts, note: String) {
     let what = format!("SIGKILL {}", point.what);
-    Found::of(&what, point.passes.len(), sum, note).write();
+    TestResult::of(&what, point.passes.len(), sum, note).write();
 }
 
 macro_rules! matrix {
@@ -154,28 +154,28 @@ matrix! {
 }
 
 /// SIGTERM during the work, and SIGKILL during the shutdown.
-async fn killed_while_stopping(at: &str) -> Account {
-    let site = Site::new().await;
-    let dying = site.serve_until(at).await;
+async fn killed_while_stopping(at: &str) -> RowCounts {
+    let fixture = Fixture::new().await;
+    let dying = fixture.serve_until(at).await;
     crate::support::eventually("the service listens", || async { tokio::net::TcpStream::connect(dying.address).await.is_ok() })
         .await;
     let mut client = Client::connect(&dying.url).await;
-    client.submit(&site.request()).await;
+    client.submit(&fixture.request()).await;
     client.until(|line| message(line).starts_with("iota data published(")).await;
     dying.signal("-TERM");
     assert_eq!(dying.died().await, Some(9), "{at} was not reached");
-    let position = File::open(site.folder.path()).await.position().await;
-    let process = site.serve().await;
-    site.account(process, position).await
+    let position = File::open(fixture.folder.path()).await.position().await;
+    let process = fixture.serve().await;
+    fixture.counts(process, position).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping() {
-    let mut sum = Account::default();
+    let mut sum = RowCounts::default();
     for at in ["stopping", "releasing"] {
-        let account = killed_while_stopping(at).await;
-        assert_eq!(account.lost, 0, "{at}: {account:?}");
-        sum.add(account);
+        let counts = killed_while_stopping(at).await;
+        assert_eq!(counts.lost, 0, "{at}: {counts:?}");
+        sum.add(counts);
     }
     write(&point("stopping", "during shutdown", &[1, 1]), sum, "before and after the rows in flight are waited for".to_owned());
 }
@@ -184,18 +184,18 @@ async fn stopping() {
 async fn migration() {
     // The commits of a first start: the table of migrations, and each migration with its entry.
     const PASSES: [u32; 3] = [1, 2, 3];
-    let mut sum = Account::default();
+    let mut sum = RowCounts::default();
     for pass in PASSES {
-        let site = Site::new().await;
+        let fixture = Fixture::new().await;
         let at = format!("migration:{pass}");
-        let dying = Process::start(&site.folder, &site.store, &site.topic, &[("FAILPOINT", &at)]);
+        let dying = Process::start(&fixture.folder, &fixture.store, &fixture.topic, &[("FAILPOINT", &at)]);
         assert_eq!(dying.died().await, Some(9), "{at} was not reached");
-        let process = site.serve().await;
+        let process = fixture.serve().await;
         let mut client = Client::connect(&process.url).await;
-        client.submit(&site.request()).await;
-        let account = site.account(process, None).await;
-        assert_eq!((account.lost, account.repeated), (0, 0), "{account:?}");
-        sum.add(account);
+        client.submit(&fixture.request()).await;
+        let counts = fixture.counts(process, None).await;
+        assert_eq!((counts.lost, counts.repeated), (0, 0), "{counts:?}");
+        sum.add(counts);
     }
     write(&point("migration", "during migration", &PASSES), sum, String::new());
 }

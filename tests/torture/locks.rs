@@ -15,10 +15,10 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use uuid::Uuid;
 
 use crate::{
-    account::Account,
-    outage::{Away, are_ours},
+    outage::{Outage, are_private},
+    row_counts::RowCounts,
     support::{Client, Process, TestBroker, TestStore, is_end, message},
-    table::Found,
+    table::TestResult,
 };
 
 /// `iota.max_blocking_seconds`.
@@ -101,7 +101,7 @@ async fn lock(connection: &mut PgConnection, longest: &Longest) {
 }
 
 async fn locks_at_random_moments(what: &str, with_index: bool) {
-    if !are_ours(what) {
+    if !are_private(what) {
         return;
     }
     let store = TestStore::without_tables().await;
@@ -134,20 +134,20 @@ async fn locks_at_random_moments(what: &str, with_index: bool) {
     let mut log: Vec<Value> = client.until(|line| message(line).contains("data published(")).await;
     // Longer than the writer may wait: a statement that waits for Kafka would block it for all of
     // this time.
-    let frozen = Away::take("freeze", "kafka").await;
+    let frozen = Outage::start("freeze", "kafka").await;
     tokio::time::sleep((MOST + SLACK) * 2).await;
-    frozen.give_back().await;
+    frozen.end().await;
     if !log.iter().any(is_end) {
         log.extend(client.log().await);
     }
     over.store(true, Relaxed);
     writer.await.unwrap();
     let times = locker.await.unwrap();
-    let account = Account::of(&store, &topic, &task, &devices).await;
+    let counts = RowCounts::of(&store, &topic, &task, &devices).await;
     let waited = longest.get();
     assert!(waited < MOST + SLACK, "somebody waited {waited:?} for us");
-    assert_eq!((account.rows, account.lost), (DEVICES * ROWS, 0), "{:#?}", log.last());
-    Found::of(what, times, account, format!("the longest wait of a writer or for a lock: {waited:?}")).write();
+    assert_eq!((counts.rows, counts.lost), (DEVICES * ROWS, 0), "{:#?}", log.last());
+    TestResult::of(what, times, counts, format!("the longest wait of a writer or for a lock: {waited:?}")).write();
 }
 
 #[tokio::test(flavor = "multi_thread")]

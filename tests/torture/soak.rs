@@ -15,9 +15,9 @@ use tokio_tungstenite::MaybeTlsStream;
 use uuid::Uuid;
 
 use crate::{
-    account::{Account, File},
+    row_counts::{File, RowCounts},
     support::{Client, Process, Reading, TOKEN, TestBroker, TestStore, TestTopic, doc, message},
-    table::Found,
+    table::TestResult,
 };
 
 /// Rows of each device of the first thing.
@@ -37,7 +37,7 @@ const MIB: u64 = 1 << 20;
 /// A thing, and its devices.
 type Thing = (Uuid, Vec<Uuid>);
 
-struct Site {
+struct Fixture {
     folder: tempfile::TempDir,
     store: TestStore,
     broker: TestBroker,
@@ -45,7 +45,7 @@ struct Site {
     many: Thing,
 }
 
-impl Site {
+impl Fixture {
     async fn new() -> Self {
         let (store, mut key) = (TestStore::empty().await, 0);
         let sizes = add(&store, &mut key, &SIZES).await;
@@ -84,8 +84,12 @@ struct Sample {
 impl Sample {
     /// Measures them once no client is connected and no task runs.
     async fn take(service: &Process, folder: &Path) -> Self {
-        let flat =
-            ["data_patch_connections 0\n", "data_patch_watches 0\n", "data_patch_jobs_open 0\n", "data_patch_jobs_running 0\n"];
+        let flat = [
+            "data_patch_connections 0\n",
+            "data_patch_log_subscriptions 0\n",
+            "data_patch_jobs_unfinished 0\n",
+            "data_patch_jobs_running 0\n",
+        ];
         crate::support::eventually("all clients are gone, and nothing runs", || async {
             let metrics = metrics(service).await;
             flat.iter().all(|line| metrics.contains(line))
@@ -114,7 +118,7 @@ async fn metrics(service: &Process) -> String {
 }
 
 /// Sends invalid messages, and checks the code of each rejection.
-async fn be_refused(url: &str, (thing, devices): &Thing) {
+async fn send_invalid_messages(url: &str, (thing, devices): &Thing) {
     let mut client = Client::connect(url).await;
     let mut backward = Client::request(*thing, devices, "any");
     backward["to"] = json!("2001-01-01T00:00:00Z");
@@ -155,11 +159,11 @@ async fn watch(url: String, task: String, way: usize) {
 }
 
 /// Runs replays of all sizes at the same time, with their watchers; returns the counted rows.
-async fn cycle(site: &Site, service: &Process, topics: &[TestTopic]) -> Account {
-    let (thing, devices) = &site.sizes;
+async fn cycle(fixture: &Fixture, service: &Process, topics: &[TestTopic]) -> RowCounts {
+    let (thing, devices) = &fixture.sizes;
     let mut asked: Vec<(Uuid, Vec<Uuid>)> = devices.iter().map(|device| (*thing, vec![*device])).collect();
     asked.push((*thing, devices.clone()));
-    asked.push(site.many.clone());
+    asked.push(fixture.many.clone());
     let (mut tasks, mut clients, mut watching) = (Vec::new(), Vec::new(), tokio::task::JoinSet::new());
     for ((thing, devices), topic) in asked.into_iter().zip(topics) {
         let mut client = Client::connect(&service.url).await;
@@ -170,7 +174,7 @@ async fn cycle(site: &Site, service: &Process, topics: &[TestTopic]) -> Account 
         clients.push(client);
         tasks.push((task, devices, topic));
     }
-    be_refused(&service.url, &site.sizes).await;
+    send_invalid_messages(&service.url, &fixture.sizes).await;
     for client in &mut clients {
         let log = client.log().await;
         assert_eq!(log.last().unwrap()["payload"]["state"], "succeeded", "{:?}", log.last());
@@ -178,37 +182,37 @@ async fn cycle(site: &Site, service: &Process, topics: &[TestTopic]) -> Account 
     while let Some(watched) = watching.join_next().await {
         watched.unwrap();
     }
-    let mut account = Account::default();
-    let counts = tasks.iter().map(|(task, devices, topic)| Account::of(&site.store, topic, task, devices));
-    for found in join_all(counts).await {
-        account.add(found);
+    let mut sum = RowCounts::default();
+    let counts = tasks.iter().map(|(task, devices, topic)| RowCounts::of(&fixture.store, topic, task, devices));
+    for counts in join_all(counts).await {
+        sum.add(counts);
     }
-    account
+    sum
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make soak"]
 async fn what_should_be_flat_is_flat() {
     let seconds = std::env::var("SOAK_SECONDS").map_or(240, |text| text.parse().unwrap());
-    let site = Site::new().await;
-    let topic = site.broker.topic().await;
-    let service = Process::serve(&site.folder, &site.store, &topic, &[]).await;
-    let (begun, mut cycles, mut account) = (Instant::now(), 0, Account::default());
+    let fixture = Fixture::new().await;
+    let topic = fixture.broker.topic().await;
+    let service = Process::serve(&fixture.folder, &fixture.store, &topic, &[]).await;
+    let (begun, mut cycles, mut counts) = (Instant::now(), 0, RowCounts::default());
     let mut warm = None;
     while cycles <= WARM_UP || begun.elapsed() < Duration::from_secs(seconds) {
         // A topic for each task, so that its rows can be counted without reading earlier tasks.
         let mut topics = Vec::new();
         for _ in 0..TASKS {
-            topics.push(site.broker.topic().await);
+            topics.push(fixture.broker.topic().await);
         }
-        account.add(cycle(&site, &service, &topics).await);
+        counts.add(cycle(&fixture, &service, &topics).await);
         cycles += 1;
-        assert_eq!(account.lost, 0, "cycle {cycles}");
+        assert_eq!(counts.lost, 0, "cycle {cycles}");
         if cycles == WARM_UP {
-            warm = Some(Sample::take(&service, site.folder.path()).await);
+            warm = Some(Sample::take(&service, fixture.folder.path()).await);
         }
     }
-    let (warm, end) = (warm.unwrap(), Sample::take(&service, site.folder.path()).await);
+    let (warm, end) = (warm.unwrap(), Sample::take(&service, fixture.folder.path()).await);
     let note = format!(
         "{cycles} cycles in {:.0} s. After {WARM_UP} and at the end: {} and {} MiB, {} and {} handles, {} and {} tasks, {} and {} KiB of queue, {} and {} KiB of WAL",
         begun.elapsed().as_secs_f64(),
@@ -224,7 +228,7 @@ async fn what_should_be_flat_is_flat() {
         end.wal >> 10
     );
     println!("{note}");
-    File::open(site.folder.path()).await.is_at_rest().await;
+    File::open(fixture.folder.path()).await.assert_finished().await;
     assert_eq!(end.tasks, (cycles * TASKS) as u64, "each request is a task, and a refused one is none");
     assert!(end.memory <= warm.memory * 13 / 10 + 16 * MIB, "memory grows: {note}");
     assert!(end.handles <= warm.handles + 8, "handles leak: {note}");
@@ -234,7 +238,7 @@ async fn what_should_be_flat_is_flat() {
     let grown = (warm.file + 2 * MIB) * end.tasks / warm.tasks * 3 / 2;
     assert!(end.file <= grown, "the queue file grows faster than its tasks: {note}");
     assert_eq!(service.terminate().await.0, Some(0));
-    let Account { rows, lost, repeated } = account;
+    let RowCounts { rows, lost, repeated } = counts;
     assert_eq!(repeated, 0, "nothing went wrong, so nothing goes out twice");
-    Found { what: "soak", times: cycles, rows, lost, repeated, note }.write();
+    TestResult { what: "soak", times: cycles, rows, lost, repeated, note }.write();
 }

@@ -2,11 +2,11 @@
 
 use std::{io::Write, path::Path};
 
-use crate::account::Account;
+use crate::row_counts::RowCounts;
 
 /// The result of a test.
 #[derive(Debug, Default)]
-pub struct Found<'a> {
+pub struct TestResult<'a> {
     /// The guarantee or the fault that was tested.
     pub what: &'a str,
     /// Number of trials.
@@ -21,10 +21,10 @@ pub struct Found<'a> {
     pub note: String,
 }
 
-impl<'a> Found<'a> {
+impl<'a> TestResult<'a> {
     /// Creates a result from an account.
-    pub fn of(what: &'a str, times: usize, account: Account, note: String) -> Self {
-        let Account { rows, lost, repeated } = account;
+    pub fn of(what: &'a str, times: usize, counts: RowCounts, note: String) -> Self {
+        let RowCounts { rows, lost, repeated } = counts;
         Self { what, times, rows, lost, repeated, note }
     }
 

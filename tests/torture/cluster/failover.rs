@@ -9,29 +9,29 @@ use uuid::Uuid;
 
 use super::{
     nodes,
-    nodes::{ALL, Away},
-    safe, scene,
+    nodes::{ALL, Outage},
+    safe, scenario,
 };
-use crate::outage::{AWAY, Scene, told::takeovers};
+use crate::outage::{OUTAGE_DURATION, Scenario, log_checks::takeovers};
 
 /// Longer than the lease, the replicas' lag (4 s), the brokers' session (3 s), and the 10 s after which the service's client
 /// gives up a connection that says nothing.
 const FROZEN: Duration = Duration::from_secs(25);
 
 /// Asserts that each device has got on since `before`, or was done by then.
-fn all_got_on(scene: &Scene, before: &HashMap<Uuid, usize>) {
-    let now = safe(&scene.log);
-    for device in &scene.devices {
+fn all_got_on(scenario: &Scenario, before: &HashMap<Uuid, usize>) {
+    let now = safe(&scenario.log);
+    for device in &scenario.devices {
         let (before, now) = (before.get(device).copied().unwrap_or_default(), now.get(device).copied().unwrap_or_default());
-        assert!(before < now || now == scene.rows, "device {device} stood still at {now} rows: {:#?}", scene.log);
+        assert!(before < now || now == scenario.rows, "device {device} stood still at {now} rows: {:#?}", scenario.log);
     }
 }
 
 /// Reads on to the end, and notes what was found. No device was taken from its worker.
-async fn ends_whole(scene: Scene, what: &str, times: usize, note: &str) {
-    let ended = scene.ends_whole().await;
-    assert_eq!(takeovers(&ended.log), 0, "{:#?}", ended.log);
-    ended.write(what, times, note);
+async fn finish(scenario: Scenario, what: &str, times: usize, note: &str) {
+    let outcome = scenario.finish().await;
+    assert_eq!(takeovers(&outcome.log), 0, "{:#?}", outcome.log);
+    outcome.write(what, times, note);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,19 +39,19 @@ async fn ends_whole(scene: Scene, what: &str, times: usize, note: &str) {
 async fn a_leader_is_killed_and_started_again() {
     let what = "cluster: a leader killed, and started again";
     let Some(nodes) = nodes(what).await else { return };
-    let mut scene = scene(&nodes, 30_000).await;
-    let leader = nodes.busy_leader(&scene.topic);
+    let mut scenario = scenario(&nodes, 30_000).await;
+    let leader = nodes.busy_leader(&scenario.topic);
     let begun = Instant::now();
-    let away = Away::take("kill", leader).await;
-    let before = safe(&scene.log);
-    let cpu = scene.measure(AWAY).await;
-    all_got_on(&scene, &before);
-    assert!(nodes.partitions(&scene.topic).iter().all(|partition| partition.leader > 0 && partition.leader != leader));
-    away.give_back().await;
-    let topic = scene.topic.clone();
-    scene.during(nodes.whole(&topic)).await;
+    let outage = Outage::start("kill", leader).await;
+    let before = safe(&scenario.log);
+    let cpu = scenario.measure_cpu(OUTAGE_DURATION).await;
+    all_got_on(&scenario, &before);
+    assert!(nodes.partitions(&scenario.topic).iter().all(|partition| partition.leader > 0 && partition.leader != leader));
+    outage.end().await;
+    let topic = scenario.topic.clone();
+    scenario.read_during(nodes.wait_until_in_sync(&topic)).await;
     let note = format!("all replicas in sync after {:.0} s, {cpu:.2} cores used without it", begun.elapsed().as_secs_f64());
-    ends_whole(scene, what, 1, &note).await;
+    finish(scenario, what, 1, &note).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,17 +59,17 @@ async fn a_leader_is_killed_and_started_again() {
 async fn each_node_in_turn_is_stopped_and_started() {
     let what = "cluster: rolling restart, each node stopped and started";
     let Some(nodes) = nodes(what).await else { return };
-    let mut scene = scene(&nodes, 40_000).await;
-    let (begun, topic) = (Instant::now(), scene.topic.clone());
+    let mut scenario = scenario(&nodes, 40_000).await;
+    let (begun, topic) = (Instant::now(), scenario.topic.clone());
     for node in ALL {
-        let before = safe(&scene.log);
-        let away = scene.during(Away::take("stop", node)).await;
-        scene.during(away.give_back()).await;
-        scene.during(nodes.whole(&topic)).await;
-        all_got_on(&scene, &before);
+        let before = safe(&scenario.log);
+        let outage = scenario.read_during(Outage::start("stop", node)).await;
+        scenario.read_during(outage.end()).await;
+        scenario.read_during(nodes.wait_until_in_sync(&topic)).await;
+        all_got_on(&scenario, &before);
     }
     let note = format!("took {:.0} s", begun.elapsed().as_secs_f64());
-    ends_whole(scene, what, ALL.len(), &note).await;
+    finish(scenario, what, ALL.len(), &note).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,22 +77,22 @@ async fn each_node_in_turn_is_stopped_and_started() {
 async fn two_of_three_are_killed_and_started_again() {
     let what = "cluster: two of three killed, and started again";
     let Some(nodes) = nodes(what).await else { return };
-    let mut scene = scene(&nodes, 20_000).await;
-    let (gone, away) = (Instant::now(), [Away::take("kill", 1).await, Away::take("kill", 2).await]);
-    let cpu = scene.measure(AWAY).await;
-    let during = safe(&scene.log);
+    let mut scenario = scenario(&nodes, 20_000).await;
+    let (started, outages) = (Instant::now(), [Outage::start("kill", 1).await, Outage::start("kill", 2).await]);
+    let cpu = scenario.measure_cpu(OUTAGE_DURATION).await;
+    let during = safe(&scenario.log);
     assert!(
-        scene.devices.iter().all(|device| during[device] < scene.rows),
+        scenario.devices.iter().all(|device| during[device] < scenario.rows),
         "one node alone took all of a device: {:#?}",
-        scene.log
+        scenario.log
     );
-    assert!(scene.has_said(&["waits, nothing is lost", "rows safe", "Kafka"]), "{:#?}", scene.log);
-    for node in away {
-        node.give_back().await;
+    assert!(scenario.has_logged(&["waits, nothing is lost", "rows safe", "Kafka"]), "{:#?}", scenario.log);
+    for outage in outages {
+        outage.end().await;
     }
     // The one that was left believes that all are in sync until it hears of them.
-    let note = format!("away {:.0} s, {cpu:.2} cores used meanwhile", gone.elapsed().as_secs_f64());
-    ends_whole(scene, what, 1, &note).await;
+    let note = format!("away {:.0} s, {cpu:.2} cores used meanwhile", started.elapsed().as_secs_f64());
+    finish(scenario, what, 1, &note).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,16 +100,16 @@ async fn two_of_three_are_killed_and_started_again() {
 async fn a_node_is_frozen_and_thawed() {
     let what = "cluster: a leader frozen, and thawed";
     let Some(nodes) = nodes(what).await else { return };
-    let mut scene = scene(&nodes, 40_000).await;
-    let leader = nodes.busy_leader(&scene.topic);
-    let before = safe(&scene.log);
-    let away = Away::take("freeze", leader).await;
-    let cpu = scene.measure(FROZEN).await;
+    let mut scenario = scenario(&nodes, 40_000).await;
+    let leader = nodes.busy_leader(&scenario.topic);
+    let before = safe(&scenario.log);
+    let outage = Outage::start("freeze", leader).await;
+    let cpu = scenario.measure_cpu(FROZEN).await;
     // The others lead its partitions by now.
-    all_got_on(&scene, &before);
-    away.give_back().await;
-    let topic = scene.topic.clone();
-    scene.during(nodes.whole(&topic)).await;
+    all_got_on(&scenario, &before);
+    outage.end().await;
+    let topic = scenario.topic.clone();
+    scenario.read_during(nodes.wait_until_in_sync(&topic)).await;
     let note = format!("frozen for {} s, {cpu:.2} cores used meanwhile", FROZEN.as_secs());
-    ends_whole(scene, what, 1, &note).await;
+    finish(scenario, what, 1, &note).await;
 }

@@ -6,17 +6,17 @@ use uuid::Uuid;
 
 use super::{
     DEVICES, Nodes, PARTITIONS, nodes,
-    nodes::{ALL, Away},
+    nodes::{ALL, Outage},
     play,
 };
 use crate::{
-    account::{Account, File},
     outage::{
-        Patch, fill,
-        told::{published, takeovers, waits},
+        TaskSetup, generate_rows,
+        log_checks::{published, takeovers, waits},
     },
+    row_counts::{File, RowCounts},
     support::{Client, PATIENCE, Process, TestStore, is_end, message},
-    table::Found,
+    table::TestResult,
 };
 
 /// Of each device.
@@ -50,48 +50,48 @@ async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
     let (topic, healthy) = (nodes.topic_on(&assignment).await, nodes.topic().await);
     let store = TestStore::empty().await;
     let (other_thing, other_device) = store.add_rows(OTHER_ROWS).await;
-    let patch = Patch { store, url: None, topic: topic.clone(), devices, rows: ROWS };
-    let mut scene = play(patch).await;
-    let lost: HashSet<Uuid> = scene.devices[..lost_devices].iter().copied().collect();
+    let setup = TaskSetup { store, url: None, topic: topic.clone(), devices, rows: ROWS };
+    let mut scenario = play(setup).await;
+    let lost: HashSet<Uuid> = scenario.devices[..lost_devices].iter().copied().collect();
 
-    let (gone, away) = (Instant::now(), Away::take("kill", LOST).await);
-    let mut other = Client::connect(&scene.process.url).await;
+    let (started, outage) = (Instant::now(), Outage::start("kill", LOST).await);
+    let mut other = Client::connect(&scenario.process.url).await;
     let other_task = other.submit(&Client::request(other_thing, &[other_device], &healthy.name)).await;
-    let other_log = scene.during(other.log()).await;
-    let task_took = gone.elapsed();
+    let other_log = scenario.read_during(other.log()).await;
+    let task_took = started.elapsed();
     assert_eq!(other_log.last().unwrap()["payload"]["state"], "succeeded", "{other_log:#?}");
-    let mut left: HashSet<Uuid> = scene.devices[lost_devices..].iter().copied().collect();
-    for line in &scene.log {
+    let mut left: HashSet<Uuid> = scenario.devices[lost_devices..].iter().copied().collect();
+    for line in &scenario.log {
         left.retain(|device| published(message(line)) != Some((ROWS, ROWS, *device)));
     }
     while !left.is_empty() {
-        let line = scene.next().await;
+        let line = scenario.next().await;
         left.retain(|device| published(message(&line)) != Some((ROWS, ROWS, *device)));
     }
-    let rest_took = gone.elapsed();
+    let rest_took = started.elapsed();
     let mut silent = lost.clone();
-    for line in &scene.log {
+    for line in &scenario.log {
         silent.retain(|device| {
             waits(message(line)).is_none_or(|(_, waiting, reason)| waiting != *device || !reason.contains("Kafka"))
         });
     }
-    assert!(silent.is_empty(), "a device of the partition without a leader says nothing: {:#?}", scene.log);
+    assert!(silent.is_empty(), "a device of the partition without a leader says nothing: {:#?}", scenario.log);
     assert!(nodes.partitions(&topic)[lost_partition.unsigned_abs() as usize].leader < 0, "it has a leader");
 
-    away.give_back().await;
-    scene.during(nodes.whole(&topic)).await;
-    let store = scene.store.clone();
-    let ended = scene.ends_whole().await;
-    assert_eq!(takeovers(&ended.log), 0, "{:#?}", ended.log);
-    let account = Account::of(&store, &healthy, &other_task, &[other_device]).await;
-    assert_eq!((account.lost, account.repeated), (0, 0));
+    outage.end().await;
+    scenario.read_during(nodes.wait_until_in_sync(&topic)).await;
+    let store = scenario.store.clone();
+    let outcome = scenario.finish().await;
+    assert_eq!(takeovers(&outcome.log), 0, "{:#?}", outcome.log);
+    let counts = RowCounts::of(&store, &healthy, &other_task, &[other_device]).await;
+    assert_eq!((counts.lost, counts.repeated), (0, 0));
     let note = format!(
         "{lost_devices} of {DEVICES} devices were in it; without it another task's topic was done after {:.0} s, the other devices \
          after {:.0} s",
         task_took.as_secs_f64(),
         rest_took.as_secs_f64()
     );
-    ended.write(what, 1, &note);
+    outcome.write(what, 1, &note);
 }
 
 /// As a service has it in a deployment, but for the waits: what it may have in flight is left as it is.
@@ -126,7 +126,7 @@ async fn a_topic_without_leaders_keeps_no_other_topic_waiting() {
     let (topic, healthy) = (nodes.topic_on(&[LOST; PARTITIONS as usize]).await, nodes.topic().await);
     let (store, folder) = (TestStore::empty().await, tempfile::tempdir().unwrap());
     let devices = apart(&nodes, 3).await;
-    let thing = fill(&store, &devices, MANY).await;
+    let thing = generate_rows(&store, &devices, MANY).await;
     let (other_thing, other_device) = store.add_rows(OTHER_ROWS).await;
     let process = Process::serve(&folder, &store, &topic, &SETTINGS).await;
     let mut client = Client::connect(&process.url).await;
@@ -134,7 +134,7 @@ async fn a_topic_without_leaders_keeps_no_other_topic_waiting() {
     let first = client.submit(&Client::request(thing, &devices, &topic.name)).await;
     client.log().await;
 
-    let away = Away::take("kill", LOST).await;
+    let outage = Outage::start("kill", LOST).await;
     let mut tasks = vec![(first, &topic, devices.as_slice())];
     for device in devices.chunks(1) {
         let task = client.submit(&Client::request(thing, device, &topic.name)).await;
@@ -149,7 +149,7 @@ async fn a_topic_without_leaders_keeps_no_other_topic_waiting() {
     assert_eq!(log.last().unwrap()["payload"]["state"], "succeeded", "{log:#?}");
     let took = begun.elapsed();
 
-    away.give_back().await;
+    outage.end().await;
     let back = Instant::now();
     let mut ends = 0;
     while ends < devices.len() {
@@ -163,11 +163,11 @@ async fn a_topic_without_leaders_keeps_no_other_topic_waiting() {
         back.elapsed().as_secs_f64()
     );
     assert_eq!(process.terminate().await.0, Some(0));
-    File::open(folder.path()).await.is_at_rest().await;
-    let mut account = Account::default();
+    File::open(folder.path()).await.assert_finished().await;
+    let mut counts = RowCounts::default();
     for (task, topic, devices) in tasks {
-        account.add(Account::of(&store, topic, &task, devices).await);
+        counts.add(RowCounts::of(&store, topic, &task, devices).await);
     }
-    Found::of(what, 1, account, note).write();
-    assert_eq!(account.lost, 0, "{account:?}");
+    TestResult::of(what, 1, counts, note).write();
+    assert_eq!(counts.lost, 0, "{counts:?}");
 }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    outage::{Patch, Scene, told::published},
+    outage::{Scenario, TaskSetup, log_checks::published},
     support::{TestBroker, TestStore, message},
 };
 use nodes::Nodes;
@@ -24,19 +24,19 @@ const PARTITIONS: i32 = 12;
 const DEVICES: usize = 8;
 
 /// A patch of several devices into a topic that lives on all nodes.
-async fn scene(nodes: &Nodes, rows: usize) -> Scene {
+async fn scenario(nodes: &Nodes, rows: usize) -> Scenario {
     let (store, topic) = (TestStore::empty().await, nodes.topic().await);
     let devices = (0..DEVICES).map(|_| Uuid::new_v4()).collect();
-    play(Patch { store, url: None, topic, devices, rows }).await
+    play(TaskSetup { store, url: None, topic, devices, rows }).await
 }
 
 /// A patch of which each device is on its way.
-async fn play(patch: Patch) -> Scene {
-    let mut scene = Scene::play(tempfile::tempdir().unwrap(), patch).await;
-    while safe(&scene.log).len() < scene.devices.len() {
-        scene.next().await;
+async fn play(setup: TaskSetup) -> Scenario {
+    let mut scenario = Scenario::start_with(tempfile::tempdir().unwrap(), setup).await;
+    while safe(&scenario.log).len() < scenario.devices.len() {
+        scenario.next().await;
     }
-    scene
+    scenario
 }
 
 /// How many rows of each device are safe, by the log.

@@ -11,10 +11,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Client, ROWS, Site, TOKEN, delay, message};
+use super::{Client, Fixture, ROWS, TOKEN, delay, message};
 use crate::{
     support::{PATIENCE, RawClient, get, program_with_files, raw},
-    table::Found,
+    table::TestResult,
 };
 
 /// A connection from one of the many addresses of this machine.
@@ -25,17 +25,17 @@ async fn connect_from(n: usize, to: SocketAddr) -> std::io::Result<TcpStream> {
     timeout(PATIENCE, socket.connect(to)).await.expect("it takes no connection")
 }
 
-fn open_files(site: &Site) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", site.process.pid())).unwrap().count()
+fn open_files(fixture: &Fixture) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", fixture.process.pid())).unwrap().count()
 }
 
 /// As an operator's probe asks, and a client that knows the token: both must be answered soon.
-async fn asked(site: &Site) -> Duration {
+async fn asked(fixture: &Fixture) -> Duration {
     let begun = Instant::now();
-    let address = site.process.address.to_string();
+    let address = fixture.process.address.to_string();
     assert_eq!(get(&address, "/healthz").await.0, 200);
     assert_eq!(get(&address, "/readyz").await.0, 200);
-    drop(site.client().await);
+    drop(fixture.client().await);
     begun.elapsed()
 }
 
@@ -44,16 +44,16 @@ async fn asked(site: &Site) -> Duration {
 async fn more_connections_than_there_are_descriptors() {
     const FLOOD: usize = 12_000;
     const FILES: u32 = 1_024;
-    let site = Site::with(program_with_files(FILES), &[]).await;
+    let fixture = Fixture::with(program_with_files(FILES), &[]).await;
     // Both at once: what is watched goes on, and newcomers get in.
-    let mut watcher = site.client().await;
-    watcher.submit(&site.request()).await;
+    let mut watcher = fixture.client().await;
+    watcher.submit(&fixture.request()).await;
     let watching = tokio::spawn(async move { delay(&mut watcher).await.0 });
     let (mut held, mut longest, mut most_files) = (Vec::new(), Duration::ZERO, 0);
     for n in 0..FLOOD {
         // From one address, and from many.
         let from = if n % 2 == 0 { 1 } else { n };
-        let Ok(mut stream) = connect_from(from, site.process.address).await else { continue };
+        let Ok(mut stream) = connect_from(from, fixture.process.address).await else { continue };
         let upgrade = format!("GET /data-patch/websocket HTTP/1.1\r\n{}\r\n\r\n", raw::HANDSHAKE.join("\r\n"));
         let _ = match n % 3 {
             0 => Ok(()),
@@ -62,73 +62,78 @@ async fn more_connections_than_there_are_descriptors() {
         };
         held.push(stream);
         if n % 200 == 0 {
-            longest = longest.max(asked(&site).await);
-            most_files = most_files.max(open_files(&site));
+            longest = longest.max(asked(&fixture).await);
+            most_files = most_files.max(open_files(&fixture));
         }
     }
     let line_delay = timeout(PATIENCE, watching).await.expect("the watched task does not end").unwrap();
     assert!(longest < Duration::from_secs(5), "{longest:?}");
     assert!(line_delay < Duration::from_secs(2), "{line_delay:?}");
-    let log = crate::support::Process::log(&site.folder);
+    let log = crate::support::Process::log(&fixture.folder);
     assert!(!log.contains("Too many open files"), "it ran out of descriptors");
     let note = format!(
         "health, readiness and a client with the token were answered within {longest:?} in all; a log line took {line_delay:?} at most; {most_files} of {FILES} descriptors"
     );
-    Found {
+    TestResult {
         what: "12,000 connections without a token at 1,024 descriptors",
         times: FLOOD,
         rows: ROWS as usize,
         note,
-        ..Found::default()
+        ..TestResult::default()
     }
     .write();
     drop(held);
-    site.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
 async fn unfinished_messages() {
     const UNFINISHED: usize = 1_000;
-    let site = Site::new().await;
-    let before = site.memory();
+    let fixture = Fixture::new().await;
+    let before = fixture.memory();
     let whole = "x".repeat(1_000_000);
     // The most that is taken without a token: once announced, once in pieces of a message.
     let announced = raw::frame_of(0x81, 1_000_000, &whole.as_bytes()[..60_000]);
     let piece = raw::frame_of(0x01, 60_000, &whole.as_bytes()[..60_000]);
     let mut held = Vec::new();
     for n in 0..UNFINISHED {
-        let mut client = RawClient { stream: connect_from(n, site.process.address).await.unwrap() };
+        let mut client = RawClient { stream: connect_from(n, fixture.process.address).await.unwrap() };
         client.ask("HTTP/1.1", &raw::HANDSHAKE).await;
         client.send(if n % 2 == 0 { &announced } else { &piece }).await;
         held.push(client);
     }
-    let without = site.memory().saturating_sub(before) / 1_024;
-    let asked_beside = asked(&site).await;
+    let without = fixture.memory().saturating_sub(before) / 1_024;
+    let asked_beside = asked(&fixture).await;
     drop(held);
 
     let mut held = Vec::new();
     for n in 0..UNFINISHED {
-        let mut client = RawClient { stream: connect_from(n, site.process.address).await.unwrap() };
+        let mut client = RawClient { stream: connect_from(n, fixture.process.address).await.unwrap() };
         client.ask("HTTP/1.1", &raw::HANDSHAKE).await;
         client.send(&raw::text(&format!("{{\"token\":\"{TOKEN}\",\"taskId\":\"x\"}}"))).await;
         client.text().await;
         client.send(&raw::frame_of(0x81, 1_000_000, &whole.as_bytes()[..999_999])).await;
         held.push(client);
     }
-    let with = site.memory().saturating_sub(before) / 1_024;
+    let with = fixture.memory().saturating_sub(before) / 1_024;
     // Who has sent the token and sends small messages is served all the same.
-    let mut client: Client = site.client().await;
+    let mut client: Client = fixture.client().await;
     client.send_text("no JSON").await;
     assert!(message(&client.next().await).contains("not JSON"));
     assert!(without < 64 && with < 128, "{without} MiB without a token, {with} MiB with it");
     let note = format!(
         "{without} MiB more without a token, {with} MiB with it; health, readiness and a new client beside them took {asked_beside:?}"
     );
-    Found { what: "1,000 connections, each with an unfinished message of 1 MB", times: 2 * UNFINISHED, note, ..Found::default() }
-        .write();
+    TestResult {
+        what: "1,000 connections, each with an unfinished message of 1 MB",
+        times: 2 * UNFINISHED,
+        note,
+        ..TestResult::default()
+    }
+    .write();
     drop(held);
-    site.end().await;
+    fixture.end().await;
 }
 
 /// Where even the reserve does not fit, the service runs out of descriptors: it says so, and takes connections again as soon as
@@ -137,17 +142,18 @@ async fn unfinished_messages() {
 #[ignore = "minutes; make torture"]
 async fn no_descriptor_left() {
     const FILES: u32 = 120;
-    let site = Site::with(program_with_files(FILES), &[("DATA_PATCH_SERVER_HANDSHAKE_SECONDS", "2")]).await;
+    let fixture = Fixture::with(program_with_files(FILES), &[("DATA_PATCH_SERVER_HANDSHAKE_SECONDS", "2")]).await;
     let mut held = Vec::new();
     for n in 0..2 * FILES as usize {
         // The system takes them, whether the service does or not.
-        held.extend(connect_from(n, site.process.address).await);
+        held.extend(connect_from(n, fixture.process.address).await);
     }
-    let told = || async { crate::support::Process::log(&site.folder).contains("connections cannot be accepted; trying again") };
+    let told =
+        || async { crate::support::Process::log(&fixture.folder).contains("connections cannot be accepted; trying again") };
     crate::support::eventually("it says that it can't", told).await;
     drop(held);
-    let took = asked(&site).await;
+    let took = asked(&fixture).await;
     let note = format!("asked when they had left, it answered within {took:?}");
-    Found { what: "240 connections at 120 descriptors", times: 2 * FILES as usize, note, ..Found::default() }.write();
-    site.end().await;
+    TestResult { what: "240 connections at 120 descriptors", times: 2 * FILES as usize, note, ..TestResult::default() }.write();
+    fixture.end().await;
 }

@@ -3,23 +3,23 @@
 use std::time::Instant;
 
 use super::{
-    AWAY, Scene,
-    parts::{self, Away},
+    OUTAGE_DURATION, Scenario,
+    services::{self, Outage},
 };
 
 async fn kafka_is_away(what: &str, way: &'static str) {
-    if !parts::are_ours(what) {
+    if !services::are_private(what) {
         return;
     }
-    let mut scene = Scene::start(tempfile::tempdir().unwrap()).await;
+    let mut scenario = Scenario::start(tempfile::tempdir().unwrap()).await;
     let begun = Instant::now();
-    let away = Away::take(way, "kafka").await;
-    let cpu = scene.measure(AWAY).await;
-    assert!(scene.has_said(&["waits, nothing is lost", "rows safe", "Kafka"]), "{:#?}", scene.log);
-    away.give_back().await;
+    let outage = Outage::start(way, "kafka").await;
+    let cpu = scenario.measure_cpu(OUTAGE_DURATION).await;
+    assert!(scenario.has_logged(&["waits, nothing is lost", "rows safe", "Kafka"]), "{:#?}", scenario.log);
+    outage.end().await;
     let gone = begun.elapsed();
     let note = format!("away {:.0} s, {cpu:.2} cores used meanwhile", gone.as_secs_f64());
-    scene.ends_whole().await.write(what, 1, &note);
+    scenario.finish().await.write(what, 1, &note);
 }
 
 #[tokio::test(flavor = "multi_thread")]

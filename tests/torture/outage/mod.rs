@@ -1,20 +1,21 @@
-//! What the service needs is taken away in the middle of a patch, for longer than a lease and every time-out, and given
-//! back: the task waits, says who is away, and ends whole.
+//! Outages of PostgreSQL and Kafka while a task runs, longer than a lease and all timeouts: the task
+//! waits, logs which dependency is unavailable, and completes after the outage.
 //!
-//! The parts are the real ones of this checkout (`scripts/services`), so these tests run one at a time.
+//! The servers are the real ones of this checkout (`scripts/services`), so these tests run one at a
+//! time.
 
 mod kafka;
-mod parts;
+pub mod log_checks;
 mod postgres;
 mod proxy;
-mod scene;
-pub mod told;
+mod scenario;
+mod services;
 mod topic;
 
-pub use parts::{Away, are_ours};
-pub use scene::{Patch, Scene, fill};
+pub use scenario::{Scenario, TaskSetup, generate_rows};
+pub use services::{Outage, are_private};
 
 use std::time::Duration;
 
-/// How long a part is away: longer than the lease and the time-outs that a [`Scene`] sets, several times over.
-pub const AWAY: Duration = Duration::from_secs(12);
+/// The duration of an outage: several times the lease and the timeouts of a [`Scenario`].
+pub const OUTAGE_DURATION: Duration = Duration::from_secs(12);

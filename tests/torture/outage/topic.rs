@@ -8,9 +8,9 @@ use rdkafka::{
     client::DefaultClientContext,
 };
 
-use super::{Scene, parts, scene::DEVICES};
+use super::{Scenario, scenario::DEVICES, services};
 use crate::{
-    account::File,
+    row_counts::File,
     support::{PATIENCE, TestTopic, is_end, message, seqs},
     table,
 };
@@ -26,15 +26,15 @@ async fn delete(topic: &TestTopic) {
 #[ignore = "minutes; make torture"]
 async fn a_topic_that_is_deleted_on_the_way_fails_the_devices_and_is_not_made_again() {
     let what = "outage: the topic deleted on the way";
-    if !parts::are_ours(what) {
+    if !services::are_private(what) {
         return;
     }
-    let mut scene = Scene::start(tempfile::tempdir().unwrap()).await;
-    delete(&scene.topic).await;
+    let mut scenario = Scenario::start(tempfile::tempdir().unwrap()).await;
+    delete(&scenario.topic).await;
     let deleted = Instant::now();
-    scene.until(is_end).await;
+    scenario.until(is_end).await;
     let took = deleted.elapsed();
-    let Scene { folder, topic, process, log, .. } = scene;
+    let Scenario { folder, topic, process, log, .. } = scenario;
     assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
     let last = log.last().unwrap();
     assert_eq!((&last["payload"]["state"], &last["res"]), (&"failed".into(), &"error".into()), "{last}");
@@ -44,12 +44,12 @@ async fn a_topic_that_is_deleted_on_the_way_fails_the_devices_and_is_not_made_ag
     assert_eq!(failed, DEVICES + 1, "each device says why, and the task: {log:#?}");
     assert!(!topic.broker.topics().await.contains(&topic.name), "it was made again by sending to it");
     assert_eq!(process.terminate().await.0, Some(0));
-    File::open(folder.path()).await.is_at_rest().await;
-    table::Found {
+    File::open(folder.path()).await.assert_finished().await;
+    table::TestResult {
         what,
         times: 1,
         note: format!("all devices failed {:.1} s after it", took.as_secs_f64()),
-        ..table::Found::default()
+        ..table::TestResult::default()
     }
     .write();
 }
@@ -58,22 +58,22 @@ async fn a_topic_that_is_deleted_on_the_way_fails_the_devices_and_is_not_made_ag
 #[ignore = "minutes; make torture"]
 async fn a_topic_that_is_deleted_and_made_again_at_once_gets_every_row_that_was_not_safe_before() {
     let what = "outage: the topic deleted and made again at once";
-    if !parts::are_ours(what) {
+    if !services::are_private(what) {
         return;
     }
-    let mut scene = Scene::start(tempfile::tempdir().unwrap()).await;
-    delete(&scene.topic).await;
-    scene.topic.broker.create(&scene.topic.name, &[]).await;
+    let mut scenario = Scenario::start(tempfile::tempdir().unwrap()).await;
+    delete(&scenario.topic).await;
+    scenario.topic.broker.create(&scenario.topic.name, &[]).await;
     let made = Instant::now();
     // What was acknowledged before went with the old topic, and was stored meanwhile.
-    let safe = File::open(scene.folder.path()).await.number("SELECT sum(published) FROM job").await;
-    scene.until(is_end).await;
+    let safe = File::open(scenario.folder.path()).await.number("SELECT sum(published) FROM job").await;
+    scenario.until(is_end).await;
     let took = made.elapsed();
-    let Scene { folder, store, topic, process, task, devices, log, .. } = scene;
+    let Scenario { folder, store, topic, process, task, devices, log, .. } = scenario;
     assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
     assert_eq!(log.last().unwrap()["payload"]["state"], "succeeded");
     assert_eq!(process.terminate().await.0, Some(0));
-    File::open(folder.path()).await.is_at_rest().await;
+    File::open(folder.path()).await.assert_finished().await;
     let all = topic.read().await;
     let (mut rows, mut before) = (0, 0);
     for device in devices {
@@ -89,5 +89,5 @@ async fn a_topic_that_is_deleted_and_made_again_at_once_gets_every_row_that_was_
     }
     assert!(i64::try_from(before).unwrap() <= safe, "{before} rows are in no topic, and only {safe} were safe in the old one");
     let note = format!("{before} rows went with the old topic, end {:.1} s after the new one was made", took.as_secs_f64());
-    table::Found { what, times: 1, rows, repeated: all.len() - rows, note, ..table::Found::default() }.write();
+    table::TestResult { what, times: 1, rows, repeated: all.len() - rows, note, ..table::TestResult::default() }.write();
 }

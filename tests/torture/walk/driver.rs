@@ -1,4 +1,4 @@
-//! The rounds: each does one thing that the seed picks.
+//! Runs the rounds of the walk, each with one action that the seed selects.
 
 use std::time::{Duration, Instant};
 
@@ -8,30 +8,30 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    ledger::{self, Ledger},
-    site::{Device, Site},
+    fixture::{Device, Fixture},
+    job_history::{self, JobHistory},
     watcher::{Cut, Watcher},
 };
 use crate::support::{Client, Process, message};
 
-/// A task as it was asked for.
+/// A submitted task.
 pub struct Task {
     pub id: String,
     pub topic: usize,
     pub devices: Vec<Device>,
-    /// Whether it also names a device of another thing, which fails.
-    pub stranger: bool,
+    /// It also names a device of another thing, which must fail.
+    pub has_foreign_device: bool,
 }
 
-/// How often things were done.
+/// The number of actions.
 #[derive(Debug, Default)]
 pub struct Counts {
     pub kills: usize,
-    /// Leases that the killed held.
+    /// Leases of killed services.
     pub orphans: usize,
     pub stops: usize,
     pub freezes: usize,
-    /// Leases that were taken from the frozen.
+    /// Leases of frozen services that others took over.
     pub taken: usize,
     pub cuts: usize,
     pub attaches: usize,
@@ -40,32 +40,32 @@ pub struct Counts {
 }
 
 pub struct Driver {
-    pub site: Site,
+    pub fixture: Fixture,
     rng: Rng,
     pub services: Vec<Process>,
     urls: watch::Sender<Vec<String>>,
     pub tasks: Vec<Task>,
     pub watchers: Vec<Watcher>,
-    pub ledger: Ledger,
+    pub job_history: JobHistory,
     pub counts: Counts,
 }
 
-/// Longer than a lease: in that time another service takes over what a frozen one had.
-const FREEZE: Duration = Duration::from_secs(5);
-/// A round waits so long for rows to go out between the last thing and the next, if there are any.
-const PAUSE: Duration = Duration::from_millis(500);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Longer than a lease: another service takes over the jobs of a frozen one.
+const FREEZE_TIME: Duration = Duration::from_secs(5);
+/// Maximum wait for progress between two rounds.
+const MAX_PAUSE: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Driver {
-    pub async fn new(site: Site, rng: Rng) -> Self {
-        let services = vec![site.serve().await, site.serve().await];
-        // It listens at once, and answers when the queue file has its tables.
+    pub async fn new(fixture: Fixture, rng: Rng) -> Self {
+        let services = vec![fixture.serve().await, fixture.serve().await];
+        // A service accepts connections once the queue file is migrated.
         for service in &services {
             Client::connect(&service.url).await;
         }
-        let ledger = Ledger::open(site.folder.path()).await;
+        let job_history = JobHistory::open(fixture.folder.path()).await;
         let urls = watch::Sender::new(urls(&services));
-        Self { site, rng, services, urls, tasks: Vec::new(), watchers: Vec::new(), ledger, counts: Counts::default() }
+        Self { fixture, rng, services, urls, tasks: Vec::new(), watchers: Vec::new(), job_history, counts: Counts::default() }
     }
 
     pub async fn round(&mut self, round: usize) {
@@ -81,23 +81,23 @@ impl Driver {
             85..94 => self.freeze(target).await,
             _ => self.join_or_leave().await,
         };
-        let open = self.go_on().await;
+        let open = self.wait_for_progress().await;
         println!("round {round}: {what}; {open} jobs open");
     }
 
     async fn submit(&mut self, target: usize) -> String {
-        let thing = self.rng.usize(..self.site.things.len());
-        let (thing_id, all) = &self.site.things[thing];
+        let thing = self.rng.usize(..self.fixture.things.len());
+        let (thing_id, all) = &self.fixture.things[thing];
         let mut devices = all.clone();
         self.rng.shuffle(&mut devices);
         devices.truncate(self.rng.usize(1..=devices.len()));
         let mut ids: Vec<Uuid> = devices.iter().map(|device| device.id).collect();
-        let stranger = self.rng.u8(..10) == 0;
-        if stranger {
-            ids.push(self.site.things[(thing + 1) % self.site.things.len()].1[2].id);
+        let has_foreign_device = self.rng.u8(..10) == 0;
+        if has_foreign_device {
+            ids.push(self.fixture.things[(thing + 1) % self.fixture.things.len()].1[2].id);
         }
-        let topic = self.rng.usize(..self.site.topics.len());
-        let mut request = Client::request(*thing_id, &ids, &self.site.topics[topic].name);
+        let topic = self.rng.usize(..self.fixture.topics.len());
+        let mut request = Client::request(*thing_id, &ids, &self.fixture.topics[topic].name);
         let again = (self.rng.u8(..4) == 0).then(|| self.rng.usize(..self.services.len()));
         if again.is_some() {
             request["requestId"] = json!(format!("request {}", self.tasks.len()));
@@ -116,13 +116,13 @@ impl Driver {
         }
         let rows: i64 = devices.iter().map(|device| device.rows).sum();
         let what = format!("task {task} of {} devices and {rows} rows to service {target}", ids.len());
-        self.tasks.push(Task { id, topic, devices, stranger });
+        self.tasks.push(Task { id, topic, devices, has_foreign_device });
         what
     }
 
-    fn watch(&mut self, task: usize, id: &str, after: u64, home: usize, client: Option<Client>) {
+    fn watch(&mut self, task: usize, id: &str, after: u64, preferred: usize, client: Option<Client>) {
         let services = self.urls.subscribe();
-        self.watchers.push(Watcher::start(task, id.to_owned(), after, home, services, client));
+        self.watchers.push(Watcher::start(task, id.to_owned(), after, preferred, services, client));
     }
 
     fn attach(&mut self, target: usize) -> String {
@@ -130,10 +130,10 @@ impl Driver {
         if self.tasks.is_empty() {
             return "nothing to attach to".to_owned();
         }
-        // The last few tasks are those that still run.
+        // Only the last few tasks are still running.
         let task = self.tasks.len().saturating_sub(newest + 1);
         let known = self.watchers.iter().filter(|watcher| watcher.task == task && watcher.after == 0).map(Watcher::count).max();
-        // Before the last line that is known, so that there is one to come.
+        // Before the last known line, so that at least one line follows.
         let after = known.unwrap_or(0) * share / 100;
         let id = self.tasks[task].id.clone();
         self.counts.attaches += 1;
@@ -143,8 +143,8 @@ impl Driver {
 
     fn cut(&mut self) -> String {
         let (back, cut) = (self.rng.usize(..12), if self.rng.bool() { Cut::Reset } else { Cut::Drop });
-        // One of the last, since most of the others have seen the end.
-        let Some(back) = back.checked_rem(self.watchers.len()) else { return "nobody to cut".to_owned() };
+        // One of the last watchers, since most of the others are done.
+        let Some(back) = back.checked_rem(self.watchers.len()) else { return "no watcher to disconnect".to_owned() };
         let watcher = &self.watchers[self.watchers.len() - 1 - back];
         watcher.cut(cut);
         self.counts.cuts += 1;
@@ -155,7 +155,7 @@ impl Driver {
         let service = self.services.remove(target);
         let orphans = self.kill_one(service).await;
         self.start(target).await;
-        format!("service {target} killed at {orphans} jobs")
+        format!("service {target} killed with {orphans} jobs")
     }
 
     async fn kill_all(&mut self) -> String {
@@ -166,13 +166,13 @@ impl Driver {
         for at in 0..count {
             self.start(at).await;
         }
-        format!("all {count} services killed at {orphans} jobs")
+        format!("all {count} services killed with {orphans} jobs")
     }
 
-    /// Returns how many jobs it was at.
+    /// Returns the number of jobs that it was running.
     async fn kill_one(&mut self, service: Process) -> usize {
-        self.look().await;
-        let orphans = self.ledger.leases(ledger::owner(service.pid()).as_deref());
+        self.update_history().await;
+        let orphans = self.job_history.leases(job_history::owner(service.pid()).as_deref());
         service.kill().await;
         self.counts.kills += 1;
         self.counts.orphans += orphans;
@@ -182,35 +182,36 @@ impl Driver {
     async fn stop(&mut self, target: usize) -> String {
         self.counts.stops += 1;
         let (code, took) = self.services.remove(target).terminate().await;
-        assert_eq!(code, Some(0), "a service that is asked to stop ends well");
+        assert_eq!(code, Some(0), "a stopped service exits with 0");
         assert!(took < Duration::from_secs(25), "stopping took {took:?}");
         self.start(target).await;
         format!("service {target} stopped in {took:?}")
     }
 
-    /// Stops a service in its tracks until another has its jobs; then it wakes, or is killed in its sleep.
+    /// Freezes a service until another has taken over its jobs; then it is thawed or killed.
     async fn freeze(&mut self, target: usize) -> String {
-        let wakes = self.rng.u8(..4) > 0;
-        let owner = ledger::owner(self.services[target].pid());
+        let thaws = self.rng.u8(..4) > 0;
+        let owner = job_history::owner(self.services[target].pid());
         self.services[target].freeze();
         self.counts.freezes += 1;
-        self.look().await;
-        let (begun, held) = (Instant::now(), self.ledger.leases(owner.as_deref()));
-        // Another takes what it has places for; none can if this one was caught in the middle of a write to the queue.
-        while held > 0 && self.ledger.leases(owner.as_deref()) == held && begun.elapsed() < FREEZE {
-            tokio::time::sleep(LOOK_EVERY).await;
-            self.look().await;
+        self.update_history().await;
+        let (begun, leases) = (Instant::now(), self.job_history.leases(owner.as_deref()));
+        // Another service takes as many jobs as it has slots; none if the frozen service holds the
+        // queue's write lock.
+        while leases > 0 && self.job_history.leases(owner.as_deref()) == leases && begun.elapsed() < FREEZE_TIME {
+            tokio::time::sleep(POLL_INTERVAL).await;
+            self.update_history().await;
         }
-        let taken = held - self.ledger.leases(owner.as_deref()).min(held);
+        let taken = leases - self.job_history.leases(owner.as_deref()).min(leases);
         self.counts.taken += taken;
-        if wakes {
+        if thaws {
             self.services[target].thaw();
         } else {
             self.services.remove(target).kill().await;
             self.start(target).await;
         }
-        let how = if wakes { "woke" } else { "was killed in its sleep" };
-        format!("service {target} was frozen, lost {taken} of {held} jobs in {:?}, and {how}", begun.elapsed())
+        let how = if thaws { "was thawed" } else { "was killed while frozen" };
+        format!("service {target} was frozen, lost {taken} of {leases} jobs in {:?}, and {how}", begun.elapsed())
     }
 
     /// A third service joins, or leaves again.
@@ -221,29 +222,29 @@ impl Driver {
             return "a third service joined".to_owned();
         }
         let (code, _) = self.services.pop().unwrap().terminate().await;
-        assert_eq!(code, Some(0), "a service that is asked to stop ends well");
+        assert_eq!(code, Some(0), "a stopped service exits with 0");
         self.urls.send_replace(urls(&self.services));
         "the third service left".to_owned()
     }
 
     async fn start(&mut self, at: usize) {
-        self.services.insert(at, self.site.serve().await);
+        self.services.insert(at, self.fixture.serve().await);
         self.urls.send_replace(urls(&self.services));
     }
 
-    async fn look(&mut self) -> ledger::Sums {
-        self.ledger.look().await
+    async fn update_history(&mut self) -> job_history::JobTotals {
+        self.job_history.update().await
     }
 
-    /// Lets the work get on a little before the next round; returns how many jobs are open.
-    async fn go_on(&mut self) -> usize {
-        let (begun, before) = (Instant::now(), self.look().await);
+    /// Waits for some progress before the next round; returns the number of open jobs.
+    async fn wait_for_progress(&mut self) -> usize {
+        let (begun, before) = (Instant::now(), self.update_history().await);
         loop {
-            let now = self.look().await;
-            if now.open == 0 || now.published > before.published || begun.elapsed() >= PAUSE {
+            let now = self.update_history().await;
+            if now.open == 0 || now.published > before.published || begun.elapsed() >= MAX_PAUSE {
                 return now.open;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }

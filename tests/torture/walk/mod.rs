@@ -1,24 +1,26 @@
-//! A random walk: services on one queue file are killed, stopped, frozen, joined by another, while clients submit, follow
-//! and are cut off. Whatever happens, in whatever order: store, topic, queue file and logs agree in the end.
+//! A random walk: services on one queue file are killed, stopped and frozen, and a further one joins
+//! and leaves, while clients submit, attach and are disconnected. In the end source, topics, queue
+//! file and logs must agree.
 //!
-//! All choices come from one seed, and none depends on time, so TORTURE_SEED replays what was done (not when).
+//! All choices come from one seed and none depends on time, so TORTURE_SEED repeats the same actions
+//! (but not their timing).
 
 mod driver;
-mod end;
-mod ledger;
-mod site;
+mod final_checks;
+mod fixture;
+mod job_history;
 mod watcher;
 
 use std::sync::Arc;
 
 use driver::Driver;
 use fastrand::Rng;
-use site::Site;
+use fixture::Fixture;
 
-use crate::table::Found;
+use crate::table::TestResult;
 
 fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")))
+    std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,29 +28,29 @@ fn number(variable: &str) -> Option<u64> {
 async fn a_random_walk() {
     let seed = number("TORTURE_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
     let rounds = number("TORTURE_ROUNDS").unwrap_or(200) as usize;
-    println!("random walk of {rounds} rounds: TORTURE_SEED={seed} replays it");
+    println!("random walk of {rounds} rounds: TORTURE_SEED={seed} repeats it");
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let kept = Arc::clone(&folder);
-    // In a task of its own, so that whatever fails, the seed is said with it.
+    // A separate task, so that a panic is reported with the seed.
     let walked = tokio::spawn(async move {
         let mut rng = Rng::with_seed(seed);
-        let site = Site::new(&mut rng, folder).await;
-        let mut driver = Driver::new(site, rng).await;
+        let fixture = Fixture::new(&mut rng, folder).await;
+        let mut driver = Driver::new(fixture, rng).await;
         for round in 1..=rounds {
             driver.round(round).await;
         }
-        driver.end().await
+        driver.finish().await
     });
-    let (account, note) = match walked.await {
+    let (counts, note) = match walked.await {
         Ok(found) => found,
         Err(error) => {
             let path = kept.path().to_owned();
-            // Queue file and log of the services stay, to be looked at.
+            // Queue file and service logs are kept for diagnosis.
             std::mem::forget(kept);
             panic!("random walk, TORTURE_SEED={seed}, {rounds} rounds, see {}: {error}", path.display());
         }
     };
-    let (what, lost) = (format!("random walk, seed {seed}"), account.lost);
-    Found { what: &what, times: rounds, rows: account.rows, lost, repeated: account.repeated, note }.write();
+    let (what, lost) = (format!("random walk, seed {seed}"), counts.lost);
+    TestResult { what: &what, times: rounds, rows: counts.rows, lost, repeated: counts.repeated, note }.write();
     assert_eq!(lost, 0, "random walk, TORTURE_SEED={seed}");
 }

@@ -1,4 +1,4 @@
-//! A client that follows a task to its end, however often it is cut off and whichever service lives.
+//! A client that follows a task to its end, and reconnects to any running service.
 
 use std::{
     sync::{Arc, Mutex},
@@ -21,15 +21,15 @@ use crate::support::{Client, TOKEN, is_end, message};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
-/// The addresses of the services that there are, as they come and go.
+/// The addresses of the running services.
 pub type Services = watch::Receiver<Vec<String>>;
 
-/// How a connection is cut.
+/// How a connection is closed by the client.
 #[derive(Debug, Clone, Copy)]
 pub enum Cut {
-    /// With a reset, as when a machine dies and comes back.
+    /// With a reset (RST).
     Reset,
-    /// With an end, but without a close.
+    /// With a FIN, without a close frame.
     Drop,
 }
 
@@ -37,42 +37,42 @@ pub enum Cut {
 pub struct Watcher {
     /// Number of the task in the walk.
     pub task: usize,
-    /// The line after which it began.
+    /// The sequence number after which it started.
     pub after: u64,
     lines: Arc<Mutex<Vec<Value>>>,
     cuts: mpsc::UnboundedSender<Cut>,
-    /// Until it has seen the end.
+    /// `None` once the last line was received.
     following: Option<JoinHandle<()>>,
 }
 
 struct Follower {
     id: String,
     after: u64,
-    /// Which of the services it likes best.
-    home: usize,
+    /// Index of the service that it prefers.
+    preferred: usize,
     services: Services,
     lines: Arc<Mutex<Vec<Value>>>,
     cuts: mpsc::UnboundedReceiver<Cut>,
 }
 
-/// Why nothing more is read from a connection.
-enum Over {
+/// Why reading from a connection ended.
+enum ReadEnd {
     Ended,
     Cut(Cut),
     Broken,
 }
 
 impl Watcher {
-    /// Follows a task after some line, at first on `client`, which is attached already, if there is one.
-    pub fn start(task: usize, id: String, after: u64, home: usize, services: Services, client: Option<Client>) -> Self {
+    /// Follows a task after an entry; first on `client`, if given, which is attached already.
+    pub fn start(task: usize, id: String, after: u64, preferred: usize, services: Services, client: Option<Client>) -> Self {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (sender, cuts) = mpsc::unbounded_channel();
-        let follower = Follower { id, after, home, services, lines: Arc::clone(&lines), cuts };
+        let follower = Follower { id, after, preferred, services, lines: Arc::clone(&lines), cuts };
         let following = tokio::spawn(follower.follow(client.map(|client| client.socket)));
         Self { task, after, lines, cuts: sender, following: Some(following) }
     }
 
-    /// Cuts the connection that it has, or will have; nothing if it has seen the end.
+    /// Closes its current or next connection; no effect after the last line.
     pub fn cut(&self, cut: Cut) {
         let _ = self.cuts.send(cut);
     }
@@ -81,7 +81,7 @@ impl Watcher {
         self.lines.lock().unwrap().len() as u64
     }
 
-    /// Whether it has seen the last line; one that saw something wrong fails the walk here.
+    /// Whether it has received the last line. Panics if the watcher has failed.
     pub async fn is_done(&mut self) -> bool {
         if let Some(following) = self.following.take_if(|following| following.is_finished()) {
             following.await.expect("a watcher failed");
@@ -102,15 +102,15 @@ impl Follower {
                 Some(socket) => socket,
                 None => self.attach().await,
             };
-            match self.hear(&mut socket).await {
-                Over::Ended => return,
-                Over::Cut(Cut::Reset) => {
+            match self.read_entries(&mut socket).await {
+                ReadEnd::Ended => return,
+                ReadEnd::Cut(Cut::Reset) => {
                     if let MaybeTlsStream::Plain(stream) = socket.get_ref() {
-                        // It may be broken by itself at this moment.
+                        // The connection may have broken meanwhile.
                         let _ = stream.set_zero_linger();
                     }
                 }
-                Over::Cut(Cut::Drop) | Over::Broken => {}
+                ReadEnd::Cut(Cut::Drop) | ReadEnd::Broken => {}
             }
         }
     }
@@ -120,17 +120,17 @@ impl Follower {
     }
 
     async fn attach(&mut self) -> Socket {
-        /// Services that refuse are asked again so soon, or when another has come.
-        const AGAIN: Duration = Duration::from_millis(100);
+        /// Delay before the next attempt, unless a service starts earlier.
+        const RETRY_DELAY: Duration = Duration::from_millis(100);
         loop {
             let url = {
                 let services = self.services.borrow_and_update();
-                services[self.home % services.len()].clone()
+                services[self.preferred % services.len()].clone()
             };
             if let Some(socket) = self.try_attach(&url).await {
                 return socket;
             }
-            let _ = tokio::time::timeout(AGAIN, self.services.changed()).await;
+            let _ = tokio::time::timeout(RETRY_DELAY, self.services.changed()).await;
         }
     }
 
@@ -145,7 +145,7 @@ impl Follower {
                     if message(&reply) == "task attached." {
                         return Some(socket);
                     }
-                    // A service that stops may answer so; none may say that the task or the line is unknown.
+                    // A stopping service may answer this; the task and the entry are known to all.
                     let code = reply["payload"]["code"].as_str();
                     assert!(matches!(code, Some("shutting_down" | "queue_unavailable")), "{attach} is answered with {reply}");
                     return None;
@@ -156,29 +156,29 @@ impl Follower {
         }
     }
 
-    /// Reads lines, each of which must be the one that comes next.
-    async fn hear(&mut self, socket: &mut Socket) -> Over {
+    /// Reads lines, which must be consecutive.
+    async fn read_entries(&mut self, socket: &mut Socket) -> ReadEnd {
         loop {
-            let heard = tokio::select! {
+            let received = tokio::select! {
                 biased;
-                Some(cut) = self.cuts.recv() => return Over::Cut(cut),
-                heard = socket.next() => heard,
+                Some(cut) = self.cuts.recv() => return ReadEnd::Cut(cut),
+                message = socket.next() => message,
             };
-            match heard {
+            match received {
                 Some(Ok(Message::Text(text))) => {
                     let line: Value = serde_json::from_str(&text).unwrap();
                     let next = self.last_seq() + 1;
-                    assert_eq!(line["payload"]["seq"], next, "task {}: line {next} was to come, not {line}", self.id);
+                    assert_eq!(line["payload"]["seq"], next, "task {}: line {next} is expected, not {line}", self.id);
                     assert_eq!(line["payload"]["taskId"], self.id, "{line}");
                     let ended = is_end(&line);
                     self.lines.lock().unwrap().push(line);
                     if ended {
-                        return Over::Ended;
+                        return ReadEnd::Ended;
                     }
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
                 Some(Ok(_) | Err(Error::ConnectionClosed | Error::AlreadyClosed | Error::Io(_) | Error::Protocol(_))) | None => {
-                    return Over::Broken;
+                    return ReadEnd::Broken;
                 }
                 Some(Err(error)) => panic!("task {}: {error}", self.id),
             }

@@ -1,4 +1,4 @@
-//! What the walk works on: things with devices of all sizes, and topics, all as the seed says.
+//! The source and the topics of the walk: things with devices of all sizes, made from the seed.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -8,30 +8,30 @@ use uuid::Uuid;
 
 use crate::support::{Process, Reading, TestBroker, TestStore, TestTopic, doc};
 
-/// Rows of devices: nothing, one, the contract's example, and enough to be caught on the way.
+/// Rows of the devices: none, one, the contract's example, and enough to be interrupted.
 const ROWS: [i64; 8] = [0, 1, 178, 500, 1_000, 1_500, 2_000, 4_000];
 const THINGS: usize = 4;
-/// Every so many rows of some devices one has no document, and is held back.
-const HELD_EVERY: i64 = 250;
-/// More than one, for each task's rows are read from all of its topic.
+/// In some devices, one of this many rows has no document and is quarantined.
+const QUARANTINED_EVERY: i64 = 250;
+/// Several, since the rows of a task are read from its whole topic.
 const TOPICS: usize = 12;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Device {
     pub id: Uuid,
-    /// Rows that go out, and rows that are held back.
+    /// Rows to be published, and rows to be quarantined.
     pub rows: i64,
-    pub held: i64,
+    pub quarantined: i64,
 }
 
-pub struct Site {
+pub struct Fixture {
     pub folder: Arc<TempDir>,
     pub store: TestStore,
     pub topics: Vec<TestTopic>,
     pub things: Vec<(Uuid, Vec<Device>)>,
 }
 
-impl Site {
+impl Fixture {
     pub async fn new(rng: &mut Rng, folder: Arc<TempDir>) -> Self {
         let broker = TestBroker::start().await;
         let mut topics = Vec::new();
@@ -47,26 +47,26 @@ impl Site {
             for (number, rows) in ROWS.into_iter().enumerate() {
                 let id = Uuid::from_u128(rng.u128(..));
                 store.add_device(thing, id, "测斜仪").await;
-                let holds = number % 2 == 0;
+                let has_invalid = number % 2 == 0;
                 let readings: Vec<_> = (1..=rows)
                     .map(|n| Reading {
                         id: key + n,
                         device: id,
                         time_ms: 1_547_211_780_000 + n * 1_000,
-                        doc: (!holds || n % HELD_EVERY != 0).then(|| doc(id, n)),
+                        doc: (!has_invalid || n % QUARANTINED_EVERY != 0).then(|| doc(id, n)),
                     })
                     .collect();
                 store.add(&readings).await;
                 key += rows;
-                let held = if holds { rows / HELD_EVERY } else { 0 };
-                devices.push(Device { id, rows: rows - held, held });
+                let quarantined = if has_invalid { rows / QUARANTINED_EVERY } else { 0 };
+                devices.push(Device { id, rows: rows - quarantined, quarantined });
             }
             things.push((thing, devices));
         }
         Self { folder, store, topics, things }
     }
 
-    /// A service on the one queue, slow enough to be caught on the way, with leases that a frozen one soon loses.
+    /// Starts a service on the shared queue, slow enough to be interrupted, with short leases.
     pub async fn serve(&self) -> Process {
         let settings = BTreeMap::from([
             ("DATA_PATCH_IOTA_PAGE_ROWS", "20"),
@@ -75,7 +75,7 @@ impl Site {
             ("DATA_PATCH_WORKER_LEASE_SECONDS", "2"),
             ("DATA_PATCH_WORKER_PREEMPT_AFTER_SECONDS", "1"),
             ("DATA_PATCH_WORKER_RETRY_MAX_MS", "1000"),
-            // How many deaths in a row are too many is another test's.
+            // The limit of crashes has a test of its own.
             ("DATA_PATCH_WORKER_MAX_CRASHES", "1000"),
         ]);
         Process::serve(&self.folder, &self.store, &self.topics[0], &settings.into_iter().collect::<Vec<_>>()).await

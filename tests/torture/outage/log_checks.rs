@@ -35,7 +35,7 @@ pub fn takeovers(log: &[Value]) -> usize {
 
 /// Each line once and numbered, no error, nothing but counts, progress, waiting and takeovers. Of each device the count comes
 /// first, what is safe never shrinks, and the last line says that all of it is. The end comes last.
-pub fn is_exact(log: &[Value], devices: &[Uuid], rows: usize) {
+pub fn assert_exact(log: &[Value], devices: &[Uuid], rows: usize) {
     assert_eq!(seqs(log), (1..=log.len() as u64).collect::<Vec<_>>());
     let (last, lines) = log.split_last().unwrap();
     let mut safe = HashMap::<Uuid, usize>::new();

@@ -9,7 +9,7 @@ use crate::support::{TestStore, TestTopic};
 
 /// The rows of some devices, counted in a topic.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct Account {
+pub struct RowCounts {
     /// Rows in the source.
     pub rows: usize,
     /// Rows that are missing in the topic, or out of order.
@@ -18,7 +18,7 @@ pub struct Account {
     pub repeated: usize,
 }
 
-impl Account {
+impl RowCounts {
     /// Counts the rows that one task published of these devices; all rows of each device must be in
     /// the task's range.
     pub async fn of(store: &TestStore, topic: &TestTopic, task: &str, devices: &[Uuid]) -> Self {
@@ -26,22 +26,22 @@ impl Account {
         for found in topic.read().await.into_iter().filter(|found| found.task == task) {
             of_device.entry(found.key).or_default().push((found.row, found.value));
         }
-        let mut account = Self::default();
+        let mut counts = Self::default();
         for device in devices {
             let found = of_device.remove(&device.to_string()).unwrap_or_default();
             let mut seen = std::collections::HashSet::new();
             let once: Vec<&str> = found.iter().filter(|(row, _)| seen.insert(row)).map(|(_, value)| value.as_str()).collect();
             let docs = store.docs(*device).await;
-            account.rows += docs.len();
-            account.repeated += found.len() - once.len();
-            account.lost += if docs.len() == once.len() {
+            counts.rows += docs.len();
+            counts.repeated += found.len() - once.len();
+            counts.lost += if docs.len() == once.len() {
                 docs.iter().zip(&once).filter(|(doc, found)| doc != *found).count()
             } else {
                 docs.len().abs_diff(once.len())
             };
         }
         assert!(of_device.is_empty(), "rows of devices that nobody asked for: {:?}", of_device.keys());
-        account
+        counts
     }
 
     pub fn add(&mut self, other: Self) {
@@ -78,7 +78,7 @@ impl File {
 
     /// Asserts that all work is finished: no job is open or leased, and each log is numbered
     /// without gaps or duplicates and has one final line, the last one.
-    pub async fn is_at_rest(&mut self) {
+    pub async fn assert_finished(&mut self) {
         let open = "SELECT count(*) FROM job WHERE state NOT IN ('succeeded', 'failed', 'cancelled') OR due_at IS NOT NULL";
         assert_eq!(self.number(open).await, 0, "jobs are open");
         assert_eq!(self.number("SELECT count(*) FROM task WHERE finished_at IS NULL").await, 0, "tasks are open");

@@ -1,4 +1,5 @@
-//! The queue file, looked at again and again while services fight over it: nothing in it ever goes backwards.
+//! Reads the jobs in the queue file repeatedly, and checks each change: only the holder of a lease may
+//! change a job, and progress never goes backwards.
 
 use std::{collections::HashMap, path::Path};
 
@@ -6,93 +7,94 @@ use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use crate::support::PATIENCE;
 
-/// What is remembered of a job.
+/// The last known state of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Job {
     attempt: i64,
     state: String,
     owner: Option<String>,
     published: i64,
-    held: i64,
+    quarantined: i64,
     position: Option<i64>,
 }
 
 impl Job {
-    fn is_over(&self) -> bool {
+    fn is_final(&self) -> bool {
         !matches!(self.state.as_str(), "queued" | "running")
     }
 
-    /// Whether `next` can have come of it by writes of lease holders only. A stale worker's write would put an older position
-    /// back, change a job that has ended, or give it to another owner without a new attempt.
-    fn may_become(&self, next: &Self) -> bool {
-        if self.is_over() {
+    /// Whether lease holders alone can have changed the job to `next`. A stale worker's write would
+    /// restore an older position, change a finished job, or change the owner without a new attempt.
+    fn allows(&self, next: &Self) -> bool {
+        if self.is_final() {
             return self == next;
         }
-        let onward = next.attempt >= self.attempt
+        let has_no_regression = next.attempt >= self.attempt
             && next.published >= self.published
-            && next.held >= self.held
+            && next.quarantined >= self.quarantined
             && next.position >= self.position;
-        // The lease of a service that is dead, or frozen for too long, is ended; what it wrote before may be seen together with
-        // that. Until another attempt begins, one that was only frozen may still write: nobody else has the job.
+        // The lease of a service that is dead or frozen is expired, possibly together with its last
+        // write. Until the next attempt begins, a service that was only frozen may still write.
         let is_orphaned = self.state == "running" && next.state == "running" && next.owner.is_none();
-        let by_its_holder = next.owner == self.owner && (self.state == "running" || self == next);
-        onward && (next.attempt > self.attempt || by_its_holder || is_orphaned)
+        let is_by_holder = next.owner == self.owner && (self.state == "running" || self == next);
+        has_no_regression && (next.attempt > self.attempt || is_by_holder || is_orphaned)
     }
 }
 
-/// What the file says of all jobs.
+/// The totals of all jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sums {
+pub struct JobTotals {
     pub open: usize,
     pub published: i64,
-    pub held: i64,
+    pub quarantined: i64,
 }
 
-pub struct Ledger {
+pub struct JobHistory {
     file: SqliteConnection,
     jobs: HashMap<i64, Job>,
 }
 
-impl Ledger {
+impl JobHistory {
     pub async fn open(folder: &Path) -> Self {
         let options = SqliteConnectOptions::new().filename(folder.join("queue.db")).busy_timeout(PATIENCE);
         Self { file: SqliteConnection::connect_with(&options).await.unwrap(), jobs: HashMap::new() }
     }
 
-    /// Reads all jobs, and holds each against what it was.
-    pub async fn look(&mut self) -> Sums {
+    /// Reads all jobs, and checks how each has changed.
+    pub async fn update(&mut self) -> JobTotals {
         let sql = "SELECT id, attempt, state, owner, published, quarantined, cursor_time FROM job";
-        let mut sums = Sums { open: 0, published: 0, held: 0 };
+        let mut totals = JobTotals { open: 0, published: 0, quarantined: 0 };
         for row in sqlx::query(sql).fetch_all(&mut self.file).await.unwrap() {
             let job = Job {
                 attempt: row.get(1),
                 state: row.get(2),
                 owner: row.get(3),
                 published: row.get(4),
-                held: row.get(5),
+                quarantined: row.get(5),
                 position: row.get(6),
             };
-            sums.open += usize::from(!job.is_over());
-            sums.published += job.published;
-            sums.held += job.held;
+            totals.open += usize::from(!job.is_final());
+            totals.published += job.published;
+            totals.quarantined += job.quarantined;
             if let Some(before) = self.jobs.insert(row.get(0), job.clone()) {
-                assert!(before.may_become(&job), "somebody wrote without the lease: {before:?} has become {job:?}");
+                assert!(before.allows(&job), "a job was changed without its lease: {before:?} became {job:?}");
             }
         }
-        sums
+        totals
     }
 
-    /// Jobs that are leased by the service of this name; none by one that has no name yet.
+    /// Number of jobs leased by the instance of this name, if it has one yet.
     pub fn leases(&self, owner: Option<&str>) -> usize {
         self.jobs.values().filter(|job| job.state == "running" && owner.is_some() && job.owner.as_deref() == owner).count()
     }
 }
 
-/// The name that a service's leases bear: it holds the lock of a file of that name. One that has just started has none yet.
+/// The instance name of a service, from the lock file that it holds open. `None` if it has just
+/// started.
 pub fn owner(pid: u32) -> Option<String> {
     std::fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
-        // One that was closed meanwhile is none of these.
+        // A file may have been closed meanwhile.
         .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
         .find_map(|path| Some(path.to_str()?.split_once("-owner-")?.1.to_owned()))
 }
