@@ -1,4 +1,4 @@
-//! Somebody sets the machine's clock while work waits, while it runs, and between a stop and a start.
+//! The system clock is changed while jobs wait, while they run, and between a stop and a start.
 
 use std::{
     fs::File,
@@ -18,10 +18,11 @@ use crate::{
 };
 
 const HOUR_MS: i64 = 3_600_000;
-/// Far longer than any wait that is asked for here (`worker.retry_max_ms` is 1,000), and far shorter than the steps.
-const SOON: Duration = Duration::from_secs(30);
+/// Much longer than all waits here (`worker.retry_max_ms` is 1,000), and much shorter than the
+/// changes of the clock.
+const MAX_WAIT: Duration = Duration::from_secs(30);
 
-/// Of the patch that meets a real broker's clock.
+/// Rows of the task on a real broker.
 const ROWS: i64 = 20_000;
 
 /// A wall clock that can be set.
@@ -40,7 +41,7 @@ impl Clock {
         clock
     }
 
-    /// Sets it to so many milliseconds after the right time.
+    /// Sets the clock to this many milliseconds after the true time.
     fn set(&self, shift_ms: i64) {
         let file = File::options().create(true).write(true).truncate(false).open(&self.shift).unwrap();
         file.write_all_at(&shift_ms.to_ne_bytes(), 0).unwrap();
@@ -80,17 +81,17 @@ fn waits(line: &Value) -> bool {
     message(line).contains("waits, nothing is lost")
 }
 
-/// Where nobody listens.
+/// An address on which nothing listens.
 fn no_broker() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
 }
 
-/// The time until `client` is told again that the job waits: it was tried once more.
-async fn until_tried_again(client: &mut Client) -> Duration {
-    let begun = Instant::now();
+/// Waits until the job is retried; returns how long that took.
+async fn time_to_next_retry(client: &mut Client) -> Duration {
+    let started = Instant::now();
     client.until(waits).await;
-    begun.elapsed()
+    started.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,8 +99,9 @@ async fn until_tried_again(client: &mut Client) -> Duration {
 async fn set_back_by_an_hour_while_a_job_waits() {
     let fixture = Fixture::new().await;
     let (thing, device) = fixture.store.add_rows(3).await;
-    let away = no_broker();
-    let process = fixture.serve(&[("DATA_PATCH_KAFKA_BROKERS", &away), ("DATA_PATCH_KAFKA_LOOKUP_TIMEOUT_SECONDS", "1")]).await;
+    let unreachable = no_broker();
+    let process =
+        fixture.serve(&[("DATA_PATCH_KAFKA_BROKERS", &unreachable), ("DATA_PATCH_KAFKA_LOOKUP_TIMEOUT_SECONDS", "1")]).await;
     let mut client = Client::connect(&process.url).await;
     let task = client.submit(&Client::request(thing, &[device], &fixture.topic.name)).await;
     client.until(waits).await;
@@ -107,21 +109,21 @@ async fn set_back_by_an_hour_while_a_job_waits() {
     for shift_ms in [-HOUR_MS, HOUR_MS, -24 * HOUR_MS, 0] {
         fixture.clock.set(shift_ms);
         for _ in 0..2 {
-            longest = longest.max(until_tried_again(&mut client).await);
+            longest = longest.max(time_to_next_retry(&mut client).await);
         }
     }
-    assert!(longest < SOON, "{longest:?}");
-    // Stopped while the clock is ahead, started while it is right.
+    assert!(longest < MAX_WAIT, "{longest:?}");
+    // Stopped while the clock is ahead, started while it is correct.
     fixture.clock.set(HOUR_MS);
     client.until(waits).await;
     process.terminate().await;
     fixture.clock.set(0);
-    let begun = Instant::now();
+    let started = Instant::now();
     let process = fixture.serve(&[]).await;
     let mut client = Client::connect(&process.url).await;
     client.attach(&task, 0).await;
     let log = client.log().await;
-    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    assert!(started.elapsed() < MAX_WAIT, "{:?}", started.elapsed());
     assert!(message(log.last().unwrap()).contains("3 rows published"), "{log:#?}");
     process.terminate().await;
     let counts = RowCounts::of(&fixture.store, &fixture.topic, &task, &[device]).await;
@@ -135,30 +137,31 @@ async fn set_back_by_an_hour_while_a_job_waits() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a minute; make torture"]
 async fn set_ahead_and_back_while_a_job_runs() {
-    // The clock is left a day ahead, and a broker refuses timestamps that are an hour ahead of its own unless it is told otherwise.
-    let takes_all = [("message.timestamp.after.max.ms", "9223372036854775807")];
-    let fixture = Fixture::on(TestBroker::start().await.topic_with(&takes_all).await).await;
-    // More than are sent between four reports of progress, one for each `worker.checkpoint_interval_ms`.
+    // At the end the clock is a day ahead, and by default a broker rejects timestamps that are an
+    // hour ahead.
+    let accepts_all = [("message.timestamp.after.max.ms", "9223372036854775807")];
+    let fixture = Fixture::on(TestBroker::start().await.topic_with(&accepts_all).await).await;
+    // More rows than are sent within four checkpoints.
     let (thing, device) = fixture.store.add_rows(100_000).await;
     let slow = [
         ("DATA_PATCH_IOTA_PAGE_ROWS", "500"),
         ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "65536"),
-        // Seldom enough that a lease that looks expired is claimed by the other before it is renewed.
+        // So long that a lease that seems expired would be claimed before it is renewed.
         ("DATA_PATCH_WORKER_CHECKPOINT_INTERVAL_MS", "1300"),
     ];
-    // Two services on the queue: one would take over what it believes expired.
+    // A second service on the queue would take over expired leases.
     let (process, other) = (fixture.serve(&slow).await, fixture.serve(&slow).await);
     let mut client = Client::connect(&process.url).await;
     let task = client.submit(&Client::request(thing, &[device], &fixture.topic.name)).await;
     let mut log = Vec::new();
     for shift_ms in [HOUR_MS, 0, -HOUR_MS, 24 * HOUR_MS] {
         log.extend(client.until(|line| is_end(line) || message(line).starts_with("iota data published(")).await);
-        assert!(!is_end(log.last().unwrap()), "it was over before the clock was set: {log:#?}");
+        assert!(!is_end(log.last().unwrap()), "the task ended before the clock was changed: {log:#?}");
         fixture.clock.set(shift_ms);
     }
     log.extend(client.log().await);
     assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
-    assert!(!log.iter().any(|line| message(line).contains("its previous worker was lost")), "a lease was taken away: {log:#?}");
+    assert!(!log.iter().any(|line| message(line).contains("its previous worker was lost")), "a lease was taken over: {log:#?}");
     for process in [process, other] {
         process.terminate().await;
     }

@@ -24,7 +24,7 @@ const SIZE: &str = "size=12m";
 /// Rows of each task that is submitted while the disk fills up.
 const FEW: i64 = 5;
 /// Delay before a rejected client retries.
-const AGAIN_AFTER: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// A small separate file system, unmounted on drop.
 struct Disk {
@@ -69,7 +69,7 @@ impl Drop for Disk {
 
 /// Sends a request and returns the reply. Log lines of watched tasks that arrive before it are
 /// collected.
-async fn ask(client: &mut Client, request: &Value, lines: &mut Vec<Value>) -> Value {
+async fn request(client: &mut Client, request: &Value, lines: &mut Vec<Value>) -> Value {
     client.send(request).await;
     let mut answered = client.until(|reply| reply["payload"]["seq"].is_null()).await;
     let answer = answered.pop().unwrap();
@@ -83,7 +83,7 @@ fn created(answer: &Value) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
-async fn a_full_disk_refuses_what_is_new_and_loses_nothing_of_what_was_accepted() {
+async fn a_full_disk_rejects_new_tasks_and_loses_no_accepted_one() {
     let what = "disk: the queue's disk full, and freed again";
     let disk = match Disk::mount() {
         Ok(disk) => disk,
@@ -94,52 +94,52 @@ async fn a_full_disk_refuses_what_is_new_and_loses_nothing_of_what_was_accepted(
     };
     let mut scenario = Scenario::start(tempfile::tempdir_in(disk.path()).unwrap()).await;
     let (thing, device) = scenario.store.add_rows(FEW).await;
-    let request = Client::request(thing, &[device], &scenario.topic.name);
-    let mut asker = Client::connect(&scenario.process.url).await;
+    let submit = Client::request(thing, &[device], &scenario.topic.name);
+    let mut submitter = Client::connect(&scenario.process.url).await;
     let (mut accepted, mut lines) = (Vec::new(), Vec::new());
 
     let filler = disk.fill();
     let full_since = Instant::now();
     // Tasks that fit the queue's WAL are still accepted.
-    let refusal = loop {
-        let answer = ask(&mut asker, &request, &mut lines).await;
+    let rejection = loop {
+        let answer = request(&mut submitter, &submit, &mut lines).await;
         match created(&answer) {
             Some(task) => accepted.push(task),
             None => break answer,
         }
         assert!(full_since.elapsed() < PATIENCE, "nothing was refused: the disk did not fill up");
     };
-    assert_eq!((&refusal["res"], &refusal["type"]), (&"error".into(), &"theme-data".into()), "{refusal}");
-    assert!(message(&refusal).contains("full"), "{refusal}");
-    let refused_after = full_since.elapsed();
-    println!("refused: {}", message(&refusal));
+    assert_eq!((&rejection["res"], &rejection["type"]), (&"error".into(), &"theme-data".into()), "{rejection}");
+    assert!(message(&rejection).contains("full"), "{rejection}");
+    let rejected_after = full_since.elapsed();
+    println!("refused: {}", message(&rejection));
     let cpu = scenario.measure_cpu(OUTAGE_DURATION).await;
-    assert!(created(&ask(&mut asker, &request, &mut lines).await).is_none(), "it is still full");
+    assert!(created(&request(&mut submitter, &submit, &mut lines).await).is_none(), "it is still full");
 
     std::fs::remove_file(filler).unwrap();
     let freed = Instant::now();
     let accepted_after = loop {
         // On the connection whose requests were rejected twice.
-        let answer = ask(&mut asker, &request, &mut lines).await;
+        let answer = request(&mut submitter, &submit, &mut lines).await;
         if let Some(task) = created(&answer) {
             accepted.push(task);
             break freed.elapsed();
         }
         assert!(freed.elapsed() < PATIENCE, "nothing is accepted although the disk is free: {answer}");
         // As a client would: retries without a delay would only load the queue.
-        tokio::time::sleep(AGAIN_AFTER).await;
+        tokio::time::sleep(RETRY_DELAY).await;
     };
     while lines.iter().filter(|line| is_end(line)).count() < accepted.len() {
-        lines.push(asker.next().await);
+        lines.push(submitter.next().await);
     }
     let mut counts = count_rows(&scenario, &accepted, device).await;
     let outcome = scenario.finish().await;
     counts.add(outcome.counts);
     let note = format!(
         "refused after {:.1} s and {} tasks: {}; {cpu:.2} cores used while full; freed: accepted after {:.1} s, end after {:.1} s",
-        refused_after.as_secs_f64(),
+        rejected_after.as_secs_f64(),
         accepted.len() - 1,
-        message(&refusal),
+        message(&rejection),
         accepted_after.as_secs_f64(),
         freed.elapsed().as_secs_f64()
     );

@@ -1,4 +1,4 @@
-//! Many clients, and clients that mean ill: the others' log comes as quickly as without them, and memory stays flat.
+//! Many clients and hostile clients: they neither delay the logs of others nor grow the memory.
 
 use std::time::Duration;
 
@@ -27,12 +27,12 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// A service that says what it does fifty times a second, and takes a while for it.
+    /// Starts a slow service that logs progress fifty times a second.
     async fn new() -> Self {
         Self::with(program(), &[]).await
     }
 
-    /// The same, as another command starts it, with more options.
+    /// As [`new`](Self::new), with another command and more options.
     async fn with(program: Command, options: &[(&str, &str)]) -> Self {
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         let raised = rustix::process::Rlimit { current: files.maximum, ..files };
@@ -73,8 +73,8 @@ impl Fixture {
     }
 }
 
-/// Watches a task to its end; returns how long after it was written the last line came that took longest, and the lines.
-async fn delay(client: &mut Client) -> (Duration, usize) {
+/// Watches a task to its end; returns the longest delay of a line, and the number of lines.
+async fn max_delay(client: &mut Client) -> (Duration, usize) {
     let (mut longest, mut lines) = (Duration::ZERO, 0);
     loop {
         let line = client.next().await;
@@ -87,27 +87,27 @@ async fn delay(client: &mut Client) -> (Duration, usize) {
     }
 }
 
-/// Submits, watches to the end, and returns the longest delay.
-async fn watched(fixture: &Fixture) -> (Duration, usize) {
+/// Submits a task and watches it to its end, as [`max_delay`].
+async fn submit_and_watch(fixture: &Fixture) -> (Duration, usize) {
     let mut client = fixture.client().await;
     client.submit(&fixture.request()).await;
-    delay(&mut client).await
+    max_delay(&mut client).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
-async fn thousands_that_say_nothing() {
-    const SILENT: usize = 3_000;
+async fn thousands_of_idle_connections() {
+    const IDLE: usize = 3_000;
     let fixture = Fixture::new().await;
-    let (alone, _) = watched(&fixture).await;
+    let (alone, _) = submit_and_watch(&fixture).await;
     let before = fixture.memory();
-    let silent: Vec<Client> = stream::iter(0..SILENT).map(|_| fixture.client()).buffer_unordered(50).collect().await;
-    let each = fixture.memory().saturating_sub(before) * 1_024 / SILENT as u64;
-    let (among, lines) = watched(&fixture).await;
-    assert!(among < Duration::from_secs(2), "{among:?} among {SILENT}, {alone:?} alone");
-    assert!(each < 16_000, "{each} bytes a silent connection");
-    drop(silent);
-    let note = format!("{each} bytes each; a log line took {among:?} at most among them, {alone:?} alone");
+    let idle: Vec<Client> = stream::iter(0..IDLE).map(|_| fixture.client()).buffer_unordered(50).collect().await;
+    let each = fixture.memory().saturating_sub(before) * 1_024 / IDLE as u64;
+    let (with_others, lines) = submit_and_watch(&fixture).await;
+    assert!(with_others < Duration::from_secs(2), "{with_others:?} with {IDLE}, {alone:?} alone");
+    assert!(each < 16_000, "{each} bytes a idle connection");
+    drop(idle);
+    let note = format!("{each} bytes each; a log line took {with_others:?} at most with them, {alone:?} alone");
     TestResult {
         what: "3,000 connections that say nothing",
         times: lines,
@@ -122,34 +122,34 @@ async fn thousands_that_say_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
 async fn clients_that_never_read() {
-    const DEAF: usize = 100;
+    const NON_READING: usize = 100;
     let fixture = Fixture::new().await;
-    let (alone, _) = watched(&fixture).await;
+    let (alone, _) = submit_and_watch(&fixture).await;
     let mut submitter = fixture.client().await;
     let task = submitter.submit(&fixture.request()).await;
-    let mut deaf = Vec::new();
-    for _ in 0..DEAF {
+    let mut non_reading = Vec::new();
+    for _ in 0..NON_READING {
         let mut client = fixture.client().await;
-        // The whole log, again and again: more than any buffer on the way holds. It is sent, and nothing is ever read.
+        // Requests the whole log many times, more than all buffers hold, and never reads.
         let attach = json!({"token": TOKEN, "taskId": task, "after": 0}).to_string();
         for _ in 0..200 {
             client.socket.feed(Message::text(attach.clone())).await.unwrap();
         }
         let _ = tokio::time::timeout(Duration::from_millis(200), client.socket.flush()).await;
-        deaf.push(client);
+        non_reading.push(client);
     }
-    // The submitter does not read either: it is one of them. Others watch the same task.
+    // The submitter does not read either. Another client watches the same task.
     let before = fixture.memory();
     let mut watcher = fixture.client().await;
     watcher.attach(&task, 0).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     let lines = watcher.log().await.len();
-    let (among, _) = watched(&fixture).await;
+    let (with_others, _) = submit_and_watch(&fixture).await;
     let grown = fixture.memory().saturating_sub(before) / 1_024;
-    assert!(among < Duration::from_secs(2), "{among:?} among {DEAF}, {alone:?} alone");
+    assert!(with_others < Duration::from_secs(2), "{with_others:?} among {NON_READING}, {alone:?} alone");
     assert!(grown < 32, "{grown} MiB more");
-    let took = begun.elapsed();
-    let note = format!("a log line took {among:?} at most beside them, {alone:?} alone; {grown} MiB more; {took:?} in all");
+    let took = started.elapsed();
+    let note = format!("a log line took {with_others:?} at most with them, {alone:?} alone; {grown} MiB more; {took:?} in all");
     TestResult {
         what: "100 clients that submit or attach and never read",
         times: lines,
@@ -158,7 +158,7 @@ async fn clients_that_never_read() {
         ..TestResult::default()
     }
     .write();
-    drop((deaf, submitter));
+    drop((non_reading, submitter));
     fixture.end().await;
 }
 
@@ -187,17 +187,17 @@ async fn frames_of_maximum_size() {
     for n in 0..FRAMES {
         let mut text = hostile[n % hostile.len()].clone();
         text.truncate(limit);
-        let begun = Instant::now();
+        let started = Instant::now();
         client.send_text(&text).await;
         let reply = client.next().await;
         assert_eq!(reply["res"], "error", "{reply}");
         assert!(message(&reply).len() < 2_000, "{}", message(&reply).len());
-        longest = longest.max(begun.elapsed());
+        longest = longest.max(started.elapsed());
     }
-    let (among, _) = watched(&fixture).await;
+    let (with_others, _) = submit_and_watch(&fixture).await;
     let grown = fixture.memory().saturating_sub(before) / 1_024;
     assert!(grown < 64, "{grown} MiB more");
-    let note = format!("answered in {longest:?} at most; {grown} MiB more; then a log line took {among:?} at most");
+    let note = format!("answered in {longest:?} at most; {grown} MiB more; then a log line took {with_others:?} at most");
     TestResult { what: "frames of 1 MiB that are no request", times: FRAMES, rows: ROWS as usize, note, ..TestResult::default() }
         .write();
     fixture.end().await;

@@ -72,15 +72,15 @@ impl Fixture {
         assert!(last.starts_with(&format!("task finished: 1 of 1 device, {ROWS} rows published, 0 quarantined")), "{last}");
         assert_eq!(process.terminate().await.0, Some(0));
         File::open(self.folder.path()).await.assert_finished().await;
-        let again = self.again().await;
-        if let (Some(position), Some(first)) = (position, again.first()) {
-            assert!(*first > position, "a row up to the checkpoint went out again: {first} <= {position}");
+        let repeated = self.repeated().await;
+        if let (Some(position), Some(first)) = (position, repeated.first()) {
+            assert!(*first > position, "a row up to the checkpoint was sent again: {first} <= {position}");
         }
         RowCounts::of(&self.store, &self.topic, &task, &[self.device]).await
     }
 
     /// The times of rows that are in the topic more than once, in ascending order.
-    async fn again(&self) -> Vec<i64> {
+    async fn repeated(&self) -> Vec<i64> {
         let mut seen = std::collections::HashSet::new();
         let mut times: Vec<i64> = self
             .topic
@@ -108,11 +108,11 @@ async fn killed(at: &str) -> (RowCounts, Duration) {
     client.send(&fixture.request()).await;
     assert_eq!(dying.died().await, Some(9), "{at} was not reached");
     let position = File::open(fixture.folder.path()).await.position().await;
-    let (process, begun) = (fixture.serve().await, Instant::now());
+    let (process, started) = (fixture.serve().await, Instant::now());
     let counts = fixture.counts(process, position).await;
     // The lease of the killed service would have lasted for ten minutes.
-    assert!(begun.elapsed() < Duration::from_secs(50), "{at}: {:?}", begun.elapsed());
-    (counts, begun.elapsed())
+    assert!(started.elapsed() < Duration::from_secs(50), "{at}: {:?}", started.elapsed());
+    (counts, started.elapsed())
 }
 
 /// One row of the matrix.

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// `iota.max_blocking_seconds`.
-const MOST: Duration = Duration::from_secs(3);
+const MAX_BLOCKING: Duration = Duration::from_secs(3);
 /// Allowance for a slow machine.
 const SLACK: Duration = Duration::from_secs(1);
 const DEVICES: usize = 4;
@@ -35,7 +35,7 @@ const ROWS: usize = 20_000;
 struct Longest(AtomicU64);
 
 impl Longest {
-    fn note(&self, waited: Duration) {
+    fn record(&self, waited: Duration) {
         self.0.fetch_max(waited.as_millis().try_into().unwrap(), Relaxed);
     }
 
@@ -77,12 +77,12 @@ async fn fill(store: &TestStore, with_index: bool) -> (Uuid, Vec<Uuid>) {
 }
 
 /// Writes as the platform does, and records how long each write took.
-async fn write(mut connection: PgConnection, longest: Arc<Longest>, over: Arc<AtomicBool>) {
+async fn write(mut connection: PgConnection, longest: Arc<Longest>, stop: Arc<AtomicBool>) {
     let sql = "INSERT INTO raw_data VALUES (nextval('ids'), gen_random_uuid(), '2020-06-01', '{}')";
-    while !over.load(Relaxed) {
-        let begun = Instant::now();
+    while !stop.load(Relaxed) {
+        let started = Instant::now();
         connection.execute(sql).await.unwrap();
-        longest.note(begun.elapsed());
+        longest.record(started.elapsed());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -95,9 +95,9 @@ async fn lock(connection: &mut PgConnection, longest: &Longest) {
         2 => "ALTER TABLE raw_2019 ALTER doc SET STORAGE EXTENDED".to_owned(),
         _ => "BEGIN; LOCK TABLE raw_data IN ACCESS EXCLUSIVE MODE; COMMIT".to_owned(),
     };
-    let begun = Instant::now();
+    let started = Instant::now();
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.unwrap();
-    longest.note(begun.elapsed());
+    longest.record(started.elapsed());
 }
 
 async fn locks_at_random_moments(what: &str, with_index: bool) {
@@ -108,21 +108,21 @@ async fn locks_at_random_moments(what: &str, with_index: bool) {
     let (thing, devices) = fill(&store, with_index).await;
     let topic = TestBroker::start().await.topic().await;
     let folder = tempfile::tempdir().unwrap();
-    let most = MOST.as_secs().to_string();
+    let max_blocking = MAX_BLOCKING.as_secs().to_string();
     let settings = [
-        ("DATA_PATCH_IOTA_MAX_BLOCKING_SECONDS", most.as_str()),
+        ("DATA_PATCH_IOTA_MAX_BLOCKING_SECONDS", max_blocking.as_str()),
         ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "262144"),
         ("DATA_PATCH_WORKER_RETRY_MAX_MS", "2000"),
     ];
     let process = Process::serve(&folder, &store, &topic, &settings).await;
     let mut client = Client::connect(&process.url).await;
-    let (longest, over) = (Arc::new(Longest::default()), Arc::new(AtomicBool::new(false)));
-    let writer = tokio::spawn(write(store.postgres().await.unwrap(), Arc::clone(&longest), Arc::clone(&over)));
+    let (longest, stop) = (Arc::new(Longest::default()), Arc::new(AtomicBool::new(false)));
+    let writer = tokio::spawn(write(store.postgres().await.unwrap(), Arc::clone(&longest), Arc::clone(&stop)));
     let locker = tokio::spawn({
-        let (mut connection, longest, over) = (store.postgres().await.unwrap(), Arc::clone(&longest), Arc::clone(&over));
+        let (mut connection, longest, stop) = (store.postgres().await.unwrap(), Arc::clone(&longest), Arc::clone(&stop));
         async move {
             let mut times = 0;
-            while !over.load(Relaxed) {
+            while !stop.load(Relaxed) {
                 lock(&mut connection, &longest).await;
                 times += 1;
                 tokio::time::sleep(Duration::from_millis(fastrand::u64(..150))).await;
@@ -135,17 +135,17 @@ async fn locks_at_random_moments(what: &str, with_index: bool) {
     // Longer than the writer may wait: a statement that waits for Kafka would block it for all of
     // this time.
     let frozen = Outage::start("freeze", "kafka").await;
-    tokio::time::sleep((MOST + SLACK) * 2).await;
+    tokio::time::sleep((MAX_BLOCKING + SLACK) * 2).await;
     frozen.end().await;
     if !log.iter().any(is_end) {
         log.extend(client.log().await);
     }
-    over.store(true, Relaxed);
+    stop.store(true, Relaxed);
     writer.await.unwrap();
     let times = locker.await.unwrap();
     let counts = RowCounts::of(&store, &topic, &task, &devices).await;
     let waited = longest.get();
-    assert!(waited < MOST + SLACK, "somebody waited {waited:?} for us");
+    assert!(waited < MAX_BLOCKING + SLACK, "a session waited {waited:?} for the service");
     assert_eq!((counts.rows, counts.lost), (DEVICES * ROWS, 0), "{:#?}", log.last());
     TestResult::of(what, times, counts, format!("the longest wait of a writer or for a lock: {waited:?}")).write();
 }

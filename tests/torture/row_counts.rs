@@ -40,7 +40,7 @@ impl RowCounts {
                 docs.len().abs_diff(once.len())
             };
         }
-        assert!(of_device.is_empty(), "rows of devices that nobody asked for: {:?}", of_device.keys());
+        assert!(of_device.is_empty(), "rows of devices that were not requested: {:?}", of_device.keys());
         counts
     }
 

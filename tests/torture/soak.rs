@@ -197,9 +197,9 @@ async fn what_should_be_flat_is_flat() {
     let fixture = Fixture::new().await;
     let topic = fixture.broker.topic().await;
     let service = Process::serve(&fixture.folder, &fixture.store, &topic, &[]).await;
-    let (begun, mut cycles, mut counts) = (Instant::now(), 0, RowCounts::default());
+    let (started, mut cycles, mut counts) = (Instant::now(), 0, RowCounts::default());
     let mut warm = None;
-    while cycles <= WARM_UP || begun.elapsed() < Duration::from_secs(seconds) {
+    while cycles <= WARM_UP || started.elapsed() < Duration::from_secs(seconds) {
         // A topic for each task, so that its rows can be counted without reading earlier tasks.
         let mut topics = Vec::new();
         for _ in 0..TASKS {
@@ -215,7 +215,7 @@ async fn what_should_be_flat_is_flat() {
     let (warm, end) = (warm.unwrap(), Sample::take(&service, fixture.folder.path()).await);
     let note = format!(
         "{cycles} cycles in {:.0} s. After {WARM_UP} and at the end: {} and {} MiB, {} and {} handles, {} and {} tasks, {} and {} KiB of queue, {} and {} KiB of WAL",
-        begun.elapsed().as_secs_f64(),
+        started.elapsed().as_secs_f64(),
         warm.memory / MIB,
         end.memory / MIB,
         warm.handles,

@@ -1,4 +1,5 @@
-//! One partition has no leader, since its only replica was on a node that is gone: the others do not notice.
+//! One partition has no leader, since the node of its only replica is down: other partitions are
+//! not affected.
 
 use std::{collections::HashSet, time::Instant};
 
@@ -7,7 +8,7 @@ use uuid::Uuid;
 use super::{
     DEVICES, Nodes, PARTITIONS, nodes,
     nodes::{ALL, Outage},
-    play,
+    start,
 };
 use crate::{
     outage::{
@@ -19,14 +20,15 @@ use crate::{
     table::TestResult,
 };
 
-/// Of each device.
+/// Rows of each device.
 const ROWS: usize = 20_000;
-/// Of the other task's only device.
+/// Rows of the other task's device.
 const OTHER_ROWS: i64 = 20_000;
-/// The node that goes away.
+/// The node that is stopped.
 const LOST: i32 = 2;
 
-/// Devices, and how many of them, the first ones, are in the same partition; that partition's number.
+/// Returns devices of which the first ones share a partition, the number of these, and the number
+/// of that partition.
 async fn devices(nodes: &Nodes) -> (Vec<Uuid>, usize, i32) {
     let mut devices: Vec<Uuid> = (0..DEVICES).map(|_| Uuid::new_v4()).collect();
     let partitions = nodes.partitions_of(&devices).await;
@@ -39,7 +41,7 @@ async fn devices(nodes: &Nodes) -> (Vec<Uuid>, usize, i32) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
-async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
+async fn a_partition_without_a_leader_delays_no_other() {
     let what = "cluster: one partition without a leader";
     let Some(nodes) = nodes(what).await else { return };
     let (devices, lost_devices, lost_partition) = devices(&nodes).await;
@@ -51,7 +53,7 @@ async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
     let store = TestStore::empty().await;
     let (other_thing, other_device) = store.add_rows(OTHER_ROWS).await;
     let setup = TaskSetup { store, url: None, topic: topic.clone(), devices, rows: ROWS };
-    let mut scenario = play(setup).await;
+    let mut scenario = start(setup).await;
     let lost: HashSet<Uuid> = scenario.devices[..lost_devices].iter().copied().collect();
 
     let (started, outage) = (Instant::now(), Outage::start("kill", LOST).await);
@@ -75,7 +77,7 @@ async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
             waits(message(line)).is_none_or(|(_, waiting, reason)| waiting != *device || !reason.contains("Kafka"))
         });
     }
-    assert!(silent.is_empty(), "a device of the partition without a leader says nothing: {:#?}", scenario.log);
+    assert!(silent.is_empty(), "a device of the partition without a leader logs no outage: {:#?}", scenario.log);
     assert!(nodes.partitions(&topic)[lost_partition.unsigned_abs() as usize].leader < 0, "it has a leader");
 
     outage.end().await;
@@ -94,18 +96,18 @@ async fn a_partition_without_a_leader_keeps_nobody_else_waiting() {
     outcome.write(what, 1, &note);
 }
 
-/// As a service has it in a deployment, but for the waits: what it may have in flight is left as it is.
+/// Short timeouts; the limit of bytes in flight is the default, as in production.
 const SETTINGS: [(&str, &str); 4] = [
     ("DATA_PATCH_WORKER_LEASE_SECONDS", "3"),
     ("DATA_PATCH_WORKER_STALL_WARNING_SECONDS", "3"),
     ("DATA_PATCH_WORKER_RETRY_MAX_MS", "2000"),
     ("DATA_PATCH_WORKER_PROGRESS_LOG_INTERVAL_MS", "100"),
 ];
-/// Of each device: more than may be in flight together.
+/// Rows of each device: more than can be in flight together.
 const MANY: usize = 100_000;
 
-/// So many devices, each in another partition.
-async fn apart(nodes: &Nodes, number: usize) -> Vec<Uuid> {
+/// This number of devices, each in a different partition.
+async fn in_different_partitions(nodes: &Nodes, number: usize) -> Vec<Uuid> {
     let devices: Vec<Uuid> = (0..PARTITIONS).map(|_| Uuid::new_v4()).collect();
     let partitions = nodes.partitions_of(&devices).await;
     let mut taken = HashSet::new();
@@ -120,17 +122,17 @@ async fn apart(nodes: &Nodes, number: usize) -> Vec<Uuid> {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
-async fn a_topic_without_leaders_keeps_no_other_topic_waiting() {
+async fn a_topic_without_leaders_delays_no_other() {
     let what = "cluster: a topic without leaders, patches submitted to it meanwhile, and another topic";
     let Some(nodes) = nodes(what).await else { return };
     let (topic, healthy) = (nodes.topic_on(&[LOST; PARTITIONS as usize]).await, nodes.topic().await);
     let (store, folder) = (TestStore::empty().await, tempfile::tempdir().unwrap());
-    let devices = apart(&nodes, 3).await;
+    let devices = in_different_partitions(&nodes, 3).await;
     let thing = generate_rows(&store, &devices, MANY).await;
     let (other_thing, other_device) = store.add_rows(OTHER_ROWS).await;
     let process = Process::serve(&folder, &store, &topic, &SETTINGS).await;
     let mut client = Client::connect(&process.url).await;
-    // The producer knows every partition that it is asked for later.
+    // The producer knows all partitions afterwards.
     let first = client.submit(&Client::request(thing, &devices, &topic.name)).await;
     client.log().await;
 
@@ -142,15 +144,15 @@ async fn a_topic_without_leaders_keeps_no_other_topic_waiting() {
         tasks.push((task, &topic, device));
     }
     let mut other = Client::connect(&process.url).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     let task = other.submit(&Client::request(other_thing, &[other_device], &healthy.name)).await;
     tasks.push((task, &healthy, std::slice::from_ref(&other_device)));
-    let log = tokio::time::timeout(PATIENCE, other.log()).await.expect("another topic is kept waiting");
+    let log = tokio::time::timeout(PATIENCE, other.log()).await.expect("another topic is delayed");
     assert_eq!(log.last().unwrap()["payload"]["state"], "succeeded", "{log:#?}");
-    let took = begun.elapsed();
+    let took = started.elapsed();
 
     outage.end().await;
-    let back = Instant::now();
+    let recovered = Instant::now();
     let mut ends = 0;
     while ends < devices.len() {
         let line = client.until(is_end).await.pop().unwrap();
@@ -160,7 +162,7 @@ async fn a_topic_without_leaders_keeps_no_other_topic_waiting() {
     let note = format!(
         "another topic's task of {OTHER_ROWS} rows took {:.1} s meanwhile; end {:.1} s after the node was started",
         took.as_secs_f64(),
-        back.elapsed().as_secs_f64()
+        recovered.elapsed().as_secs_f64()
     );
     assert_eq!(process.terminate().await.0, Some(0));
     File::open(folder.path()).await.assert_finished().await;

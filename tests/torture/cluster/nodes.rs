@@ -91,8 +91,8 @@ impl Nodes {
         self.partitions(topic)[usize::try_from(number).unwrap()].leader
     }
 
-    /// The partition of each key among `PARTITIONS`, determined by a client that is independent of the
-    /// service.
+    /// The partition of each key among `PARTITIONS`, determined by a client that is independent of
+    /// the service.
     pub async fn partitions_of(&self, keys: &[Uuid]) -> Vec<i32> {
         let topic = self.topic().await;
         let producer: FutureProducer = ClientConfig::new()
@@ -130,7 +130,8 @@ impl Nodes {
     }
 }
 
-/// An outage of a node. It ends on drop at the latest, so that a failed test does not affect others.
+/// An outage of a node. It ends on drop at the latest, so that a failed test does not affect
+/// others.
 pub struct Outage {
     node: i32,
     recovery: &'static str,

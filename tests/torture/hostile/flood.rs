@@ -1,4 +1,5 @@
-//! Thousands of connections by clients that have no token, or have one and misbehave: others get in, and memory stays flat.
+//! Thousands of connections of clients without a token, or with one and unfinished messages: other
+//! clients are served, and memory does not grow.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -11,32 +12,32 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{Client, Fixture, ROWS, TOKEN, delay, message};
+use super::{Client, Fixture, ROWS, TOKEN, max_delay, message};
 use crate::{
     support::{PATIENCE, RawClient, get, program_with_files, raw},
     table::TestResult,
 };
 
-/// A connection from one of the many addresses of this machine.
+/// Connects from one of the loopback addresses.
 async fn connect_from(n: usize, to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     let [.., high, low] = (n as u32).to_be_bytes();
     socket.bind((Ipv4Addr::new(127, 1, high, low.max(1)), 0).into())?;
-    timeout(PATIENCE, socket.connect(to)).await.expect("it takes no connection")
+    timeout(PATIENCE, socket.connect(to)).await.expect("no connection is accepted")
 }
 
 fn open_files(fixture: &Fixture) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", fixture.process.pid())).unwrap().count()
 }
 
-/// As an operator's probe asks, and a client that knows the token: both must be answered soon.
-async fn asked(fixture: &Fixture) -> Duration {
-    let begun = Instant::now();
+/// Sends an operator's requests and a client's with the token; returns how long the answers took.
+async fn response_time(fixture: &Fixture) -> Duration {
+    let started = Instant::now();
     let address = fixture.process.address.to_string();
     assert_eq!(get(&address, "/healthz").await.0, 200);
     assert_eq!(get(&address, "/readyz").await.0, 200);
     drop(fixture.client().await);
-    begun.elapsed()
+    started.elapsed()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,13 +46,13 @@ async fn more_connections_than_there_are_descriptors() {
     const FLOOD: usize = 12_000;
     const FILES: u32 = 1_024;
     let fixture = Fixture::with(program_with_files(FILES), &[]).await;
-    // Both at once: what is watched goes on, and newcomers get in.
+    // A watched task continues, and new clients are admitted.
     let mut watcher = fixture.client().await;
     watcher.submit(&fixture.request()).await;
-    let watching = tokio::spawn(async move { delay(&mut watcher).await.0 });
-    let (mut held, mut longest, mut most_files) = (Vec::new(), Duration::ZERO, 0);
+    let watching = tokio::spawn(async move { max_delay(&mut watcher).await.0 });
+    let (mut connections, mut longest, mut most_files) = (Vec::new(), Duration::ZERO, 0);
     for n in 0..FLOOD {
-        // From one address, and from many.
+        // Half of them from one address, the others from many.
         let from = if n % 2 == 0 { 1 } else { n };
         let Ok(mut stream) = connect_from(from, fixture.process.address).await else { continue };
         let upgrade = format!("GET /data-patch/websocket HTTP/1.1\r\n{}\r\n\r\n", raw::HANDSHAKE.join("\r\n"));
@@ -60,9 +61,9 @@ async fn more_connections_than_there_are_descriptors() {
             1 => stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: ").await,
             _ => stream.write_all(upgrade.as_bytes()).await,
         };
-        held.push(stream);
+        connections.push(stream);
         if n % 200 == 0 {
-            longest = longest.max(asked(&fixture).await);
+            longest = longest.max(response_time(&fixture).await);
             most_files = most_files.max(open_files(&fixture));
         }
     }
@@ -82,7 +83,7 @@ async fn more_connections_than_there_are_descriptors() {
         ..TestResult::default()
     }
     .write();
-    drop(held);
+    drop(connections);
     fixture.end().await;
 }
 
@@ -93,37 +94,37 @@ async fn unfinished_messages() {
     let fixture = Fixture::new().await;
     let before = fixture.memory();
     let whole = "x".repeat(1_000_000);
-    // The most that is taken without a token: once announced, once in pieces of a message.
+    // The maximum without a token: as a large frame, and as a fragment of a message.
     let announced = raw::frame_of(0x81, 1_000_000, &whole.as_bytes()[..60_000]);
-    let piece = raw::frame_of(0x01, 60_000, &whole.as_bytes()[..60_000]);
-    let mut held = Vec::new();
+    let fragment = raw::frame_of(0x01, 60_000, &whole.as_bytes()[..60_000]);
+    let mut connections = Vec::new();
     for n in 0..UNFINISHED {
         let mut client = RawClient { stream: connect_from(n, fixture.process.address).await.unwrap() };
         client.ask("HTTP/1.1", &raw::HANDSHAKE).await;
-        client.send(if n % 2 == 0 { &announced } else { &piece }).await;
-        held.push(client);
+        client.send(if n % 2 == 0 { &announced } else { &fragment }).await;
+        connections.push(client);
     }
     let without = fixture.memory().saturating_sub(before) / 1_024;
-    let asked_beside = asked(&fixture).await;
-    drop(held);
+    let beside = response_time(&fixture).await;
+    drop(connections);
 
-    let mut held = Vec::new();
+    let mut connections = Vec::new();
     for n in 0..UNFINISHED {
         let mut client = RawClient { stream: connect_from(n, fixture.process.address).await.unwrap() };
         client.ask("HTTP/1.1", &raw::HANDSHAKE).await;
         client.send(&raw::text(&format!("{{\"token\":\"{TOKEN}\",\"taskId\":\"x\"}}"))).await;
         client.text().await;
         client.send(&raw::frame_of(0x81, 1_000_000, &whole.as_bytes()[..999_999])).await;
-        held.push(client);
+        connections.push(client);
     }
     let with = fixture.memory().saturating_sub(before) / 1_024;
-    // Who has sent the token and sends small messages is served all the same.
+    // A client with the token and small messages is served.
     let mut client: Client = fixture.client().await;
     client.send_text("no JSON").await;
     assert!(message(&client.next().await).contains("not JSON"));
     assert!(without < 64 && with < 128, "{without} MiB without a token, {with} MiB with it");
     let note = format!(
-        "{without} MiB more without a token, {with} MiB with it; health, readiness and a new client beside them took {asked_beside:?}"
+        "{without} MiB more without a token, {with} MiB with it; health, readiness and a new client beside them took {beside:?}"
     );
     TestResult {
         what: "1,000 connections, each with an unfinished message of 1 MB",
@@ -132,28 +133,28 @@ async fn unfinished_messages() {
         ..TestResult::default()
     }
     .write();
-    drop(held);
+    drop(connections);
     fixture.end().await;
 }
 
-/// Where even the reserve does not fit, the service runs out of descriptors: it says so, and takes connections again as soon as
-/// it can.
+/// Without descriptors for the reserve the service runs out of them: it logs that, and accepts
+/// connections again as soon as it can.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
 async fn no_descriptor_left() {
     const FILES: u32 = 120;
     let fixture = Fixture::with(program_with_files(FILES), &[("DATA_PATCH_SERVER_HANDSHAKE_SECONDS", "2")]).await;
-    let mut held = Vec::new();
+    let mut connections = Vec::new();
     for n in 0..2 * FILES as usize {
-        // The system takes them, whether the service does or not.
-        held.extend(connect_from(n, fixture.process.address).await);
+        // The kernel accepts them even if the service does not.
+        connections.extend(connect_from(n, fixture.process.address).await);
     }
-    let told =
+    let is_logged =
         || async { crate::support::Process::log(&fixture.folder).contains("connections cannot be accepted; trying again") };
-    crate::support::eventually("it says that it can't", told).await;
-    drop(held);
-    let took = asked(&fixture).await;
-    let note = format!("asked when they had left, it answered within {took:?}");
+    crate::support::eventually("the error is logged", is_logged).await;
+    drop(connections);
+    let took = response_time(&fixture).await;
+    let note = format!("after they were closed, it answered within {took:?}");
     TestResult { what: "240 connections at 120 descriptors", times: 2 * FILES as usize, note, ..TestResult::default() }.write();
     fixture.end().await;
 }

@@ -1,5 +1,5 @@
-//! Outages of PostgreSQL and Kafka while a task runs, longer than a lease and all timeouts: the task
-//! waits, logs which dependency is unavailable, and completes after the outage.
+//! Outages of PostgreSQL and Kafka while a task runs, longer than a lease and all timeouts: the
+//! task waits, logs which dependency is unavailable, and completes after the outage.
 //!
 //! The servers are the real ones of this checkout (`scripts/services`), so these tests run one at a
 //! time.

@@ -134,9 +134,9 @@ impl Scenario {
 
     /// Reads the log for this time; returns the share of one core that the service used.
     pub async fn measure_cpu(&mut self, time: Duration) -> f64 {
-        let (begun, before) = (Instant::now(), self.cpu_seconds());
+        let (started, before) = (Instant::now(), self.cpu_seconds());
         self.read_for(time).await;
-        (self.cpu_seconds() - before) / begun.elapsed().as_secs_f64()
+        (self.cpu_seconds() - before) / started.elapsed().as_secs_f64()
     }
 
     /// The CPU time that the service has used so far.

@@ -1,4 +1,4 @@
-//! The topic is deleted in the middle of a patch, on a broker that makes topics by itself when it is asked to.
+//! The topic is deleted while a task runs, on a broker that creates topics automatically.
 
 use std::{collections::HashSet, time::Instant};
 
@@ -24,7 +24,7 @@ async fn delete(topic: &TestTopic) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
-async fn a_topic_that_is_deleted_on_the_way_fails_the_devices_and_is_not_made_again() {
+async fn a_topic_deleted_during_a_task_fails_the_devices_and_is_not_created_again() {
     let what = "outage: the topic deleted on the way";
     if !services::are_private(what) {
         return;
@@ -38,11 +38,11 @@ async fn a_topic_that_is_deleted_on_the_way_fails_the_devices_and_is_not_made_ag
     assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
     let last = log.last().unwrap();
     assert_eq!((&last["payload"]["state"], &last["res"]), (&"failed".into(), &"error".into()), "{last}");
-    let told = format!("topic {} does not exist", topic.name);
-    assert!(message(last).contains(&told), "{last}");
-    let failed = log.iter().filter(|line| line["res"] == "error" && message(line).contains(&told)).count();
-    assert_eq!(failed, DEVICES + 1, "each device says why, and the task: {log:#?}");
-    assert!(!topic.broker.topics().await.contains(&topic.name), "it was made again by sending to it");
+    let expected = format!("topic {} does not exist", topic.name);
+    assert!(message(last).contains(&expected), "{last}");
+    let failed = log.iter().filter(|line| line["res"] == "error" && message(line).contains(&expected)).count();
+    assert_eq!(failed, DEVICES + 1, "one error line per device, and the last line: {log:#?}");
+    assert!(!topic.broker.topics().await.contains(&topic.name), "the service has created it again");
     assert_eq!(process.terminate().await.0, Some(0));
     File::open(folder.path()).await.assert_finished().await;
     table::TestResult {
@@ -56,7 +56,7 @@ async fn a_topic_that_is_deleted_on_the_way_fails_the_devices_and_is_not_made_ag
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
-async fn a_topic_that_is_deleted_and_made_again_at_once_gets_every_row_that_was_not_safe_before() {
+async fn a_topic_deleted_and_created_again_gets_all_rows_after_the_checkpoint() {
     let what = "outage: the topic deleted and made again at once";
     if !services::are_private(what) {
         return;
@@ -65,8 +65,8 @@ async fn a_topic_that_is_deleted_and_made_again_at_once_gets_every_row_that_was_
     delete(&scenario.topic).await;
     scenario.topic.broker.create(&scenario.topic.name, &[]).await;
     let made = Instant::now();
-    // What was acknowledged before went with the old topic, and was stored meanwhile.
-    let safe = File::open(scenario.folder.path()).await.number("SELECT sum(published) FROM job").await;
+    // Rows that were acknowledged before are lost with the old topic.
+    let acknowledged = File::open(scenario.folder.path()).await.number("SELECT sum(published) FROM job").await;
     scenario.until(is_end).await;
     let took = made.elapsed();
     let Scenario { folder, store, topic, process, task, devices, log, .. } = scenario;
@@ -83,11 +83,14 @@ async fn a_topic_that_is_deleted_and_made_again_at_once_gets_every_row_that_was_
         let found: Vec<_> = of_device.filter(|found| seen.insert(&found.row)).map(|found| &found.value).collect();
         let docs = store.docs(device).await;
         let first = docs.len() - found.len();
-        assert!(docs[first..].iter().eq(found), "device {device}: rows are missing, or out of order, behind the first");
+        assert!(docs[first..].iter().eq(found), "device {device}: rows are missing, or out of order");
         rows += docs.len() - first;
         before += first;
     }
-    assert!(i64::try_from(before).unwrap() <= safe, "{before} rows are in no topic, and only {safe} were safe in the old one");
+    assert!(
+        i64::try_from(before).unwrap() <= acknowledged,
+        "{before} rows are in no topic, and only {acknowledged} were acknowledged in the old one"
+    );
     let note = format!("{before} rows went with the old topic, end {:.1} s after the new one was made", took.as_secs_f64());
     table::TestResult { what, times: 1, rows, repeated: all.len() - rows, note, ..table::TestResult::default() }.write();
 }

@@ -195,10 +195,10 @@ impl Driver {
         self.services[target].freeze();
         self.counts.freezes += 1;
         self.update_history().await;
-        let (begun, leases) = (Instant::now(), self.job_history.leases(owner.as_deref()));
+        let (started, leases) = (Instant::now(), self.job_history.leases(owner.as_deref()));
         // Another service takes as many jobs as it has slots; none if the frozen service holds the
         // queue's write lock.
-        while leases > 0 && self.job_history.leases(owner.as_deref()) == leases && begun.elapsed() < FREEZE_TIME {
+        while leases > 0 && self.job_history.leases(owner.as_deref()) == leases && started.elapsed() < FREEZE_TIME {
             tokio::time::sleep(POLL_INTERVAL).await;
             self.update_history().await;
         }
@@ -211,7 +211,7 @@ impl Driver {
             self.start(target).await;
         }
         let how = if thaws { "was thawed" } else { "was killed while frozen" };
-        format!("service {target} was frozen, lost {taken} of {leases} jobs in {:?}, and {how}", begun.elapsed())
+        format!("service {target} was frozen, lost {taken} of {leases} jobs in {:?}, and {how}", started.elapsed())
     }
 
     /// A third service joins, or leaves again.
@@ -238,10 +238,10 @@ impl Driver {
 
     /// Waits for some progress before the next round; returns the number of open jobs.
     async fn wait_for_progress(&mut self) -> usize {
-        let (begun, before) = (Instant::now(), self.update_history().await);
+        let (started, before) = (Instant::now(), self.update_history().await);
         loop {
             let now = self.update_history().await;
-            if now.open == 0 || now.published > before.published || begun.elapsed() >= MAX_PAUSE {
+            if now.open == 0 || now.published > before.published || started.elapsed() >= MAX_PAUSE {
                 return now.open;
             }
             tokio::time::sleep(POLL_INTERVAL).await;

@@ -64,7 +64,7 @@ impl Driver {
 
     /// Waits until all jobs have ended and all watchers have received the last line.
     async fn wait_until_finished(&mut self) {
-        let begun = Instant::now();
+        let started = Instant::now();
         loop {
             let totals = self.job_history.update().await;
             let mut listening = 0;
@@ -74,7 +74,7 @@ impl Driver {
             if totals.open == 0 && listening == 0 {
                 return;
             }
-            assert!(begun.elapsed() < FINISH_TIMEOUT, "{totals:?} and {listening} watchers are open after {FINISH_TIMEOUT:?}");
+            assert!(started.elapsed() < FINISH_TIMEOUT, "{totals:?} and {listening} watchers are open after {FINISH_TIMEOUT:?}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

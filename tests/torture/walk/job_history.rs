@@ -1,5 +1,5 @@
-//! Reads the jobs in the queue file repeatedly, and checks each change: only the holder of a lease may
-//! change a job, and progress never goes backwards.
+//! Reads the jobs in the queue file repeatedly, and checks each change: only the holder of a lease
+//! may change a job, and progress never goes backwards.
 
 use std::{collections::HashMap, path::Path};
 

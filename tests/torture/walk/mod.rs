@@ -1,9 +1,9 @@
-//! A random walk: services on one queue file are killed, stopped and frozen, and a further one joins
-//! and leaves, while clients submit, attach and are disconnected. In the end source, topics, queue
-//! file and logs must agree.
+//! A random walk: services on one queue file are killed, stopped and frozen, and a further one
+//! joins and leaves, while clients submit, attach and are disconnected. In the end source, topics,
+//! queue file and logs must agree.
 //!
-//! All choices come from one seed and none depends on time, so TORTURE_SEED repeats the same actions
-//! (but not their timing).
+//! All choices come from one seed and none depends on time, so TORTURE_SEED repeats the same
+//! actions (but not their timing).
 
 mod driver;
 mod final_checks;
