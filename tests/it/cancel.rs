@@ -1,4 +1,4 @@
-//! Cancelling a task: it ends, says so, and no more of it is published.
+//! Cancelling a task: it ends, its log says so, and no more rows are published.
 
 use std::sync::Arc;
 
@@ -17,9 +17,9 @@ async fn cancel(client: &mut Client, task: &str) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_task_ends_and_its_watchers_hear_it() {
+async fn a_running_task_ends_and_its_watchers_receive_the_end() {
     let app = TestApp::start_with(TestStore::empty().await, |overrides| {
-        // Slow enough to be cancelled on the way.
+        // Slow enough to be cancelled while it runs.
         overrides
             .set(&["iota", "page_rows"], 100)
             .set(&["kafka", "in_flight_bytes"], 65_536)
@@ -31,25 +31,25 @@ async fn a_running_task_ends_and_its_watchers_hear_it() {
     let task = watcher.submit(&Client::request(thing, &[device], &app.topic.name)).await;
     let mut log = watcher.until(|line| message(line).starts_with("iota data published(")).await;
     let reply = cancel(&mut canceller, &task).await.remove(0);
-    // Its running job is still to report; the last line says when nothing more comes.
+    // The running job reports later; nothing follows the last line.
     assert_eq!((message(&reply), &reply["payload"]["state"]), ("task cancelled.", &json!("running")), "{reply}");
     log.extend(watcher.log().await);
     assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
     let last = log.last().unwrap();
     assert_eq!(last["payload"]["state"], "cancelled", "{last}");
     assert!(message(last).contains("1 device cancelled"), "{last}");
-    // The worker stops: other work has its place.
+    // The worker has stopped, and its slot is free.
     let other = Uuid::new_v4();
     app.store.add_device(thing, other, "b").await;
     watcher.submit(&Client::request(thing, &[other], &app.topic.name)).await;
     assert_eq!(watcher.log().await.last().unwrap()["payload"]["state"], "succeeded");
-    assert!(app.topic.read_device(device).await.len() < 50_000, "it went on to the end");
+    assert!(app.topic.read_device(device).await.len() < 50_000, "all rows were published");
     app.stop().await;
 }
 
 /// The rows that a task's last line counts as published.
 fn published(last: &Value) -> usize {
-    let (_, rest) = message(last).split_once("device").and_then(|(_, rest)| rest.split_once(", ")).expect("no sums");
+    let (_, rest) = message(last).split_once("device").and_then(|(_, rest)| rest.split_once(", ")).expect("no totals");
     rest.split_once(' ').unwrap().0.parse().unwrap()
 }
 
@@ -70,7 +70,7 @@ async fn after_the_last_line_nothing_arrives_and_its_counts_are_exact() {
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
     client.until(|line| message(line).starts_with("iota data published(")).await;
-    // The answer comes between log lines.
+    // The reply arrives between log lines.
     client.send(&json!({"token": TOKEN, "taskId": task, "cancel": true})).await;
     let log = client.until(is_end).await;
     let last = log.last().unwrap();
@@ -95,20 +95,20 @@ async fn another_service_on_the_queue_stops_its_jobs_too() {
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
     client.until(|line| message(line).starts_with("iota data published(")).await;
-    // As another service would: through its own handle on the file.
+    // As another service does: through a separate handle to the file.
     let other = app.queue().await;
     let cancelled = other.cancel(TaskId(task.parse().unwrap())).await.unwrap().unwrap();
     assert_eq!((cancelled.task.state, cancelled.already_finished), (TaskState::Running, false));
     let log = client.log().await;
     assert_eq!(log.last().unwrap()["payload"]["state"], "cancelled");
-    assert!(app.topic.read_device(device).await.len() < 50_000, "it went on to the end");
+    assert!(app.topic.read_device(device).await.len() < 50_000, "all rows were published");
     other.close().await;
     app.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_kafka_does_not_answer_a_cancel_ends_and_what_was_not_sent_never_arrives() {
-    // Only the broker in the process can lose the leaders of its partitions.
+    // Only the embedded broker can lose the leaders of its partitions.
     let broker = Arc::new(EmbeddedBroker::start_beside_a_dead_one().await.unwrap());
     let topic = TestBroker::Embedded(Arc::clone(&broker)).topic().await;
     let app = TestApp::start_on(Arc::new(tempfile::tempdir().unwrap()), TestStore::empty().await, topic, |_| {}).await;
@@ -119,7 +119,7 @@ async fn while_kafka_does_not_answer_a_cancel_ends_and_what_was_not_sent_never_a
         }
     };
     let mut client = app.client().await;
-    // The topic is known, and then it is away.
+    // The topic becomes unavailable after it was looked up.
     let known = app.store.add_device_with_rows(thing, 10_000, 3).await;
     client.submit(&Client::request(thing, &[known], &app.topic.name)).await;
     client.log().await;
@@ -131,9 +131,9 @@ async fn while_kafka_does_not_answer_a_cancel_ends_and_what_was_not_sent_never_a
     let last = log.last().unwrap();
     assert_eq!(last["payload"]["state"], "cancelled", "{last}");
     assert_eq!(published(last), 0, "{last}");
-    assert!(!log.iter().any(|line| line["res"] == "error"), "nobody did anything wrong: {log:#?}");
+    assert!(!log.iter().any(|line| line["res"] == "error"), "unexpected errors: {log:#?}");
     leaders(true).await;
-    // Rows that come after them in their partition arrive, and they do not.
+    // Later rows in their partition arrive, the dropped rows do not.
     let after = client.submit(&Client::request(thing, &[known], &app.topic.name)).await;
     assert_eq!(client.log().await.last().unwrap()["payload"]["state"], "succeeded");
     let found = app.topic.read().await;
@@ -143,7 +143,7 @@ async fn while_kafka_does_not_answer_a_cancel_ends_and_what_was_not_sent_never_a
 }
 
 #[tokio::test]
-async fn one_that_has_ended_stays_as_it_is() {
+async fn a_finished_task_is_not_changed() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, device) = app.store.add_rows(3).await;
     let mut client = app.client().await;

@@ -16,10 +16,10 @@ async fn check_ends_soon_when_nothing_listens_and_says_what_the_system_says() {
     // A port that was free a moment ago.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let (url, brokers) = (format!("postgres://iota@127.0.0.1:{port}/iota"), format!("127.0.0.1:{port}"));
-    let begun = Instant::now();
+    let started = Instant::now();
     let (well, printed) =
         check(&[("DATA_PATCH_QUEUE_URL", &queue), ("DATA_PATCH_IOTA_URL", &url), ("DATA_PATCH_KAFKA_BROKERS", &brokers)]).await;
-    assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(5), "it took {:?}", started.elapsed());
     assert!(!well);
     assert_eq!(printed.matches("Connection refused (os error 111)").count(), 2, "{printed}");
 }
@@ -43,8 +43,8 @@ async fn check_tries_what_a_job_does() {
     let (well, printed) = check(&variables).await;
     assert!(well, "{printed}");
     let reading = format!("a reading of device {device}, key 1 at 2019-01-11T13:03:00+00:00");
-    for said in [format!("a device  {device} 应变计").as_str(), &reading] {
-        assert!(printed.contains(said), "{said}: {printed}");
+    for expected in [format!("a device  {device} 应变计").as_str(), &reading] {
+        assert!(printed.contains(expected), "{expected}: {printed}");
     }
     if !store.is_postgres() {
         return;

@@ -1,4 +1,4 @@
-//! The commands, as a shell uses them.
+//! The commands, run as by a shell.
 
 use std::{fs::File, process::Stdio};
 
@@ -12,24 +12,24 @@ use crate::support::{PATIENCE, eventually, program};
 
 const DEMO: [&str; 3] = ["demo", "--listen", "127.0.0.1:0"];
 
-/// As `data-patch … | head -1`: what it says on standard error, and its exit code.
+/// Runs `data-patch … | head -1`; returns standard error and the exit code.
 async fn read_one_line_of(args: &[&str]) -> (String, Option<i32>) {
     let mut child = program().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
-    tokio::time::timeout(PATIENCE, out.read_line(&mut line)).await.expect("it says nothing").unwrap();
+    tokio::time::timeout(PATIENCE, out.read_line(&mut line)).await.expect("it prints nothing").unwrap();
     drop(out);
-    let mut said = String::new();
+    let mut stderr_text = String::new();
     let mut stderr = child.stderr.take().unwrap();
     let ended = async {
-        stderr.read_to_string(&mut said).await.unwrap();
+        stderr.read_to_string(&mut stderr_text).await.unwrap();
         child.wait().await.unwrap().code()
     };
-    let code = tokio::time::timeout(PATIENCE, ended).await.expect("it goes on with nobody reading");
-    (said, code)
+    let code = tokio::time::timeout(PATIENCE, ended).await.expect("it runs on without a reader");
+    (stderr_text, code)
 }
 
-/// Where a WebSocket URL leads to.
+/// The host and port of a WebSocket URL.
 fn address(text: &str) -> String {
     text.split_once("ws://").unwrap().1.split('/').next().unwrap().to_owned()
 }
@@ -45,7 +45,7 @@ async fn the_demo_proves_that_every_row_arrived_although_the_service_was_killed(
     let output = tokio::time::timeout(PATIENCE * 2, ended).await.expect("it does not end").unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(0), String::new()), "{printed}");
-    for said in [
+    for expected in [
         "静力水准仪06 has 178 rows to publish",
         "published(178 / 178)",
         "1337 of 1337 rows are in the topic; 7 of 7 devices",
@@ -55,10 +55,10 @@ async fn the_demo_proves_that_every_row_arrived_although_the_service_was_killed(
         "11 of 11 devices, 4416 rows published, 3 quarantined",
         "4416 of 4416 rows are in the topic; 11 of 11 devices",
     ] {
-        assert!(printed.contains(said), "{said}: {printed}");
+        assert!(printed.contains(expected), "{expected}: {printed}");
     }
     let escape = '\u{1b}';
-    assert!(!printed.contains(escape), "no colours and no bars where there is no terminal: {printed}");
+    assert!(!printed.contains(escape), "no colours and no bars without a terminal: {printed}");
 }
 
 #[tokio::test]
@@ -67,34 +67,34 @@ async fn the_service_of_a_demo_that_is_killed_ends_too() {
     let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
     let listens = async {
         loop {
-            let line = lines.next_line().await.unwrap().expect("it names its service");
+            let line = lines.next_line().await.unwrap().expect("it prints the service's URL");
             if line.contains("ws://") {
                 return address(&line);
             }
         }
     };
-    let address = tokio::time::timeout(PATIENCE, listens).await.expect("it says nothing");
+    let address = tokio::time::timeout(PATIENCE, listens).await.expect("it prints nothing");
     TcpStream::connect(&address).await.expect("the service listens");
     demo.kill().await.unwrap();
     eventually("the service ends", async || TcpStream::connect(&address).await.is_err()).await;
 }
 
-/// Reads until something was said; returns all of it.
+/// Reads until `text` was printed; returns all output.
 async fn read_until(terminal: &mut tokio::fs::File, text: &str) -> String {
-    let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+    let (mut output, mut buffer) = (Vec::new(), [0; 4096]);
     let reading = async {
         loop {
             let read = terminal.read(&mut buffer).await.expect("it has ended");
-            said.extend_from_slice(&buffer[..read]);
-            if String::from_utf8_lossy(&said).contains(text) {
+            output.extend_from_slice(&buffer[..read]);
+            if String::from_utf8_lossy(&output).contains(text) {
                 return;
             }
         }
     };
     let found = tokio::time::timeout(PATIENCE, reading).await;
-    let said = String::from_utf8_lossy(&said).into_owned();
-    assert!(found.is_ok(), "{text} is not said: {said}");
-    said
+    let output = String::from_utf8_lossy(&output).into_owned();
+    assert!(found.is_ok(), "{text} is not printed: {output}");
+    output
 }
 
 #[tokio::test]
@@ -107,16 +107,16 @@ async fn on_a_terminal_the_demo_has_bars_and_a_table_and_ctrl_c_ends_it() {
     let mut demo =
         program().args(DEMO).env("TERM", "xterm-256color").stdout(side.try_clone().unwrap()).stderr(side).spawn().unwrap();
     let mut terminal = tokio::fs::File::from_std(File::from(terminal));
-    let said = read_until(&mut terminal, "1337 of 1337 rows are in the topic").await;
+    let output = read_until(&mut terminal, "1337 of 1337 rows are in the topic").await;
     for shown in ["静力水准仪06", "━━━", "178 of 178", "read back from the topic"] {
-        assert!(said.contains(shown), "{shown}: {said}");
+        assert!(output.contains(shown), "{shown}: {output}");
     }
-    assert!(!said.contains("rows to publish"), "no log lines beside the bars: {said}");
-    // It goes on drawing until it is stopped, and would wait for whoever reads the terminal.
+    assert!(!output.contains("rows to publish"), "no log lines beside the bars: {output}");
+    // It draws until it is stopped, and would block if the terminal were not read.
     tokio::spawn(async move { tokio::io::copy(&mut terminal, &mut tokio::io::sink()).await });
     let pid = demo.id().unwrap().to_string();
     assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    let status = tokio::time::timeout(PATIENCE, demo.wait()).await.expect("it goes on").unwrap();
+    let status = tokio::time::timeout(PATIENCE, demo.wait()).await.expect("it does not end").unwrap();
     assert_eq!(status.code(), Some(1), "not every row has arrived");
-    eventually("the service ends", async || TcpStream::connect(address(&said)).await.is_err()).await;
+    eventually("the service ends", async || TcpStream::connect(address(&output)).await.is_err()).await;
 }

@@ -22,7 +22,7 @@ async fn what_stops_the_start_is_named() {
     std::fs::write(&damaged, "no database at all, but long enough".repeat(100)).unwrap();
     let damaged = format!("sqlite://{}", damaged.display());
     let listen = ("DATA_PATCH_SERVER_LISTEN", "127.0.0.1:0");
-    for (args, variables, said) in [
+    for (args, variables, expected) in [
         (vec!["serve"], vec![], "no token: start with --token"),
         (vec!["serve", "--token", ""], vec![], "the token is empty"),
         (vec!["serve", "--config", file.to_str().unwrap()], vec![("DATA_PATCH_TOKEN", "x")], "did you mean worker.concurrency?"),
@@ -35,7 +35,7 @@ async fn what_stops_the_start_is_named() {
     ] {
         let (code, printed) = run(&args, &variables).await;
         assert_eq!(code, 1, "{args:?}: {printed}");
-        assert!(printed.contains(said), "{args:?}: {printed}");
+        assert!(printed.contains(expected), "{args:?}: {printed}");
     }
 }
 
@@ -63,14 +63,14 @@ async fn check_tells_what_it_found_and_what_is_wrong() {
     ];
     let (code, printed) = run(&["check"], &variables).await;
     assert_eq!(code, 0, "{printed}");
-    for said in ["ok     queue", "ok     IoTA source", "\"raw_data\": key \"id\" (Integer)", "ok     Kafka", "all is well"] {
-        assert!(printed.contains(said), "{said}: {printed}");
+    for expected in ["ok     queue", "ok     IoTA source", "\"raw_data\": key \"id\" (Integer)", "ok     Kafka", "all is well"] {
+        assert!(printed.contains(expected), "{expected}: {printed}");
     }
     variables.extend([("DATA_PATCH_IOTA_RAW_TABLE", "readings"), ("DATA_PATCH_KAFKA_DEFAULT_TOPIC", "nowhere")]);
     let (code, printed) = run(&["check"], &variables).await;
     assert_eq!(code, 1, "{printed}");
-    for said in ["WRONG  IoTA source", "there is no table \"readings\"", "topic nowhere does not exist", "2 of 3 parts"] {
-        assert!(printed.contains(said), "{said}: {printed}");
+    for expected in ["WRONG  IoTA source", "there is no table \"readings\"", "topic nowhere does not exist", "2 of 3 parts"] {
+        assert!(printed.contains(expected), "{expected}: {printed}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Connections: kept alive, let go, counted, and closed at shutdown.
+//! Connections: kept alive, closed when idle or dead, counted, and closed at shutdown.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio_tungstenite::{
 use crate::support::{Client, PATIENCE, TOKEN, TestApp, TestStore, eventually};
 
 #[tokio::test]
-async fn a_ping_comes_again_and_again() {
+async fn pings_are_repeated() {
     let app = TestApp::start_with(TestStore::empty().await, |overrides| {
         overrides.set(&["server", "ping_seconds"], 1);
     })
@@ -26,7 +26,7 @@ async fn a_ping_comes_again_and_again() {
 }
 
 #[tokio::test]
-async fn a_peer_that_answers_no_ping_is_let_go() {
+async fn a_peer_that_answers_no_ping_is_disconnected() {
     let app = TestApp::start_with(TestStore::empty().await, |overrides| {
         overrides.set(&["server", "ping_seconds"], 1);
     })
@@ -36,7 +36,7 @@ async fn a_peer_that_answers_no_ping_is_let_go() {
                    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     stream.write_all(upgrade.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it was not let go").unwrap();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it was not disconnected").unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 101"));
     app.stop().await;
 }
@@ -52,14 +52,14 @@ async fn an_idle_connection_is_closed_with_1000() {
 }
 
 #[tokio::test]
-async fn there_is_a_limit_of_connections_and_a_place_comes_free() {
+async fn connections_are_limited_and_closed_ones_are_not_counted() {
     let app = TestApp::start_with(TestStore::empty().await, |overrides| {
         overrides.set(&["server", "max_connections"], 2);
     })
     .await;
     let (mut first, mut second) = (app.client().await, app.client().await);
     for client in [&mut first, &mut second] {
-        // Only who has sent the right token keeps its place when others come.
+        // Only connections with the right token are kept when others arrive.
         client.attach(&uuid::Uuid::new_v4().to_string(), 0).await;
     }
     match tokio_tungstenite::connect_async(&app.url).await {
@@ -75,7 +75,7 @@ async fn there_is_a_limit_of_connections_and_a_place_comes_free() {
 async fn a_shutdown_closes_with_1001_and_a_hint() {
     let app = TestApp::start(TestStore::empty().await).await;
     let mut client = app.client().await;
-    app.begin_to_stop();
+    app.request_stop();
     match client.next_frame().await {
         Some(Message::Close(Some(frame))) => {
             assert_eq!(u16::from(frame.code), 1001);
@@ -83,13 +83,13 @@ async fn a_shutdown_closes_with_1001_and_a_hint() {
         }
         other => panic!("not closed: {other:?}"),
     }
-    let begun = std::time::Instant::now();
+    let started = std::time::Instant::now();
     app.stop().await;
-    assert!(begun.elapsed() < Duration::from_secs(15), "it waits for nothing");
+    assert!(started.elapsed() < Duration::from_secs(15), "it waits although nothing is running");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_that_are_cut_off_are_forgotten() {
+async fn aborted_connections_are_removed() {
     let app = TestApp::start_with(TestStore::empty().await, |overrides| {
         overrides.set(&["worker", "progress_log_interval_ms"], 50);
     })
@@ -99,7 +99,7 @@ async fn clients_that_are_cut_off_are_forgotten() {
     let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
     for _ in 0..40 {
         let mut cut = app.client().await;
-        // The log over and over, so that the service is writing when it is cut.
+        // The log many times, so that the service is writing when the connection is aborted.
         for _ in 0..20 {
             cut.send(&serde_json::json!({"token": TOKEN, "taskId": task, "after": 0})).await;
         }
@@ -107,7 +107,7 @@ async fn clients_that_are_cut_off_are_forgotten() {
         stream.set_zero_linger().unwrap();
     }
     drop(client);
-    eventually("all are gone", || async {
+    eventually("all are removed", || async {
         let (_, metrics) = app.get("/metrics").await;
         metrics.contains("data_patch_connections 0\n") && metrics.contains("data_patch_log_subscriptions 0\n")
     })
@@ -116,7 +116,7 @@ async fn clients_that_are_cut_off_are_forgotten() {
 }
 
 #[tokio::test]
-async fn operators_can_ask() {
+async fn the_operators_endpoints() {
     let app = TestApp::start(TestStore::empty().await).await;
     assert_eq!(app.get("/healthz").await, (200, "ok\n".to_owned()));
     assert_eq!(app.get("/readyz").await, (200, r#"{"queue":"ok","source":"ok","kafka":"ok"}"#.to_owned()));

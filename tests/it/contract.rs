@@ -155,8 +155,8 @@ async fn a_range_the_wrong_way_round_is_told_as_it_was_written() {
     let mut client = app.client().await;
     client.send(&request).await;
     let reply = client.next().await;
-    let said = "from is after to (\"2019-01-16T00:00:00+0800\" > \"2019-01-15 14:30:00\")";
-    assert!(message(&reply).starts_with(said), "{reply}");
+    let expected = "from is after to (\"2019-01-16T00:00:00+0800\" > \"2019-01-15 14:30:00\")";
+    assert!(message(&reply).starts_with(expected), "{reply}");
     app.stop().await;
 }
 

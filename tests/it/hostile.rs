@@ -11,10 +11,10 @@ use crate::support::{TestApp, TestStore, message};
 /// Attaches with a wrong token; returns how long the answer took.
 async fn guess(app: &TestApp) -> Duration {
     let mut client = app.client().await;
-    let begun = Instant::now();
+    let started = Instant::now();
     client.send(&json!({"token": "guess", "taskId": Uuid::new_v4()})).await;
     assert!(message(&client.next().await).starts_with("token is wrong"));
-    let took = begun.elapsed();
+    let took = started.elapsed();
     assert_eq!(client.close_code().await, Some(1008));
     took
 }
@@ -27,8 +27,8 @@ async fn wrong_tokens_wait_longer_and_longer_and_the_right_one_does_not() {
     let longest = guesses.into_iter().max().unwrap();
     assert!(longest >= Duration::from_secs(5), "{longest:?}");
     // The same address, and now a wrong one would wait for five seconds.
-    let begun = Instant::now();
+    let started = Instant::now();
     app.publish(thing, &[device]).await;
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     app.stop().await;
 }

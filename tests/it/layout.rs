@@ -30,7 +30,7 @@ async fn a_document_whose_type_changes_meanwhile_is_read_by_its_new_type() {
         let store = open(&test, |_| {});
         assert_eq!(docs(&store, all_of(device)).await.unwrap(), test.docs(device).await);
         test.execute(&format!("ALTER TABLE raw_data ALTER doc TYPE {after} USING doc::text::{after}")).await;
-        // Who had begun with the old one is told, and may begin again.
+        // Who had started with the old one is told, and may begin again.
         match docs(&store, all_of(device)).await {
             Ok(_) => {}
             Err(error) => assert!(error.is_retryable() && matches!(error, SourceError::Changed(_)), "{error}"),
@@ -98,10 +98,10 @@ async fn children_that_inherit_are_not_covered_by_their_parents_unique_index() {
     let (_, device) = test.add_rows(1).await;
     test.execute("CREATE TABLE raw_2020 () INHERITS (raw_data)").await;
     let refused = open(&test, |_| {}).mapping().await.unwrap_err();
-    let said = refused.to_string();
+    let text = refused.to_string();
     assert!(
-        matches!(refused, SourceError::Mapping(_)) && said.contains("raw_2020") && said.contains("assume_unique_row_key"),
-        "{said}"
+        matches!(refused, SourceError::Mapping(_)) && text.contains("raw_2020") && text.contains("assume_unique_row_key"),
+        "{text}"
     );
     let trusted = open(&test, |overrides| {
         overrides.set(&["iota", "assume_unique_row_key"], true);
@@ -177,8 +177,8 @@ async fn the_hour_that_comes_twice_in_autumn_is_read_both_times() {
         let store = store.clone();
         async move { store.mapping().await.unwrap().ambiguity_note(from, to) }
     };
-    let said = doubt("2024-10-27T00:50:00Z", "2024-10-28T00:00:00Z").await.unwrap();
-    assert!(said.contains("from 2024-10-27 02:00:00 to 03:00:00 exist twice in Europe/Berlin"), "{said}");
+    let text = doubt("2024-10-27T00:50:00Z", "2024-10-28T00:00:00Z").await.unwrap();
+    assert!(text.contains("from 2024-10-27 02:00:00 to 03:00:00 exist twice in Europe/Berlin"), "{text}");
     assert!(doubt("2024-10-28T00:00:00Z", "2024-10-29T00:00:00Z").await.is_none());
 }
 

@@ -37,7 +37,7 @@ async fn no_statement_stays_open_when_nobody_takes_the_rows() {
         "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%{device}%' AND pid <> pg_backend_pid()
          AND (state <> 'idle' OR backend_xmin IS NOT NULL)"
     );
-    // The second page is begun when the first is nearly taken, which nobody does here.
+    // The second page is started when the first is nearly taken, which nobody does here.
     let deadline = Instant::now() + Duration::from_secs(10);
     while number(&mut connection, &open).await > 0 {
         assert!(Instant::now() < deadline, "a statement is open, and waits for who takes the rows");

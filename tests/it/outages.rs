@@ -1,4 +1,5 @@
-//! What is away keeps nobody else waiting; what nobody knows is tried a few times and then fails with its own text.
+//! An outage of one topic does not delay others; an unknown error is retried a few times, and then
+//! fails the device with its text.
 
 use std::sync::Arc;
 
@@ -7,14 +8,14 @@ use data_patch::sink::kafka::EmbeddedBroker;
 use crate::support::{Client, TestApp, TestBroker, TestStore, message};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_is_away_slows_no_other() {
-    // Only the broker in the process can lose the leaders of its partitions.
+async fn an_unavailable_topic_slows_no_other() {
+    // Only the embedded broker can lose the leaders of its partitions.
     let broker = Arc::new(EmbeddedBroker::start_beside_a_dead_one().await.unwrap());
     let shared = TestBroker::Embedded(Arc::clone(&broker));
     let (sick, healthy) = (shared.topic().await, shared.topic().await);
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let app = TestApp::start_on(folder, TestStore::empty().await, healthy, |overrides| {
-        // Fewer slots, and fewer bytes in flight, than the sick topic's devices could take.
+        // Fewer slots, and fewer bytes in flight, than the devices of the unavailable topic could use.
         overrides.set(&["worker", "concurrency"], 4).set(&["kafka", "in_flight_bytes"], 1 << 20);
     })
     .await;
@@ -28,7 +29,7 @@ async fn a_topic_that_is_away_slows_no_other() {
     }
     let mut client = app.client().await;
     let waiting = client.submit(&Client::request(thing, &devices, &sick.name)).await;
-    // All slots have a device of the sick topic that waits for its acknowledgements.
+    // All slots have a device of the unavailable topic that waits for acknowledgements.
     client.until(|line| message(line).contains("rows to publish")).await;
     let mut other = app.client().await;
     other.submit(&Client::request(thing, &devices, &app.topic.name)).await;
@@ -47,7 +48,7 @@ async fn a_topic_that_is_away_slows_no_other() {
 }
 
 #[tokio::test]
-async fn an_error_that_nobody_knows_fails_after_a_few_tries_with_its_own_text() {
+async fn an_unknown_error_fails_after_some_retries_with_its_text() {
     let store = TestStore::empty().await;
     if !store.is_postgres() {
         println!("NOT RUN: only PostgreSQL has errors of one's own");

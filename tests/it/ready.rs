@@ -1,4 +1,4 @@
-//! `/readyz`: whether the queue can be written, and how long an answer takes.
+//! `/readyz`: whether the queue is writable, and how long a response takes.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +8,13 @@ use crate::support::{PATIENCE, TestApp, TestStore, eventually};
 #[cfg(feature = "failpoints")]
 use crate::support::{Process, TestBroker};
 
-/// The queue's file, opened by another program.
+/// Opens the queue's file as another program does.
 async fn raw(app: &TestApp) -> SqliteConnection {
     let options = SqliteConnectOptions::new().filename(app.folder.path().join("queue.db"));
     SqliteConnection::connect_with(&options).await.unwrap()
 }
 
-/// What is said of the queue once it is not ready.
+/// Waits until the service is not ready; returns the state of the queue.
 async fn queue_text(app: &TestApp) -> String {
     eventually("it is not ready", || async { app.get("/readyz").await.0 == 503 }).await;
     let (_, body) = app.get("/readyz").await;
@@ -23,7 +23,7 @@ async fn queue_text(app: &TestApp) -> String {
 }
 
 #[tokio::test]
-async fn a_queue_file_that_was_removed_is_told() {
+async fn a_removed_queue_file_is_reported() {
     let app = TestApp::start(TestStore::empty().await).await;
     std::fs::remove_file(app.folder.path().join("queue.db")).unwrap();
     let text = queue_text(&app).await;
@@ -32,7 +32,7 @@ async fn a_queue_file_that_was_removed_is_told() {
 }
 
 #[tokio::test]
-async fn a_queue_file_that_was_replaced_is_told() {
+async fn a_replaced_queue_file_is_reported() {
     let app = TestApp::start(TestStore::empty().await).await;
     let path = app.folder.path().join("queue.db");
     std::fs::copy(&path, path.with_extension("copy")).unwrap();
@@ -43,14 +43,14 @@ async fn a_queue_file_that_was_replaced_is_told() {
 }
 
 #[tokio::test]
-async fn a_queue_that_can_not_be_written_is_told_and_nobody_waits_for_it() {
+async fn a_queue_that_is_not_writable_is_reported_without_delay() {
     let app = TestApp::start(TestStore::empty().await).await;
     assert_eq!(app.get("/readyz").await.0, 200);
     let mut other = raw(&app).await;
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
     let (mut slowest, locked) = (Duration::ZERO, Instant::now());
     let text = loop {
-        assert!(locked.elapsed() < PATIENCE, "it says that it is ready");
+        assert!(locked.elapsed() < PATIENCE, "it still reports that it is ready");
         let asked = Instant::now();
         let (status, body) = app.get("/readyz").await;
         slowest = slowest.max(asked.elapsed());
@@ -59,7 +59,7 @@ async fn a_queue_that_can_not_be_written_is_told_and_nobody_waits_for_it() {
         }
     };
     assert!(text.contains("locked") || text.contains("no answer"), "{text}");
-    // A second is promised; the rest is for a busy machine.
+    // The limit is one second, plus an allowance for a busy machine.
     assert!(slowest < Duration::from_secs(3), "an answer took {slowest:?}");
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     eventually("it is ready again", || async { app.get("/readyz").await.0 == 200 }).await;
@@ -67,7 +67,7 @@ async fn a_queue_that_can_not_be_written_is_told_and_nobody_waits_for_it() {
 }
 
 #[tokio::test]
-async fn the_queue_is_written_once_a_second_however_many_ask() {
+async fn the_queue_is_written_once_a_second_for_any_number_of_requests() {
     let app = TestApp::start(TestStore::empty().await).await;
     let began = Instant::now();
     let asked = futures_util::future::join_all((0..50).map(|_| app.get("/readyz"))).await;

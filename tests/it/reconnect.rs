@@ -1,4 +1,4 @@
-//! Coming back by task id: every line once, in order, with no seam.
+//! Attaching by task id: each line once, in order, without a gap.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::support::{Client, TestApp, TestBroker, TestStore, is_end, message, seqs};
 
 #[tokio::test]
-async fn an_ended_task_is_told_from_any_line_on() {
+async fn the_log_of_a_finished_task_is_sent_from_any_line() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, devices) = app.store.add_devices_of_one_row(5).await;
     let mut client = app.client().await;
@@ -19,7 +19,7 @@ async fn an_ended_task_is_told_from_any_line_on() {
         assert_eq!(client.log().await, log[after as usize..]);
     }
     let reply = client.attach(&task, log.len() as u64).await;
-    assert_eq!(message(&reply), "task attached.", "nothing follows, and that is no error");
+    assert_eq!(message(&reply), "task attached.", "attaching after the last line is allowed");
     app.stop().await;
 }
 
@@ -41,14 +41,14 @@ async fn after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_watcher_that_is_cut_off_again_and_again_has_each_line_once() {
+async fn a_watcher_that_reconnects_repeatedly_has_each_line_once() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, devices) = app.store.add_devices_of_one_row(150).await;
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
     let mut lines: Vec<Value> = Vec::new();
     for round in 1..=10 {
-        // The lines of a connection that is cut are those that came before.
+        // The lines received before the connection was aborted count.
         while lines.len() < round * 20 {
             lines.push(client.next().await);
         }
@@ -65,7 +65,7 @@ async fn a_watcher_that_is_cut_off_again_and_again_has_each_line_once() {
 }
 
 #[tokio::test]
-async fn attaching_again_on_the_same_connection_begins_anew() {
+async fn attaching_again_on_the_same_connection_restarts_the_log() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, devices) = app.store.add_devices_of_one_row(60).await;
     let mut client = app.client().await;
@@ -78,7 +78,7 @@ async fn attaching_again_on_the_same_connection_begins_anew() {
 }
 
 #[tokio::test]
-async fn two_services_on_one_queue_tell_of_each_others_lines() {
+async fn two_services_on_one_queue_send_each_others_lines() {
     let (folder, store, topic) =
         (Arc::new(tempfile::tempdir().unwrap()), TestStore::empty().await, TestBroker::start().await.topic().await);
     let one = TestApp::start_on(Arc::clone(&folder), store.clone(), topic.clone(), |_| {}).await;

@@ -1,4 +1,4 @@
-//! Bad input: a clear error that names what is wrong, nothing created, and the connection stays up.
+//! Invalid input: the error names the problem, nothing is created, and the connection stays open.
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
@@ -6,17 +6,17 @@ use uuid::Uuid;
 
 use crate::support::{Client, TestApp, TestStore, message};
 
-/// Sends a text and holds the answer against what it should say; the connection must go on working.
-async fn refused(client: &mut Client, text: &str, said: &str) {
+/// Sends a text and checks the error; the connection must stay usable.
+async fn refused(client: &mut Client, text: &str, expected: &str) {
     client.send_text(text).await;
     let reply = client.next().await;
     assert_eq!((&reply["type"], &reply["res"]), (&json!("theme-data"), &json!("error")), "{text}: {reply}");
     assert!(reply["erorr"].as_str().unwrap().starts_with("error message: "), "{reply}");
-    assert!(message(&reply).contains(said), "{text}: {reply}");
+    assert!(message(&reply).contains(expected), "{text}: {reply}");
 }
 
 #[tokio::test]
-async fn each_is_told_and_creates_nothing() {
+async fn each_is_reported_and_creates_nothing() {
     let app = TestApp::start_with(TestStore::empty().await, |overrides| {
         overrides.set(&["server", "max_devices"], 2);
     })
@@ -54,13 +54,13 @@ async fn each_is_told_and_creates_nothing() {
     app.stop().await;
 }
 
-/// A typo must not publish to the wrong topic, nor a wish to try something publish at all.
+/// A typo must not publish to the wrong topic, and a dry run must not publish anything.
 #[tokio::test]
 async fn an_unknown_field_is_refused_by_name_and_nothing_is_published() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, device) = app.store.add_rows(1).await;
     let mut client = app.client().await;
-    for (field, value, said) in [
+    for (field, value, expected) in [
         ("topics", json!("savoir_data"), "`topics` is not known here; did you mean `topic`?"),
         ("dryRun", json!(true), "`dryRun` is not known here"),
         ("Cancel", json!(true), "`Cancel` is not known here"),
@@ -71,7 +71,7 @@ async fn an_unknown_field_is_refused_by_name_and_nothing_is_published() {
         client.send(&request).await;
         let reply = client.next().await;
         assert_eq!((&reply["res"], &reply["payload"]["code"]), (&json!("error"), &json!("unknown_field")), "{reply}");
-        assert!(message(&reply).starts_with(said), "{reply}");
+        assert!(message(&reply).starts_with(expected), "{reply}");
     }
     assert_eq!(app.queue().await.backlog().await.unwrap().jobs, 0);
     app.stop().await;
@@ -131,7 +131,7 @@ async fn the_same_request_id_with_another_request_is_refused_with_the_fields_tha
         assert_eq!(reply["payload"]["code"], "request_id_conflict", "{reply}");
         assert!(message(&reply).contains(&format!("by task {task}, which differs in {fields};")), "{reply}");
     }
-    // The same moment, written in another way, is the same request.
+    // The same time in another format is the same request.
     request["from"] = json!("2019-01-11T13:03:00Z");
     client.send(&request).await;
     assert_eq!(message(&client.next().await), "task attached.");
@@ -149,7 +149,7 @@ async fn a_binary_frame_is_refused() {
 }
 
 #[tokio::test]
-async fn a_wrong_token_is_told_and_closes_with_1008() {
+async fn a_wrong_token_is_reported_and_closes_with_1008() {
     let app = TestApp::start(TestStore::empty().await).await;
     let mut client = app.client().await;
     refused(&mut client, &json!({"token": "12345", "taskId": Uuid::new_v4()}).to_string(), "token is wrong").await;
@@ -158,7 +158,7 @@ async fn a_wrong_token_is_told_and_closes_with_1008() {
 }
 
 #[tokio::test]
-async fn a_frame_over_the_limit_closes_with_1009_and_disturbs_nobody() {
+async fn a_frame_over_the_limit_closes_with_1009_and_affects_no_other() {
     let app = TestApp::start_with(TestStore::empty().await, |overrides| {
         overrides.set(&["server", "max_message_bytes"], 2_000);
     })
@@ -174,7 +174,7 @@ async fn a_frame_over_the_limit_closes_with_1009_and_disturbs_nobody() {
 }
 
 #[tokio::test]
-async fn after_beyond_the_end_is_told_with_the_end() {
+async fn after_beyond_the_end_is_reported_with_the_end() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, device) = app.store.add_rows(1).await;
     let mut client = app.client().await;

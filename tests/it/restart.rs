@@ -22,7 +22,7 @@ impl Site {
     }
 
     async fn serve(&self) -> Process {
-        // Small pages and little in flight make it slower, so that it can be killed on the way.
+        // Small pages and few bytes in flight make it slower, so that it can be killed on the way.
         let slow = [("DATA_PATCH_IOTA_PAGE_ROWS", "500"), ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "262144")];
         Process::serve(&self.folder, &self.store, &self.topic, &slow).await
     }

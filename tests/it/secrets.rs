@@ -18,7 +18,7 @@ async fn nor_does_it_where_the_url_hides_the_password_in_its_query() {
     tells_none(&format!("postgres://127.0.0.1:9/iota?user=reader&p%61ssword={PASSWORD}")).await;
 }
 
-/// A service whose store is at `url`, where nobody listens, so that what is said of the store is said again and again.
+/// A service whose source is not reachable at `url`, so that errors with the URL are logged.
 async fn tells_none(url: &str) {
     let (folder, topic) = (tempfile::tempdir().unwrap(), TestBroker::start().await.topic().await);
     let more = [
@@ -27,14 +27,14 @@ async fn tells_none(url: &str) {
         ("DATA_PATCH_IOTA_TIMEOUT_SECONDS", "1"),
     ];
     let process = Process::serve(&folder, &TestStore::empty().await, &topic, &more).await;
-    let mut heard = Vec::new();
+    let mut received = Vec::new();
     let mut client = Client::connect(&process.url).await;
     client.submit(&Client::request(Uuid::new_v4(), &[Uuid::new_v4()], &topic.name)).await;
-    heard.extend(client.until(|line| message(line).contains("source is unavailable")).await);
+    received.extend(client.until(|line| message(line).contains("source is unavailable")).await);
     client.send(&json!({"token": TOKEN, "taskId": "no id"})).await;
-    heard.extend(client.until(|line| message(line).contains("taskId")).await);
+    received.extend(client.until(|line| message(line).contains("taskId")).await);
     client.send(&json!({"token": GUESS, "taskId": Uuid::new_v4()})).await;
-    heard.extend(client.until(|line| message(line).contains("token is wrong")).await);
+    received.extend(client.until(|line| message(line).contains("token is wrong")).await);
     let address = process.address.to_string();
     let (_, metrics) = get(&address, "/metrics").await;
     let (status, readiness) = get(&address, "/readyz").await;
@@ -48,7 +48,7 @@ async fn tells_none(url: &str) {
     for secret in [TOKEN, PASSWORD, GUESS] {
         // A device's or task's id may hold the same digits as a short token; a word of it may not.
         let quoted = [format!("\"{secret}\""), format!("={secret}"), format!(":{secret}"), format!(" {secret}")];
-        let replies = format!("{heard:?}");
+        let replies = format!("{received:?}");
         let places = [("log", &*log), ("replies", &replies), ("queue", &queue), ("metrics", &metrics), ("readiness", &readiness)];
         for (place, text) in places {
             assert!(!quoted.iter().any(|secret| text.contains(secret)), "{secret} is in the {place}");

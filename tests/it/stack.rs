@@ -239,13 +239,13 @@ async fn what_the_services_script_prints_can_be_served() {
     }
     let up = tokio::process::Command::new(root().join("scripts/services")).arg("up").output();
     let up = tokio::time::timeout(PATIENCE, up).await.unwrap().unwrap();
-    let said = String::from_utf8(up.stdout).unwrap();
-    let (_, command) = said.split_once("To serve from it:").unwrap_or_else(|| panic!("no command: {said}"));
+    let output = String::from_utf8(up.stdout).unwrap();
+    let (_, command) = output.split_once("To serve from it:").unwrap_or_else(|| panic!("no command: {output}"));
     let variables =
         command.split_whitespace().filter_map(|word| word.split_once('=').filter(|(name, _)| name.starts_with("DATA_PATCH_")));
     let folder = tempfile::tempdir().unwrap();
     let check = program().arg("check").envs(variables).current_dir(folder.path()).output();
     let check = tokio::time::timeout(PATIENCE, check).await.unwrap().unwrap();
-    let said = String::from_utf8(check.stdout).unwrap();
-    assert!(check.status.success() && said.contains("all is well"), "{said}");
+    let output = String::from_utf8(check.stdout).unwrap();
+    assert!(check.status.success() && output.contains("all is well"), "{output}");
 }

@@ -111,8 +111,8 @@ async fn what_the_guard_holds_back_is_kept_counted_and_told() {
     let messages: Vec<_> = log.iter().map(message).collect();
     assert!(messages.iter().any(|line| line.ends_with("应变计 has 12 rows to publish")), "{messages:#?}");
     assert!(messages.contains(&format!("iota data published(6 / 12). device: {device}").as_str()), "{messages:#?}");
-    let held = messages.iter().find(|line| line.contains("6 rows quarantined")).unwrap();
-    for said in [
+    let quarantined = messages.iter().find(|line| line.contains("6 rows quarantined")).unwrap();
+    for expected in [
         "key 100 at 2019",
         "no document",
         "an array, not an object",
@@ -121,7 +121,7 @@ async fn what_the_guard_holds_back_is_kept_counted_and_told() {
         "`data` is a number",
         "`data.data` is an array",
     ] {
-        assert!(held.contains(said), "{said}: {held}");
+        assert!(quarantined.contains(expected), "{expected}: {quarantined}");
     }
     assert!(messages.last().unwrap().contains("6 rows published, 6 quarantined"), "{messages:#?}");
     assert_eq!(log.last().unwrap()["payload"]["state"], "succeeded");
@@ -163,7 +163,7 @@ async fn a_document_of_megabytes_goes_through_or_is_held_back() {
 
 #[tokio::test]
 async fn a_layout_that_does_not_fit_is_named() {
-    for (sql, option, value, said) in [
+    for (sql, option, value, expected) in [
         ("", "table", "readings", "there is no table \"readings\""),
         ("", "doc", "document", "has no column \"document\" (iota.raw.doc)"),
         ("ALTER TABLE raw_data ADD COLUMN size REAL", "time", "size", "column size is of type"),
@@ -175,7 +175,7 @@ async fn a_layout_that_does_not_fit_is_named() {
             overrides.set(&["iota", "raw", option], value);
         });
         let error = store.mapping().await.unwrap_err();
-        assert!(matches!(error, SourceError::Mapping(_)) && error.to_string().contains(said), "{error}");
+        assert!(matches!(error, SourceError::Mapping(_)) && error.to_string().contains(expected), "{error}");
     }
 }
 

@@ -147,7 +147,7 @@ async fn promtool_finds_nothing_to_say() {
     let app = a_busy_service().await;
     promtool.stdin.take().unwrap().write_all(metrics(&app).await.as_bytes()).unwrap();
     let output = promtool.wait_with_output().unwrap();
-    let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat();
-    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+    let printed = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    assert!(output.status.success() && printed.trim().is_empty(), "{printed}");
     app.stop().await;
 }

@@ -246,12 +246,12 @@ async fn the_right_token_always_gets_in_beside_wrong_ones_of_its_address() {
             }))
         })
         .collect();
-    let begun = std::time::Instant::now();
+    let started = std::time::Instant::now();
     for n in 0..100 {
         let (socket, _) = tokio_tungstenite::connect_async(&app.url).await.unwrap_or_else(|error| panic!("{n}: {error}"));
         authenticate(&mut Client { socket }).await;
     }
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     stop.cancel();
     for guesser in guessers {
         guesser.await.unwrap();

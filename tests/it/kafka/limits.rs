@@ -1,4 +1,4 @@
-//! The topic's size limit shrinks while a patch is on its way.
+//! The topic's size limit is lowered while a job runs.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::support::{
     PATIENCE, Reading, TestBroker, TestStore, TestTopic, config,
-    patch::{self, all_rows, new_flight},
+    replay::{self, all_rows, new_ack_tracker},
 };
 
 const ROWS: i64 = 16_000;
@@ -29,7 +29,7 @@ async fn set_limit(topic: &TestTopic, bytes: usize) {
     admin.alter_configs([&change], &AdminOptions::new().operation_timeout(Some(PATIENCE))).await.unwrap().remove(0).unwrap();
 }
 
-/// Lets the limit shrink before one row of all that go out.
+/// Lowers the limit before a certain row.
 struct Shrinking {
     topic: TestTopic,
     at: usize,
@@ -49,7 +49,7 @@ impl JobContext for Shrinking {
     }
 }
 
-/// A device whose rows fill several batches; one of them is larger than the limit will be.
+/// Adds a device whose rows fill several batches; one row is larger than the lowered limit.
 async fn add_device(store: &TestStore, thing: Uuid, number: i64) -> Uuid {
     let id = 1_000_000 * (number + 1);
     let device = store.add_device_with_rows(thing, id, ROWS).await;
@@ -61,31 +61,31 @@ async fn add_device(store: &TestStore, thing: Uuid, number: i64) -> Uuid {
 /// Whether the service's user may see the topic's settings.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Limit {
-    Told,
+    Visible,
     NotTold,
 }
 
-/// Works without compression, fills its batches, and knows the topic as it is now.
-async fn patcher(store: &TestStore, topic: &TestTopic, limit: Limit) -> (ReplayRunner, TempDir) {
+/// Works without compression and with full batches, and has the current settings in its cache.
+async fn replay_runner(store: &TestStore, topic: &TestTopic, limit: Limit) -> (ReplayRunner, TempDir) {
     let (folder, broker) = (tempfile::tempdir().unwrap(), &topic.broker);
     let config = config(&folder, store, broker, |overrides| {
         let properties = [("compression.type".to_owned(), "none".into()), ("linger.ms".to_owned(), 500.into())];
         overrides.set(&["kafka", "properties"], toml::Table::from_iter(properties));
     });
     let kafka = match limit {
-        Limit::Told => Kafka::new(&config.kafka, broker.brokers()),
+        Limit::Visible => Kafka::new(&config.kafka, broker.brokers()),
         Limit::NotTold => Kafka::without_topic_settings(&config.kafka, broker.brokers()),
     }
     .unwrap();
-    // Known as it is before it shrinks.
+    // Looked up before the limit is lowered.
     kafka.look_up(&topic.name).await.unwrap();
-    (patch::patcher(&config, kafka), folder)
+    (replay::replay_runner(&config, kafka), folder)
 }
 
-async fn order_holds_when_the_limit_shrinks_before(at: usize, limit: Limit) {
+async fn check_order_when_the_limit_is_lowered_before(at: usize, limit: Limit) {
     let broker = TestBroker::start().await;
     if !broker.is_real() {
-        // The embedded broker takes any size.
+        // The embedded broker has no size limit.
         return;
     }
     let (store, topic) = (TestStore::empty().await, broker.topic().await);
@@ -94,23 +94,23 @@ async fn order_holds_when_the_limit_shrinks_before(at: usize, limit: Limit) {
     for number in 0..3 {
         devices.push(add_device(&store, thing, number).await);
     }
-    let (patcher, _folder) = patcher(&store, &topic, limit).await;
+    let (runner, _folder) = replay_runner(&store, &topic, limit).await;
     let report = Shrinking { topic: topic.clone(), at, limit: 700_000, sent: AtomicUsize::default() };
     let stop = Signals::default();
     let jobs = devices.iter().map(|device| {
-        let patch = all_rows(thing, *device, &topic);
-        let (patcher, report, stop) = (&patcher, &report, &stop);
+        let replay = all_rows(thing, *device, &topic);
+        let (runner, report, stop) = (&runner, &report, &stop);
         async move {
-            let flight = new_flight();
-            let outcome = patcher.run(&patch, &flight, report, stop).await.unwrap();
+            let acks = new_ack_tracker();
+            let outcome = runner.run(&replay, &acks, report, stop).await.unwrap();
             assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
-            let progress = flight.progress().0;
+            let progress = acks.progress().0;
             assert_eq!((progress.published, progress.quarantined), (ROWS as u64, 1));
         }
     });
     futures_util::future::join_all(jobs).await;
-    // Those that are larger than a batch, and no others: the rest goes on at full speed.
-    assert_eq!(patcher.kafka.rows_sent_alone(), devices.len() as u64);
+    // Only the rows that are too large; the others are sent in batches again.
+    assert_eq!(runner.kafka.rows_sent_alone(), devices.len() as u64);
     for device in devices {
         let mut expected = store.docs(device).await;
         expected.retain(|doc| doc.len() < 700_000);
@@ -121,20 +121,21 @@ async fn order_holds_when_the_limit_shrinks_before(at: usize, limit: Limit) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn order_holds_when_the_limit_shrinks_on_the_way() {
-    order_holds_when_the_limit_shrinks_before(24_000, Limit::Told).await;
+async fn order_holds_when_the_limit_is_lowered() {
+    check_order_when_the_limit_is_lowered_before(24_000, Limit::Visible).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn order_holds_when_the_limit_shrinks_on_the_way_and_is_not_told() {
-    order_holds_when_the_limit_shrinks_before(24_000, Limit::NotTold).await;
+async fn order_holds_when_the_limit_is_lowered_and_its_settings_are_hidden() {
+    check_order_when_the_limit_is_lowered_before(24_000, Limit::NotTold).await;
 }
 
-// The broker knows nothing of a producer before its first batch, and would take a later one without the first.
+// Before the first batch of a producer, the broker knows no sequence numbers, and would accept a later
+// batch without the first.
 #[tokio::test(flavor = "multi_thread")]
-async fn order_holds_when_the_first_batch_of_all_is_refused() {
-    /// Four rows are a batch that is refused, the fifth one is a batch that is not: the sixth does not fit with it. librdkafka
-    /// has both on the wire together since the first has fewer than five rows.
+async fn order_holds_when_the_very_first_batch_is_rejected() {
+    /// The first batch has four rows and is rejected; the second has only the fifth row, since the
+    /// sixth does not fit, and is accepted. Both are in flight at the same time.
     const SIZES: [usize; 6] = [2_150, 2_150, 2_150, 2_150, 4_400, 6_000];
     let broker = TestBroker::start().await;
     if !broker.is_real() {
@@ -152,12 +153,12 @@ async fn order_holds_when_the_first_batch_of_all_is_refused() {
         })
         .collect();
     store.add(&rows).await;
-    let (patcher, _folder) = patcher(&store, &topic, Limit::Told).await;
+    let (runner, _folder) = replay_runner(&store, &topic, Limit::Visible).await;
     let report = Shrinking { topic: topic.clone(), at: 0, limit: 7_000, sent: AtomicUsize::default() };
-    // That there are many is known, so batches wait until they are full.
-    let patch = Replay { total: Some(1_000_000), ..all_rows(thing, device, &topic) };
-    let flight = new_flight();
-    let outcome = patcher.run(&patch, &flight, &report, &Signals::default()).await.unwrap();
+    // The number of rows is known, so batches are filled.
+    let replay = Replay { total: Some(1_000_000), ..all_rows(thing, device, &topic) };
+    let acks = new_ack_tracker();
+    let outcome = runner.run(&replay, &acks, &report, &Signals::default()).await.unwrap();
     assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
     let found: Vec<String> = topic.read_device(device).await.into_iter().map(|found| found.value[..10].to_owned()).collect();
     let expected: Vec<String> = store.docs(device).await.into_iter().map(|doc| doc[..10].to_owned()).collect();

@@ -1,4 +1,4 @@
-//! Settings of the topic: compaction, and the timestamps that it takes.
+//! Settings of the topic: compaction, and the accepted timestamps.
 
 use chrono::{TimeDelta, Utc};
 use serde_json::Value;
@@ -15,39 +15,39 @@ async fn app(topic: TestTopic, settings: &[(&str, toml::Value)]) -> TestApp {
     .await
 }
 
-/// Submits three rows of a device; returns the log until a line fits.
-async fn publish(app: &TestApp, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
+/// Submits three rows of a device; returns the log until a line matches.
+async fn publish(app: &TestApp, matches: impl Fn(&Value) -> bool) -> Vec<Value> {
     let (thing, device) = app.store.add_rows(3).await;
     let mut client = app.client().await;
     client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
-    client.until(fits).await
+    client.until(matches).await
 }
 
 #[tokio::test]
 async fn a_compacted_topic_is_refused_unless_it_is_allowed() {
     let broker = TestBroker::start().await;
     if !broker.is_real() {
-        // The embedded broker knows no settings.
+        // The embedded broker has no settings.
         return;
     }
     for policy in ["compact", "compact,delete"] {
-        let refusing = app(broker.topic_with(&[("cleanup.policy", policy)]).await, &[]).await;
-        let log = publish(&refusing, crate::support::is_end).await;
+        let rejecting = app(broker.topic_with(&[("cleanup.policy", policy)]).await, &[]).await;
+        let log = publish(&rejecting, crate::support::is_end).await;
         let last = log.last().unwrap();
         assert_eq!(last["payload"]["state"], "failed");
         assert!(message(last).contains("is compacted (cleanup.policy)") && message(last).contains("allow_compacted"), "{last}");
-        assert!(refusing.topic.read().await.is_empty());
+        assert!(rejecting.topic.read().await.is_empty());
 
-        let allowing = app(refusing.topic.clone(), &[("allow_compacted", true.into())]).await;
+        let allowing = app(rejecting.topic.clone(), &[("allow_compacted", true.into())]).await;
         let log = publish(&allowing, crate::support::is_end).await;
         assert!(message(log.last().unwrap()).contains("3 rows published"), "{log:#?}");
-        refusing.stop().await;
+        rejecting.stop().await;
         allowing.stop().await;
     }
 }
 
 #[tokio::test]
-async fn a_message_has_the_time_of_its_sending_or_of_its_reading() {
+async fn a_message_has_the_current_time_or_the_readings() {
     let now = app(TestBroker::start().await.topic().await, &[]).await;
     let before = Utc::now().timestamp_millis();
     publish(&now, crate::support::is_end).await;
@@ -61,12 +61,12 @@ async fn a_message_has_the_time_of_its_sending_or_of_its_reading() {
     reading.stop().await;
 }
 
-// A clock that is ahead of the broker's makes the same refusal of every row: nothing is wrong with the rows.
+// If the clock is ahead of the broker's, every row is rejected although it is valid.
 #[tokio::test]
 async fn timestamps_that_the_broker_refuses_are_an_outage_that_says_why() {
     let broker = TestBroker::start().await;
     if !broker.is_real() {
-        // The embedded broker takes any timestamp.
+        // The embedded broker accepts any timestamp.
         return;
     }
     let app = app(broker.topic().await, &[("timestamp", "reading".into())]).await;
@@ -80,7 +80,7 @@ async fn timestamps_that_the_broker_refuses_are_an_outage_that_says_why() {
         let line = log.last().unwrap();
         assert_eq!(line["res"], "ok", "{line}");
         let text = message(line);
-        // How many depends on where the batches were cut: a batch is refused as a whole.
+        // The number depends on the batches: each is rejected as a whole.
         assert!(text.contains("safe)") && text.contains("message.timestamp.after.max.ms is 3600 s"), "{text}");
         assert!(text.contains(&format!("refuses the timestamps of topic {}", app.topic.name)), "{text}");
     }

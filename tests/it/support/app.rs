@@ -18,7 +18,7 @@ use super::{Client, TestBroker, TestStore, TestTopic};
 
 pub const TOKEN: &str = "123456";
 
-/// A configuration on a store and a broker, with a queue in `folder`, and times that suit tests.
+/// A configuration with this source and broker, a queue in `folder`, and short timeouts.
 pub fn config(folder: &TempDir, store: &TestStore, broker: &TestBroker, tweak: impl FnOnce(&mut Overrides)) -> Config {
     let mut overrides = Overrides::default();
     store.configure(&mut overrides);
@@ -32,7 +32,7 @@ pub fn config(folder: &TempDir, store: &TestStore, broker: &TestBroker, tweak: i
     config::load(None, std::iter::empty(), overrides).unwrap()
 }
 
-/// A queue of its own.
+/// Opens the queue in `folder`.
 pub async fn open_queue(folder: &TempDir, clock: Clock) -> Queue {
     let mut overrides = Overrides::default();
     overrides.set(&["queue", "url"], format!("sqlite://{}", folder.path().join("queue.db").display()));
@@ -67,7 +67,7 @@ impl TestApp {
         let stop = CancellationToken::new();
         let running = tokio::spawn(app::run(config, Token::new(TOKEN), listener, topic.broker.embedded(), stop.clone()));
         let app = Self { url: format!("ws://{address}{PATH}"), http: address.to_string(), store, topic, folder, stop, running };
-        // The listener takes connections before the service does.
+        // The listener accepts connections before the service does.
         app.get("/healthz").await;
         app
     }
@@ -76,42 +76,42 @@ impl TestApp {
         Client::connect(&self.url).await
     }
 
-    /// Publishes all rows of some devices by a task of its own; returns its id and its log.
+    /// Runs a task with all rows of some devices; returns its id and log.
     pub async fn publish(&self, thing: Uuid, devices: &[Uuid]) -> (String, Vec<Value>) {
         let mut client = self.client().await;
         let task = client.submit(&Client::request(thing, devices, &self.topic.name)).await;
         (task, client.log().await)
     }
 
-    /// A second look at the queue, through the file.
+    /// Opens another handle to the queue's file.
     pub async fn queue(&self) -> Queue {
         open_queue(&self.folder, Clock::System).await
     }
 
-    /// What an HTTP GET answers: status and body.
+    /// Sends an HTTP GET; returns status and body.
     pub async fn get(&self, path: &str) -> (u16, String) {
         get(&self.http, path).await
     }
 
-    /// Asks it to stop, without waiting.
-    pub fn begin_to_stop(&self) {
+    /// Starts the shutdown without waiting for it.
+    pub fn request_stop(&self) {
         self.stop.cancel();
     }
 
-    /// Stops it gently.
+    /// Stops the service gracefully.
     pub async fn stop(self) {
         self.stop.cancel();
         self.running.await.unwrap().unwrap();
     }
 }
 
-/// What an HTTP GET answers: status and body.
+/// Sends an HTTP GET; returns status and body.
 pub async fn get(address: &str, path: &str) -> (u16, String) {
     let (head, body) = get_with(address, path, "accept: */*").await;
     (head[9..12].parse().unwrap(), body)
 }
 
-/// What an HTTP GET with a header of its own answers: head in lower case, and body.
+/// Sends an HTTP GET with this header; returns the head in lower case, and the body.
 pub async fn get_with(address: &str, path: &str, header: &str) -> (String, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();

@@ -1,4 +1,4 @@
-//! A PgBouncer of a test's own in front of the real PostgreSQL.
+//! A PgBouncer in front of the real PostgreSQL.
 
 use std::{os::unix::fs::PermissionsExt, process::Stdio};
 
@@ -15,8 +15,8 @@ pub struct Bouncer {
 }
 
 impl Bouncer {
-    /// In a mode (`session`, `transaction`), with so many connections to the server for each user. `None`, and a word about
-    /// it, where there is no real PostgreSQL.
+    /// Starts PgBouncer in a mode (`session`, `transaction`) with this many server connections per user.
+    /// Without a real PostgreSQL it prints a message and returns `None`.
     pub async fn start(mode: &str, pool_size: u32) -> Option<Self> {
         let Some(server) = real("POSTGRES") else {
             println!("NOT RUN: PgBouncer needs a real PostgreSQL: eval \"$(scripts/services env)\"");
@@ -27,7 +27,7 @@ impl Bouncer {
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let folder = tempfile::tempdir().unwrap();
-        // PgBouncer does not run as root, and must read this as another user.
+        // PgBouncer does not run as root: another user must be able to read the file.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let settings = format!(
             "[databases]\n* = host={} port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
@@ -39,7 +39,7 @@ impl Bouncer {
         );
         let file = folder.path().join("pgbouncer.ini");
         std::fs::write(&file, settings).unwrap();
-        // Debian has it where only root looks.
+        // Debian's path, which is only in root's PATH.
         let debian = std::path::Path::new("/usr/sbin/pgbouncer");
         let mut command = Command::new(if debian.exists() { debian.to_str().unwrap() } else { "pgbouncer" });
         if is_root() {

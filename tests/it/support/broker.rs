@@ -1,4 +1,4 @@
-//! A topic of its own for each test: on a broker in the process, or on the real Kafka.
+//! A separate topic for each test, on the embedded broker or on the real Kafka.
 
 use std::{
     sync::Arc,
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::{PATIENCE, real};
 
-/// What a topic has.
+/// The number of a topic's partitions.
 const PARTITIONS: i32 = 3;
 
 #[derive(Clone)]
@@ -26,7 +26,7 @@ pub enum TestBroker {
     Real(String),
 }
 
-/// A message as it was found.
+/// A message of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     pub partition: i32,
@@ -77,7 +77,7 @@ impl TestBroker {
         }
     }
 
-    /// The three nodes of `scripts/cluster`, if they are there.
+    /// The three nodes of `scripts/cluster`, if they are running.
     pub fn cluster() -> Option<Self> {
         real("CLUSTER").map(Self::Real)
     }
@@ -104,17 +104,18 @@ impl TestBroker {
         self.topic_with(&[]).await
     }
 
-    /// A new topic. The embedded broker knows no settings.
+    /// Creates a topic. The embedded broker ignores settings.
     pub async fn topic_with(&self, settings: &[(&str, &str)]) -> TestTopic {
         self.create(&format!("test-{}", Uuid::new_v4()), settings).await
     }
 
-    /// A new topic of this name.
+    /// Creates a topic of this name.
     pub async fn create(&self, name: &str, settings: &[(&str, &str)]) -> TestTopic {
         self.create_on(name, PARTITIONS, TopicReplication::Fixed(1), settings).await
     }
 
-    /// A new topic of so many partitions, on as many brokers, or on these. The embedded broker knows no replicas.
+    /// Creates a topic with this number of partitions and these replicas. The embedded broker ignores
+    /// replicas.
     pub async fn create_on(
         &self,
         name: &str,
@@ -141,23 +142,23 @@ impl TestBroker {
     /// The names of all topics.
     pub async fn topics(&self) -> Vec<String> {
         let brokers = self.brokers().to_owned();
-        let ask = move || {
+        let fetch = move || {
             let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
             let metadata = consumer.fetch_metadata(None, PATIENCE).unwrap();
             metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
         };
-        tokio::task::spawn_blocking(ask).await.unwrap()
+        tokio::task::spawn_blocking(fetch).await.unwrap()
     }
 }
 
 impl TestTopic {
-    /// Everything in it, partition after partition, each in its order.
+    /// All messages by partition, each partition in order.
     pub async fn read(&self) -> Vec<Found> {
         let topic = self.clone();
         tokio::task::spawn_blocking(move || topic.read_blocking()).await.unwrap()
     }
 
-    /// The messages of one device, in their order.
+    /// The messages of one device, in order.
     pub async fn read_device(&self, device: Uuid) -> Vec<Found> {
         let device = device.to_string();
         self.read().await.into_iter().filter(|found| found.key == device).collect()

@@ -1,4 +1,4 @@
-//! A client as anybody would write it.
+//! A minimal WebSocket client, independent of the service's own.
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -15,17 +15,17 @@ pub struct Client {
     pub socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
-/// What a log line or a reply says.
+/// The text of a log line or reply.
 pub fn message(reply: &Value) -> &str {
     reply["payload"]["msg"].as_str().or_else(|| reply["payload"]["ex"].as_str()).unwrap_or_default()
 }
 
-/// Whether it is the last line of a task.
+/// Whether this is the last line of a task.
 pub fn is_end(reply: &Value) -> bool {
     reply["type"] == "theme-data" && reply["payload"]["state"].is_string()
 }
 
-/// The numbers of log lines.
+/// The sequence numbers of log lines.
 pub fn seqs(lines: &[Value]) -> Vec<u64> {
     lines.iter().map(|line| line["payload"]["seq"].as_u64().unwrap()).collect()
 }
@@ -35,7 +35,7 @@ impl Client {
         Self { socket: connect_async(url).await.unwrap().0 }
     }
 
-    /// A request for all of a device's rows.
+    /// A request for all rows of devices.
     pub fn request(thing: Uuid, devices: &[Uuid], topic: &str) -> Value {
         json!({
             "src": "iota", "token": TOKEN, "topic": topic, "thingId": thing, "devices": devices,
@@ -73,7 +73,7 @@ impl Client {
         }
     }
 
-    /// The next frame that is no ping.
+    /// The next frame other than a ping or pong.
     pub async fn next_frame(&mut self) -> Option<Message> {
         let next = async {
             loop {
@@ -85,11 +85,11 @@ impl Client {
                 }
             }
         };
-        // Pings do not count: a service that says nothing more pings for ever.
-        tokio::time::timeout(PATIENCE, next).await.expect("nothing came")
+        // Pings do not count: an idle service sends them too.
+        tokio::time::timeout(PATIENCE, next).await.expect("no message arrived")
     }
 
-    /// The code that the connection is closed with, after whatever else comes.
+    /// Skips other frames, and returns the code that the connection is closed with.
     pub async fn close_code(&mut self) -> Option<u16> {
         loop {
             match self.next_frame().await {
@@ -100,12 +100,12 @@ impl Client {
         }
     }
 
-    /// The log until a line that fits, with it.
-    pub async fn until(&mut self, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
+    /// The log up to a matching line, inclusive.
+    pub async fn until(&mut self, matches: impl Fn(&Value) -> bool) -> Vec<Value> {
         let mut lines = Vec::new();
         loop {
             let line = self.next().await;
-            let last = fits(&line);
+            let last = matches(&line);
             lines.push(line);
             if last {
                 return lines;

@@ -1,13 +1,13 @@
-//! What the tests stand on.
+//! The fixtures of the tests.
 
 mod app;
 mod bouncer;
 mod broker;
 mod client;
-pub mod patch;
 mod process;
 pub mod queue;
 pub mod raw;
+pub mod replay;
 mod store;
 
 pub use app::{TOKEN, TestApp, config, get, get_with, open_queue};
@@ -20,20 +20,20 @@ pub use store::{Reading, TestStore, doc};
 
 use std::time::Duration;
 
-/// Long enough for a slow machine; reached only when something is wrong.
+/// Timeout for everything that is awaited, also on a slow machine.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
-/// The address of a real part, if the suite runs on real ones.
+/// The address of a real server, if the suite runs on real servers.
 pub fn real(part: &str) -> Option<String> {
     std::env::var(format!("DATA_PATCH_TEST_{part}")).ok().filter(|address| !address.is_empty())
 }
 
-/// Waits until something holds, asking again and again.
+/// Polls until a condition holds.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let asking = async {
+    let polling = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
+    tokio::time::timeout(PATIENCE, polling).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
 }

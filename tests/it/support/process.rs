@@ -1,4 +1,4 @@
-//! The real program as a child process, to be killed.
+//! The real program as a child process that can be killed.
 
 use std::{net::SocketAddr, process::Stdio, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::process::{Child, Command};
 
 use super::{PATIENCE, TOKEN, TestStore, TestTopic};
 
-/// The program, with nothing of the tests' environment that would configure it.
+/// The program, without the environment variables that configure it.
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_data-patch"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DATA_PATCH_")) {
@@ -18,7 +18,7 @@ pub fn program() -> Command {
     command
 }
 
-/// The same, with no more than so many open files.
+/// As [`program`], with a limit of open files.
 pub fn program_with_files(files: u32) -> Command {
     let (mut plain, mut limited) = (program(), Command::new("sh"));
     limited.arg("-c").arg("ulimit -n \"$0\" && exec \"$@\"").arg(files.to_string()).arg(plain.as_std().get_program());
@@ -36,12 +36,13 @@ pub struct Process {
 }
 
 impl Process {
-    /// Serves from a queue in `folder`; a process started later on the same folder goes on with its work.
+    /// Starts a service with the queue in `folder`, and waits until it listens. Another process on the
+    /// same folder continues its tasks.
     pub async fn serve(folder: &TempDir, store: &TestStore, topic: &TestTopic, more: &[(&str, &str)]) -> Self {
         Self::serve_as(program(), folder, store, topic, more).await
     }
 
-    /// The same, with another command for the program.
+    /// As [`serve`](Self::serve), with another command.
     pub async fn serve_as(
         program: Command,
         folder: &TempDir,
@@ -59,13 +60,13 @@ impl Process {
         process
     }
 
-    /// The same, without waiting until it listens.
+    /// As [`serve`](Self::serve), without waiting until it listens.
     pub fn start(folder: &TempDir, store: &TestStore, topic: &TestTopic, more: &[(&str, &str)]) -> Self {
         Self::start_as(program(), folder, store, topic, more)
     }
 
     fn start_as(mut program: Command, folder: &TempDir, store: &TestStore, topic: &TestTopic, more: &[(&str, &str)]) -> Self {
-        // A port that was free a moment ago; the listener is closed, and the port is not given to others at once.
+        // A free port: after the listener is closed, the system does not reuse it at once.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
@@ -78,10 +79,11 @@ impl Process {
             .env("DATA_PATCH_IOTA_URL", store.url())
             .env("DATA_PATCH_KAFKA_BROKERS", topic.broker.brokers())
             .env("DATA_PATCH_KAFKA_DEFAULT_TOPIC", &topic.name)
-            // No test waits for it: that a service was killed is seen at once.
+            // No test waits for leases to expire: a killed service is detected at once.
             .env("DATA_PATCH_WORKER_LEASE_SECONDS", "600")
             .env("DATA_PATCH_WORKER_PROGRESS_LOG_INTERVAL_MS", "50")
-            // The embedded broker never answers what topics allow, and librdkafka waits for it as long as this.
+            // The embedded broker does not answer queries for topic settings, so each look-up takes
+            // this long.
             .env("DATA_PATCH_KAFKA_LOOKUP_TIMEOUT_SECONDS", if topic.broker.is_real() { "10" } else { "1" })
             .envs(more.iter().copied())
             .stderr(log)
@@ -92,13 +94,13 @@ impl Process {
 
     /// Waits until it ends by itself; returns the signal that ended it.
     pub async fn died(mut self) -> Option<i32> {
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it lives").unwrap();
+        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it is still running").unwrap();
         std::os::unix::process::ExitStatusExt::signal(&status)
     }
 
     /// Waits until it ends by itself; returns its exit code.
     pub async fn exit_code(mut self) -> Option<i32> {
-        tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it lives").unwrap().code()
+        tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it is still running").unwrap().code()
     }
 
     pub fn pid(&self) -> u32 {
@@ -118,7 +120,7 @@ impl Process {
         assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
-    /// All that it has logged to this folder.
+    /// The log of the services in this folder.
     pub fn log(folder: &TempDir) -> String {
         std::fs::read_to_string(folder.path().join("log")).unwrap()
     }
@@ -130,13 +132,13 @@ impl Process {
 
     /// SIGTERM; returns the exit code and how long it took.
     pub async fn terminate(mut self) -> (Option<i32>, Duration) {
-        let begun = std::time::Instant::now();
+        let started = std::time::Instant::now();
         self.signal("-TERM");
         let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it did not end").unwrap();
-        (status.code(), begun.elapsed())
+        (status.code(), started.elapsed())
     }
 
-    /// SIGSTOP: it stands still, and keeps all it holds.
+    /// Suspends the process with SIGSTOP; it keeps its leases and locks.
     pub fn freeze(&self) {
         self.signal("-STOP");
     }

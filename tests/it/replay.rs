@@ -1,4 +1,4 @@
-//! The work on one job, by itself.
+//! One job, without a queue.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -9,10 +9,10 @@ use data_patch::{
 
 use crate::support::{
     TestBroker, TestStore, config,
-    patch::{all_rows, new_flight, patcher},
+    replay::{all_rows, new_ack_tracker, replay_runner},
 };
 
-/// Counts the rows that go out while nobody else gets a turn.
+/// Counts the rows that are sent without yielding to other tasks.
 #[derive(Default)]
 struct Turns {
     rows: AtomicUsize,
@@ -28,17 +28,17 @@ impl JobContext for Turns {
     }
 }
 
-// The heartbeat stores the checkpoint beside the work, in the same task of the runtime: rows that go out while it waits go out again
-// after a crash.
+// The heartbeat runs in the same task of the runtime as the job: rows that are sent while it waits are
+// sent again after a crash.
 #[tokio::test]
-async fn no_more_than_a_batch_goes_out_while_others_wait() {
+async fn no_more_than_a_batch_is_sent_without_yielding() {
     let folder = tempfile::tempdir().unwrap();
     let (store, broker) = (TestStore::empty().await, TestBroker::start().await);
     let topic = broker.topic().await;
     let (thing, device) = store.add_rows(5_000).await;
     let config = config(&folder, &store, &broker, |_| {});
-    let patcher = patcher(&config, Kafka::new(&config.kafka, broker.brokers()).unwrap());
-    let (patch, flight) = (all_rows(thing, device, &topic), new_flight());
+    let runner = replay_runner(&config, Kafka::new(&config.kafka, broker.brokers()).unwrap());
+    let (replay, acks) = (all_rows(thing, device, &topic), new_ack_tracker());
     let (turns, stop) = (Turns::default(), Signals::default());
     let others = async {
         loop {
@@ -49,10 +49,10 @@ async fn no_more_than_a_batch_goes_out_while_others_wait() {
     let outcome = tokio::select! {
         biased;
         () = others => unreachable!(),
-        outcome = patcher.run(&patch, &flight, &turns, &stop) => outcome.unwrap(),
+        outcome = runner.run(&replay, &acks, &turns, &stop) => outcome.unwrap(),
     };
     assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
-    assert_eq!(flight.progress().0.published, 5_000);
+    assert_eq!(acks.progress().0.published, 5_000);
     let most = turns.most.load(Relaxed);
-    assert!(most <= 512, "{most} rows without a turn of the others");
+    assert!(most <= 512, "{most} rows without yielding");
 }
