@@ -1,14 +1,10 @@
 //! What `/metrics` says: true, in the format that was asked for, and by the conventions of Prometheus.
 
-use std::{io::Write as _, process::Stdio, time::Duration};
+use std::{io::Write as _, process::Stdio};
 
-use data_patch::queue::{Checkpoint, LeaseError};
 use serde_json::json;
 
-use crate::support::{
-    Client, TOKEN, TestApp, TestStore, eventually, get_with, message,
-    queue::{Bench, LEASE},
-};
+use crate::support::{Client, TOKEN, TestApp, TestStore, eventually, get_with, message};
 
 /// The value of a sample, by its name and labels without the prefix.
 fn value(metrics: &str, sample: &str) -> Option<f64> {
@@ -82,36 +78,6 @@ async fn what_librdkafka_says_is_there() {
     assert!(value(&metrics, "kafka_client_sent_bytes_total").is_some_and(|bytes| bytes > 0.0), "{metrics}");
     assert_eq!(value(&metrics, "kafka_client_queued_messages"), Some(0.0), "{metrics}");
     app.stop().await;
-}
-
-#[tokio::test]
-async fn the_oldest_waiting_job_is_the_one_that_no_worker_takes() {
-    let bench = Bench::new().await;
-    bench.submit(2).await;
-    let oldest = async || bench.queue.backlog().await.unwrap().oldest_due;
-    bench.pass(Duration::from_secs(5));
-    assert_eq!(oldest().await, Duration::from_secs(5));
-    let first = bench.claim_one().await;
-    assert_eq!(oldest().await, Duration::from_secs(5), "the other one waits");
-    let _second = bench.claim_one().await;
-    assert_eq!(oldest().await, Duration::ZERO, "both are worked on");
-    first.retry(Checkpoint::default(), Duration::from_secs(3)).await.unwrap();
-    bench.pass(Duration::from_secs(4));
-    assert_eq!(oldest().await, Duration::from_secs(1), "it waits since its backoff is over");
-    assert_eq!(bench.queue.backlog().await.unwrap().jobs, 2);
-}
-
-#[tokio::test]
-async fn a_lease_is_lost_once() {
-    let bench = Bench::new().await;
-    bench.submit(1).await;
-    let stale = bench.claim_one().await;
-    bench.pass(LEASE * 2);
-    let _fresh = bench.claim_one().await;
-    for _ in 0..2 {
-        assert!(matches!(stale.checkpoint(Checkpoint::default()).await, Err(LeaseError::Lost)));
-    }
-    assert_eq!(bench.queue.metrics().leases_lost.get(), 1);
 }
 
 #[tokio::test]

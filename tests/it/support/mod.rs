@@ -5,7 +5,6 @@ mod bouncer;
 mod broker;
 mod client;
 mod process;
-pub mod queue;
 pub mod raw;
 pub mod replay;
 mod store;

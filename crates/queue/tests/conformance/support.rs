@@ -1,6 +1,7 @@
-//! The queue's own interface, on a clock that is moved by hand.
+//! The stores, and a queue on a clock that is moved by hand.
 
 use std::{
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -9,33 +10,92 @@ use std::{
 };
 
 use chrono::TimeZone;
-use data_patch::{
-    queue::{Checkpoint, Clock, DeviceCount, Lease, Queue, Submitted},
-    task::{NewTask, Position, Progress, TaskId, TaskState},
-};
+use data_patch_protocol::task::{NewTask, Position, Progress, TaskId, TaskState};
+use data_patch_queue::{Checkpoint, Clock, DeviceCount, Lease, Queue, QueueOptions, Submitted};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::open_queue;
+/// Runs each of the tests on each store. A test that is named nowhere is dead code, which the compiler reports.
+macro_rules! on_every_store {
+    ($($test:ident),+ $(,)?) => {
+        // Stores: a line each, with the name that their tests get.
+        $crate::support::on_store!(sqlite, SqliteFile, $($test),+);
+    };
+}
+
+macro_rules! on_store {
+    ($name:ident, $store:ident, $($test:ident),+) => {
+        mod $name {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test::<$crate::support::$store>().await;
+                }
+            )+
+        }
+    };
+}
+
+pub(crate) use {on_every_store, on_store};
+
+/// A store of one kind, for one test. Dropping it removes it.
+pub trait TestStore: Sized + 'static {
+    async fn create() -> Self;
+
+    /// An instance on this store. All instances see the same tasks.
+    async fn open(&self, clock: Clock) -> Queue;
+}
+
+pub struct SqliteFile {
+    folder: TempDir,
+}
+
+impl SqliteFile {
+    pub fn path(&self) -> PathBuf {
+        self.folder.path().join("queue.db")
+    }
+}
+
+impl TestStore for SqliteFile {
+    async fn create() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    async fn open(&self, clock: Clock) -> Queue {
+        Queue::open(&options(&self.path()), clock).await.unwrap()
+    }
+}
+
+/// The options for a queue file.
+pub fn options(path: &Path) -> QueueOptions {
+    QueueOptions { url: format!("sqlite://{}", path.display()), read_connections: 4 }
+}
 
 pub const MAX_CRASHES: u32 = 2;
 pub const LEASE: Duration = Duration::from_secs(10);
 
 /// A queue of its own, and a clock that is moved by hand.
-pub struct Bench {
+pub struct Bench<S> {
     pub queue: Queue,
     pub now: Arc<AtomicI64>,
     pub owner: Arc<str>,
-    pub folder: TempDir,
+    pub store: S,
 }
 
-impl Bench {
+impl<S: TestStore> Bench<S> {
     pub async fn new() -> Self {
-        let (folder, now) = (tempfile::tempdir().unwrap(), Arc::new(AtomicI64::new(1_000_000)));
-        let queue = open_queue(&folder, Clock::Manual(Arc::clone(&now))).await;
-        Self { queue, now, owner: "one".into(), folder }
+        let (store, now) = (S::create().await, Arc::new(AtomicI64::new(1_000_000)));
+        let queue = store.open(Clock::Manual(Arc::clone(&now))).await;
+        Self { queue, now, owner: "one".into(), store }
     }
 
+    /// Another instance on the same store and clock.
+    pub async fn open(&self) -> Queue {
+        self.store.open(Clock::Manual(Arc::clone(&self.now))).await
+    }
+}
+
+impl<S> Bench<S> {
     pub fn pass(&self, time: Duration) {
         self.now.fetch_add(time.as_millis() as i64, Ordering::SeqCst);
     }

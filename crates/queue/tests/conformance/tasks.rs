@@ -1,26 +1,16 @@
-//! The queue's promises, on its own interface and a clock that is moved by hand.
+//! Tasks and their jobs, from the submit to the end, on a clock that is moved by hand.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use data_patch::{
-    config::{self, Overrides},
-    queue::{Checkpoint, Clock, LeaseError, OpenError, Queue, Submitted},
-    task::{Position, Progress, QuarantinedRow, TaskId, TaskState},
-};
-use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
-use tempfile::TempDir;
-use uuid::Uuid;
+use data_patch_protocol::task::{Position, QuarantinedRow, TaskState};
+use data_patch_queue::{Checkpoint, LeaseError, Queue, Submitted};
 
-use crate::support::{
-    open_queue,
-    queue::{Bench, LEASE, counted, progress, task},
-};
+use crate::support::{Bench, LEASE, TestStore, counted, on_every_store, progress, task};
 
 const NEARLY_A_LEASE: Duration = Duration::from_millis(9_999);
 
-#[tokio::test]
-async fn a_task_goes_its_way() {
-    let bench = Bench::new().await;
+async fn a_task_goes_its_way<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
     let task = bench.submit(2).await;
     assert_eq!(bench.state(task).await, TaskState::Queued);
     let leases = bench.claim(5).await;
@@ -37,9 +27,8 @@ async fn a_task_goes_its_way() {
     assert_eq!(bench.queue.backlog().await.unwrap().jobs, 0);
 }
 
-#[tokio::test]
-async fn a_stale_worker_changes_nothing() {
-    let bench = Bench::new().await;
+async fn a_stale_worker_changes_nothing<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
     let task = bench.submit(1).await;
     let stale = bench.claim_one().await;
     bench.pass(LEASE);
@@ -61,9 +50,8 @@ async fn a_stale_worker_changes_nothing() {
     lost(fresh.checkpoint(progress(9)).await);
 }
 
-#[tokio::test]
-async fn a_lease_lasts_until_it_is_over_and_longer_when_it_is_renewed() {
-    let bench = Bench::new().await;
+async fn a_lease_lasts_until_it_is_over_and_longer_when_it_is_renewed<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
     bench.submit(1).await;
     let lease = bench.claim_one().await;
     bench.pass(NEARLY_A_LEASE);
@@ -75,9 +63,8 @@ async fn a_lease_lasts_until_it_is_over_and_longer_when_it_is_renewed() {
     assert_eq!(bench.claim(1).await.len(), 1);
 }
 
-#[tokio::test]
-async fn a_job_that_waits_after_an_outage_comes_back_when_it_is_time() {
-    let bench = Bench::new().await;
+async fn a_job_that_waits_after_an_outage_comes_back_when_it_is_time<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
     bench.submit(1).await;
     let wait = Duration::from_secs(30);
     let lease = bench.claim_one().await;
@@ -94,9 +81,8 @@ async fn a_job_that_waits_after_an_outage_comes_back_when_it_is_time() {
     assert_eq!(bench.claim_one().await.job.outages, 1, "rows were published in between");
 }
 
-#[tokio::test]
-async fn tasks_take_turns() {
-    let bench = Bench::new().await;
+async fn tasks_take_turns<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
     let large = bench.submit(1_000).await;
     bench.claim(10).await;
     let small = bench.submit(3).await;
@@ -114,11 +100,10 @@ async fn tasks_take_turns() {
     assert_eq!(of.iter().filter(|task| **task == large).count(), 4);
 }
 
-#[tokio::test]
-async fn jobs_are_leased_once_however_many_ask() {
-    let bench = Bench::new().await;
+async fn jobs_are_leased_once_however_many_ask<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
     bench.submit(200).await;
-    let other = open_queue(&bench.folder, Clock::Manual(Arc::clone(&bench.now))).await;
+    let other = bench.open().await;
     let claim = |queue: Queue, owner: &'static str| {
         tokio::spawn(async move {
             let mut ids = Vec::new();
@@ -139,9 +124,8 @@ async fn jobs_are_leased_once_however_many_ask() {
     assert_eq!(ids.len(), 200);
 }
 
-#[tokio::test]
-async fn a_request_id_makes_one_task_however_many_send_it() {
-    let bench = Bench::new().await;
+async fn a_request_id_makes_one_task_however_many_send_it<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
     let same = task(1, Some("same"));
     let submits = (0..20).map(|_| bench.queue.submit(same.clone()));
     let created = futures_util::future::join_all(submits)
@@ -152,9 +136,8 @@ async fn a_request_id_makes_one_task_however_many_send_it() {
     assert_eq!(bench.queue.backlog().await.unwrap().jobs, 1);
 }
 
-#[tokio::test]
-async fn held_rows_are_written_once_in_a_rerun() {
-    let bench = Bench::new().await;
+async fn held_rows_are_written_once_in_a_rerun<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
     let task = bench.submit(1).await;
     let held = vec![QuarantinedRow { position: Position { time_us: 5, key: "k".into() }, reason: "no JSON".to_owned() }];
     for _ in 0..2 {
@@ -165,9 +148,8 @@ async fn held_rows_are_written_once_in_a_rerun() {
     assert_eq!(bench.queue.quarantined_rows(task).await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn ended_tasks_are_pruned_and_others_kept() {
-    let bench = Bench::new().await;
+async fn ended_tasks_are_pruned_and_others_kept<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
     let mut ended = Vec::new();
     for _ in 0..10 {
         ended.push(bench.submit(1).await);
@@ -185,9 +167,8 @@ async fn ended_tasks_are_pruned_and_others_kept() {
     assert!(bench.queue.task(young).await.unwrap().is_some() && bench.queue.task(open).await.unwrap().is_some());
 }
 
-#[tokio::test]
-async fn a_watch_sees_each_line_once_while_they_are_written() {
-    let bench = Bench::new().await;
+async fn a_watch_sees_each_line_once_while_they_are_written<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
     let task = bench.submit(1).await;
     let lease = bench.claim_one().await;
     let mut watches: Vec<_> = (0..5).map(|_| bench.queue.tail(task, 0)).collect();
@@ -207,90 +188,15 @@ async fn a_watch_sees_each_line_once_while_they_are_written() {
     writing.await.unwrap();
 }
 
-async fn raw(folder: &TempDir) -> SqliteConnection {
-    SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.path().join("queue.db"))).await.unwrap()
-}
-
-async fn open_error(folder: &TempDir) -> OpenError {
-    let mut overrides = Overrides::default();
-    overrides.set(&["queue", "url"], format!("sqlite://{}", folder.path().join("queue.db").display()));
-    let config = config::load(None, std::iter::empty(), overrides).unwrap();
-    Queue::open(&config.queue.options(), Clock::System).await.err().expect("it opened")
-}
-
-#[tokio::test]
-async fn a_queue_of_a_newer_version_is_told() {
-    let bench = Bench::new().await;
-    bench.queue.close().await;
-    let sql = "INSERT INTO _sqlx_migrations VALUES (9999, 'later', 'now', 1, x'00', 0)";
-    sqlx::raw_sql(sql).execute(&mut raw(&bench.folder).await).await.unwrap();
-    let error = open_error(&bench.folder).await;
-    assert!(matches!(error, OpenError::Newer { version: 9999, .. }), "{error}");
-}
-
-#[tokio::test]
-async fn a_queue_of_the_first_version_keeps_its_tasks() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut migrations = sqlx::migrate!("./migrations");
-    migrations.migrations = migrations.migrations.iter().take(1).cloned().collect();
-    let options = SqliteConnectOptions::new().filename(folder.path().join("queue.db")).create_if_missing(true);
-    let mut old = SqliteConnection::connect_with(&options).await.unwrap();
-    migrations.run(&mut old).await.unwrap();
-    let id = TaskId::new();
-    let device = Uuid::new_v4();
-    sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
-        "INSERT INTO task VALUES ('{id}', 'named', '{device}', 'topic', '2019-01-11T00:00:00Z', '2019-01-12T00:00:00Z', 'running', 5, 1, 7, NULL);
-         INSERT INTO job (task_id, ordinal, device_id, state, attempt, due_at, total, published, held, cursor_time, cursor_key)
-         VALUES ('{id}', 0, '{device}', 'queued', 3, 0, 9, 4, 1, 77, 'k');
-         INSERT INTO event VALUES ('{id}', 1, 8, 1, 'said', NULL);
-         INSERT INTO quarantine VALUES ('{id}', '{device}', 70, 'j', 'torn', 8);"
-    )))
-    .execute(&mut old)
-    .await
-    .unwrap();
-    old.close().await.unwrap();
-
-    let queue = open_queue(&folder, Clock::System).await;
-    let mut leases = queue.claim(&"one".into(), || 9, LEASE, 2).await.unwrap().leases;
-    let lease = leases.pop().expect("nothing to claim");
-    let position = Some(Position { time_us: 77, key: "k".into() });
-    assert_eq!((lease.job.attempt, lease.job.total), (4, Some(9)));
-    assert_eq!(lease.job.progress, Progress { position, published: 4, quarantined: 1 });
-    assert_eq!(queue.log_after(id, 0, 9).await.unwrap()[0].event.to_string(), "said");
-    assert_eq!(queue.quarantined_rows(id).await.unwrap()[0].1.reason, "torn");
-    let Submitted::Conflict { task, .. } = queue.submit(task(1, Some("named"))).await.unwrap() else {
-        panic!("its name is forgotten")
-    };
-    assert_eq!(task, id);
-    let row = queue.task(id).await.unwrap().unwrap();
-    assert_eq!((row.last_seq, row.state), (1, TaskState::Running));
-}
-
-#[tokio::test]
-async fn a_damaged_queue_is_told() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("queue.db"), "this is no database, and long enough to be looked at".repeat(50)).unwrap();
-    let error = open_error(&folder).await;
-    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
-}
-
-#[tokio::test]
-async fn a_locked_queue_is_told() {
-    let bench = Bench::new().await;
-    bench.queue.close().await;
-    let mut holder = raw(&bench.folder).await;
-    sqlx::raw_sql("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; CREATE TABLE held (x)").execute(&mut holder).await.unwrap();
-    let error = open_error(&bench.folder).await;
-    assert!(matches!(error, OpenError::Locked { .. }), "{error}");
-}
-
-#[tokio::test]
-async fn a_queue_in_a_folder_that_can_not_be_made_is_told() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("file"), "").unwrap();
-    let mut overrides = Overrides::default();
-    overrides.set(&["queue", "url"], format!("sqlite://{}", folder.path().join("file/queue.db").display()));
-    let config = config::load(None, std::iter::empty(), overrides).unwrap();
-    let error = Queue::open(&config.queue.options(), Clock::System).await.err().expect("it opened");
-    assert!(matches!(error, OpenError::Directory { .. }), "{error}");
+on_every_store! {
+    a_task_goes_its_way,
+    a_stale_worker_changes_nothing,
+    a_lease_lasts_until_it_is_over_and_longer_when_it_is_renewed,
+    a_job_that_waits_after_an_outage_comes_back_when_it_is_time,
+    tasks_take_turns,
+    jobs_are_leased_once_however_many_ask,
+    a_request_id_makes_one_task_however_many_send_it,
+    held_rows_are_written_once_in_a_rerun,
+    ended_tasks_are_pruned_and_others_kept,
+    a_watch_sees_each_line_once_while_they_are_written,
 }

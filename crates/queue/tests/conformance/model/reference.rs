@@ -1,6 +1,6 @@
 //! The model: the queue's rules once more, as plain as can be.
 
-use data_patch::task::{JobCounts, TaskState};
+use data_patch_protocol::task::{JobCounts, TaskState};
 use proptest::prelude::*;
 use proptest_state_machine::ReferenceStateMachine;
 

@@ -1,11 +1,11 @@
 //! The queue against a plain model of itself: whatever is asked in whatever order, both must say the same.
 //!
-//! Only the queue's interface is used, so that another database can be put under it: [`open_queue`] is the one place that
-//! knows what it is kept in.
+//! Only the queue's interface is used, so it runs on every store.
 
 mod reference;
 
 use std::{
+    marker::PhantomData,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -14,33 +14,30 @@ use std::{
 };
 
 use chrono::TimeZone;
-use data_patch::{
-    queue::{Checkpoint, Clock, DeviceCount, Lease, LeaseError, Queue, Submitted},
-    task::{NewTask, Position, Progress, TaskId},
-};
-use proptest::prelude::*;
-use proptest_state_machine::{StateMachineTest, prop_state_machine};
-use tempfile::TempDir;
+use data_patch_protocol::task::{NewTask, Position, Progress, TaskId};
+use data_patch_queue::{Checkpoint, Clock, DeviceCount, Lease, LeaseError, Queue, Submitted};
+use proptest::{prelude::*, test_runner::TestRunner};
+use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-use crate::support::open_queue;
+use crate::support::{TestStore, on_every_store};
 use reference::{Answer, LEASE_MS, MAX_CRASHES, Model, ModelJob, ModelLease, State, Step, Write};
 
 /// The queue, and what it handed out.
-struct Real {
+struct Real<S> {
     runtime: Runtime,
     now: Arc<AtomicI64>,
-    /// Two services' handles on one file.
+    /// Two instances on one store.
     queues: [Queue; 2],
-    _folder: TempDir,
+    _store: S,
     tasks: Vec<TaskId>,
     /// The queue's ids of the model's jobs; known once they are leased.
     jobs: Vec<Option<i64>>,
     leases: Vec<Lease>,
 }
 
-impl Real {
+impl<S> Real<S> {
     async fn submit(&mut self, devices: usize, request: Option<u8>) -> Answer {
         let time = chrono::Utc.with_ymd_and_hms(2019, 1, 11, 0, 0, 0).unwrap();
         let task = NewTask {
@@ -133,21 +130,25 @@ impl Real {
 }
 
 /// The model as a machine that the queue is held against.
-struct QueueTest;
+struct QueueTest<S>(PhantomData<S>);
 
-impl StateMachineTest for QueueTest {
-    type SystemUnderTest = Real;
+impl<S: TestStore> StateMachineTest for QueueTest<S> {
+    type SystemUnderTest = Real<S>;
     type Reference = Model;
 
-    fn init_test(model: &Model) -> Real {
+    fn init_test(model: &Model) -> Real<S> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (folder, now) = (tempfile::tempdir().unwrap(), Arc::new(AtomicI64::new(model.now_ms)));
-        let open = async || open_queue(&folder, Clock::Manual(Arc::clone(&now))).await;
-        let queues = runtime.block_on(async { [open().await, open().await] });
-        Real { runtime, now, queues, _folder: folder, tasks: Vec::new(), jobs: Vec::new(), leases: Vec::new() }
+        let now = Arc::new(AtomicI64::new(model.now_ms));
+        let (store, queues) = runtime.block_on(async {
+            let store = S::create().await;
+            let open = async || store.open(Clock::Manual(Arc::clone(&now))).await;
+            let queues = [open().await, open().await];
+            (store, queues)
+        });
+        Real { runtime, now, queues, _store: store, tasks: Vec::new(), jobs: Vec::new(), leases: Vec::new() }
     }
 
-    fn apply(mut real: Real, model: &Model, step: Step) -> Real {
+    fn apply(mut real: Real<S>, model: &Model, step: Step) -> Real<S> {
         real.now.store(model.now_ms, Ordering::SeqCst);
         let handle = real.runtime.handle().clone();
         let answer = handle.block_on(real.step(model, step));
@@ -155,7 +156,7 @@ impl StateMachineTest for QueueTest {
         real
     }
 
-    fn check_invariants(real: &Real, model: &Model) {
+    fn check_invariants(real: &Real<S>, model: &Model) {
         real.runtime.block_on(async {
             let queue = &real.queues[0];
             let is_open = |job: &&ModelJob| matches!(job.state, State::Queued | State::Running);
@@ -173,7 +174,7 @@ impl StateMachineTest for QueueTest {
         });
     }
 
-    fn teardown(real: Real, _: Model) {
+    fn teardown(real: Real<S>, _: Model) {
         real.runtime.block_on(async {
             for queue in &real.queues {
                 queue.close().await;
@@ -182,8 +183,20 @@ impl StateMachineTest for QueueTest {
     }
 }
 
-prop_state_machine! {
-    #![proptest_config(ProptestConfig { cases: 64, max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
-    #[test]
-    fn the_queue_does_what_its_model_does(sequential 1..80 => QueueTest);
+fn compare<S: TestStore>() {
+    let config = ProptestConfig { cases: 64, max_shrink_iters: 2_000, failure_persistence: None, ..ProptestConfig::default() };
+    let compared = TestRunner::new(config.clone()).run(&Model::sequential_strategy(1..80), |(model, steps, seen)| {
+        QueueTest::<S>::test_sequential(config.clone(), model, steps, seen);
+        Ok(())
+    });
+    compared.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+async fn the_queue_does_what_its_model_does<S: TestStore>() {
+    // The steps are taken by a runtime of their own.
+    tokio::task::spawn_blocking(compare::<S>).await.unwrap();
+}
+
+on_every_store! {
+    the_queue_does_what_its_model_does,
 }

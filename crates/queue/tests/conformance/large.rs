@@ -5,15 +5,14 @@ use std::{
     time::Duration,
 };
 
-use data_patch::queue::{Checkpoint, Clock, Submitted};
+use data_patch_queue::{Checkpoint, Clock, Submitted};
 use futures_util::future::join_all;
 
-use crate::support::{open_queue, queue::task};
+use crate::support::{TestStore, on_every_store, task};
 
-#[tokio::test]
-async fn a_heartbeat_does_not_wait_for_all_large_submits() {
-    let folder = tempfile::tempdir().unwrap();
-    let queue = open_queue(&folder, Clock::System).await;
+async fn a_heartbeat_does_not_wait_for_all_large_submits<S: TestStore>() {
+    let store = S::create().await;
+    let queue = store.open(Clock::System).await;
     queue.submit(task(1, None)).await.unwrap();
     let lease = queue.claim(&queue.owner(), || 1, Duration::from_mins(1), 5).await.unwrap().leases.pop().unwrap();
     let stored = AtomicUsize::new(0);
@@ -31,4 +30,8 @@ async fn a_heartbeat_does_not_wait_for_all_large_submits() {
     let (submitted, before) = tokio::join!(submits, heartbeat);
     assert!(submitted.iter().all(|submitted| matches!(submitted, Ok(Submitted::Created(_)))));
     assert!(before <= 2, "{before} large submits were stored before a heartbeat that came just after them");
+}
+
+on_every_store! {
+    a_heartbeat_does_not_wait_for_all_large_submits,
 }
