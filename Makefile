@@ -8,7 +8,7 @@ help: ## this list
 test: test-announce test-embedded test-real ## all tests: on embedded parts, then on real PostgreSQL and Kafka where they can be had
 
 test-embedded: ## the tests on SQLite and the broker in the process; nothing needs to be installed
-	env -u DATA_PATCH_TEST_POSTGRES -u DATA_PATCH_TEST_KAFKA scripts/run-tests --lib --bins --test it
+	env -u DATA_PATCH_TEST_POSTGRES -u DATA_PATCH_TEST_KAFKA scripts/run-tests --lib --bins --test it --test conformance
 
 test-announce:
 	@echo "Builds the tests once (5 to 15 minutes the first time, about 3 GB in target/; then seconds), runs them on embedded"

@@ -33,10 +33,9 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The top-level modules that a file names after `crate::`.
+/// The top-level modules that a file's code names after `crate::`.
 fn known(text: &str) -> Vec<String> {
     let mut known = Vec::new();
-    let text: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     for (_, rest) in text.match_indices("crate::").map(|(at, word)| (at, &text[at + word.len()..])) {
         match rest.strip_prefix('{') {
             None => known.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()),
@@ -76,10 +75,46 @@ fn imports_go_downward_only() {
             continue;
         }
         let own = layer.get(module.as_str()).unwrap_or_else(|| panic!("{module} is in no layer"));
-        for other in known(&std::fs::read_to_string(&file).unwrap()) {
+        for other in known(&code(&file)) {
             let Some(below) = layer.get(other.as_str()) else { continue };
             let beside = BESIDE.contains(&(module.as_str(), other.as_str()));
             assert!(other == module || own < below || beside, "{} imports crate::{other}", relative.display());
+        }
+    }
+}
+
+/// The lines of a file without comments.
+fn code(file: &Path) -> String {
+    let text = std::fs::read_to_string(file).unwrap();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_queue_names_a_database_in_its_store_only() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/queue/src");
+    let databases = ["rusqlite", "sqlx", "sea_query", "SELECT ", "INSERT ", "UPDATE ", "DELETE ", "PRAGMA "];
+    let (store, outside): (Vec<_>, Vec<_>) =
+        sources(&root).into_iter().partition(|file| file.starts_with(root.join("store/sqlite")));
+    assert!(store.iter().any(|file| code(file).contains("rusqlite")), "the store is elsewhere");
+    for file in outside {
+        let code = code(&file);
+        for word in databases {
+            assert!(!code.contains(word), "{} contains {word:?}", file.display());
+        }
+        // `store/mod.rs` lists the stores, and whatever else asks for an operation asks `AnyStore`.
+        if !file.ends_with("store/mod.rs") {
+            assert!(!code.contains("sqlite"), "{} names a store of one kind", file.display());
+        }
+    }
+}
+
+#[test]
+fn the_rules_of_the_queue_are_pure() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/queue/src/policy");
+    for file in sources(&root) {
+        let code = code(&file);
+        for word in ["crate::store", "Queue", "async ", ".await", "Instant", "tokio", "tracing", "failpoint", "std::fs"] {
+            assert!(!code.contains(word), "{} contains {word:?}", file.display());
         }
     }
 }

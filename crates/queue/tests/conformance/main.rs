@@ -9,5 +9,6 @@ mod crashes;
 mod large;
 mod metrics;
 mod model;
+mod operations;
 mod sqlite;
 mod tasks;

@@ -58,9 +58,9 @@ async fn a_queue_of_the_first_version_keeps_its_tasks() {
     let queue = Queue::open(&options(&file_in(&folder)), Clock::System).await.unwrap();
     let mut leases = queue.claim(&"one".into(), || 9, LEASE, 2).await.unwrap().leases;
     let lease = leases.pop().expect("nothing to claim");
-    let cursor = Some(Position { time_us: 77, key: "k".to_owned() });
+    let position = Some(Position { time_us: 77, key: "k".into() });
     assert_eq!((lease.job.attempt, lease.job.total), (4, Some(9)));
-    assert_eq!(lease.job.progress, Progress { cursor, published: 4, quarantined: 1 });
+    assert_eq!(lease.job.progress, Progress { position, published: 4, quarantined: 1 });
     assert_eq!(queue.log_after(id, 0, 9).await.unwrap()[0].event.to_string(), "said");
     assert_eq!(queue.quarantined_rows(id).await.unwrap()[0].1.reason, "torn");
     let Submitted::Conflict { task, .. } = queue.submit(task(1, Some("named"))).await.unwrap() else {
