@@ -132,7 +132,7 @@ fn id(value: &Value) -> Option<Uuid> {
 fn written(message: &ClientMessage) -> String {
     let time = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Nanos, true);
     match message {
-        ClientMessage::Submit(Submit { task: NewTask { thing, devices, topic, from, to, request_id }, .. }) => json!({
+        ClientMessage::Submit(Submit { task: NewTask { thing, devices, topic, from, to, request_id, .. }, .. }) => json!({
             "src": "iota", "token": TOKEN, "thingId": thing, "devices": devices, "from": time(*from), "to": time(*to),
             // The default topic need not be on the list, but then can't be named.
             "topic": (topic != "anxinyun_data").then_some(topic), "requestId": request_id,

@@ -9,9 +9,9 @@ use serde_json::{Map, Value};
 use super::RequestError;
 
 /// The fields of a message that submits a task.
-pub const SUBMIT: [&str; 8] = ["src", "token", "thingId", "devices", "from", "to", "topic", "requestId"];
+pub const SUBMIT: [&str; 10] = ["src", "token", "thingId", "devices", "from", "to", "topic", "requestId", "reason", "rate"];
 /// The fields of a message about a task that exists.
-pub const TASK: [&str; 4] = ["token", "taskId", "after", "cancel"];
+pub const TASK: [&str; 8] = ["token", "taskId", "after", "cancel", "pause", "resume", "retry", "rate"];
 
 /// The most unknown fields that one refusal names.
 const MAX_NAMED: usize = 3;
@@ -249,7 +249,7 @@ mod tests {
             ("startTime", Some("from")),
             ("end", Some("to")),
             ("dryRun", None),
-            ("reason", None),
+            ("reasons", Some("reason")),
             ("priority", None),
             ("", None),
             ("补数据", None),

@@ -10,7 +10,7 @@ pub mod task;
 pub mod time;
 pub mod token;
 
-pub use message::{Attach, Authorized, ClientMessage, RequestPolicy, Submit};
+pub use message::{Attach, Authorized, ClientMessage, RequestPolicy, Steering, Submit, rate_within};
 pub use request_error::RequestError;
 pub use token::Token;
 

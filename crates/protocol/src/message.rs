@@ -1,6 +1,6 @@
-//! The messages of clients: submit a task, attach to one, or cancel one.
+//! The messages of clients: submit a task, attach to one, or steer one.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, num::NonZeroU32};
 
 use chrono::{DateTime, FixedOffset, SecondsFormat, Utc};
 use chrono_tz::Tz;
@@ -28,6 +28,10 @@ pub struct RequestPolicy {
     /// The topics that are allowed. If empty, any topic is allowed that is not one of Kafka's
     /// internal topics.
     pub topics: Vec<String>,
+    /// The rate of a task without `rate`, in rows a second.
+    pub default_rate: Option<NonZeroU32>,
+    /// The highest rate that a task may have. If set, every task has a rate.
+    pub max_rate: Option<NonZeroU32>,
     /// Whether unknown fields are ignored and named in the task's first log entry. Otherwise they
     /// are refused.
     pub ignore_unknown_fields: bool,
@@ -38,8 +42,21 @@ pub struct RequestPolicy {
 pub enum ClientMessage {
     Submit(Submit),
     Attach(Attach),
-    /// Stops publishing the task.
-    Cancel(TaskId),
+    Steer(TaskId, Steering),
+}
+
+/// A change to a task that exists. Durable when it is answered; repeating it is harmless.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Steering {
+    /// Stops publishing the task for good.
+    Cancel,
+    /// Stops its jobs until the task is resumed.
+    Pause,
+    Resume,
+    /// Sets the most rows a second of the whole task; `None`: no limit.
+    Rate(Option<NonZeroU32>),
+    /// Creates a new task for the devices that failed or were cancelled.
+    Retry,
 }
 
 /// A task to be created.
@@ -61,6 +78,7 @@ pub struct Attach {
 
 const MAX_REQUEST_ID_CHARS: usize = 128;
 const MAX_TOPIC_CHARS: usize = 249;
+const MAX_REASON_CHARS: usize = 500;
 
 impl ClientMessage {
     /// Parses one text frame.
@@ -74,6 +92,8 @@ impl ClientMessage {
     ///     max_devices: 10_000,
     ///     default_topic: "anxinyun_data".to_owned(),
     ///     topics: Vec::new(),
+    ///     default_rate: None,
+    ///     max_rate: None,
     ///     ignore_unknown_fields: false,
     /// };
     /// let text = r#"{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba"}"#;
@@ -132,6 +152,28 @@ impl Authorized {
     }
 }
 
+impl Submit {
+    /// Parses the body of an HTTP request: a submission without a token. `token` is the one of the
+    /// request's header; no error shows it.
+    ///
+    /// # Errors
+    /// The first error in the body.
+    pub fn from_body(text: &str, token: &str, policy: &RequestPolicy) -> Result<Self, RequestError> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let object: Object = serde_json::from_str(text).map_err(|error| RequestError::NotJson(error.to_string()))?;
+        let Object { fields: Some(all), repeated } = object else { return Err(RequestError::Shape) };
+        let fields = Fields { all: &all, token };
+        if let Some(name) = repeated.first() {
+            return Err(RequestError::RepeatedField(fields.shown(name)));
+        }
+        // The same as a message's fields, without the token.
+        let known: Vec<_> = SUBMIT.into_iter().filter(|name| *name != "token").collect();
+        let ignored = fields.check_known(&known, policy.ignore_unknown_fields)?;
+        let task = submit(&fields, policy).map_err(|error| redact_token(error, &fields))?;
+        Ok(Self { task, ignored })
+    }
+}
+
 /// Whether a message has a field that only a submission requires.
 fn is_submit(fields: &Fields<'_>) -> bool {
     ["src", "thingId", "devices", "from", "to"].iter().any(|name| fields.has(name))
@@ -140,7 +182,12 @@ fn is_submit(fields: &Fields<'_>) -> bool {
 fn read(fields: &Fields<'_>, policy: &RequestPolicy) -> Result<ClientMessage, RequestError> {
     let ignore = policy.ignore_unknown_fields;
     if is_submit(fields) {
-        exclude(fields, &["taskId", "after", "cancel"], "a message that submits a task", "to attach or cancel")?;
+        exclude(
+            fields,
+            &["taskId", "after", "cancel", "pause", "resume", "retry"],
+            "a message that submits a task",
+            "to attach or steer",
+        )?;
         let ignored = fields.check_known(&SUBMIT, ignore)?;
         return Ok(ClientMessage::Submit(Submit { task: submit(fields, policy)?, ignored }));
     }
@@ -148,14 +195,68 @@ fn read(fields: &Fields<'_>, policy: &RequestPolicy) -> Result<ClientMessage, Re
         fields.check_known(&[&SUBMIT[..], &TASK[1..]].concat(), false)?;
         return Err(RequestError::Shape);
     }
-    exclude(fields, &["topic", "requestId"], "a message about a task that exists", "to submit a task")?;
+    exclude(fields, &["topic", "requestId", "reason"], "a message about a task that exists", "to submit a task")?;
     fields.check_known(&TASK, ignore)?;
     let attach = attach(fields)?;
-    match fields.optional("cancel") {
-        None | Some(Value::Bool(false)) => Ok(ClientMessage::Attach(attach)),
-        Some(Value::Bool(true)) => Ok(ClientMessage::Cancel(attach.task)),
-        Some(value) => Err(invalid("cancel", described(value), "true cancels the task; false, or no such field, attaches to it")),
+    Ok(match steering(fields, policy)? {
+        None => ClientMessage::Attach(attach),
+        Some(steering) => ClientMessage::Steer(attach.task, steering),
+    })
+}
+
+/// What a message about a task asks for, or `None` if it only attaches.
+fn steering(fields: &Fields<'_>, policy: &RequestPolicy) -> Result<Option<Steering>, RequestError> {
+    let flags =
+        [("cancel", Steering::Cancel), ("pause", Steering::Pause), ("resume", Steering::Resume), ("retry", Steering::Retry)];
+    let mut asked = Vec::new();
+    for (name, steering) in flags {
+        match fields.optional(name) {
+            None | Some(Value::Bool(false)) => {}
+            Some(Value::Bool(true)) => asked.push((name, steering)),
+            Some(value) => {
+                let expected = "true steers the task; false, or no such field, attaches to it";
+                return Err(invalid(name, described(value), expected));
+            }
+        }
     }
+    // `null` is a value here: it removes the limit.
+    if fields.all.contains_key("rate") {
+        asked.push(("rate", Steering::Rate(checked_rate(fields, policy)?)));
+    }
+    if let [_, (second, _), ..] = asked.as_slice() {
+        let names: Vec<_> = asked.iter().map(|(name, _)| *name).collect();
+        return Err(invalid(*second, format!("given together with others ({})", names.join(", ")), "send one message for each"));
+    }
+    Ok(asked.pop().map(|(_, steering)| steering))
+}
+
+/// Checks a rate; without one, the policy's default applies.
+///
+/// # Errors
+/// It is no number from 1, or over the limit.
+pub fn rate_within(rate: Option<NonZeroU32>, policy: &RequestPolicy) -> Result<Option<NonZeroU32>, RequestError> {
+    match (rate, policy.max_rate) {
+        (Some(rate), Some(max)) if rate > max => Err(invalid(
+            "rate",
+            format!("the number {rate}"),
+            format!("at most {max} rows a second are allowed here (limits.max_rate)"),
+        )),
+        (None, Some(max)) => Ok(Some(policy.default_rate.unwrap_or(max).min(max))),
+        (rate, _) => Ok(rate),
+    }
+}
+
+/// The rate of a message, within the policy's limit; `null` means no limit.
+fn checked_rate(fields: &Fields<'_>, policy: &RequestPolicy) -> Result<Option<NonZeroU32>, RequestError> {
+    let expected = "a whole number of rows a second from 1, or null for no limit";
+    let rate = match fields.optional("rate") {
+        None => None,
+        Some(value) => {
+            let rate = value.as_u64().and_then(|rate| u32::try_from(rate).ok()).and_then(NonZeroU32::new);
+            Some(rate.ok_or_else(|| invalid("rate", described(value), expected))?)
+        }
+    };
+    rate_within(rate, policy)
 }
 
 /// Refuses fields of another kind of message, since it is unclear which kind is meant.
@@ -209,13 +310,15 @@ fn submit(fields: &Fields<'_>, policy: &RequestPolicy) -> Result<NewTask, Reques
     let devices = devices(fields, policy)?;
     let (from, to) = range(fields, policy.time_zone)?;
     let request_id = request_id(fields)?;
-    // These two values are stored and shown later.
-    for (name, text) in [("topic", Some(&topic)), ("requestId", request_id.as_ref())] {
-        if text.is_some_and(|text| text == fields.token) {
+    let reason = reason(fields)?;
+    // These values are stored and shown later.
+    for (name, text) in [("topic", Some(&topic)), ("requestId", request_id.as_ref()), ("reason", reason.as_ref())] {
+        if text.is_some_and(|text| text == fields.token || (name == "reason" && text.contains(fields.token))) {
             return Err(invalid(name, MISPLACED_TOKEN, "the token belongs only in token"));
         }
     }
-    Ok(NewTask { thing, devices, topic, from, to, request_id })
+    let rate = if fields.has("rate") { checked_rate(fields, policy)? } else { rate_within(policy.default_rate, policy)? };
+    Ok(NewTask { thing, devices, topic, from, to, request_id, reason, rate })
 }
 
 fn range(fields: &Fields<'_>, zone: Tz) -> Result<(DateTime<Utc>, DateTime<Utc>), RequestError> {
@@ -309,6 +412,17 @@ fn request_id(fields: &Fields<'_>) -> Result<Option<String>, RequestError> {
         Some(text) if (1..=MAX_REQUEST_ID_CHARS).contains(&text.chars().count()) => Ok(Some(text.to_owned())),
         Some(text) => Err(invalid("requestId", format!("a string of {} characters", text.chars().count()), expected)),
         None => Err(invalid("requestId", described(value), expected)),
+    }
+}
+
+fn reason(fields: &Fields<'_>) -> Result<Option<String>, RequestError> {
+    let Some(value) = fields.optional("reason") else { return Ok(None) };
+    let expected = "a text of at most 500 characters";
+    let text = value.as_str().ok_or_else(|| invalid("reason", described(value), expected))?.trim();
+    match text.chars().count() {
+        0 => Ok(None),
+        1..=MAX_REASON_CHARS => Ok(Some(text.to_owned())),
+        chars => Err(invalid("reason", format!("a string of {chars} characters"), expected)),
     }
 }
 

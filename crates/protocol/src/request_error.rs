@@ -10,7 +10,7 @@ pub enum RequestError {
     #[error("the message is a binary frame; send one JSON object in a text frame")]
     Binary,
     #[error(
-        "the message has no known shape; to submit send src, token, thingId, devices, from, to (topic and requestId are optional), to attach send token, taskId (after is optional), to cancel send token, taskId, cancel: true"
+        "the message has no known shape; to submit send src, token, thingId, devices, from, to (topic, requestId, reason and rate are optional), to attach send token, taskId (after is optional), to steer send token, taskId and one of cancel, pause, resume, retry: true or rate: a number"
     )]
     Shape,
     #[error("{field} is missing; {expected}")]

@@ -13,15 +13,18 @@ mod clock;
 mod error;
 pub mod events;
 mod lease;
+mod list;
 mod log_tail;
 mod metrics;
 mod open;
 mod policy;
 mod probe;
+mod steer;
 mod store;
 mod submit;
 
 use std::{
+    num::NonZeroU32,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -35,17 +38,19 @@ pub use claim::{ClaimLimits, Claimed};
 pub use clock::Clock;
 pub use error::QueueError;
 pub use lease::{Checkpoint, DeviceCount, Job, Lease, LeaseError};
+pub use list::{JobRow, OverlapQuery, OverlappingTask, QuarantineCursor, TaskDetail, TaskFilter, TaskPage, TaskTotals};
 pub use log_tail::LogTail;
 pub use metrics::{CauseLabel, QueueMetrics};
 pub use open::{OpenError, QueueOptions};
 pub use probe::ProbeError;
-pub use submit::{Cancelled, Submitted};
+pub use steer::{Steer, Steered, Steering};
+pub use submit::{Submission, Submitted};
 
 use data_patch_failpoint as failpoint;
 use data_patch_protocol::task;
 use events::EventHub;
 use store::{AnyStore, Store};
-use task::{LogEntry, QuarantinedRow, TaskId, TaskState};
+use task::{LogEntry, QuarantinedRow, Requester, TaskId, TaskState};
 
 /// A stored task.
 #[derive(Debug, Clone)]
@@ -64,6 +69,18 @@ pub struct TaskRow {
     pub created_at_ms: i64,
     /// The task is being cancelled; its running jobs are stopping.
     pub cancel_requested: bool,
+    /// None of its jobs is claimed until it is resumed.
+    pub is_paused: bool,
+    /// The most rows a second of the whole task.
+    pub rate: Option<NonZeroU32>,
+    pub request_id: Option<String>,
+    pub reason: Option<String>,
+    /// Who asked for it; `None` for tasks of older versions.
+    pub requester: Option<Requester>,
+    /// The task whose devices it tries again.
+    pub retry_of: Option<TaskId>,
+    /// Milliseconds since 1970.
+    pub finished_at_ms: Option<i64>,
 }
 
 /// The work that is left in the queue.
@@ -87,8 +104,8 @@ struct Inner {
     hub: EventHub,
     /// Notified when a job may have become claimable.
     work: Notify,
-    /// Notified when a task is cancelled in this process.
-    cancel_requests: Notify,
+    /// Notified when a task is steered in this process.
+    steering_changed: Notify,
     /// Stops [`poll_other_instances`] when it is dropped.
     _polling: DropGuard,
 }
@@ -135,20 +152,6 @@ impl Queue {
     /// is only found by polling.
     pub async fn work_arrived(&self) {
         self.inner.work.notified().await;
-    }
-
-    /// Waits until a task is cancelled in this process. Cancellations by other processes are only
-    /// found by polling [`tasks_being_cancelled`](Self::tasks_being_cancelled).
-    pub async fn cancel_requested(&self) {
-        self.inner.cancel_requests.notified().await;
-    }
-
-    /// The tasks that are being cancelled and still have running jobs.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub async fn tasks_being_cancelled(&self) -> Result<Vec<TaskId>, QueueError> {
-        self.inner.store.tasks_being_cancelled().await
     }
 
     /// Removes tasks that finished before `before_ms` (milliseconds since 1970) and returns their

@@ -23,7 +23,7 @@ const PAGE: u64 = 256;
 /// # let queue = Queue::open(&QueueOptions { url, read_connections: 1 }, Clock::System).await?;
 /// # let (device, from) = (uuid::Uuid::from_u128(1), chrono::DateTime::UNIX_EPOCH);
 /// # let topic = "readings".to_owned();
-/// # let task = NewTask { thing: device, devices: vec![device], topic, from, to: from, request_id: None };
+/// # let task = NewTask { thing: device, devices: vec![device], topic, from, to: from, request_id: None, reason: None, rate: None };
 /// # let Submitted::Created(id) = queue.submit(task).await? else { panic!("a new task") };
 /// queue.cancel(id).await?;
 /// let mut tail = queue.tail(id, 0);

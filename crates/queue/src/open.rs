@@ -64,7 +64,7 @@ impl Queue {
             metrics,
             hub: hub.clone(),
             work: Notify::new(),
-            cancel_requests: Notify::new(),
+            steering_changed: Notify::new(),
             _polling: stop.clone().drop_guard(),
         });
         tokio::spawn(poll_other_instances(Arc::downgrade(&inner), hub, stop));

@@ -74,6 +74,8 @@ fn task() -> NewTask {
         from: time,
         to: time,
         request_id: None,
+        reason: None,
+        rate: None,
     }
 }
 

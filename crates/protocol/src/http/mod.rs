@@ -16,8 +16,8 @@ pub use receipt::{
     DeviceReceipt, DeviceVerdict, PartitionRange, Receipt, RowPosition, Verdict, VerifyLine, VerifyProgress, VerifySummary,
 };
 pub use task::{
-    DeviceStates, EventView, JobView, QuarantineView, RateRequest, Requester, RetryDevices, RetryRequest, RowCounts,
-    SubmitRequest, TaskView, Waiting,
+    DeviceStates, EventView, JobView, QuarantineView, RateRequest, RetryDevices, RetryRequest, RowCounts, SubmitRequest,
+    TaskView, Waiting,
 };
 
 /// The path prefix of all endpoints.

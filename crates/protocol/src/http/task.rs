@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::task::{Event, JobState, TaskId, TaskState};
+use crate::task::{Event, JobState, Requester, TaskId, TaskState};
 
 /// A request to publish the readings of some devices: the WebSocket's request without its token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,17 +70,6 @@ pub struct TaskView {
     pub rows_per_second: Option<f64>,
     /// When it will be finished at the present speed; `null` if that is unknown.
     pub estimated_end: Option<DateTime<Utc>>,
-}
-
-/// Who asked for a task or steered it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
-#[serde(rename_all = "camelCase")]
-pub struct Requester {
-    /// The name of the token; `default` for the token of the start parameter.
-    pub token: String,
-    /// The address of the client.
-    pub address: String,
 }
 
 /// The devices of a task by state.

@@ -10,6 +10,8 @@ fn policy() -> RequestPolicy {
         max_devices: 3,
         default_topic: "anxinyun_data".to_owned(),
         topics: Vec::new(),
+        default_rate: None,
+        max_rate: None,
         ignore_unknown_fields: false,
     }
 }
@@ -130,8 +132,11 @@ fn an_unknown_field_is_refused_with_a_suggestion() {
     for (field, expected) in [
         ("topics", "`topics` is not known here; did you mean `topic`?"),
         ("Topic", "`Topic` is not known here; did you mean `topic`?"),
-        ("dryRun", "`dryRun` is not known here; known are src, token, thingId, devices, from, to, topic, requestId."),
-        ("reason", "`reason` is not known here; known are"),
+        (
+            "dryRun",
+            "`dryRun` is not known here; known are src, token, thingId, devices, from, to, topic, requestId, reason, rate.",
+        ),
+        ("priority", "`priority` is not known here; known are"),
         ("Cancel", "`Cancel` is not known here; known are"),
         ("taskId", "`taskId` does not belong in a message that submits a task"),
         ("", "`` is not known here; known are"),
@@ -142,7 +147,7 @@ fn an_unknown_field_is_refused_with_a_suggestion() {
     }
     for (fields, expected) in [
         (r#""Cancel":true"#, "`Cancel` is not known here; did you mean `cancel`?"),
-        (r#""pause":true"#, "`pause` is not known here; known are token, taskId, after, cancel."),
+        (r#""stop":true"#, "`stop` is not known here; known are token, taskId, after, cancel, pause, resume, retry, rate."),
         (r#""topic":"x""#, "`topic` does not belong in a message about a task that exists"),
     ] {
         let text = format!(r#"{{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba",{fields}}}"#);
@@ -165,7 +170,7 @@ fn ignored_fields_are_named_and_restricting_ones_are_refused() {
     };
     let Ok(ClientMessage::Submit(submit)) = parse("note", json!({"by": "ET"})) else { panic!("not accepted") };
     assert_eq!(submit.ignored, ["`note`", "`project`"]);
-    for field in ["dryRun", "dry_run", "rate", "Pause", "cancell"] {
+    for field in ["dryRun", "dry_run", "Rate", "Pause", "cancell"] {
         let error = parse(field, json!(true)).expect_err(field).to_string();
         assert!(error.starts_with(&format!("`{field}` is not known here")) && !error.contains("project"), "{error}");
     }
@@ -229,7 +234,65 @@ fn a_cancel_is_read() {
         let text = format!(r#"{{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","cancel":{cancel}}}"#);
         ClientMessage::parse(&text, &policy())
     };
-    assert!(matches!(with("true"), Ok(ClientMessage::Cancel(_))));
+    assert!(matches!(with("true"), Ok(ClientMessage::Steer(_, Steering::Cancel))));
     assert!(matches!(with("false"), Ok(ClientMessage::Attach(_))));
     assert!(with("1").unwrap_err().to_string().starts_with("cancel is the number 1"));
+}
+
+fn about_a_task(fields: &Value) -> Result<ClientMessage, RequestError> {
+    let mut message = json!({ "token": "123456", "taskId": "9d9d14b3-cf77-4cba-934b-faeaf2d153ba" });
+    for (name, value) in fields.as_object().unwrap() {
+        message[name] = value.clone();
+    }
+    ClientMessage::parse(&message.to_string(), &policy())
+}
+
+#[test]
+fn a_task_is_steered_by_one_field_a_message() {
+    for (fields, expected) in [
+        (json!({ "pause": true }), Steering::Pause),
+        (json!({ "resume": true, "pause": false }), Steering::Resume),
+        (json!({ "retry": true }), Steering::Retry),
+        (json!({ "rate": 500 }), Steering::Rate(NonZeroU32::new(500))),
+        (json!({ "rate": null }), Steering::Rate(None)),
+    ] {
+        let message = about_a_task(&fields);
+        assert!(matches!(message, Ok(ClientMessage::Steer(_, steering)) if steering == expected), "{fields}: {message:?}");
+    }
+    for (fields, field) in [
+        (json!({ "pause": true, "rate": 5 }), "rate"),
+        (json!({ "pause": 1 }), "pause"),
+        (json!({ "rate": 0 }), "rate"),
+        (json!({ "rate": 1.5 }), "rate"),
+        (json!({ "rate": -1 }), "rate"),
+    ] {
+        let error = about_a_task(&fields).unwrap_err();
+        assert!(matches!(&error, RequestError::Invalid { field: found, .. } if found == field), "{fields}: {error}");
+    }
+}
+
+#[test]
+fn a_rate_is_within_the_limit_of_the_service() {
+    let (rate, policy) = (NonZeroU32::new, policy());
+    let limited = RequestPolicy { default_rate: rate(100), max_rate: rate(1_000), ..policy.clone() };
+    let submitted = |request: &Value, policy| submitted(ClientMessage::parse(&request.to_string(), policy)).rate;
+    assert_eq!((submitted(&request(), &policy), submitted(&request(), &limited)), (None, rate(100)));
+    let mut request = request();
+    request["rate"] = json!(1_000);
+    assert_eq!(submitted(&request, &limited), rate(1_000));
+    request["rate"] = json!(1_001);
+    let error = ClientMessage::parse(&request.to_string(), &limited).unwrap_err();
+    assert!(error.to_string().contains("at most 1000 rows a second"), "{error}");
+}
+
+#[test]
+fn the_body_of_an_http_request_is_a_submission_without_a_token() {
+    let mut body = request();
+    let token = body["token"].take();
+    body.as_object_mut().unwrap().remove("token");
+    assert!(Submit::from_body(&body.to_string(), "123456", &policy()).is_ok());
+    body["token"] = token;
+    let error = Submit::from_body(&body.to_string(), "123456", &policy()).unwrap_err();
+    assert_eq!(error.code(), "unknown_field");
+    assert!(!error.to_string().contains("123456"), "{error}");
 }

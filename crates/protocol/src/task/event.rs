@@ -1,9 +1,11 @@
 //! The events of a task's log, as data. Their text is made where it is shown ([`Event::text`]).
 
+use std::num::NonZeroU32;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{JobCounts, QuarantinedRow};
+use super::{JobCounts, QuarantinedRow, Requester, TaskId};
 
 /// The most rows or devices that an event names. It gives only the number of the others.
 pub const MAX_NAMED: usize = 10;
@@ -26,6 +28,21 @@ pub const MAX_NAMED: usize = 10;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", rename_all_fields = "camelCase")]
 pub enum Event {
+    /// The task was created. Recorded for tasks that say more than a client of the contract does:
+    /// a named token, a reason, a rate, the task that they try again.
+    Submitted {
+        by: Requester,
+        devices: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rate: Option<NonZeroU32>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_of: Option<TaskId>,
+    },
+    /// Other tasks publish, or have published, some of the same rows to the same topic: their
+    /// readers get these twice. Only the latest tasks are named.
+    Overlaps { tasks: Vec<TaskId>, more: u64 },
     /// Unknown fields of the request were ignored (`server.unknown_fields = "warn"`).
     FieldsIgnored { fields: Vec<String>, more: u64 },
     /// The rows of a device were counted.
@@ -55,6 +72,14 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         worker_died: bool,
     },
+    /// The task is being cancelled: its running devices stop.
+    CancelRequested { by: Requester },
+    /// The task is paused: its devices stop, and go on where they are once it is resumed.
+    Paused { by: Requester },
+    /// The task goes on.
+    Resumed { by: Requester },
+    /// The most rows a second of the whole task have changed; `null`: no limit.
+    RateChanged { by: Requester, rate: Option<NonZeroU32> },
     /// The device could not be published. `device` is missing if its row in the queue cannot be
     /// read.
     Failed { device: Option<Uuid>, name: Option<String>, reason: String },
@@ -141,6 +166,12 @@ impl Event {
     /// The value of `kind` in JSON.
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::Submitted { .. } => "submitted",
+            Self::Overlaps { .. } => "overlaps",
+            Self::CancelRequested { .. } => "cancel_requested",
+            Self::Paused { .. } => "paused",
+            Self::Resumed { .. } => "resumed",
+            Self::RateChanged { .. } => "rate_changed",
             Self::FieldsIgnored { .. } => "fields_ignored",
             Self::Counted { .. } => "counted",
             Self::Published { .. } => "published",
@@ -169,7 +200,14 @@ mod tests {
         let (device, reason) = (Uuid::from_u128(7), "Kafka is unavailable".to_owned());
         let row = QuarantinedRow { position: Position { time_us: 5, key: "k".into() }, reason: reason.clone() };
         let failures = vec![Failure { device: device.to_string(), reason: reason.clone() }];
+        let by = Requester { token: "night-duty".to_owned(), address: "10.0.3.7".to_owned() };
         vec![
+            Event::Submitted { by: by.clone(), devices: 7, reason: Some(reason.clone()), rate: None, retry_of: None },
+            Event::Overlaps { tasks: vec![TaskId::default()], more: 1 },
+            Event::CancelRequested { by: by.clone() },
+            Event::Paused { by: by.clone() },
+            Event::Resumed { by: by.clone() },
+            Event::RateChanged { by, rate: NonZeroU32::new(500) },
             Event::fields_ignored(&["a".to_owned()]),
             Event::Counted { device, name: None, total: 2 },
             Event::Published { device, published: 1, total: 2 },

@@ -5,7 +5,7 @@ mod position;
 mod state;
 mod text;
 
-use std::fmt;
+use std::{fmt, num::NonZeroU32};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,21 @@ pub struct NewTask {
     pub to: DateTime<Utc>,
     /// The client's idempotency key.
     pub request_id: Option<String>,
+    /// Why the readings are published again.
+    pub reason: Option<String>,
+    /// The most rows a second, for the whole task.
+    pub rate: Option<NonZeroU32>,
+}
+
+/// Who submitted a task or steered it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct Requester {
+    /// The name of the token; `default` for the token of the start parameter.
+    pub token: String,
+    /// The address of the client.
+    pub address: String,
 }
 
 /// A stored entry of a task's log.

@@ -93,7 +93,7 @@ pub enum TaskState {
 }
 
 /// The number of a task's jobs in each state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct JobCounts {
     pub queued: u64,
     pub running: u64,

@@ -15,7 +15,7 @@ pub fn millis(duration: Duration) -> i64 {
 }
 
 #[cfg(test)]
-mod fixture {
+pub mod fixture {
     use std::sync::Arc;
 
     use chrono::DateTime;
@@ -38,6 +38,13 @@ mod fixture {
             last_seq: 0,
             created_at_ms: 1_000,
             cancel_requested: false,
+            is_paused: false,
+            rate: None,
+            request_id: None,
+            reason: None,
+            requester: None,
+            retry_of: None,
+            finished_at_ms: None,
         }
     }
 

@@ -3,27 +3,14 @@
 use uuid::Uuid;
 
 use crate::{
-    TaskRow,
-    task::{Event, Failure, JobCounts, NewTask, Summary, TaskState},
+    Steer, TaskRow, TaskTotals,
+    task::{Event, Failure, NewTask, Requester, Summary, TaskState},
 };
-
-/// The totals of a task whose jobs have all ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TaskTotals {
-    pub jobs: JobCounts,
-    /// Rows acknowledged by Kafka.
-    pub published: u64,
-    pub quarantined: u64,
-    /// Rows sent and not acknowledged when their jobs were cancelled.
-    pub unanswered: u64,
-    /// Devices that succeeded and have no row in the range.
-    pub empty: u64,
-}
 
 /// The last event and the final state of a task whose jobs have all ended. `failures` are its first
 /// failed devices, at most [`MAX_NAMED`](crate::task::MAX_NAMED).
 pub fn finish(task: &TaskRow, totals: TaskTotals, failures: Vec<Failure>, wall_ms: i64) -> (Event, TaskState) {
-    let TaskTotals { jobs, published, quarantined, unanswered, empty } = totals;
+    let TaskTotals { jobs, published, quarantined, unanswered, empty, .. } = totals;
     let summary = Summary {
         devices: jobs.into(),
         published,
@@ -46,16 +33,48 @@ pub fn differences(request: &NewTask, stored: &TaskRow, devices: &[Uuid]) -> Vec
         ("devices", request.devices != devices),
         ("from", request.from != stored.from),
         ("to", request.to != stored.to),
+        ("reason", request.reason != stored.reason),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
 }
 
+/// What is written when a task is steered: the task afterwards, and the event to log. `None` if
+/// nothing changes, because the task is finished, or is as it is asked for.
+pub fn steer(task: &TaskRow, steer: Steer, by: Option<Requester>) -> Option<(TaskRow, Option<Event>)> {
+    let changes = match steer {
+        Steer::Cancel => !task.cancel_requested,
+        // A task that is being cancelled is not to go on.
+        Steer::Pause => !task.is_paused && !task.cancel_requested,
+        Steer::Resume => task.is_paused,
+        Steer::Rate(rate) => task.rate != rate,
+    };
+    if task.state.is_final() || !changes {
+        return None;
+    }
+    let mut after = task.clone();
+    match steer {
+        Steer::Cancel => (after.cancel_requested, after.is_paused) = (true, false),
+        Steer::Pause => after.is_paused = true,
+        Steer::Resume => after.is_paused = false,
+        Steer::Rate(rate) => after.rate = rate,
+    }
+    let event = by.map(|by| match steer {
+        Steer::Cancel => Event::CancelRequested { by },
+        Steer::Pause => Event::Paused { by },
+        Steer::Resume => Event::Resumed { by },
+        Steer::Rate(rate) => Event::RateChanged { by, rate },
+    });
+    Some((after, event))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use chrono::DateTime;
 
     use super::*;
-    use crate::policy::fixture::task;
+    use crate::{policy::fixture::task, task::JobCounts};
 
     #[test]
     fn a_task_ends_as_its_jobs_did() {
@@ -85,6 +104,8 @@ mod tests {
             from: task.from,
             to: task.to,
             request_id: None,
+            reason: None,
+            rate: None,
         };
         assert!(differences(&same, &task, &devices).is_empty());
         let later = DateTime::from_timestamp_millis(9).unwrap();
@@ -94,5 +115,40 @@ mod tests {
         assert_eq!(differences(&other, &task, &devices), ["thingId", "to"]);
         let turned = [devices[1], devices[0]];
         assert_eq!(differences(&same, &task, &turned), ["devices"], "their order counts");
+    }
+
+    #[test]
+    fn steering_a_task_again_changes_nothing() {
+        let rate = Steer::Rate(NonZeroU32::new(5));
+        for change in [Steer::Cancel, Steer::Pause, rate] {
+            let (after, event) = steer(&task(), change, None).expect("it changes");
+            assert!(event.is_none() && steer(&after, change, None).is_none(), "{change:?}");
+        }
+        let mut paused = task();
+        paused.is_paused = true;
+        let (resumed, _) = steer(&paused, Steer::Resume, None).expect("it goes on");
+        assert!(!resumed.is_paused && steer(&resumed, Steer::Resume, None).is_none());
+        assert!(steer(&resumed, Steer::Rate(None), None).is_none());
+    }
+
+    #[test]
+    fn a_finished_task_is_not_steered_and_a_cancelled_one_is_not_paused() {
+        let mut task = task();
+        task.cancel_requested = true;
+        assert!(steer(&task, Steer::Pause, None).is_none());
+        task.state = TaskState::Failed;
+        for change in [Steer::Cancel, Steer::Pause, Steer::Resume, Steer::Rate(NonZeroU32::new(5))] {
+            assert!(steer(&task, change, None).is_none(), "{change:?}");
+        }
+    }
+
+    #[test]
+    fn a_cancellation_ends_a_pause() {
+        let mut task = task();
+        task.is_paused = true;
+        let by = Requester { token: "default".to_owned(), address: "192.0.2.1".to_owned() };
+        let (after, event) = steer(&task, Steer::Cancel, Some(by.clone())).expect("it changes");
+        assert!(after.cancel_requested && !after.is_paused);
+        assert_eq!(event, Some(Event::CancelRequested { by }));
     }
 }

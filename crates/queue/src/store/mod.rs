@@ -11,12 +11,13 @@ use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 
 use crate::{
-    Backlog, Cancelled, ClaimLimits, Clock, Job, OpenError, ProbeError, QueueError, QueueOptions, Submitted, TaskRow,
+    Backlog, ClaimLimits, Clock, Job, JobRow, OpenError, OverlapQuery, OverlappingTask, ProbeError, QuarantineCursor, QueueError,
+    QueueOptions, Steer, Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
     events::EventHub,
     lease::JobUpdate,
     metrics::QueueMetrics,
     policy::claim::{History, Start},
-    task::{Event, LogEntry, NewTask, QuarantinedRow, TaskId},
+    task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
 };
 use sqlite::SqliteStore;
 
@@ -33,14 +34,18 @@ use sqlite::SqliteStore;
 ///
 /// Dropping the future of an operation does not undo it: it is applied as a whole or not at all.
 pub(crate) trait Store {
-    /// Stores a task with one job per device, each due at once, and `events` as the beginning of
-    /// its log. The task is served before those that were served already. If a task with the same
+    /// Stores a task with one job per device, each due at once, and the beginning of its log. The task is served before those that were served already. If a task with the same
     /// `request_id` exists, nothing is stored; of several at once, one creates the task.
-    fn submit(&self, task: NewTask, events: Vec<Event>) -> impl Future<Output = Result<Submitted, QueueError>> + Send;
+    fn submit(&self, submission: Submission) -> impl Future<Output = Result<Submitted, QueueError>> + Send;
 
-    /// Marks an unfinished task as being cancelled and ends its queued jobs. If it has no running
-    /// job, it is finished in the same transaction.
-    fn cancel(&self, task: TaskId) -> impl Future<Output = Result<Option<Cancelled>, QueueError>> + Send;
+    /// Writes what [`steer`](crate::policy::task::steer) says. A cancellation also ends the queued
+    /// jobs of the task, and finishes it if it has no running one.
+    fn steer(
+        &self,
+        task: TaskId,
+        steer: Steer,
+        by: Option<Requester>,
+    ) -> impl Future<Output = Result<Option<Steered>, QueueError>> + Send;
 
     /// Leases due jobs as the [turns](crate::policy::turns) say, each to one owner only, and counts
     /// up its attempt. Before a job is leased whose lease has expired, all expired leases of its
@@ -93,8 +98,43 @@ pub(crate) trait Store {
     /// `closed_topics`.
     fn tasks_due(&self, limit: u64, closed_topics: &[&str]) -> impl Future<Output = Result<Vec<TaskId>, QueueError>> + Send;
 
-    /// The unfinished tasks that are being cancelled.
-    fn tasks_being_cancelled(&self) -> impl Future<Output = Result<Vec<TaskId>, QueueError>> + Send;
+    /// The unfinished tasks that are being cancelled, are paused, or have a rate.
+    fn steering(&self) -> impl Future<Output = Result<Vec<Steering>, QueueError>> + Send;
+
+    /// See [`crate::Queue::tasks`].
+    fn tasks(
+        &self,
+        filter: &TaskFilter,
+        before: Option<TaskId>,
+        limit: u32,
+    ) -> impl Future<Output = Result<TaskPage, QueueError>> + Send;
+
+    /// A task with its counts, if it exists.
+    fn task_detail(&self, id: TaskId) -> impl Future<Output = Result<Option<TaskDetail>, QueueError>> + Send;
+
+    /// See [`crate::Queue::jobs`].
+    fn jobs(
+        &self,
+        task: TaskId,
+        states: &[JobState],
+        after: Option<u64>,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<JobRow>, QueueError>> + Send;
+
+    /// See [`crate::Queue::quarantine_page`].
+    fn quarantine_page(
+        &self,
+        task: TaskId,
+        after: Option<&QuarantineCursor>,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<(Uuid, QuarantinedRow)>, QueueError>> + Send;
+
+    /// See [`crate::Queue::overlaps`].
+    fn overlaps(
+        &self,
+        query: OverlapQuery,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<OverlappingTask>, QueueError>> + Send;
 
     /// The quarantined rows of a task, each with its device, ordered by device, time and key.
     fn quarantined_rows(&self, task: TaskId) -> impl Future<Output = Result<Vec<(Uuid, QuarantinedRow)>, QueueError>> + Send;
@@ -186,12 +226,12 @@ macro_rules! dispatch {
 }
 
 impl Store for AnyStore {
-    async fn submit(&self, task: NewTask, events: Vec<Event>) -> Result<Submitted, QueueError> {
-        dispatch!(self, store => store.submit(task, events).await)
+    async fn submit(&self, submission: Submission) -> Result<Submitted, QueueError> {
+        dispatch!(self, store => store.submit(submission).await)
     }
 
-    async fn cancel(&self, task: TaskId) -> Result<Option<Cancelled>, QueueError> {
-        dispatch!(self, store => store.cancel(task).await)
+    async fn steer(&self, task: TaskId, steer: Steer, by: Option<Requester>) -> Result<Option<Steered>, QueueError> {
+        dispatch!(self, store => store.steer(task, steer, by).await)
     }
 
     async fn claim(
@@ -234,8 +274,33 @@ impl Store for AnyStore {
         dispatch!(self, store => store.tasks_due(limit, closed_topics).await)
     }
 
-    async fn tasks_being_cancelled(&self) -> Result<Vec<TaskId>, QueueError> {
-        dispatch!(self, store => store.tasks_being_cancelled().await)
+    async fn steering(&self) -> Result<Vec<Steering>, QueueError> {
+        dispatch!(self, store => store.steering().await)
+    }
+
+    async fn tasks(&self, filter: &TaskFilter, before: Option<TaskId>, limit: u32) -> Result<TaskPage, QueueError> {
+        dispatch!(self, store => store.tasks(filter, before, limit).await)
+    }
+
+    async fn task_detail(&self, id: TaskId) -> Result<Option<TaskDetail>, QueueError> {
+        dispatch!(self, store => store.task_detail(id).await)
+    }
+
+    async fn jobs(&self, task: TaskId, states: &[JobState], after: Option<u64>, limit: u32) -> Result<Vec<JobRow>, QueueError> {
+        dispatch!(self, store => store.jobs(task, states, after, limit).await)
+    }
+
+    async fn quarantine_page(
+        &self,
+        task: TaskId,
+        after: Option<&QuarantineCursor>,
+        limit: u32,
+    ) -> Result<Vec<(Uuid, QuarantinedRow)>, QueueError> {
+        dispatch!(self, store => store.quarantine_page(task, after, limit).await)
+    }
+
+    async fn overlaps(&self, query: OverlapQuery, limit: usize) -> Result<Vec<OverlappingTask>, QueueError> {
+        dispatch!(self, store => store.overlaps(query, limit).await)
     }
 
     async fn quarantined_rows(&self, task: TaskId) -> Result<Vec<(Uuid, QuarantinedRow)>, QueueError> {

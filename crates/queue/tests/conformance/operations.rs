@@ -1,9 +1,10 @@
 //! The operations that the other files do not need, one by one.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, num::NonZeroU32};
 
-use data_patch_protocol::task::{Event, NewTask, TaskId, TaskState};
-use data_patch_queue::{Checkpoint, ClaimLimits, QueueError, Submitted};
+use data_patch_protocol::task::{Event, JobState, NewTask, Requester, TaskId, TaskState};
+use data_patch_queue::{Checkpoint, ClaimLimits, OverlapQuery, QueueError, Steer, Steering, Submission, Submitted, TaskFilter};
+use uuid::Uuid;
 
 use crate::support::{Bench, LEASE, MAX_CRASHES, TestStore, counted, on_every_store, progress, task};
 
@@ -17,7 +18,9 @@ async fn submit<S>(bench: &Bench<S>, task: NewTask) -> TaskId {
 async fn a_log_begins_with_the_events_of_its_submit<S: TestStore>() {
     let bench = Bench::<S>::new().await;
     let ignored = Event::FieldsIgnored { fields: vec!["x".to_owned()], more: 0 };
-    let Submitted::Created(id) = bench.queue.submit_with_log(task(1, None), vec![ignored.clone()]).await.unwrap() else {
+    let Submitted::Created(id) =
+        bench.queue.submit(Submission { events: vec![ignored.clone()], ..task(1, None).into() }).await.unwrap()
+    else {
         panic!("it exists")
     };
     let log = bench.queue.log_after(id, 0, 9).await.unwrap();
@@ -95,14 +98,15 @@ async fn a_cancelled_task_ends_when_its_last_job_has_stopped<S: TestStore>() {
     let (one, two) = (bench.claim_one().await, bench.claim_one().await);
     let cancelled = bench.queue.cancel(id).await.unwrap().expect("no such task");
     assert!(!cancelled.already_finished && cancelled.task.cancel_requested);
-    assert_eq!(bench.queue.tasks_being_cancelled().await.unwrap(), [id]);
+    let steering = bench.queue.steering().await.unwrap();
+    assert!(matches!(steering[..], [Steering { task, is_cancelled: true, .. }] if task == id), "{steering:?}");
     assert_eq!(bench.queue.backlog().await.unwrap().jobs, 2, "what was not running has ended");
     one.cancel(progress(3), 0).await.unwrap();
     assert_eq!(bench.state(id).await, TaskState::Running);
     // Its worker does not know yet.
     two.release(progress(4)).await.unwrap();
     assert_eq!(bench.state(id).await, TaskState::Cancelled);
-    assert!(bench.queue.tasks_being_cancelled().await.unwrap().is_empty());
+    assert!(bench.queue.steering().await.unwrap().is_empty());
     let log = bench.log(id).await;
     assert!(log.last().unwrap().contains("7 rows published"), "{log:?}");
     assert!(bench.queue.cancel(id).await.unwrap().expect("no such task").already_finished);
@@ -127,7 +131,143 @@ async fn a_closed_queue_says_so<S: TestStore>() {
     assert_eq!(bench.open().await.task(id).await.unwrap().map(|row| row.id), Some(id));
 }
 
+async fn a_paused_task_is_not_claimed_until_it_is_resumed<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
+    let id = bench.submit(2).await;
+    let lease = bench.claim_one().await;
+    let paused = bench.queue.steer(id, Steer::Pause, Some(requester())).await.unwrap().expect("no such task");
+    assert!(paused.task.is_paused && !paused.already_finished);
+    assert!(bench.queue.steering().await.unwrap()[0].is_paused);
+    lease.release(progress(3)).await.unwrap();
+    assert!(bench.queue.tasks_due(9, &[]).await.unwrap().is_empty());
+    assert!(bench.queue.claim(&bench.owner, || 9, LEASE, MAX_CRASHES).await.unwrap().leases.is_empty());
+    assert!(bench.queue.backlog().await.unwrap().oldest_due.is_zero(), "nobody waits for a task that was paused");
+    for _ in 0..2 {
+        let resumed = bench.queue.steer(id, Steer::Resume, Some(requester())).await.unwrap().expect("no such task");
+        assert!(!resumed.task.is_paused);
+    }
+    let leases = bench.queue.claim(&bench.owner, || 9, LEASE, MAX_CRASHES).await.unwrap().leases;
+    assert_eq!(leases.iter().map(|lease| lease.job.progress.published).collect::<Vec<_>>(), [3, 0]);
+    let log = bench.log(id).await;
+    assert!(log[0].starts_with("paused by night-duty (10.0.3.7)") && log[1].starts_with("resumed by"), "{log:?}");
+    assert_eq!(log.len(), 2, "what is repeated is logged once: {log:?}");
+}
+
+async fn a_paused_task_is_cancelled_like_any_other<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
+    let id = bench.submit(2).await;
+    bench.queue.steer(id, Steer::Pause, None).await.unwrap();
+    let cancelled = bench.queue.cancel(id).await.unwrap().expect("no such task");
+    assert_eq!((cancelled.task.state, bench.state(id).await), (TaskState::Cancelled, TaskState::Cancelled));
+    assert!(bench.queue.steer(id, Steer::Resume, None).await.unwrap().expect("no such task").already_finished);
+}
+
+async fn the_rate_of_a_task_is_told_to_its_workers<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
+    let id = bench.submit(1).await;
+    assert!(bench.queue.steering().await.unwrap().is_empty());
+    let rate = NonZeroU32::new(500);
+    assert_eq!(bench.queue.steer(id, Steer::Rate(rate), None).await.unwrap().expect("no such task").task.rate, rate);
+    assert_eq!(bench.queue.steering().await.unwrap()[0].rate, rate);
+    bench.queue.steer(id, Steer::Rate(None), None).await.unwrap();
+    assert!(bench.queue.steering().await.unwrap().is_empty());
+}
+
+async fn a_task_keeps_who_asked_for_it_and_why<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
+    let (rate, reason) = (NonZeroU32::new(7), Some("ET was down".to_owned()));
+    let first = bench.submit(1).await;
+    let submission = Submission {
+        requester: Some(requester()),
+        retry_of: Some(first),
+        ..NewTask { rate, reason: reason.clone(), ..task(2, Some("named")) }.into()
+    };
+    let Submitted::Created(id) = bench.queue.submit(submission).await.unwrap() else { panic!("not created") };
+    let row = bench.queue.task(id).await.unwrap().expect("no such task");
+    assert_eq!((row.rate, row.reason, row.retry_of, row.requester), (rate, reason, Some(first), Some(requester())));
+    assert_eq!(row.request_id.as_deref(), Some("named"));
+}
+
+async fn tasks_are_listed_newest_first_in_parts<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
+    let mut created = Vec::new();
+    for _ in 0..5 {
+        created.push(bench.submit(1).await);
+    }
+    bench.queue.cancel(created[1]).await.unwrap();
+    let (mut listed, mut before) = (Vec::new(), None);
+    loop {
+        let page = bench.queue.tasks(&TaskFilter::default(), before, 2).await.unwrap();
+        listed.extend(page.tasks.iter().map(|detail| detail.task.id));
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed, created.iter().rev().copied().collect::<Vec<_>>());
+    let filtered = async |filter: TaskFilter| {
+        let page = bench.queue.tasks(&filter, None, 9).await.unwrap();
+        page.tasks.iter().map(|detail| detail.task.id).collect::<Vec<_>>()
+    };
+    let states = vec![TaskState::Cancelled, TaskState::Running];
+    assert_eq!(filtered(TaskFilter { states, ..TaskFilter::default() }).await, [created[1]]);
+    let device = bench.queue.jobs(created[2], &[], None, 9).await.unwrap()[0].device;
+    assert_eq!(filtered(TaskFilter { device: Some(device), ..TaskFilter::default() }).await, [created[2]]);
+    let thing = bench.queue.task(created[3]).await.unwrap().expect("no such task").thing;
+    assert_eq!(filtered(TaskFilter { thing: Some(thing), ..TaskFilter::default() }).await, [created[3]]);
+    let text = Some(created[4].to_string());
+    assert_eq!(filtered(TaskFilter { text, ..TaskFilter::default() }).await, [created[4]]);
+}
+
+async fn the_counts_of_a_task_follow_its_jobs_and_stay_when_it_is_finished<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
+    let id = bench.submit(2).await;
+    let lease = bench.claim_one().await;
+    lease.checkpoint(Checkpoint { counted: counted(Some("水"), 9).counted, ..progress(4) }).await.unwrap();
+    let totals = bench.queue.task_detail(id).await.unwrap().expect("no such task").totals;
+    assert_eq!((totals.jobs.running, totals.jobs.queued), (1, 1));
+    assert_eq!((totals.counted, totals.counted_jobs, totals.published), (9, 1, 4));
+    lease.succeed(progress(9)).await.unwrap();
+    bench.queue.cancel(id).await.unwrap();
+    let totals = bench.queue.task_detail(id).await.unwrap().expect("no such task").totals;
+    assert_eq!((totals.jobs.succeeded, totals.jobs.cancelled, totals.published), (1, 1, 9));
+    let jobs = bench.queue.jobs(id, &[JobState::Succeeded], None, 9).await.unwrap();
+    assert_eq!(jobs.iter().map(|job| (job.name.as_deref(), job.published)).collect::<Vec<_>>(), [(Some("水"), 9)]);
+    assert_eq!(bench.queue.jobs(id, &[], Some(0), 9).await.unwrap()[0].ordinal, 1);
+}
+
+async fn tasks_of_the_same_devices_and_time_overlap<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
+    let first = task(3, None);
+    let id = submit(&bench, first.clone()).await;
+    let query = |devices: &[Uuid], from| OverlapQuery {
+        thing: first.thing,
+        topic: first.topic.clone(),
+        devices: devices.to_vec(),
+        from,
+        to: from,
+    };
+    let other = Uuid::new_v4();
+    let found = bench.queue.overlaps(query(&[first.devices[1], other], first.from), 9).await.unwrap();
+    assert_eq!(found.iter().map(|found| found.task.id).collect::<Vec<_>>(), [id]);
+    assert_eq!(found[0].devices, [first.devices[1]]);
+    assert!(bench.queue.overlaps(query(&[other], first.from), 9).await.unwrap().is_empty());
+    let later = first.to + chrono::TimeDelta::seconds(1);
+    assert!(bench.queue.overlaps(query(&first.devices, later), 9).await.unwrap().is_empty());
+}
+
+fn requester() -> Requester {
+    Requester { token: "night-duty".to_owned(), address: "10.0.3.7".to_owned() }
+}
+
 on_every_store! {
+    a_paused_task_is_not_claimed_until_it_is_resumed,
+    a_paused_task_is_cancelled_like_any_other,
+    the_rate_of_a_task_is_told_to_its_workers,
+    a_task_keeps_who_asked_for_it_and_why,
+    tasks_are_listed_newest_first_in_parts,
+    the_counts_of_a_task_follow_its_jobs_and_stay_when_it_is_finished,
+    tasks_of_the_same_devices_and_time_overlap,
     a_log_begins_with_the_events_of_its_submit,
     a_log_is_read_in_pages,
     a_watch_on_another_instance_sees_each_line_once,

@@ -135,6 +135,8 @@ pub fn task(devices: usize, request_id: Option<&str>) -> NewTask {
         from: time,
         to: time,
         request_id: request_id.map(str::to_owned),
+        reason: None,
+        rate: None,
     }
 }
 

@@ -9,6 +9,7 @@ mod clock;
 mod connection;
 mod error;
 mod instance;
+mod list;
 mod open;
 mod probe;
 mod schema;
@@ -24,10 +25,11 @@ use uuid::Uuid;
 
 use super::{ClaimRequest, ClaimedJobs, Store};
 use crate::{
-    Backlog, Cancelled, ClaimLimits, Job, ProbeError, QueueError, Submitted, TaskRow,
+    Backlog, ClaimLimits, Job, JobRow, OverlapQuery, OverlappingTask, ProbeError, QuarantineCursor, QueueError, Steer, Steered,
+    Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
     lease::JobUpdate,
     policy::millis,
-    task::{Event, LogEntry, NewTask, QuarantinedRow, TaskId},
+    task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
 };
 use writer::Tx;
 
@@ -41,16 +43,16 @@ pub(crate) struct SqliteStore {
 }
 
 impl Store for SqliteStore {
-    async fn submit(&self, task: NewTask, events: Vec<Event>) -> Result<Submitted, QueueError> {
+    async fn submit(&self, submission: Submission) -> Result<Submitted, QueueError> {
         /// A task with this many devices is a large change.
         const LARGE_TASK_DEVICES: usize = 100;
-        let is_large = task.devices.len() >= LARGE_TASK_DEVICES;
-        let submit = move |tx: &mut Tx<'_>| submit::submit(tx, &task, &events);
+        let is_large = submission.task.devices.len() >= LARGE_TASK_DEVICES;
+        let submit = move |tx: &mut Tx<'_>| submit::submit(tx, &submission);
         if is_large { self.writer.write_large(submit).await } else { self.writer.write(submit).await }
     }
 
-    async fn cancel(&self, task: TaskId) -> Result<Option<Cancelled>, QueueError> {
-        self.writer.write(move |tx| submit::cancel(tx, task)).await
+    async fn steer(&self, task: TaskId, steer: Steer, by: Option<Requester>) -> Result<Option<Steered>, QueueError> {
+        self.writer.write(move |tx| submit::steer(tx, task, steer, by.clone())).await
     }
 
     /// Claims at the end of its transaction, after the updates that free slots.
@@ -120,8 +122,36 @@ impl Store for SqliteStore {
         self.readers.rows(due, sql::read_task_id).await
     }
 
-    async fn tasks_being_cancelled(&self) -> Result<Vec<TaskId>, QueueError> {
-        self.readers.rows(sql::tasks_being_cancelled(), sql::read_task_id).await
+    async fn steering(&self) -> Result<Vec<Steering>, QueueError> {
+        self.readers.rows(sql::steering(), sql::read_steering).await
+    }
+
+    async fn tasks(&self, filter: &TaskFilter, before: Option<TaskId>, limit: u32) -> Result<TaskPage, QueueError> {
+        list::tasks(&self.readers, filter, before, limit).await
+    }
+
+    async fn task_detail(&self, id: TaskId) -> Result<Option<TaskDetail>, QueueError> {
+        let Some(task) = self.task(id).await? else { return Ok(None) };
+        list::detail(&self.readers, task).await.map(Some)
+    }
+
+    async fn jobs(&self, task: TaskId, states: &[JobState], after: Option<u64>, limit: u32) -> Result<Vec<JobRow>, QueueError> {
+        let to_wall_ms = self.clock.wall_ms() - self.clock.steady_ms();
+        let jobs = sql::jobs(task, states, after, limit);
+        self.readers.rows(jobs, move |row| sql::read_job(row, to_wall_ms)).await
+    }
+
+    async fn quarantine_page(
+        &self,
+        task: TaskId,
+        after: Option<&QuarantineCursor>,
+        limit: u32,
+    ) -> Result<Vec<(Uuid, QuarantinedRow)>, QueueError> {
+        self.readers.rows(sql::quarantine_page(task, after, limit), sql::read_quarantined).await
+    }
+
+    async fn overlaps(&self, query: OverlapQuery, limit: usize) -> Result<Vec<OverlappingTask>, QueueError> {
+        list::overlaps(&self.readers, query, limit).await
     }
 
     async fn quarantined_rows(&self, task: TaskId) -> Result<Vec<(Uuid, QuarantinedRow)>, QueueError> {

@@ -17,6 +17,13 @@ pub enum Task {
     CreatedAt,
     FinishedAt,
     CancelRequestedAt,
+    Reason,
+    Rate,
+    PausedAt,
+    RetryOf,
+    Requester,
+    RequesterAddress,
+    Totals,
 }
 
 #[derive(Clone, Copy, Iden)]
@@ -43,6 +50,7 @@ pub enum Job {
     Suspected,
     Waiting,
     Unanswered,
+    RowsPerSecond,
 }
 
 #[derive(Clone, Copy, Iden)]
@@ -75,7 +83,11 @@ pub mod index {
     pub const TASK_ID: &str = "sqlite_autoindex_task_1";
     pub const TASK_REQUEST: &str = "task_request";
     pub const TASK_FINISHED: &str = "task_finished";
-    pub const TASK_CANCELLING: &str = "task_cancelling";
+    pub const TASK_STEERED: &str = "task_steered";
+    /// `task (state, id)`
+    pub const TASK_STATE: &str = "task_state";
+    /// `task (thing_id, id)`
+    pub const TASK_THING: &str = "task_thing";
     /// `job (task_id, ordinal)`
     pub const JOB_TASK: &str = "sqlite_autoindex_job_1";
     pub const JOB_DUE: &str = "job_due";

@@ -49,6 +49,7 @@ pub fn finish_task_if_done(tx: &Tx<'_>, task: &TaskRow, events: &mut Vec<Event>)
         _ => tx.rows(&sql::failures(task.id, MAX_NAMED as u64), sql::read_failure)?,
     };
     failpoint::hit("last-event");
+    tx.run(&sql::store_totals(task.id, &totals)?)?;
     let (event, state) = finish(task, totals, failures, tx.wall_ms);
     events.push(event);
     Ok(Some(state))

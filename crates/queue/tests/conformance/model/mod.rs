@@ -48,6 +48,8 @@ impl<S> Real<S> {
             from: time,
             to: time,
             request_id: request.map(|request| request.to_string()),
+            reason: None,
+            rate: None,
         };
         match self.queues[0].submit(task).await.unwrap() {
             Submitted::Created(id) => {

@@ -158,7 +158,7 @@ pub fn release_all(owner: &str, now_ms: i64) -> Statement<'_> {
 }
 
 /// Cancels the queued jobs of a task. Its running jobs end when they have stopped.
-pub fn cancel_waiting_jobs(task: TaskId) -> Statement<'static> {
+pub fn cancel_queued_jobs(task: TaskId) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         let text = build_sql(
             Query::update()

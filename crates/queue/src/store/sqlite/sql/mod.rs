@@ -2,6 +2,7 @@
 //! begun or ended here.
 
 mod job;
+mod list;
 mod log;
 #[cfg(test)]
 mod plans;
@@ -15,6 +16,7 @@ use rusqlite::{Error, Row, types::Type};
 use uuid::Uuid;
 
 pub use job::*;
+pub use list::*;
 pub use log::*;
 pub use statement::Statement;
 pub use task::*;
@@ -28,6 +30,11 @@ fn decode_error(column: &str, error: impl std::error::Error) -> Error {
 
 fn uuid(row: &Row<'_>, column: &str) -> Result<Uuid> {
     Uuid::try_parse(row.get_ref(column)?.as_str()?).map_err(|error| decode_error(column, error))
+}
+
+fn optional_uuid(row: &Row<'_>, column: &str) -> Result<Option<Uuid>> {
+    let text = row.get_ref(column)?.as_str_or_null()?;
+    text.map(Uuid::try_parse).transpose().map_err(|error| decode_error(column, error))
 }
 
 fn timestamp(row: &Row<'_>, column: &str) -> Result<DateTime<Utc>> {

@@ -6,18 +6,19 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::{
-    Clock, Queue, QueueOptions,
-    policy::{crash::InProgress, job::JobWrite},
+    Clock, Queue, QueueOptions, TaskFilter, TaskTotals,
+    policy::{crash::InProgress, fixture, job::JobWrite},
     store::sqlite::connection,
     task::{JobState, LogEntry, NewTask, Position, Progress, QuarantinedRow, TaskId, TaskState},
 };
 
 /// Statements that may read a whole index, and why.
-const WHOLE_INDEX: [(&str, &str); 6] = [
+const WHOLE_INDEX: [(&str, &str); 7] = [
+    ("common_devices", "the devices of one request, in memory"),
     ("in_progress", "the unfinished jobs, once for each dead service"),
     ("release_all", "the unfinished jobs, once when a service stops"),
     ("any_suspect", "the jobs suspected of crashes: nearly always none"),
-    ("tasks_being_cancelled", "the tasks with stopping jobs: nearly always none"),
+    ("steering", "the unfinished tasks that were steered: nearly always few"),
     ("backlog", "it counts the unfinished jobs; used for metrics, on a read connection"),
     ("tasks_due", "the unfinished tasks by when they were served, until enough are found"),
 ];
@@ -33,6 +34,8 @@ fn statements() -> Vec<(&'static str, String)> {
         from: time,
         to: time,
         request_id: Some("r".to_owned()),
+        reason: None,
+        rate: None,
     };
     let due = DueRow {
         id: 1,
@@ -53,9 +56,18 @@ fn statements() -> Vec<(&'static str, String)> {
         LogEntry { task: id, seq: 1, at_ms: 0, event: crate::task::Event::TakenOver { device, published: 0 }, final_state: None };
     let quarantined = QuarantinedRow { position: Position { time_us: 0, key: "".into() }, reason: String::new() };
     let running = JobState::Running;
+    let every_filter = TaskFilter {
+        thing: Some(device),
+        device: Some(device),
+        topic: Some("t".to_owned()),
+        created_ms: Some(0..=1),
+        text: Some("x".to_owned()),
+        ..TaskFilter::default()
+    };
+    let range = TaskRange { state: Some(TaskState::Failed), after: Some(id), before: Some(id) };
     let blamed = InProgress { id: 1, crashes: 0, suspected: 0, waiting: false };
     [
-        ("insert_task", insert_task(id, &new, 0)),
+        ("insert_task", insert_task(id, &new.into(), 0)),
         ("task", task(id)),
         ("task_of_request", task_of_request("r")),
         ("devices", devices(id)),
@@ -63,13 +75,23 @@ fn statements() -> Vec<(&'static str, String)> {
         ("set_task_served", set_task_served(id, 1)),
         ("tasks_due", tasks_due(0, 1, &[])),
         ("tasks_due", tasks_due(0, 1, &["t"])),
-        ("request_cancel", request_cancel(id, 0)),
+        ("steer_task", steer_task(&fixture::task(), 0)),
         ("cancel_requested", cancel_requested(id)),
-        ("tasks_being_cancelled", tasks_being_cancelled()),
+        ("steering", steering()),
         ("fail_unreadable_task", fail_unreadable_task("t".to_owned(), 0)),
         ("max_served_seq", max_served_seq()),
         ("has_open_jobs", has_open_jobs(id)),
         ("task_totals", task_totals(id)),
+        ("store_totals", store_totals(id, &TaskTotals::default()).unwrap()),
+        ("stored_totals", stored_totals(id)),
+        ("tasks", tasks(&TaskFilter::default(), TaskRange::default(), 1)),
+        ("tasks", tasks(&every_filter, TaskRange { state: None, ..range }, 1)),
+        ("tasks", tasks(&every_filter, range, 1)),
+        ("tasks_of_thing", tasks_of_thing(device, "t", 1)),
+        ("task_at_distance", task_at_distance(Some(id), 1)),
+        ("jobs", jobs(id, &[running], Some(1), 1)),
+        ("quarantine_page", quarantine_page(id, None, 1)),
+        ("common_devices", common_devices(id, "[]".to_owned())),
         ("failures", failures(id, 1)),
         ("prune", prune(0, 1)),
         ("backlog", backlog()),
@@ -82,7 +104,7 @@ fn statements() -> Vec<(&'static str, String)> {
         ("in_progress", in_progress("o", 0)),
         ("end_lease_after_crash", end_lease_after_crash(&blamed, 0)),
         ("release_all", release_all("o", 0)),
-        ("cancel_waiting_jobs", cancel_waiting_jobs(id)),
+        ("cancel_queued_jobs", cancel_queued_jobs(id)),
         ("end_job", end_job(1, running, None)),
         ("fail_jobs_of_unreadable_task", fail_jobs_of_unreadable_task("t".to_owned(), "")),
         ("write_job", write_job(1, 1, running, None, &JobWrite::default())),
@@ -100,7 +122,7 @@ fn statements() -> Vec<(&'static str, String)> {
 
 #[test]
 fn every_statement_is_in_the_list() {
-    let sources = [include_str!("job.rs"), include_str!("log.rs"), include_str!("task.rs")];
+    let sources = [include_str!("job.rs"), include_str!("list.rs"), include_str!("log.rs"), include_str!("task.rs")];
     let known: Vec<_> = statements().into_iter().map(|(name, _)| name).collect();
     for function in sources.iter().flat_map(|source| source.split("pub fn ").skip(1)) {
         let (signature, _) = function.split_once('{').unwrap();

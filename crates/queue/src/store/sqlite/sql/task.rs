@@ -1,23 +1,22 @@
 //! Tasks: created, served in turn, finished, removed.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, num::NonZeroU32};
 
 use rusqlite::Row;
-use sea_query::{CaseStatement, Expr, ExprTrait, Func, Order, Query, SelectStatement};
+use sea_query::{CaseStatement, Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement};
 
 use super::{
-    Result, Statement, state,
+    Result, Statement, optional_uuid, state,
     statement::{Sql, Value, build_sql, by_index, eq_param, param, set},
     timestamp, uuid,
 };
 use crate::{
-    TaskRow,
-    policy::task::TaskTotals,
+    Steering, Submission, TaskRow, TaskTotals,
     store::sqlite::schema::{Job, Task, index},
-    task::{Failure, JobCounts, JobState, NewTask, TaskId, TaskState},
+    task::{Failure, JobCounts, JobState, Requester, TaskId, TaskState},
 };
 
-pub fn insert_task(id: TaskId, task: &NewTask, now_ms: i64) -> Statement<'_> {
+pub fn insert_task(id: TaskId, submission: &Submission, now_ms: i64) -> Statement<'_> {
     static TEXT: Sql = Sql::new(|| {
         let columns = [
             Task::Id,
@@ -29,9 +28,15 @@ pub fn insert_task(id: TaskId, task: &NewTask, now_ms: i64) -> Statement<'_> {
             Task::State,
             Task::ServedSeq,
             Task::CreatedAt,
+            Task::Reason,
+            Task::Rate,
+            Task::RetryOf,
+            Task::Requester,
+            Task::RequesterAddress,
         ];
         build_sql(Query::insert().into_table(Task::Table).columns(columns).values_panic(columns.map(|_| param())))
     });
+    let Submission { task, requester, retry_of, .. } = submission;
     let values = [
         id.into(),
         task.request_id.as_deref().into(),
@@ -43,14 +48,20 @@ pub fn insert_task(id: TaskId, task: &NewTask, now_ms: i64) -> Statement<'_> {
         // 0: a new task is served next.
         0_i64.into(),
         now_ms.into(),
+        task.reason.as_deref().into(),
+        task.rate.map(NonZeroU32::get).into(),
+        (*retry_of).into(),
+        requester.as_ref().map(|requester| requester.token.as_str()).into(),
+        requester.as_ref().map(|requester| requester.address.as_str()).into(),
     ];
     Statement::new(&TEXT, values)
 }
 
-fn select_task() -> SelectStatement {
+pub(super) fn select_task() -> SelectStatement {
     Query::select()
         .columns([
             Task::Id,
+            Task::RequestId,
             Task::ThingId,
             Task::Topic,
             Task::RangeFrom,
@@ -58,7 +69,14 @@ fn select_task() -> SelectStatement {
             Task::State,
             Task::LastSeq,
             Task::CreatedAt,
+            Task::FinishedAt,
             Task::CancelRequestedAt,
+            Task::PausedAt,
+            Task::Rate,
+            Task::Reason,
+            Task::RetryOf,
+            Task::Requester,
+            Task::RequesterAddress,
         ])
         .from(Task::Table)
         .take()
@@ -87,6 +105,16 @@ pub fn read_task(row: &Row<'_>) -> Result<TaskRow> {
         last_seq: row.get("last_seq")?,
         created_at_ms: row.get("created_at")?,
         cancel_requested: row.get::<_, Option<i64>>("cancel_requested_at")?.is_some(),
+        is_paused: row.get::<_, Option<i64>>("paused_at")?.is_some(),
+        rate: row.get::<_, Option<u32>>("rate")?.and_then(NonZeroU32::new),
+        request_id: row.get("request_id")?,
+        reason: row.get("reason")?,
+        requester: match (row.get("requester")?, row.get("requester_address")?) {
+            (Some(token), Some(address)) => Some(Requester { token, address }),
+            _ => None,
+        },
+        retry_of: optional_uuid(row, "retry_of")?.map(TaskId),
+        finished_at_ms: row.get("finished_at")?,
     })
 }
 
@@ -138,19 +166,36 @@ fn select_tasks_due(without_topics: usize) -> SelectStatement {
         .and_where(Expr::col((Job::Table, Job::DueAt)).lte(param()))
         .take();
     let mut select = select_task();
-    select.and_where(Expr::col((Task::Table, Task::FinishedAt)).is_null()).and_where(Expr::exists(due));
+    select
+        .and_where(Expr::col((Task::Table, Task::FinishedAt)).is_null())
+        .and_where(Expr::col((Task::Table, Task::PausedAt)).is_null())
+        .and_where(Expr::exists(due));
     if without_topics > 0 {
         select.and_where(Expr::col((Task::Table, Task::Topic)).is_not_in((0..without_topics).map(|_| param())));
     }
     select.order_by((Task::Table, Task::ServedSeq), Order::Asc).limit(0).take()
 }
 
-/// Marks a task as being cancelled.
-pub fn request_cancel(task: TaskId, wall_ms: i64) -> Statement<'static> {
+/// Stores what a task was steered to. The times of a cancellation and of a pause stay those of the
+/// first request.
+pub fn steer_task(task: &TaskRow, wall_ms: i64) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
-        build_sql(Query::update().table(Task::Table).values([set(Task::CancelRequestedAt)]).and_where(eq_param(Task::Id)))
+        let since = |column: Task| {
+            let first = Func::coalesce([Expr::col(column), param()]);
+            (column, CaseStatement::new().case(param().eq(Expr::cust("1")), first).into())
+        };
+        let values: [(Task, Expr); 3] = [since(Task::CancelRequestedAt), since(Task::PausedAt), set(Task::Rate)];
+        build_sql(Query::update().table(Task::Table).values(values).and_where(eq_param(Task::Id)))
     });
-    Statement::new(&TEXT, [wall_ms.into(), task.into()])
+    let values = [
+        task.cancel_requested.into(),
+        wall_ms.into(),
+        task.is_paused.into(),
+        wall_ms.into(),
+        task.rate.map(NonZeroU32::get).into(),
+        task.id.into(),
+    ];
+    Statement::new(&TEXT, values)
 }
 
 /// Returns a row if the task is being cancelled.
@@ -167,19 +212,34 @@ pub fn cancel_requested(task: TaskId) -> Statement<'static> {
     Statement::new(&TEXT, [task.into()])
 }
 
-/// The unfinished tasks that are being cancelled.
-pub fn tasks_being_cancelled() -> Statement<'static> {
+/// The unfinished tasks that are being cancelled, are paused, or have a rate.
+pub fn steering() -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         let text = build_sql(
             Query::select()
-                .column(Task::Id)
+                .columns([Task::Id, Task::CancelRequestedAt, Task::PausedAt, Task::Rate])
                 .from(Task::Table)
-                .and_where(Expr::col(Task::CancelRequestedAt).is_not_null())
-                .and_where(Expr::col(Task::FinishedAt).is_null()),
+                .and_where(Expr::col(Task::FinishedAt).is_null())
+                .cond_where(
+                    Condition::any()
+                        .add(Expr::col(Task::CancelRequestedAt).is_not_null())
+                        .add(Expr::col(Task::PausedAt).is_not_null())
+                        .add(Expr::col(Task::Rate).is_not_null()),
+                ),
         );
-        by_index(&text, r#"FROM "task""#, index::TASK_CANCELLING)
+        by_index(&text, r#"FROM "task""#, index::TASK_STEERED)
     });
     Statement::new(&TEXT, [])
+}
+
+pub fn read_steering(row: &Row<'_>) -> Result<Steering> {
+    let is_set = |column: &str| row.get::<_, Option<i64>>(column).map(|at| at.is_some());
+    Ok(Steering {
+        task: read_task_id(row)?,
+        is_cancelled: is_set("cancel_requested_at")?,
+        is_paused: is_set("paused_at")?,
+        rate: row.get::<_, Option<u32>>("rate")?.and_then(NonZeroU32::new),
+    })
 }
 
 /// Fails a task whose row cannot be read, by the text of its id.
@@ -229,7 +289,7 @@ pub fn has_open_jobs(task: TaskId) -> Statement<'static> {
     Statement::new(&TEXT, [task.into(), 1_i64.into()])
 }
 
-/// The totals of a task whose jobs are all finished.
+/// The totals of a task.
 pub fn task_totals(task: TaskId) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         // CASE instead of GROUP BY, for which SQLite would build a temporary table.
@@ -239,41 +299,76 @@ pub fn task_totals(task: TaskId) -> Statement<'static> {
         };
         let no_rows = eq_param(Job::State).and(Expr::cust("\"published\" + \"quarantined\" = 0"));
         let empty = CaseStatement::new().case(no_rows, Expr::cust("1"));
+        let speed = CaseStatement::new().case(eq_param(Job::State), Expr::col(Job::RowsPerSecond));
         let mut select = Query::select();
-        for (count, column) in ["succeeded", "failed", "cancelled"].map(jobs_in) {
+        for (count, column) in ["queued", "running", "succeeded", "failed", "cancelled"].map(jobs_in) {
             select.expr_as(count, column);
         }
         let text = build_sql(
             select
+                .expr_as(Expr::col(Job::Total).sum(), "counted")
+                .expr_as(Expr::col(Job::Total).count(), "counted_jobs")
                 .expr_as(Expr::col(Job::Published).sum(), "published")
                 .expr_as(Expr::col(Job::Quarantined).sum(), "quarantined")
                 .expr_as(Expr::col(Job::Unanswered).sum(), "unanswered")
                 .expr_as(Expr::expr(empty).count(), "empty")
+                .expr_as(Expr::expr(speed).sum(), "rows_per_second")
                 .from(Job::Table)
                 .and_where(eq_param(Job::TaskId)),
         );
         by_index(&text, r#"FROM "job""#, index::JOB_TASK)
     });
-    let [succeeded, failed, cancelled] = [JobState::Succeeded, JobState::Failed, JobState::Cancelled].map(Value::from);
-    Statement::new(&TEXT, [succeeded, failed, cancelled, JobState::Succeeded.into(), task.into()])
+    let [queued, running, succeeded, failed, cancelled] =
+        [JobState::Queued, JobState::Running, JobState::Succeeded, JobState::Failed, JobState::Cancelled].map(Value::from);
+    let values =
+        [queued, running, succeeded, failed, cancelled, JobState::Succeeded.into(), JobState::Running.into(), task.into()];
+    Statement::new(&TEXT, values)
 }
 
 pub fn read_task_totals(row: &Row<'_>) -> Result<TaskTotals> {
     let jobs = JobCounts {
+        queued: row.get("queued")?,
+        running: row.get("running")?,
         succeeded: row.get("succeeded")?,
         failed: row.get("failed")?,
         cancelled: row.get("cancelled")?,
-        ..JobCounts::default()
     };
     // The sums of a task without jobs are NULL.
     let rows = |column: &str| row.get::<_, Option<u64>>(column).map(Option::unwrap_or_default);
     Ok(TaskTotals {
         jobs,
+        counted: rows("counted")?,
+        counted_jobs: row.get("counted_jobs")?,
         published: rows("published")?,
         quarantined: rows("quarantined")?,
         unanswered: rows("unanswered")?,
         empty: row.get("empty")?,
+        rows_per_second: row.get::<_, Option<f64>>("rows_per_second")?.unwrap_or_default(),
     })
+}
+
+/// Stores the totals of a task that is about to finish.
+///
+/// # Errors
+/// They cannot be encoded as JSON.
+pub fn store_totals(task: TaskId, totals: &TaskTotals) -> Result<Statement<'static>> {
+    static TEXT: Sql =
+        Sql::new(|| build_sql(Query::update().table(Task::Table).values([set(Task::Totals)]).and_where(eq_param(Task::Id))));
+    let totals = serde_json::to_string(totals).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    Ok(Statement::new(&TEXT, [totals.into(), task.into()]))
+}
+
+/// The stored totals of a finished task.
+pub fn stored_totals(task: TaskId) -> Statement<'static> {
+    static TEXT: Sql =
+        Sql::new(|| build_sql(Query::select().column(Task::Totals).from(Task::Table).and_where(eq_param(Task::Id))));
+    Statement::new(&TEXT, [task.into()])
+}
+
+/// `None` for a task that an older version finished.
+pub fn read_stored_totals(row: &Row<'_>) -> Result<Option<TaskTotals>> {
+    let totals: Option<String> = row.get("totals")?;
+    Ok(totals.and_then(|totals| serde_json::from_str(&totals).ok()))
 }
 
 pub fn failures(task: TaskId, limit: u64) -> Statement<'static> {
@@ -309,16 +404,25 @@ pub fn prune(before_ms: i64, limit: u64) -> Statement<'static> {
     Statement::new(&TEXT, [before_ms.into(), limit.into()])
 }
 
-/// The number of unfinished jobs and the earliest `due_at` of them.
+/// The number of unfinished jobs, and the earliest `due_at` of those that are not paused.
 pub fn backlog() -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
+        let paused = Query::select()
+            .column(Task::Id)
+            .from(Task::Table)
+            .and_where(Expr::col(Task::FinishedAt).is_null())
+            .and_where(Expr::col(Task::PausedAt).is_not_null())
+            .take();
+        let waits = Expr::col(Job::TaskId).not_in_subquery(paused);
+        let due = CaseStatement::new().case(waits, Expr::col(Job::DueAt));
         let select = Query::select()
             .expr_as(Expr::col(Job::Id).count(), "jobs")
-            .expr_as(Expr::col(Job::DueAt).min(), "first_due_at")
+            .expr_as(Expr::expr(due).min(), "first_due_at")
             .from(Job::Table)
             .and_where(Expr::col(Job::DueAt).is_not_null())
             .take();
-        by_index(&build_sql(&select), r#"FROM "job""#, index::JOB_DUE)
+        let text = by_index(&build_sql(&select), r#"FROM "job""#, index::JOB_DUE);
+        by_index(&text, r#"FROM "task""#, index::TASK_STEERED)
     });
     Statement::new(&TEXT, [])
 }

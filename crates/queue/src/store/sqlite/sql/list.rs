@@ -1,0 +1,196 @@
+//! Lists of tasks, jobs and quarantined rows.
+
+use std::borrow::Cow;
+
+use rusqlite::Row;
+use sea_query::{Expr, ExprTrait, Order, Query, SelectStatement};
+use uuid::Uuid;
+
+use super::{
+    Result, Statement, select_task, state,
+    statement::{Sql, Value, build_sql, by_index, eq_param, param},
+    uuid,
+};
+use crate::{
+    JobRow, QuarantineCursor, TaskFilter,
+    store::sqlite::schema::{Job, Quarantine, Task, index},
+    task::{JobState, TaskId, TaskState},
+};
+
+/// The tasks that a list looks at: those with an id in `after..before`, in one state if it is given.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TaskRange {
+    pub state: Option<TaskState>,
+    /// Exclusive.
+    pub after: Option<TaskId>,
+    /// Exclusive.
+    pub before: Option<TaskId>,
+}
+
+/// The tasks of a filter and a range, the newest first. The filter's states are not looked at.
+pub fn tasks(filter: &TaskFilter, range: TaskRange, limit: u32) -> Statement<'static> {
+    let mut select = select_task();
+    let mut values: Vec<Value<'static>> = Vec::new();
+    let table = if let Some(state) = range.state {
+        select.and_where(eq_param(Task::State));
+        values.push(state.into());
+        index::TASK_STATE
+    } else if filter.thing.is_some() {
+        index::TASK_THING
+    } else {
+        index::TASK_ID
+    };
+    let mut condition = |column: Expr, value: Value<'static>| {
+        select.and_where(column);
+        values.push(value);
+    };
+    if let Some(thing) = filter.thing {
+        condition(eq_param(Task::ThingId), thing.into());
+    }
+    if let Some(before) = range.before {
+        condition(Expr::col(Task::Id).lt(param()), before.into());
+    }
+    if let Some(after) = range.after {
+        condition(Expr::col(Task::Id).gt(param()), after.into());
+    }
+    if let Some(topic) = &filter.topic {
+        condition(eq_param(Task::Topic), topic.clone().into());
+    }
+    if let Some(created) = &filter.created_ms {
+        condition(Expr::col(Task::CreatedAt).gte(param()), (*created.start()).into());
+        condition(Expr::col(Task::CreatedAt).lte(param()), (*created.end()).into());
+    }
+    if let Some(text) = &filter.text {
+        // Functions and not LIKE, whose wildcards would have to be escaped.
+        let found = Expr::cust_with_exprs("(instr(\"id\", lower(?)) = 1 OR instr(\"reason\", ?) > 0)", [param(), param()]);
+        condition(found, text.clone().into());
+        values.push(text.clone().into());
+    }
+    if let Some(device) = filter.device {
+        let of_task = Query::select()
+            .expr(Expr::cust("1"))
+            .from(Job::Table)
+            .and_where(Expr::col((Job::Table, Job::TaskId)).equals((Task::Table, Task::Id)))
+            .and_where(Expr::col((Job::Table, Job::DeviceId)).eq(param()))
+            .take();
+        select.and_where(Expr::exists(of_task));
+        values.push(device.into());
+    }
+    finish(select, table, values, limit)
+}
+
+fn finish(mut select: SelectStatement, table: &str, mut values: Vec<Value<'static>>, limit: u32) -> Statement<'static> {
+    values.push(limit.into());
+    let text = build_sql(&select.order_by((Task::Table, Task::Id), Order::Desc).limit(0).take());
+    let text = by_index(&text, r#"FROM "task""#, table);
+    Statement { text: Cow::Owned(by_index(&text, r#"FROM "job""#, index::JOB_TASK)), values }
+}
+
+/// The id of the task that is `count` tasks older than those before `before`.
+pub fn task_at_distance(before: Option<TaskId>, count: u32) -> Statement<'static> {
+    let mut select = Query::select().column(Task::Id).from(Task::Table).take();
+    let mut values: Vec<Value<'static>> = Vec::new();
+    if let Some(before) = before {
+        select.and_where(Expr::col(Task::Id).lt(param()));
+        values.push(before.into());
+    }
+    values.extend([1_u32.into(), count.into()]);
+    let text = build_sql(&select.order_by(Task::Id, Order::Desc).limit(0).offset(0).take());
+    Statement { text: Cow::Owned(by_index(&text, r#"FROM "task""#, index::TASK_ID)), values }
+}
+
+/// The jobs of a task after an ordinal, in the order of the request.
+pub fn jobs(task: TaskId, states: &[JobState], after: Option<u64>, limit: u32) -> Statement<'static> {
+    let mut select = Query::select()
+        .columns([
+            Job::Ordinal,
+            Job::DeviceId,
+            Job::DeviceName,
+            Job::State,
+            Job::Total,
+            Job::Published,
+            Job::Quarantined,
+            Job::RowsPerSecond,
+            Job::Attempt,
+            Job::Outages,
+            Job::DueAt,
+            Job::Reason,
+        ])
+        .from(Job::Table)
+        .and_where(eq_param(Job::TaskId))
+        .and_where(Expr::col(Job::Ordinal).gt(param()))
+        .take();
+    let mut values: Vec<Value<'static>> = vec![task.into(), after.map_or(-1, |after| after.cast_signed()).into()];
+    if !states.is_empty() {
+        select.and_where(Expr::col(Job::State).is_in(states.iter().map(|_| param())));
+        values.extend(states.iter().map(|state| Value::from(*state)));
+    }
+    values.push(limit.into());
+    let text = build_sql(&select.order_by(Job::Ordinal, Order::Asc).limit(0).take());
+    Statement { text: Cow::Owned(by_index(&text, r#"FROM "job""#, index::JOB_TASK)), values }
+}
+
+/// `to_wall_ms` converts a time of the steady clock to the wall clock.
+pub fn read_job(row: &Row<'_>, to_wall_ms: i64) -> Result<JobRow> {
+    let state: JobState = state(row, "state")?;
+    let due_at: Option<i64> = row.get("due_at")?;
+    Ok(JobRow {
+        ordinal: row.get("ordinal")?,
+        device: uuid(row, "device_id")?,
+        name: row.get("device_name")?,
+        state,
+        total: row.get("total")?,
+        published: row.get("published")?,
+        quarantined: row.get("quarantined")?,
+        rows_per_second: row.get::<_, Option<f64>>("rows_per_second")?.filter(|_| state == JobState::Running),
+        attempts: row.get("attempt")?,
+        outages: row.get("outages")?,
+        due_at_ms: due_at.filter(|_| state == JobState::Queued).map(|due_at| due_at + to_wall_ms),
+        reason: row.get("reason")?,
+    })
+}
+
+/// The quarantined rows of a task after one of them, ordered by device, time and key.
+pub fn quarantine_page(task: TaskId, after: Option<&QuarantineCursor>, limit: u32) -> Statement<'static> {
+    static TEXT: Sql = Sql::new(|| {
+        let place = "(\"device_id\", \"row_time\", \"row_key\") > (?, ?, ?)";
+        build_sql(
+            Query::select()
+                .columns([Quarantine::DeviceId, Quarantine::RowTime, Quarantine::RowKey, Quarantine::Reason])
+                .from(Quarantine::Table)
+                .and_where(eq_param(Quarantine::TaskId))
+                .and_where(Expr::cust_with_exprs(place, [param(), param(), param()]))
+                .order_by(Quarantine::DeviceId, Order::Asc)
+                .order_by(Quarantine::RowTime, Order::Asc)
+                .order_by(Quarantine::RowKey, Order::Asc)
+                .limit(0),
+        )
+    });
+    // The empty text is before every device.
+    let (device, time, key) = after.map_or((String::new(), 0, String::new()), |(device, position)| {
+        (device.to_string(), position.time_us, position.key.to_string())
+    });
+    Statement::new(&TEXT, [task.into(), device.into(), time.into(), key.into(), limit.into()])
+}
+
+/// Which of a task's devices are among those of the statement. `devices` is a JSON array.
+pub fn common_devices(task: TaskId, devices: String) -> Statement<'static> {
+    static TEXT: Sql = Sql::new(|| {
+        let listed = Expr::cust_with_exprs("\"device_id\" IN (SELECT value FROM json_each(?))", [param()]);
+        let select = Query::select()
+            .column(Job::DeviceId)
+            .from(Job::Table)
+            .and_where(eq_param(Job::TaskId))
+            .and_where(listed)
+            .order_by(Job::Ordinal, Order::Asc)
+            .take();
+        by_index(&build_sql(&select), r#"FROM "job""#, index::JOB_TASK)
+    });
+    Statement::new(&TEXT, [task.into(), devices.into()])
+}
+
+/// The latest tasks of a thing that publish to a topic.
+pub fn tasks_of_thing(thing: Uuid, topic: &str, limit: u32) -> Statement<'static> {
+    let filter = TaskFilter { thing: Some(thing), topic: Some(topic.to_owned()), ..TaskFilter::default() };
+    tasks(&filter, TaskRange::default(), limit)
+}
