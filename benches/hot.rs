@@ -10,7 +10,7 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use data_patch::{
     config::ValidationMode,
-    protocol::{ClientMessage, RequestPolicy, Token, reply},
+    protocol::{ClientMessage, Identity, RequestPolicy, Role, Token, reply},
     sink::kafka::RecordBuilder,
     source::{DocType, KeyType, TimeType, copy::Decoder, sample},
     task::{Event, LogEntry, RowKey, TaskId},
@@ -70,7 +70,6 @@ fn record(c: &mut Criterion) {
 
 fn messages(c: &mut Criterion) {
     let rules = RequestPolicy {
-        token: Token::new("123456"),
         time_zone: chrono_tz::Asia::Shanghai,
         max_devices: 10_000,
         default_topic: "anxinyun_data".to_owned(),
@@ -78,7 +77,9 @@ fn messages(c: &mut Criterion) {
         ignore_unknown_fields: false,
     };
     let request = r#"{"src":"iota","token":"123456","topic":"savoir_data","thingId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","devices":["0fc608c2-5d7c-45a0-a5f7-c423a08fa0d0","b34299aa-625e-4404-a580-fde1d7cbc3e8"],"from":"2019-01-11T21:03:00.000+0800","to":"2019-01-15T14:30:00.000+0800"}"#;
-    c.bench_function("parse/request", |b| b.iter(|| ClientMessage::parse(black_box(request), &rules).unwrap()));
+    let token = Token::new("123456");
+    let authenticate = |candidate: &str| token.matches(candidate).then(|| Identity::new("default", Role::Operator));
+    c.bench_function("parse/request", |b| b.iter(|| ClientMessage::parse(black_box(request), authenticate, &rules).unwrap()));
     let event = LogEntry {
         task: TaskId::new(),
         seq: 7,

@@ -108,8 +108,8 @@ fn server_state(
         queue: queue.clone(),
         source: source.clone(),
         kafka: kafka.clone(),
+        token,
         request_policy: RequestPolicy {
-            token,
             time_zone: config.server.time_zone,
             max_devices: config.server.max_devices,
             default_topic: config.kafka.default_topic.clone(),

@@ -3,7 +3,9 @@
 use std::{collections::HashSet, sync::LazyLock};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use data_patch_protocol::{Attach, ClientMessage, RequestError, RequestPolicy, Submit, Token, reply, task::NewTask};
+use data_patch_protocol::{
+    Attach, ClientMessage, Identity, RequestError, RequestPolicy, Role, Submit, Token, reply, task::NewTask,
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -18,7 +20,6 @@ static RULES: LazyLock<[RequestPolicy; 2]> = LazyLock::new(|| [rules(&[]), rules
 
 fn rules(topics: &[&str]) -> RequestPolicy {
     RequestPolicy {
-        token: Token::new(TOKEN),
         time_zone: chrono_tz::Asia::Shanghai,
         max_devices: MAX_DEVICES,
         default_topic: "anxinyun_data".to_owned(),
@@ -27,13 +28,17 @@ fn rules(topics: &[&str]) -> RequestPolicy {
     }
 }
 
+fn authenticate(candidate: &str) -> Option<Identity> {
+    Token::new(TOKEN).matches(candidate).then(|| Identity::new("default", Role::Operator))
+}
+
 /// Panics where a property does not hold.
 pub fn check(input: &[u8]) {
     // A frame that is no UTF-8 never comes this far.
     let Ok(text) = std::str::from_utf8(input) else { return };
     let said = serde_json::from_str::<Value>(text.strip_prefix('\u{feff}').unwrap_or(text)).ok();
     for rules in &*RULES {
-        match ClientMessage::parse(text, rules) {
+        match ClientMessage::parse(text, authenticate, rules) {
             Ok(message) => {
                 let said = said.as_ref().expect("what is accepted is JSON");
                 assert_eq!(said["token"], TOKEN, "nothing is accepted without the token");
@@ -45,7 +50,7 @@ pub fn check(input: &[u8]) {
                         assert_eq!((said["cancel"].as_bool(), id(&said["taskId"])), (Some(true), Some(task.0)));
                     }
                 }
-                let again = ClientMessage::parse(&written(&message), rules);
+                let again = ClientMessage::parse(&written(&message), authenticate, rules);
                 assert_eq!(again.as_ref(), Ok(&message), "written as it was understood, it says the same");
             }
             Err(refusal) => refused(&refusal, said.as_ref()),

@@ -21,7 +21,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warp::{Filter, Rejection, Reply, http::StatusCode, reply::Response};
 
 use crate::{
-    config, protocol::RequestPolicy, queue::Queue, service::TaskService, sink::kafka::Kafka, source::Source, telemetry::Metrics,
+    config,
+    protocol::{RequestPolicy, Token},
+    queue::Queue,
+    service::TaskService,
+    sink::kafka::Kafka,
+    source::Source,
+    telemetry::Metrics,
 };
 
 pub use accept::LogThrottle;
@@ -38,6 +44,7 @@ pub struct ServerState {
     pub queue: Queue,
     pub source: Source,
     pub kafka: Kafka,
+    pub token: Token,
     pub request_policy: RequestPolicy,
     pub config: config::Server,
     pub metrics: Metrics,

@@ -14,7 +14,7 @@ use super::{
     socket::Outbox,
 };
 use crate::{
-    protocol::{Attach, Authorized, ClientMessage, RequestError, Submit, reply},
+    protocol::{Attach, Authorized, ClientMessage, Identity, RequestError, Role, Submit, reply},
     queue::{LogTail, QueueError, TaskRow, events::EncodedEvent},
     service::SubmitOutcome,
     task::TaskId,
@@ -69,8 +69,9 @@ impl<'a> Session<'a> {
 
     /// Handles a text message.
     pub async fn handle_message(&mut self, text: &str) -> Flow {
-        let policy = &self.state.request_policy;
-        let message = match Authorized::read(text, &policy.token) {
+        let ServerState { request_policy: policy, token, .. } = self.state;
+        let authenticate = |candidate: &str| token.matches(candidate).then(|| Identity::new("default", Role::Operator));
+        let message = match Authorized::read(text, authenticate) {
             Ok(authorized) => {
                 self.authenticate();
                 authorized.message(policy)

@@ -12,7 +12,7 @@ pub mod token;
 
 pub use message::{Attach, Authorized, ClientMessage, RequestPolicy, Steering, Submit, rate_within};
 pub use request_error::RequestError;
-pub use token::Token;
+pub use token::{Identity, Role, Token};
 
 /// The URL path of the WebSocket.
 pub const PATH: &str = "/data-patch/websocket";

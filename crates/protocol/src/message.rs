@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{
-    RequestError, Token,
+    Identity, RequestError, Token,
     fields::{Fields, Object, SUBMIT, TASK, described, invalid, quoted},
     time::{self, Bound},
 };
@@ -17,8 +17,6 @@ use crate::task::{NewTask, TaskId};
 /// The policy that messages are checked against.
 #[derive(Debug, Clone)]
 pub struct RequestPolicy {
-    /// The service's token.
-    pub token: Token,
     /// The zone of times without an offset.
     pub time_zone: Tz,
     /// The most devices of one task.
@@ -81,13 +79,14 @@ const MAX_TOPIC_CHARS: usize = 249;
 const MAX_REASON_CHARS: usize = 500;
 
 impl ClientMessage {
-    /// Parses one text frame.
+    /// Parses one text frame. `authenticate` returns whose token a text is, if it is one.
     ///
     /// ```
-    /// use data_patch_protocol::{ClientMessage, RequestPolicy, Token};
+    /// use data_patch_protocol::{ClientMessage, Identity, RequestPolicy, Role, Token};
     ///
+    /// let token = Token::new("123456");
+    /// let authenticate = |text: &str| token.matches(text).then(|| Identity::new("default", Role::Operator));
     /// let policy = RequestPolicy {
-    ///     token: Token::new("123456"),
     ///     time_zone: chrono_tz::Asia::Shanghai,
     ///     max_devices: 10_000,
     ///     default_topic: "anxinyun_data".to_owned(),
@@ -97,13 +96,17 @@ impl ClientMessage {
     ///     ignore_unknown_fields: false,
     /// };
     /// let text = r#"{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba"}"#;
-    /// assert!(matches!(ClientMessage::parse(text, &policy), Ok(ClientMessage::Attach(_))));
+    /// assert!(matches!(ClientMessage::parse(text, authenticate, &policy), Ok(ClientMessage::Attach(_))));
     /// ```
     ///
     /// # Errors
     /// The first error in the message.
-    pub fn parse(text: &str, policy: &RequestPolicy) -> Result<Self, RequestError> {
-        Authorized::read(text, &policy.token)?.message(policy)
+    pub fn parse(
+        text: &str,
+        authenticate: impl FnOnce(&str) -> Option<Identity>,
+        policy: &RequestPolicy,
+    ) -> Result<Self, RequestError> {
+        Authorized::read(text, authenticate)?.message(policy)
     }
 }
 
@@ -112,14 +115,19 @@ pub struct Authorized {
     fields: Map<String, Value>,
     repeated: Vec<String>,
     token: String,
+    identity: Identity,
 }
 
+/// What the field `token` must hold.
+const TOKEN_EXPECTED: &str = "the token that the service was started with, or one of its named tokens";
+
 impl Authorized {
-    /// Parses one text frame and checks its token.
+    /// Parses one text frame and checks its token: `authenticate` returns whose token a text is, if
+    /// it is one.
     ///
     /// # Errors
     /// The message is not a JSON object, has no known shape, or its token is missing or wrong.
-    pub fn read(text: &str, token: &Token) -> Result<Self, RequestError> {
+    pub fn read(text: &str, authenticate: impl FnOnce(&str) -> Option<Identity>) -> Result<Self, RequestError> {
         // Some editors write a byte order mark before the text.
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let object: Object = serde_json::from_str(text).map_err(|error| RequestError::NotJson(error.to_string()))?;
@@ -131,12 +139,20 @@ impl Authorized {
         if !all.contains_key("token") && !is_submit(&fields) && !fields.has("taskId") {
             return Err(RequestError::Shape);
         }
-        let candidate = fields.text("token", "the token that the service was started with")?;
-        if !token.matches(candidate) {
-            return Err(RequestError::WrongToken);
-        }
+        let candidate = fields.text("token", TOKEN_EXPECTED)?;
+        let identity = authenticate(candidate).ok_or(RequestError::WrongToken)?;
         let token = candidate.to_owned();
-        Ok(Self { fields: all, repeated, token })
+        Ok(Self { fields: all, repeated, token, identity })
+    }
+
+    /// Whose token the message has.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The token of the message.
+    pub fn token(&self) -> Token {
+        Token::new(&self.token)
     }
 
     /// Checks the other fields and returns the message.

@@ -1,6 +1,6 @@
 //! Why a message was refused, and how to correct it.
 
-use crate::task::TaskId;
+use crate::{Role, task::TaskId};
 
 /// A refused message; it changed nothing. Each error text names the field and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,8 +26,18 @@ pub enum RequestError {
         fields.join(", ")
     )]
     RequestIdConflict { task: TaskId, fields: Vec<&'static str> },
-    #[error("token is wrong; it is the one that the service was started with")]
+    #[error("token is wrong; it is the one that the service was started with, or one of its named tokens")]
     WrongToken,
+    #[error("the token {token} has the role {role}, which may not {action}; use a token with the role {needed}")]
+    Forbidden {
+        /// The name of the token.
+        token: String,
+        role: Role,
+        /// What was asked for: `submit tasks`.
+        action: &'static str,
+        /// The least role that may do it.
+        needed: Role,
+    },
     #[error("taskId {0} is unknown; it was never created here, or it finished longer ago than the retention of this service")]
     UnknownTask(TaskId),
     #[error("after is {after}, but the log of task {task} ends at {last}; send the seq of the last log entry that you have")]
@@ -51,6 +61,7 @@ impl RequestError {
             Self::RepeatedField(_) => "repeated_field",
             Self::RequestIdConflict { .. } => "request_id_conflict",
             Self::WrongToken => "wrong_token",
+            Self::Forbidden { .. } => "forbidden",
             Self::UnknownTask(_) => "unknown_task",
             Self::AfterTheEnd { .. } => "after_beyond_end",
             Self::ShuttingDown => "shutting_down",

@@ -10,7 +10,8 @@ mod task;
 
 use serde::{Deserialize, Serialize};
 
-pub use catalog::{DeviceView, Limits, Role, ServiceView, ThingView, TokenView};
+pub use crate::Role;
+pub use catalog::{DeviceView, Limits, ServiceView, ThingView, TokenView};
 pub use preview::{Bucket, BucketUnit, DevicePreview, Overlap, PreviewLine, PreviewRequest, PreviewSummary};
 pub use receipt::{
     DeviceReceipt, DeviceVerdict, PartitionRange, Receipt, RowPosition, Verdict, VerifyLine, VerifyProgress, VerifySummary,

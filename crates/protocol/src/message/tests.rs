@@ -2,10 +2,10 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::Role;
 
 fn policy() -> RequestPolicy {
     RequestPolicy {
-        token: Token::new("123456"),
         time_zone: chrono_tz::Asia::Shanghai,
         max_devices: 3,
         default_topic: "anxinyun_data".to_owned(),
@@ -14,6 +14,14 @@ fn policy() -> RequestPolicy {
         max_rate: None,
         ignore_unknown_fields: false,
     }
+}
+
+fn authenticate(candidate: &str) -> Option<Identity> {
+    Token::new("123456").matches(candidate).then(|| Identity::new("default", Role::Operator))
+}
+
+fn parse(text: &str, policy: &RequestPolicy) -> Result<ClientMessage, RequestError> {
+    ClientMessage::parse(text, authenticate, policy)
 }
 
 fn request() -> Value {
@@ -27,7 +35,7 @@ fn request() -> Value {
 fn with(field: &str, value: Value) -> Result<ClientMessage, RequestError> {
     let mut request = request();
     request[field] = value;
-    ClientMessage::parse(&request.to_string(), &policy())
+    parse(&request.to_string(), &policy())
 }
 
 fn submitted(message: Result<ClientMessage, RequestError>) -> NewTask {
@@ -39,7 +47,7 @@ fn submitted(message: Result<ClientMessage, RequestError>) -> NewTask {
 
 #[test]
 fn a_submit_is_read() {
-    let submit = submitted(ClientMessage::parse(&request().to_string(), &policy()));
+    let submit = submitted(parse(&request().to_string(), &policy()));
     assert_eq!(submit.topic, "savoir_data");
     assert_eq!(submit.devices.len(), 2, "whitespace trimmed, the duplicate dropped");
     assert_eq!(submit.devices[0].to_string(), "0fc608c2-5d7c-45a0-a5f7-c423a08fa0d0");
@@ -51,7 +59,7 @@ fn optional_fields_have_defaults() {
     let submit = submitted(with("topic", Value::Null));
     assert_eq!((submit.topic.as_str(), submit.request_id), ("anxinyun_data", None));
     let text = r#"{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba"}"#;
-    let ClientMessage::Attach(attach) = ClientMessage::parse(text, &policy()).unwrap() else { panic!("no attach") };
+    let ClientMessage::Attach(attach) = parse(text, &policy()).unwrap() else { panic!("no attach") };
     assert_eq!(attach.after, 0);
 }
 
@@ -103,7 +111,7 @@ fn the_token_is_checked_first_and_never_echoed() {
     let mut request = request();
     request["token"] = json!("guess");
     request["thingId"] = json!("bridge");
-    let error = ClientMessage::parse(&request.to_string(), &policy()).unwrap_err();
+    let error = parse(&request.to_string(), &policy()).unwrap_err();
     assert_eq!(error, RequestError::WrongToken);
     assert!(!error.to_string().contains("guess"));
 }
@@ -111,20 +119,20 @@ fn the_token_is_checked_first_and_never_echoed() {
 #[test]
 fn messages_without_a_known_shape_are_refused() {
     for text in ["{}", "[]", "5", "null", "\"x\"", r#"{"token":"123456"}"#, r#"{"hello":1}"#, "\u{feff}{}"] {
-        assert_eq!(ClientMessage::parse(text, &policy()), Err(RequestError::Shape), "{text}");
+        assert_eq!(parse(text, &policy()), Err(RequestError::Shape), "{text}");
     }
     for text in ["", "{", "{\"src\":}", "\u{feff}\u{feff}{}", "hello"] {
-        assert!(matches!(ClientMessage::parse(text, &policy()), Err(RequestError::NotJson(_))), "{text}");
+        assert!(matches!(parse(text, &policy()), Err(RequestError::NotJson(_))), "{text}");
     }
     for after in ["-1", "1.5", "\"1\"", "18446744073709551616"] {
         let text = format!(r#"{{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","after":{after}}}"#);
-        assert!(ClientMessage::parse(&text, &policy()).unwrap_err().to_string().contains("after is"), "{after}");
+        assert!(parse(&text, &policy()).unwrap_err().to_string().contains("after is"), "{after}");
     }
 }
 
 #[test]
 fn a_byte_order_mark_is_ignored() {
-    submitted(ClientMessage::parse(&format!("\u{feff}{}", request()), &policy()));
+    submitted(parse(&format!("\u{feff}{}", request()), &policy()));
 }
 
 #[test]
@@ -151,11 +159,11 @@ fn an_unknown_field_is_refused_with_a_suggestion() {
         (r#""topic":"x""#, "`topic` does not belong in a message about a task that exists"),
     ] {
         let text = format!(r#"{{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba",{fields}}}"#);
-        let error = ClientMessage::parse(&text, &policy()).expect_err(fields);
+        let error = parse(&text, &policy()).expect_err(fields);
         assert!(error.to_string().starts_with(expected), "{fields}: {error}");
         assert_eq!(error.code(), "unknown_field");
     }
-    let error = ClientMessage::parse(r#"{"token":"123456","taskID":"x"}"#, &policy()).unwrap_err().to_string();
+    let error = parse(r#"{"token":"123456","taskID":"x"}"#, &policy()).unwrap_err().to_string();
     assert_eq!(error, "`taskID` is not known here; did you mean `taskId`?");
 }
 
@@ -166,7 +174,7 @@ fn ignored_fields_are_named_and_restricting_ones_are_refused() {
         let mut request = request();
         request["project"] = json!("bridge");
         request[field] = value;
-        ClientMessage::parse(&request.to_string(), &policy)
+        parse(&request.to_string(), &policy)
     };
     let Ok(ClientMessage::Submit(submit)) = parse("note", json!({"by": "ET"})) else { panic!("not accepted") };
     assert_eq!(submit.ignored, ["`note`", "`project`"]);
@@ -181,9 +189,9 @@ fn ignored_fields_are_named_and_restricting_ones_are_refused() {
 #[test]
 fn a_field_given_twice_is_refused() {
     let text = request().to_string().replacen('{', r#"{"topic":"anxinyun_data","#, 1);
-    let error = ClientMessage::parse(&text, &policy()).unwrap_err();
+    let error = parse(&text, &policy()).unwrap_err();
     assert_eq!((error.code(), error.to_string().starts_with("`topic` is given more than once")), ("repeated_field", true));
-    let error = ClientMessage::parse(r#"{"token":"guess","token":"123456","taskId":"x"}"#, &policy()).unwrap_err().to_string();
+    let error = parse(r#"{"token":"guess","token":"123456","taskId":"x"}"#, &policy()).unwrap_err().to_string();
     assert_eq!(error, "token is given more than once; give it once");
 }
 
@@ -202,14 +210,14 @@ fn a_token_in_a_field_name_or_a_stored_field_is_not_shown() {
 #[test]
 fn the_error_names_the_allowed_topics() {
     let policy = RequestPolicy { topics: vec!["anxinyun_data".to_owned(), "__replay".to_owned()], ..policy() };
-    let error = ClientMessage::parse(&request().to_string(), &policy).unwrap_err().to_string();
+    let error = parse(&request().to_string(), &policy).unwrap_err().to_string();
     assert!(error.contains("\"savoir_data\", which is not allowed here; allowed are anxinyun_data, __replay"), "{error}");
 }
 
 proptest! {
     #[test]
     fn no_message_causes_a_panic(text in "\\PC{0,200}") {
-        let _ = ClientMessage::parse(&text, &policy());
+        let _ = parse(&text, &policy());
     }
 
     #[test]
@@ -232,7 +240,7 @@ fn a_token_in_a_wrong_field_is_not_shown() {
 fn a_cancel_is_read() {
     let with = |cancel: &str| {
         let text = format!(r#"{{"token":"123456","taskId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","cancel":{cancel}}}"#);
-        ClientMessage::parse(&text, &policy())
+        parse(&text, &policy())
     };
     assert!(matches!(with("true"), Ok(ClientMessage::Steer(_, Steering::Cancel))));
     assert!(matches!(with("false"), Ok(ClientMessage::Attach(_))));
