@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{self, LogThrottle, LoginThrottle, Readiness, ReceiveBudget, ServerState, TrustedProxies},
+    api::{self, LogThrottle, LoginThrottle, Readiness, ReceiveBudget, ServerState, TrustedProxies, auth::Tokens},
     config::{Config, UnknownFields},
     failpoint,
     protocol::{RequestPolicy, Token},
@@ -29,7 +29,7 @@ const EMBEDDED_PARTITIONS: i32 = 3;
 ///
 /// # Errors
 /// The service cannot start: the queue cannot be opened, the tables of the source do not match the
-/// configuration, or a Kafka property is wrong. An unavailable source or broker is not an error:
+/// configuration, or a Kafka property or the tokens file is wrong. An unavailable source or broker is not an error:
 /// jobs wait for it.
 pub async fn run(
     config: Config,
@@ -39,6 +39,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let metrics = Metrics::default();
+    let tokens = Arc::new(Tokens::load(token, config.server.tokens_file.as_deref())?);
     let queue = Queue::open(&config.queue.options(), Clock::System).await?;
     let source = Source::new(&config.iota)?;
     let (kafka, _broker) = connect_kafka(&config, broker).await?;
@@ -47,7 +48,7 @@ pub async fn run(
     let draining = CancellationToken::new();
     let tasks = TaskService::new(queue.clone(), metrics.clone(), draining.clone());
     let services = (&queue, &source, &kafka);
-    let state = Arc::new(server_state(&config, token, tasks, services, &metrics));
+    let state = Arc::new(server_state(&config, tokens, tasks, services, &metrics));
     let pool = Pool {
         queue: queue.clone(),
         replay_runner: ReplayRunner { source, kafka: kafka.clone(), validation: config.validation },
@@ -62,6 +63,7 @@ pub async fn run(
     let address = listener.local_addr().context("the listener has no address")?;
     let mut server_task = tokio::spawn(api::run(Arc::clone(&state), listener, close_timeout));
     let retention_task = tokio::spawn(retention_loop(queue.clone(), config.queue.retention_days, stop.clone()));
+    tokio::spawn(Arc::clone(&state.tokens).follow_file(state.close_connections.clone()));
     let mut worker_task = tokio::spawn(pool.run(stop.clone(), drain_timeout));
     let unfinished_jobs = queue.backlog().await.map_or(0, |backlog| backlog.jobs);
     tracing::info!(%address, unfinished_jobs, queue = %config.queue.url, iota = %config.iota.url, kafka = kafka.brokers(), "data-patch is up");
@@ -98,7 +100,7 @@ pub async fn run(
 /// The state that all connections share.
 fn server_state(
     config: &Config,
-    token: Token,
+    tokens: Arc<Tokens>,
     tasks: TaskService,
     (queue, source, kafka): (&Queue, &Source, &Kafka),
     metrics: &Metrics,
@@ -108,7 +110,7 @@ fn server_state(
         queue: queue.clone(),
         source: source.clone(),
         kafka: kafka.clone(),
-        token,
+        tokens,
         request_policy: RequestPolicy {
             time_zone: config.server.time_zone,
             max_devices: config.server.max_devices,

@@ -1,15 +1,36 @@
 //! The use cases, free of any transport: what a client may do with tasks. The WebSocket calls them,
 //! and so will HTTP.
 
+use std::{net::IpAddr, sync::Arc};
+
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     failpoint,
-    protocol::{Attach, RequestError, Submit},
+    protocol::{Attach, RequestError, Role, Submit},
     queue::{Cancelled, LogTail, Queue, QueueError, Submitted, TaskRow},
     task::{Event, TaskId},
     telemetry::Metrics,
 };
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The name of its token.
+    pub token: Arc<str>,
+    pub role: Role,
+    /// The client's address, behind trusted proxies too.
+    pub address: IpAddr,
+}
+
+impl Caller {
+    fn require(&self, needed: Role, action: &'static str) -> Result<(), RequestError> {
+        if self.role >= needed {
+            return Ok(());
+        }
+        Err(RequestError::Forbidden { token: self.token.to_string(), role: self.role, action, needed })
+    }
+}
 
 /// What clients may do; clones are the same service.
 #[derive(Clone)]
@@ -36,9 +57,10 @@ impl TaskService {
     /// Stores a task. Its jobs may start at once.
     ///
     /// # Errors
-    /// The service is stopping, the queue cannot be written, or the `requestId` belongs to another
-    /// request. Nothing is stored.
-    pub async fn submit(&self, submit: Submit) -> Result<SubmitOutcome, RequestError> {
+    /// The caller is no operator, the service is stopping, the queue cannot be written, or the
+    /// `requestId` belongs to another request. Nothing is stored.
+    pub async fn submit(&self, caller: &Caller, submit: Submit) -> Result<SubmitOutcome, RequestError> {
+        caller.require(Role::Operator, "submit tasks")?;
         if self.draining.is_cancelled() {
             return Err(RequestError::ShuttingDown);
         }
@@ -47,7 +69,8 @@ impl TaskService {
         let (thing, devices, from, to) = (task.thing, task.devices.len(), task.from, task.to);
         match self.queue.submit_with_log(task, events).await.map_err(unavailable)? {
             Submitted::Created(id) => {
-                tracing::info!(task = %id, %thing, devices, %from, %to, "a task was created");
+                let Caller { token, address, .. } = caller;
+                tracing::info!(task = %id, %thing, devices, %from, %to, token = &**token, %address, "a task was created");
                 failpoint::hit("accepted");
                 self.metrics.tasks_created.inc();
                 Ok(SubmitOutcome::Created(id))
@@ -73,9 +96,15 @@ impl TaskService {
     /// Cancels a task. Durable once this returns; harmless when repeated.
     ///
     /// # Errors
-    /// There is no such task, or the queue cannot be written.
-    pub async fn cancel(&self, task: TaskId) -> Result<Cancelled, RequestError> {
-        self.queue.cancel(task).await.map_err(unavailable)?.ok_or(RequestError::UnknownTask(task))
+    /// The caller is no operator, there is no such task, or the queue cannot be written.
+    pub async fn cancel(&self, caller: &Caller, task: TaskId) -> Result<Cancelled, RequestError> {
+        caller.require(Role::Operator, "cancel tasks")?;
+        let cancelled = self.queue.cancel(task).await.map_err(unavailable)?.ok_or(RequestError::UnknownTask(task))?;
+        if !cancelled.already_finished {
+            let Caller { token, address, .. } = caller;
+            tracing::info!(%task, token = &**token, %address, "a task is cancelled");
+        }
+        Ok(cancelled)
     }
 
     /// The log of a task after an entry: first what is stored, then what happens.

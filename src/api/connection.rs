@@ -113,8 +113,8 @@ where
             Err(error) => return tracing::debug!(%error, "a client disconnected before its connection was upgraded"),
         };
         let (inbound, limit) = (Arc::new(Inbound::default()), state.config.max_message_bytes);
-        let token = state.token.clone();
-        let metered = Metered::new(TokioIo::new(upgraded), Arc::clone(&inbound), Arc::clone(&state.receive_budget), token, limit);
+        let (budget, tokens) = (Arc::clone(&state.receive_budget), Arc::clone(&state.tokens));
+        let metered = Metered::new(TokioIo::new(upgraded), Arc::clone(&inbound), budget, tokens, limit);
         let gauge = GaugeGuard::new(&state.metrics.connections);
         socket::serve(upgrade::socket(metered, limit).await, &inbound, address, &guard, &state).await;
         drop(gauge);

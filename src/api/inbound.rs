@@ -18,10 +18,10 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
+    auth::Tokens,
     early_token::EarlyToken,
     frames::{FrameReader, Step},
 };
-use crate::protocol::Token;
 
 /// Maximum bytes of a message before the right token was read.
 pub const MAX_BYTES_BEFORE_TOKEN: usize = 64 * 1_024;
@@ -137,7 +137,7 @@ pub struct Metered<S> {
     io: S,
     inbound: Arc<Inbound>,
     budget: Arc<ReceiveBudget>,
-    token: Token,
+    tokens: Arc<Tokens>,
     max_message: u64,
     frames: FrameReader,
     early: EarlyToken,
@@ -150,12 +150,12 @@ pub struct Metered<S> {
 }
 
 impl<S> Metered<S> {
-    pub fn new(io: S, inbound: Arc<Inbound>, budget: Arc<ReceiveBudget>, token: Token, max_message: usize) -> Self {
+    pub fn new(io: S, inbound: Arc<Inbound>, budget: Arc<ReceiveBudget>, tokens: Arc<Tokens>, max_message: usize) -> Self {
         Self {
             io,
             inbound,
             budget,
-            token,
+            tokens,
             max_message: max_message as u64,
             frames: FrameReader::default(),
             early: EarlyToken::default(),
@@ -175,7 +175,7 @@ impl<S> Metered<S> {
                     self.received = self.received.saturating_add(bytes.len());
                     if !state.has_token {
                         let text = bytes.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask);
-                        state.has_token = self.early.feed(text).is_some_and(|token| self.token.matches(&token));
+                        state.has_token = self.early.feed(text).is_some_and(|token| self.tokens.authenticate(&token).is_some());
                     }
                 }
                 Step::MessageEnd => {

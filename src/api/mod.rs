@@ -2,6 +2,7 @@
 
 mod accept;
 mod admission;
+pub mod auth;
 mod connection;
 mod early_token;
 mod frames;
@@ -21,14 +22,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warp::{Filter, Rejection, Reply, http::StatusCode, reply::Response};
 
 use crate::{
-    config,
-    protocol::{RequestPolicy, Token},
-    queue::Queue,
-    service::TaskService,
-    sink::kafka::Kafka,
-    source::Source,
-    telemetry::Metrics,
+    config, protocol::RequestPolicy, queue::Queue, service::TaskService, sink::kafka::Kafka, source::Source, telemetry::Metrics,
 };
+
+use auth::Tokens;
 
 pub use accept::LogThrottle;
 pub use admission::EXTRA_SOCKETS;
@@ -44,7 +41,7 @@ pub struct ServerState {
     pub queue: Queue,
     pub source: Source,
     pub kafka: Kafka,
-    pub token: Token,
+    pub tokens: Arc<Tokens>,
     pub request_policy: RequestPolicy,
     pub config: config::Server,
     pub metrics: Metrics,

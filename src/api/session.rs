@@ -10,13 +10,14 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 use super::{
     ServerState,
     admission::{AdmissionGuard, Stage},
+    auth,
     inbound::Inbound,
     socket::Outbox,
 };
 use crate::{
-    protocol::{Attach, Authorized, ClientMessage, Identity, RequestError, Role, Submit, reply},
+    protocol::{Attach, Authorized, ClientMessage, Identity, RequestError, Submit, Token, reply},
     queue::{LogTail, QueueError, TaskRow, events::EncodedEvent},
-    service::SubmitOutcome,
+    service::{Caller, SubmitOutcome},
     task::TaskId,
     telemetry::{Durations, GaugeGuard},
 };
@@ -42,8 +43,8 @@ pub struct Session<'a> {
     address: IpAddr,
     guard: &'a AdmissionGuard,
     inbound: &'a Inbound,
-    /// The client has sent the right token.
-    is_authenticated: bool,
+    /// The tokens that the client has sent and that were accepted.
+    tokens: Vec<Token>,
     rejected: u32,
     outbox: Arc<Outbox>,
     log_tails: JoinSet<TaskId>,
@@ -59,41 +60,47 @@ impl<'a> Session<'a> {
         outbox: Arc<Outbox>,
     ) -> Self {
         let (log_tails, by_task) = (JoinSet::new(), HashMap::new());
-        Self { state, address, guard, inbound, is_authenticated: false, rejected: 0, outbox, log_tails, by_task }
+        Self { state, address, guard, inbound, tokens: Vec::new(), rejected: 0, outbox, log_tails, by_task }
     }
 
     /// Whether the client has sent the right token.
     pub fn is_authenticated(&self) -> bool {
-        self.is_authenticated
+        !self.tokens.is_empty()
+    }
+
+    /// Whether a token that the client has sent is accepted no longer.
+    pub fn lost_token(&self) -> bool {
+        !self.tokens.iter().all(|token| self.state.tokens.accepts(token))
     }
 
     /// Handles a text message.
     pub async fn handle_message(&mut self, text: &str) -> Flow {
-        let ServerState { request_policy: policy, token, .. } = self.state;
-        let authenticate = |candidate: &str| token.matches(candidate).then(|| Identity::new("default", Role::Operator));
-        let message = match Authorized::read(text, authenticate) {
-            Ok(authorized) => {
-                self.authenticate();
-                authorized.message(policy)
-            }
-            Err(error) => Err(error),
-        };
-        let result = match message {
-            Ok(ClientMessage::Submit(submit)) => self.submit(submit).await,
-            Ok(ClientMessage::Attach(attach)) => self.attach(attach).await,
-            Ok(ClientMessage::Cancel(task)) => self.cancel(task).await,
-            Err(error) => Err(error),
-        };
-        match result {
+        match self.handle(text).await {
             Ok(flow) => flow,
             Err(error) => self.reject(&error).await,
         }
     }
 
-    fn authenticate(&mut self) {
-        if !std::mem::replace(&mut self.is_authenticated, true) {
+    async fn handle(&mut self, text: &str) -> Result<Flow, RequestError> {
+        let ServerState { tokens, request_policy, .. } = self.state;
+        let authorized = Authorized::read(text, |candidate| tokens.authenticate(candidate))?;
+        self.authenticate(authorized.token());
+        let Identity { name, role } = authorized.identity().clone();
+        let caller = Caller { token: name, role, address: self.address };
+        match authorized.message(request_policy)? {
+            ClientMessage::Submit(submit) => self.submit(&caller, submit).await,
+            ClientMessage::Attach(attach) => self.attach(&caller, attach).await,
+            ClientMessage::Cancel(task) => self.cancel(&caller, task).await,
+        }
+    }
+
+    fn authenticate(&mut self, token: Token) {
+        if self.tokens.is_empty() {
             self.guard.authenticate();
             self.inbound.authenticate();
+        }
+        if !self.tokens.iter().any(|known| known.is(&token)) {
+            self.tokens.push(token);
         }
     }
 
@@ -103,7 +110,7 @@ impl<'a> Session<'a> {
         self.rejected = self.rejected.saturating_add(1);
         if matches!(error, RequestError::WrongToken) {
             self.delay_failed_login().await;
-        } else if self.is_authenticated {
+        } else if self.is_authenticated() {
             tracing::info!(%error, "a message is rejected");
         } else {
             // Not at info level: unauthenticated clients could flood the log.
@@ -111,20 +118,17 @@ impl<'a> Session<'a> {
         }
         match (self.send(reply::refused(error)).await, error) {
             (Flow::Continue, RequestError::WrongToken) => Flow::WrongToken,
-            (Flow::Continue, _) if !self.is_authenticated && self.rejected >= MAX_REJECTED => Flow::NoToken,
+            (Flow::Continue, _) if !self.is_authenticated() && self.rejected >= MAX_REJECTED => Flow::NoToken,
             (flow, _) => flow,
         }
     }
 
     /// Delays the reply to a wrong token.
     async fn delay_failed_login(&self) {
-        let failure = self.state.login_throttle.record_failure(self.address);
-        if failure.should_log() {
-            tracing::warn!(address = %self.address, times = failure.attempts, "wrong tokens from an address");
-        }
+        let delay = auth::wrong_token(&self.state.login_throttle, self.address);
         self.guard.reached(Stage::WrongToken);
         tokio::select! {
-            () = tokio::time::sleep(failure.delay) => {}
+            () = tokio::time::sleep(delay) => {}
             () = self.guard.evicted() => {}
             () = self.state.close_connections.cancelled() => {}
         }
@@ -150,29 +154,30 @@ impl<'a> Session<'a> {
         }
     }
 
-    async fn submit(&mut self, submit: Submit) -> Result<Flow, RequestError> {
-        match self.state.tasks.submit(submit).await? {
+    async fn submit(&mut self, caller: &Caller, submit: Submit) -> Result<Flow, RequestError> {
+        match self.state.tasks.submit(caller, submit).await? {
             SubmitOutcome::Created(id) => {
                 let flow = self.send(reply::created(id)).await;
                 self.start_tail(id, 0);
                 Ok(flow)
             }
-            SubmitOutcome::Existing(row) => Ok(self.attach_to(&row, 0).await),
+            SubmitOutcome::Existing(row) => Ok(self.attach_to(caller, &row, 0).await),
         }
     }
 
-    async fn attach(&mut self, attach: Attach) -> Result<Flow, RequestError> {
+    async fn attach(&mut self, caller: &Caller, attach: Attach) -> Result<Flow, RequestError> {
         let row = self.state.tasks.attach(&attach).await?;
-        Ok(self.attach_to(&row, attach.after).await)
+        Ok(self.attach_to(caller, &row, attach.after).await)
     }
 
-    async fn cancel(&mut self, task: TaskId) -> Result<Flow, RequestError> {
-        let cancelled = self.state.tasks.cancel(task).await?;
+    async fn cancel(&mut self, caller: &Caller, task: TaskId) -> Result<Flow, RequestError> {
+        let cancelled = self.state.tasks.cancel(caller, task).await?;
         Ok(self.send(reply::cancelled(task, cancelled.task.state, cancelled.already_finished)).await)
     }
 
-    async fn attach_to(&mut self, row: &TaskRow, after: u64) -> Flow {
-        tracing::info!(task = %row.id, after, "a client attached to a task");
+    async fn attach_to(&mut self, caller: &Caller, row: &TaskRow, after: u64) -> Flow {
+        let Caller { token, address, .. } = caller;
+        tracing::info!(task = %row.id, after, token = &**token, %address, "a client attached to a task");
         // An existing tail of the task is stopped first: its lines must not be sent between the
         // reply and the first line.
         self.stop_tail(row.id).await;

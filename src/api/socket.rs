@@ -140,6 +140,7 @@ async fn read(
     let token_deadline = last_received + Duration::from_secs(state.config.auth_seconds);
     let mut next_ping = last_received + ping_interval;
     let mut pings = 0;
+    let mut token_changes = state.tokens.subscribe();
     loop {
         // The token of a large message is known before the message is complete.
         let awaits_token = !session.is_authenticated() && !inbound.has_token();
@@ -152,6 +153,11 @@ async fn read(
             () = guard.evicted(), if awaits_token => {
                 if !inbound.has_token() {
                     return CloseReason::Evicted;
+                }
+            }
+            Ok(()) = token_changes.changed() => {
+                if session.lost_token() {
+                    return CloseReason::Close(CloseCode::Policy, "the token was removed from the service");
                 }
             }
             () = session.tail_ended() => last_activity = Instant::now(),

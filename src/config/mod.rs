@@ -44,6 +44,8 @@ pub struct Server {
     pub listen: SocketAddr,
     #[serde(deserialize_with = "path_or_none")]
     pub token_file: Option<PathBuf>,
+    #[serde(deserialize_with = "path_or_none")]
+    pub tokens_file: Option<PathBuf>,
     #[serde(deserialize_with = "time_zone")]
     pub time_zone: Tz,
     pub unknown_fields: UnknownFields,
