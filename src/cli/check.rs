@@ -1,11 +1,12 @@
 //! `data-patch check`.
 
-use std::{fmt::Display, process::ExitCode, time::Duration};
+use std::{fmt::Display, path::Path, process::ExitCode, time::Duration};
 
 use tokio::net::TcpStream;
 
 use super::out;
 use crate::{
+    api::auth,
     config::Config,
     queue::{Clock, Queue},
     sink::kafka::Kafka,
@@ -17,7 +18,10 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Checks each dependency, independent of the others. The exit code is 0 if all are usable.
 pub async fn run(config: &Config) -> anyhow::Result<ExitCode> {
-    let results = [check_queue(config).await?, check_source(config).await?, check_kafka(config).await?];
+    let mut results = vec![check_queue(config).await?, check_source(config).await?, check_kafka(config).await?];
+    if let Some(path) = &config.server.tokens_file {
+        results.push(check_tokens(path)?);
+    }
     let failed = results.iter().filter(|ok| !**ok).count();
     if failed == 0 {
         out::line("all is well: data-patch serve can start")?;
@@ -50,6 +54,11 @@ async fn check_queue(config: &Config) -> anyhow::Result<bool> {
         }
     };
     print_result(&format!("queue {}", config.queue.url), result)
+}
+
+fn check_tokens(path: &Path) -> anyhow::Result<bool> {
+    let result = auth::read_tokens_file(path, &[]).map(|tokens| format!("{} tokens", tokens.len()));
+    print_result(&format!("tokens file {}", path.display()), result)
 }
 
 async fn check_source(config: &Config) -> anyhow::Result<bool> {

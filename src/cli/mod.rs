@@ -5,6 +5,7 @@ mod demo;
 mod health;
 mod out;
 mod serve;
+mod token;
 
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
 
@@ -12,6 +13,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     config::{self, Config, ConfigError, Overrides},
+    protocol::Role,
     telemetry,
 };
 
@@ -42,6 +44,31 @@ Examples:
   data-patch demo --plain | less                    the log lines as clients get them
   data-patch demo --exit --listen 127.0.0.1:0       on any free port, as in scripts";
 
+const TOKEN_EXAMPLES: &str = "\
+The file of server.tokens_file has the SHA-256 of each token and not the token itself. A service that runs reads it again when it
+changes, and closes the connections of a token that is gone.
+
+Examples:
+  data-patch token new night-duty --role operator          show a new token and its lines for the file
+  data-patch token hash dashboard >> tokens.toml           add the lines of a token that you have";
+
+const TOKEN_NEW_EXAMPLES: &str = "\
+The token goes to standard output, and its lines for the file of server.tokens_file to standard error. The token is shown only
+here: it cannot be found from its lines.
+
+Examples:
+  data-patch token new night-duty --role operator          show both
+  data-patch token new night-duty > night-duty.token       keep the token in a file, show its lines
+  data-patch token new dashboard --json                    one JSON object with both, for programs
+  data-patch token new dashboard 2>/dev/null | tee dashboard.token | data-patch token hash dashboard >> tokens.toml";
+
+const TOKEN_HASH_EXAMPLES: &str = "\
+Its lines go to standard output.
+
+Examples:
+  data-patch token hash night-duty --role operator         ask for the token, show its lines
+  data-patch token hash night-duty < night-duty.token >> tokens.toml";
+
 #[derive(Subcommand)]
 enum Command {
     /// Run the service
@@ -58,6 +85,33 @@ enum Command {
     /// Check that the service of this configuration is alive (for Docker's HEALTHCHECK); exits with
     /// 0 if it is
     Health(ConfigArgs),
+    /// Make tokens with names and roles, for server.tokens_file
+    #[command(subcommand, after_help = TOKEN_EXAMPLES)]
+    Token(TokenCommand),
+}
+
+#[derive(Subcommand)]
+enum TokenCommand {
+    /// Make a token
+    #[command(after_help = TOKEN_NEW_EXAMPLES)]
+    New(TokenArgs),
+    /// Print the lines of a token that exists: it is read from standard input, on a terminal without
+    /// echo
+    #[command(after_help = TOKEN_HASH_EXAMPLES)]
+    Hash(TokenArgs),
+}
+
+#[derive(clap::Args)]
+struct TokenArgs {
+    /// Name of the token: who or what uses it. Letters, digits, '-', '_' and '.'
+    #[arg(value_parser = token::name)]
+    name: String,
+    /// viewer: watch tasks; operator: submit and cancel them too
+    #[arg(long, value_parser = token::role, default_value = "viewer", value_name = "viewer|operator")]
+    role: Role,
+    /// Print one JSON object: name, role, sha256, and of a new token the token
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(clap::Args)]
@@ -109,6 +163,8 @@ pub fn main() -> ExitCode {
             Command::Demo(args) => demo::run(args).await,
             Command::Check(args) => check::run(&load(&args, Overrides::default())?).await,
             Command::Health(args) => health::run(&load(&args, Overrides::default())?).await,
+            Command::Token(TokenCommand::New(args)) => token::new(args),
+            Command::Token(TokenCommand::Hash(args)) => token::hash(args),
         }
     });
     // A blocked thread (a look-up of librdkafka) must not delay the exit.
