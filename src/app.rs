@@ -46,7 +46,7 @@ pub async fn run(
     startup_checks(&config, &source, &kafka).await?;
 
     let draining = CancellationToken::new();
-    let tasks = TaskService::new(queue.clone(), metrics.clone(), draining.clone());
+    let tasks = TaskService::new(queue.clone(), request_policy(&config), metrics.clone(), draining.clone());
     let services = (&queue, &source, &kafka);
     let state = Arc::new(server_state(&config, tokens, tasks, services, &metrics));
     let pool = Pool {
@@ -97,6 +97,19 @@ pub async fn run(
     Ok(())
 }
 
+/// What requests are checked against.
+fn request_policy(config: &Config) -> RequestPolicy {
+    RequestPolicy {
+        time_zone: config.server.time_zone,
+        max_devices: config.server.max_devices,
+        default_topic: config.kafka.default_topic.clone(),
+        topics: config.kafka.topics.clone(),
+        default_rate: config.limits.default_rate,
+        max_rate: config.limits.max_rate,
+        ignore_unknown_fields: config.server.unknown_fields == UnknownFields::Warn,
+    }
+}
+
 /// The state that all connections share.
 fn server_state(
     config: &Config,
@@ -111,13 +124,6 @@ fn server_state(
         source: source.clone(),
         kafka: kafka.clone(),
         tokens,
-        request_policy: RequestPolicy {
-            time_zone: config.server.time_zone,
-            max_devices: config.server.max_devices,
-            default_topic: config.kafka.default_topic.clone(),
-            topics: config.kafka.topics.clone(),
-            ignore_unknown_fields: config.server.unknown_fields == UnknownFields::Warn,
-        },
         config: config.server.clone(),
         metrics: metrics.clone(),
         login_throttle: LoginThrottle::default(),

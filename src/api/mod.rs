@@ -21,9 +21,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warp::{Filter, Rejection, Reply, http::StatusCode, reply::Response};
 
-use crate::{
-    config, protocol::RequestPolicy, queue::Queue, service::TaskService, sink::kafka::Kafka, source::Source, telemetry::Metrics,
-};
+use crate::{config, queue::Queue, service::TaskService, sink::kafka::Kafka, source::Source, telemetry::Metrics};
 
 use auth::Tokens;
 
@@ -42,7 +40,6 @@ pub struct ServerState {
     pub source: Source,
     pub kafka: Kafka,
     pub tokens: Arc<Tokens>,
-    pub request_policy: RequestPolicy,
     pub config: config::Server,
     pub metrics: Metrics,
     /// Failed logins, by address.

@@ -15,8 +15,8 @@ use super::{
     socket::Outbox,
 };
 use crate::{
-    protocol::{Attach, Authorized, ClientMessage, Identity, RequestError, Submit, Token, reply},
-    queue::{LogTail, QueueError, TaskRow, events::EncodedEvent},
+    protocol::{Attach, Authorized, ClientMessage, Identity, RequestError, Steering, Submit, Token, http::RetryDevices, reply},
+    queue::{LogTail, QueueError, Steer, TaskRow, events::EncodedEvent},
     service::{Caller, SubmitOutcome},
     task::TaskId,
     telemetry::{Durations, GaugeGuard},
@@ -82,15 +82,15 @@ impl<'a> Session<'a> {
     }
 
     async fn handle(&mut self, text: &str) -> Result<Flow, RequestError> {
-        let ServerState { tokens, request_policy, .. } = self.state;
+        let ServerState { tokens, tasks, .. } = self.state;
         let authorized = Authorized::read(text, |candidate| tokens.authenticate(candidate))?;
         self.authenticate(authorized.token());
         let Identity { name, role } = authorized.identity().clone();
         let caller = Caller { token: name, role, address: self.address };
-        match authorized.message(request_policy)? {
+        match authorized.message(tasks.policy())? {
             ClientMessage::Submit(submit) => self.submit(&caller, submit).await,
             ClientMessage::Attach(attach) => self.attach(&caller, attach).await,
-            ClientMessage::Cancel(task) => self.cancel(&caller, task).await,
+            ClientMessage::Steer(task, steering) => self.steer(&caller, task, steering).await,
         }
     }
 
@@ -156,13 +156,15 @@ impl<'a> Session<'a> {
 
     async fn submit(&mut self, caller: &Caller, submit: Submit) -> Result<Flow, RequestError> {
         match self.state.tasks.submit(caller, submit).await? {
-            SubmitOutcome::Created(id) => {
-                let flow = self.send(reply::created(id)).await;
-                self.start_tail(id, 0);
-                Ok(flow)
-            }
+            SubmitOutcome::Created(id) => Ok(self.created(id).await),
             SubmitOutcome::Existing(row) => Ok(self.attach_to(caller, &row, 0).await),
         }
+    }
+
+    async fn created(&mut self, id: TaskId) -> Flow {
+        let flow = self.send(reply::created(id)).await;
+        self.start_tail(id, 0);
+        flow
     }
 
     async fn attach(&mut self, caller: &Caller, attach: Attach) -> Result<Flow, RequestError> {
@@ -170,9 +172,21 @@ impl<'a> Session<'a> {
         Ok(self.attach_to(caller, &row, attach.after).await)
     }
 
-    async fn cancel(&mut self, caller: &Caller, task: TaskId) -> Result<Flow, RequestError> {
-        let cancelled = self.state.tasks.cancel(caller, task).await?;
-        Ok(self.send(reply::cancelled(task, cancelled.task.state, cancelled.already_finished)).await)
+    async fn steer(&mut self, caller: &Caller, task: TaskId, steering: Steering) -> Result<Flow, RequestError> {
+        let steer = match steering {
+            Steering::Cancel => Steer::Cancel,
+            Steering::Pause => Steer::Pause,
+            Steering::Resume => Steer::Resume,
+            Steering::Rate(rate) => Steer::Rate(rate),
+            Steering::Retry => {
+                return Ok(match self.state.tasks.retry(caller, task, &RetryDevices::Failed).await? {
+                    SubmitOutcome::Created(id) => self.created(id).await,
+                    SubmitOutcome::Existing(row) => self.attach_to(caller, &row, 0).await,
+                });
+            }
+        };
+        let steered = self.state.tasks.steer(caller, task, steer).await?;
+        Ok(self.send(reply::steered(task, steering, steered.task.state, steered.already_finished)).await)
     }
 
     async fn attach_to(&mut self, caller: &Caller, row: &TaskRow, after: u64) -> Flow {

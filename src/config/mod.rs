@@ -12,6 +12,7 @@ mod sources;
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
     time::Duration,
 };
@@ -35,7 +36,17 @@ pub struct Config {
     pub iota: Iota,
     pub kafka: Kafka,
     pub validation: Validation,
+    pub limits: Limits,
     pub log: Log,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    #[serde(deserialize_with = "limit_or_none")]
+    pub default_rate: Option<NonZeroU32>,
+    #[serde(deserialize_with = "limit_or_none")]
+    pub max_rate: Option<NonZeroU32>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -136,10 +147,9 @@ pub enum Database {
 impl Iota {
     /// The database that the URL's scheme names.
     pub fn database(&self) -> Option<Database> {
-        let (scheme, _) = self.url.reveal().split_once(':')?;
-        match scheme {
-            "postgres" | "postgresql" => Some(Database::Postgres),
-            "sqlite" => Some(Database::Sqlite),
+        match self.url.reveal().split_once(':')? {
+            ("postgres" | "postgresql", rest) if rest.starts_with("//") => Some(Database::Postgres),
+            ("sqlite", _) => Some(Database::Sqlite),
             _ => None,
         }
     }
@@ -253,6 +263,11 @@ pub struct Log {
 pub enum LogFormat {
     Text,
     Json,
+}
+
+/// 0 means no limit.
+fn limit_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU32>, D::Error> {
+    u32::deserialize(deserializer).map(NonZeroU32::new)
 }
 
 fn path_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {

@@ -82,6 +82,12 @@ pub trait JobContext: Send + Sync {
         std::future::ready(())
     }
 
+    /// Waits until some of `rows` rows may be sent, because the rate of the task is limited, and
+    /// returns how many, at least one.
+    fn pace(&self, rows: usize) -> impl Future<Output = usize> + Send {
+        std::future::ready(rows)
+    }
+
     /// Whether the job may send another row.
     ///
     /// # Errors
@@ -318,7 +324,14 @@ impl ReplayRunner {
                 }
                 context.resume().await;
                 failpoint::hit("read");
-                send(batch, &mut sender, acks, &validator, mapping.time, context, stop).await?;
+                let mut remaining = batch;
+                while !remaining.is_empty() {
+                    // Before bytes are reserved: a slow task must not keep what others could use.
+                    let rows = context.pace(remaining.len()).await.clamp(1, remaining.len());
+                    let later = remaining.split_off(rows);
+                    send(remaining, &mut sender, acks, &validator, mapping.time, context, stop).await?;
+                    remaining = later;
+                }
                 let quarantined = acks.quarantined();
                 if quarantined > self.validation.max_quarantined {
                     return Err(Interrupted::TooManyInvalid { quarantined });

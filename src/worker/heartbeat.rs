@@ -48,6 +48,8 @@ pub(super) struct Heartbeat<'w> {
     resumed_at: Instant,
     /// When a stall was last logged, or when there was last none.
     stall_logged_at: Instant,
+    /// Rows a second, smoothed; `None` before the first checkpoint.
+    rows_per_second: Option<f64>,
 }
 
 /// A checkpoint that is due, and what to restore if writing it fails.
@@ -79,6 +81,7 @@ impl<'w> Heartbeat<'w> {
             resume_count: 0,
             resumed_at: now,
             stall_logged_at: now,
+            rows_per_second: None,
         }
     }
 
@@ -143,6 +146,16 @@ impl<'w> Heartbeat<'w> {
         self.last_progress_at.max(self.resumed_at).elapsed() >= WAITING_AFTER
     }
 
+    /// The speed since the last checkpoint, smoothed over about two seconds.
+    fn speed(&mut self, rows: u64, now: Instant) -> f64 {
+        const SMOOTHING: Duration = Duration::from_secs(2);
+        let elapsed = now.duration_since(self.stored_at).as_secs_f64().max(0.001);
+        let speed = rows.saturating_sub(self.stored.rows()) as f64 / elapsed;
+        let weight = 1.0 - (-elapsed / SMOOTHING.as_secs_f64()).exp();
+        let smoothed = self.rows_per_second.map_or(speed, |before| before + weight * (speed - before));
+        *self.rows_per_second.insert(smoothed)
+    }
+
     /// The checkpoint to write now, or `None` if it can wait.
     fn next_write(&mut self, flush_requested: bool) -> Option<PendingWrite> {
         let LeaseRunner { acks, lease, pool, signals, count, .. } = self.runner;
@@ -180,6 +193,7 @@ impl<'w> Heartbeat<'w> {
             *count.pending() = counted;
             return None;
         }
+        let rows_per_second = Some(self.speed(progress.rows(), now));
         self.stored_at = now;
         if waiting == Some(true) {
             self.runner.wait_state.record();
@@ -204,7 +218,15 @@ impl<'w> Heartbeat<'w> {
             .collect();
         let layout = count.layout();
         Some(PendingWrite {
-            checkpoint: Checkpoint { counted, progress, layout, quarantined: quarantined.clone(), events, waiting },
+            checkpoint: Checkpoint {
+                counted,
+                progress,
+                layout,
+                quarantined: quarantined.clone(),
+                events,
+                waiting,
+                rows_per_second,
+            },
             quarantined,
             notes,
             logs_progress,

@@ -2,6 +2,7 @@
 
 mod aligned_interval;
 mod heartbeat;
+mod rate;
 mod runner;
 mod slots;
 mod waiting;
@@ -27,6 +28,7 @@ use crate::{
     telemetry::Metrics,
 };
 use aligned_interval::AlignedInterval;
+use rate::TaskRates;
 use runner::JobSignals;
 use slots::{SlotFreed, WorkerSlots};
 
@@ -34,8 +36,8 @@ use slots::{SlotFreed, WorkerSlots};
 /// expired leases, and tasks that another process submitted.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often the queue is polled for cancellations by other processes.
-const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// How often the queue is polled for tasks that other processes cancel, pause or limit.
+const STEERING_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// While less than an eighth of the slots is free, the next claim waits this long for more slots.
 /// Small jobs end in bursts, and one claim then serves them all.
@@ -108,8 +110,9 @@ impl Pool {
         // Shared by all jobs, so that the progress entries of a task are committed and sent
         // together.
         let progress_logs = AlignedInterval::new(started_at, Duration::from_millis(pool.config.progress_log_interval_ms));
-        let mut cancel_polls = tokio::time::interval(CANCEL_POLL_INTERVAL);
-        cancel_polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let rates = TaskRates::default();
+        let mut steering_polls = tokio::time::interval(STEERING_POLL_INTERVAL);
+        steering_polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut dead_instances_checked_at = Instant::now().checked_sub(DEAD_INSTANCE_CHECK_INTERVAL).unwrap_or_else(Instant::now);
         'working: loop {
             if dead_instances_checked_at.elapsed() >= DEAD_INSTANCE_CHECK_INTERVAL {
@@ -127,6 +130,7 @@ impl Pool {
                         abort: abort.child_token(),
                         checkpoints,
                         progress_logs,
+                        rate: rates.of(lease.job.task.id, lease.job.task.rate),
                     };
                     let slot = slots.acquire(&lease.job.task.topic.as_str().into(), lease.job.is_suspect, &freed_tx);
                     running.insert(slot.number, Running::new(&lease, &signals));
@@ -142,8 +146,8 @@ impl Pool {
             loop {
                 tokio::select! {
                     () = stop.cancelled() => break 'working,
-                    () = pool.queue.cancel_requested() => pool.cancel_running(&running).await,
-                    _ = cancel_polls.tick() => pool.cancel_running(&running).await,
+                    () = pool.queue.steering_changed() => pool.steer_running(&running, &rates).await,
+                    _ = steering_polls.tick() => pool.steer_running(&running, &rates).await,
                     Some(first) = freed.recv() => {
                         if slots.free() < slots.limit() / 8 {
                             tokio::time::sleep(CLAIM_COALESCE_DELAY).await;
@@ -179,15 +183,24 @@ impl Pool {
         }
     }
 
-    /// Asks the running jobs of cancelled tasks to stop.
-    async fn cancel_running(&self, running: &HashMap<u64, Running>) {
+    /// Asks the running jobs of cancelled and paused tasks to stop, and applies the rates.
+    async fn steer_running(&self, running: &HashMap<u64, Running>, rates: &TaskRates) {
         if running.is_empty() {
             return;
         }
         // A failed read is retried at the next poll.
-        let cancelled = self.queue.tasks_being_cancelled().await.unwrap_or_default();
-        for job in running.values().filter(|job| cancelled.contains(&job.task)) {
-            job.cancel.cancel();
+        let Ok(steering) = self.queue.steering().await else { return };
+        rates.update(&steering);
+        let stopping: HashMap<_, _> =
+            steering.iter().filter(|task| task.is_cancelled || task.is_paused).map(|task| (task.task, task)).collect();
+        if stopping.is_empty() {
+            return;
+        }
+        for job in running.values() {
+            let Some(task) = stopping.get(&job.task) else { continue };
+            if task.is_cancelled {
+                job.cancel.cancel();
+            }
             job.stop.cancel();
         }
     }

@@ -8,7 +8,9 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::{Pool, aligned_interval::AlignedInterval, heartbeat::Heartbeat, slots::SlotGuard, waiting::WaitState};
+use super::{
+    Pool, aligned_interval::AlignedInterval, heartbeat::Heartbeat, rate::TaskRate, slots::SlotGuard, waiting::WaitState,
+};
 use crate::{
     failpoint,
     queue::{Checkpoint, DeviceCount, Lease, LeaseError},
@@ -30,6 +32,8 @@ pub struct JobSignals {
     pub checkpoints: AlignedInterval,
     /// When progress is logged.
     pub progress_logs: AlignedInterval,
+    /// The rate of the task.
+    pub rate: Arc<TaskRate>,
 }
 
 /// Runs a leased job until it ends, is asked to stop, or loses its lease.
@@ -83,7 +87,8 @@ impl LeaseRunner {
             layout: job.layout.clone(),
         };
         let signals = replay::Signals { stop: self.signals.stop.clone(), abort: self.signals.abort.clone() };
-        let context = LeaseContext { lease: &self.lease, count: &self.count, wait_state: &self.wait_state };
+        let context =
+            LeaseContext { lease: &self.lease, count: &self.count, wait_state: &self.wait_state, rate: &self.signals.rate };
         let done = CancellationToken::new();
         let work = async {
             let outcome = self.pool.replay_runner.run(&replay, &self.acks, &context, &signals).await;
@@ -121,7 +126,7 @@ impl LeaseRunner {
         let (progress, quarantined) = self.acks.progress();
         let events = self.count.take_notes().into_iter().chain(self.quarantine_events(&quarantined)).collect();
         let (counted, layout) = (self.count.pending().take(), self.count.layout());
-        let mut checkpoint = Checkpoint { counted, progress, layout, quarantined, events, waiting: None };
+        let mut checkpoint = Checkpoint { counted, progress, layout, quarantined, events, waiting: None, rows_per_second: None };
         let (progress, events) = (&checkpoint.progress, &mut checkpoint.events);
         let (published, has_progressed) = (progress.published, job.has_progressed(progress));
         match &outcome {
@@ -286,6 +291,7 @@ struct LeaseContext<'a> {
     lease: &'a Lease,
     count: &'a RowCount,
     wait_state: &'a WaitState,
+    rate: &'a TaskRate,
 }
 
 impl replay::JobContext for LeaseContext<'_> {
@@ -304,6 +310,10 @@ impl replay::JobContext for LeaseContext<'_> {
 
     async fn resume(&self) {
         self.wait_state.resume().await;
+    }
+
+    async fn pace(&self, rows: usize) -> usize {
+        self.rate.take(rows).await
     }
 
     fn ensure_lease_valid(&self) -> Result<(), LeaseExpired> {

@@ -171,7 +171,7 @@ impl Client {
     /// connection.
     pub async fn cancel(&mut self, task: TaskId) -> Result<Cancelled, Error> {
         match self.request(&TaskMessage { task_id: task, after: None, cancel: true }).await? {
-            Reply::Cancelled { state, already_finished, .. } => Ok(Cancelled { state, already_finished }),
+            Reply::Steered { state, already_finished, .. } => Ok(Cancelled { state, already_finished }),
             other => Err(unexpected(&other)),
         }
     }

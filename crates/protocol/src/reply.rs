@@ -7,7 +7,7 @@ use serde::Serialize;
 
 pub use received::{LogLine, Reply, ReplyError};
 
-use super::RequestError;
+use super::{RequestError, Steering};
 use crate::task::{Event, LogEntry, TaskId, TaskState};
 
 /// The `type` of answers to requests. All other messages have [`LOG`]. Both values are part of the
@@ -19,6 +19,9 @@ const LOG: &str = "theme-data";
 const CREATED: &str = "task created.";
 const ATTACHED: &str = "task attached.";
 const CANCELLED: &str = "task cancelled.";
+const PAUSED: &str = "task paused.";
+const RESUMED: &str = "task resumed.";
+const RATE_CHANGED: &str = "task rate changed.";
 const ALREADY_FINISHED: &str = "task had ended.";
 
 #[derive(Serialize)]
@@ -56,10 +59,17 @@ pub fn attached(task_id: TaskId, state: TaskState) -> String {
     envelope(ANSWER, None, Answer { task_id, msg: ATTACHED, state: Some(state) })
 }
 
-/// Answers a cancellation. No more rows of the task are published; `already_finished` if it had
-/// ended already.
-pub fn cancelled(task_id: TaskId, state: TaskState, already_finished: bool) -> String {
-    let msg = if already_finished { ALREADY_FINISHED } else { CANCELLED };
+/// Answers a message that steers a task; `already_finished` if the task had ended before, so that
+/// nothing was changed.
+pub fn steered(task_id: TaskId, steering: Steering, state: TaskState, already_finished: bool) -> String {
+    let msg = match steering {
+        _ if already_finished => ALREADY_FINISHED,
+        Steering::Cancel => CANCELLED,
+        Steering::Pause => PAUSED,
+        Steering::Resume => RESUMED,
+        Steering::Rate(_) => RATE_CHANGED,
+        Steering::Retry => CREATED,
+    };
     envelope(ANSWER, None, Answer { task_id, msg, state: Some(state) })
 }
 

@@ -40,6 +40,10 @@ pub enum RequestError {
     },
     #[error("taskId {0} is unknown; it was never created here, or it finished longer ago than the retention of this service")]
     UnknownTask(TaskId),
+    #[error("task {0} is not finished yet; retry it once it is, or cancel it first")]
+    NotFinished(TaskId),
+    #[error("task {0} has no failed or cancelled device; there is nothing to retry")]
+    NothingToRetry(TaskId),
     #[error("after is {after}, but the log of task {task} ends at {last}; send the seq of the last log entry that you have")]
     AfterTheEnd { task: TaskId, after: u64, last: u64 },
     #[error("the service is shutting down and accepts no new work; send the request again in a moment")]
@@ -63,6 +67,8 @@ impl RequestError {
             Self::WrongToken => "wrong_token",
             Self::Forbidden { .. } => "forbidden",
             Self::UnknownTask(_) => "unknown_task",
+            Self::NotFinished(_) => "not_finished",
+            Self::NothingToRetry(_) => "nothing_to_retry",
             Self::AfterTheEnd { .. } => "after_beyond_end",
             Self::ShuttingDown => "shutting_down",
             Self::QueueUnavailable(_) => "queue_unavailable",

@@ -99,6 +99,7 @@ pub(crate) struct JobUpdate {
     pub waiting: Option<bool>,
     /// Rows that were sent to Kafka and not acknowledged.
     pub unanswered: Option<u64>,
+    pub rows_per_second: Option<f64>,
 }
 
 /// The name of a device and the number of its rows in the range.
@@ -124,6 +125,8 @@ pub struct Checkpoint {
     /// Whether the job waits for the source or Kafka, if that has changed. A crash is not counted
     /// against a waiting job.
     pub waiting: Option<bool>,
+    /// The present speed in rows a second, to be shown.
+    pub rows_per_second: Option<f64>,
 }
 
 impl Lease {
@@ -207,7 +210,7 @@ impl Lease {
 }
 
 impl From<Checkpoint> for JobUpdate {
-    fn from(Checkpoint { counted, progress, layout, quarantined, events, waiting }: Checkpoint) -> Self {
-        Self { counted, progress: Some(progress), layout, quarantined, events, waiting, ..Self::default() }
+    fn from(Checkpoint { counted, progress, layout, quarantined, events, waiting, rows_per_second }: Checkpoint) -> Self {
+        Self { counted, progress: Some(progress), layout, quarantined, events, waiting, rows_per_second, ..Self::default() }
     }
 }

@@ -252,7 +252,7 @@ fn about_a_task(fields: &Value) -> Result<ClientMessage, RequestError> {
     for (name, value) in fields.as_object().unwrap() {
         message[name] = value.clone();
     }
-    ClientMessage::parse(&message.to_string(), &policy())
+    parse(&message.to_string(), &policy())
 }
 
 #[test]
@@ -283,13 +283,13 @@ fn a_task_is_steered_by_one_field_a_message() {
 fn a_rate_is_within_the_limit_of_the_service() {
     let (rate, policy) = (NonZeroU32::new, policy());
     let limited = RequestPolicy { default_rate: rate(100), max_rate: rate(1_000), ..policy.clone() };
-    let submitted = |request: &Value, policy| submitted(ClientMessage::parse(&request.to_string(), policy)).rate;
+    let submitted = |request: &Value, policy| submitted(parse(&request.to_string(), policy)).rate;
     assert_eq!((submitted(&request(), &policy), submitted(&request(), &limited)), (None, rate(100)));
     let mut request = request();
     request["rate"] = json!(1_000);
     assert_eq!(submitted(&request, &limited), rate(1_000));
     request["rate"] = json!(1_001);
-    let error = ClientMessage::parse(&request.to_string(), &limited).unwrap_err();
+    let error = parse(&request.to_string(), &limited).unwrap_err();
     assert!(error.to_string().contains("at most 1000 rows a second"), "{error}");
 }
 

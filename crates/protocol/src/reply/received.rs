@@ -21,7 +21,7 @@ pub enum Reply {
     /// The task exists; its log follows.
     Attached { task: TaskId, state: TaskState },
     /// The task is cancelled, or had already finished.
-    Cancelled { task: TaskId, state: TaskState, already_finished: bool },
+    Steered { task: TaskId, state: TaskState, already_finished: bool },
     /// Nothing was done.
     Refused { code: String, text: String },
     /// An entry of a task's log.
@@ -92,8 +92,10 @@ impl Reply {
         match (text.as_str(), state) {
             (super::CREATED, _) => Ok(Self::Created(task)),
             (super::ATTACHED, Some(state)) => Ok(Self::Attached { task, state }),
-            (super::CANCELLED, Some(state)) => Ok(Self::Cancelled { task, state, already_finished: false }),
-            (super::ALREADY_FINISHED, Some(state)) => Ok(Self::Cancelled { task, state, already_finished: true }),
+            (super::CANCELLED | super::PAUSED | super::RESUMED | super::RATE_CHANGED, Some(state)) => {
+                Ok(Self::Steered { task, state, already_finished: false })
+            }
+            (super::ALREADY_FINISHED, Some(state)) => Ok(Self::Steered { task, state, already_finished: true }),
             _ => Err(ReplyError::Shape),
         }
     }
@@ -104,7 +106,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::{RequestError, reply, task::LogEntry};
+    use crate::{RequestError, Steering, reply, task::LogEntry};
 
     #[test]
     fn what_is_sent_is_read_back() {
@@ -113,12 +115,12 @@ mod tests {
             (reply::created(task), Reply::Created(task)),
             (reply::attached(task, TaskState::Queued), Reply::Attached { task, state: TaskState::Queued }),
             (
-                reply::cancelled(task, TaskState::Running, false),
-                Reply::Cancelled { task, state: TaskState::Running, already_finished: false },
+                reply::steered(task, Steering::Pause, TaskState::Running, false),
+                Reply::Steered { task, state: TaskState::Running, already_finished: false },
             ),
             (
-                reply::cancelled(task, TaskState::Failed, true),
-                Reply::Cancelled { task, state: TaskState::Failed, already_finished: true },
+                reply::steered(task, Steering::Cancel, TaskState::Failed, true),
+                Reply::Steered { task, state: TaskState::Failed, already_finished: true },
             ),
             (
                 reply::refused(&RequestError::WrongToken),

@@ -7,7 +7,7 @@ use crate::{
 };
 
 /// The columns that a lease holder changes. `None` keeps the present value.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub struct JobWrite<'a> {
     pub name: Option<&'a str>,
     pub total: Option<u64>,
@@ -22,10 +22,12 @@ pub struct JobWrite<'a> {
     pub waiting: Option<bool>,
     /// Rows sent and not acknowledged.
     pub unanswered: Option<u64>,
+    /// Rows a second.
+    pub rows_per_second: Option<f64>,
 }
 
 /// What an update writes, on the condition that its attempt still has the lease.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub struct Transition<'a> {
     pub state: JobState,
     /// When the job may be claimed (again): the end of the lease, or of the wait. `None` if it has
@@ -70,6 +72,7 @@ pub fn transition<'a>(
         reason: update.reason.as_deref(),
         waiting: update.waiting.or(change.is_some().then_some(false)),
         unanswered: update.unanswered,
+        rows_per_second: update.rows_per_second,
     };
     Ok(Transition { state, due_at, columns })
 }

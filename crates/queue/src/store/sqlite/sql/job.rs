@@ -308,6 +308,7 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
             Job::Suspected,
             Job::Waiting,
             Job::Unanswered,
+            Job::RowsPerSecond,
             Job::Reason,
         ];
         build_sql(
@@ -336,6 +337,7 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
         write.outages.map(|_| 0_i64).into(),
         write.waiting.map(i64::from).into(),
         write.unanswered.into(),
+        write.rows_per_second.into(),
         write.reason.into(),
         id.into(),
         attempt.into(),

@@ -91,6 +91,12 @@ impl From<u64> for Value<'_> {
     }
 }
 
+impl From<f64> for Value<'_> {
+    fn from(number: f64) -> Self {
+        Self(number.into())
+    }
+}
+
 impl From<bool> for Value<'_> {
     fn from(yes: bool) -> Self {
         Self(yes.into())
