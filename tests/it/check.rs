@@ -1,4 +1,4 @@
-//! `data-patch check` tries what a job does, and does not keep anybody waiting.
+//! `data-patch check` runs the queries of a job, and ends soon if a server does not answer.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ async fn check(variables: &[(&str, &str)]) -> (bool, String) {
 }
 
 #[tokio::test]
-async fn check_ends_soon_when_nothing_listens_and_says_what_the_system_says() {
+async fn check_ends_soon_with_the_systems_error_if_nothing_listens() {
     let folder = tempfile::tempdir().unwrap();
     let queue = format!("sqlite://{}", folder.path().join("queue.db").display());
-    // A port that was free a moment ago.
+    // A free port.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let (url, brokers) = (format!("postgres://iota@127.0.0.1:{port}/iota"), format!("127.0.0.1:{port}"));
     let started = Instant::now();
@@ -25,7 +25,7 @@ async fn check_ends_soon_when_nothing_listens_and_says_what_the_system_says() {
 }
 
 #[tokio::test]
-async fn check_tries_what_a_job_does() {
+async fn check_runs_the_queries_of_a_job() {
     let (folder, store) = (tempfile::tempdir().unwrap(), TestStore::empty().await);
     let topic = TestBroker::start().await.topic().await;
     let queue = format!("sqlite://{}", folder.path().join("queue.db").display());

@@ -1,4 +1,4 @@
-//! The typed client, over real connections that are cut.
+//! The typed client, over connections that are aborted.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ fn request(thing: Uuid, devices: &[Uuid], topic: &TestTopic) -> Request {
     Request::new(thing, devices, "2019-01-11T21:03:00.000+0800", "2029-01-15T14:30:00.000+0800").topic(&topic.name)
 }
 
-/// All that is still to come.
+/// Reads all further entries.
 async fn rest(client: &mut Client) -> Vec<LogLine> {
     let mut entries = Vec::new();
     let reading = async {
@@ -32,8 +32,8 @@ fn seqs(entries: &[LogLine]) -> Vec<u64> {
     entries.iter().map(|entry| entry.seq).collect()
 }
 
-/// A way to a service that cuts its first `cut` connections after `bytes` from the service, the handshake not counted. Returns
-/// its address, and the number of connections taken so far.
+/// Starts a proxy that aborts its first `cut` connections after `bytes` from the service, not
+/// counting the handshake. Returns its address and the number of accepted connections.
 async fn cutting_proxy(to: &str, cut: usize, bytes: usize) -> (String, Arc<std::sync::atomic::AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -91,7 +91,7 @@ async fn a_task_is_submitted_and_watched_to_its_end() {
 }
 
 #[tokio::test]
-async fn connections_that_are_cut_cost_no_entry() {
+async fn aborted_connections_lose_no_entry() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, devices) = app.store.add_devices_of_one_row(150).await;
     let (url, taken) = cutting_proxy(&app.http, usize::MAX, 8_000).await;
@@ -105,7 +105,7 @@ async fn connections_that_are_cut_cost_no_entry() {
 }
 
 #[tokio::test]
-async fn a_submit_whose_answer_was_lost_makes_one_task() {
+async fn a_submit_whose_reply_was_lost_creates_one_task() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, device) = app.store.add_rows(5).await;
     let (url, taken) = cutting_proxy(&app.http, 1, 0).await;
@@ -118,7 +118,7 @@ async fn a_submit_whose_answer_was_lost_makes_one_task() {
 }
 
 #[tokio::test]
-async fn a_restart_of_the_service_costs_no_entry() {
+async fn a_restart_of_the_service_loses_no_entry() {
     let (folder, topic) = (Arc::new(tempfile::tempdir().unwrap()), TestBroker::start().await.topic().await);
     let first = TestApp::start_on(Arc::clone(&folder), TestStore::empty().await, topic.clone(), |_| {}).await;
     let (thing, devices) = first.store.add_devices_of_one_row(150).await;
@@ -142,7 +142,7 @@ async fn a_restart_of_the_service_costs_no_entry() {
 }
 
 #[tokio::test]
-async fn an_ended_task_is_told_from_any_entry_on_and_ends() {
+async fn the_log_of_a_finished_task_is_sent_from_any_entry_and_ends() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, devices) = app.store.add_devices_of_one_row(5).await;
     let mut client = Client::connect(&app.url, TOKEN).await.unwrap();
@@ -177,7 +177,7 @@ async fn refusals_have_their_code() {
 }
 
 #[tokio::test]
-async fn a_cancel_is_answered_while_entries_come() {
+async fn a_cancel_is_answered_while_entries_arrive() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, devices) = app.store.add_devices_of_one_row(150).await;
     let mut client = Client::connect(&app.url, TOKEN).await.unwrap();
@@ -190,7 +190,7 @@ async fn a_cancel_is_answered_while_entries_come() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_not_there_is_told_after_the_last_attempt() {
+async fn an_unreachable_service_is_reported_after_the_last_attempt() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("ws://{}{PATH}", listener.local_addr().unwrap());
     drop(listener);

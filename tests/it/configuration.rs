@@ -1,4 +1,4 @@
-//! The program's commands and what stops their start, as somebody at a shell sees it.
+//! The commands and the configuration errors that stop them, as seen at a shell.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -6,7 +6,7 @@ use data_patch::config::DEFAULTS;
 
 use crate::support::{TestBroker, TestStore, program};
 
-/// Runs the program to its end: exit code, and all that it printed.
+/// Runs the program; returns its exit code and output.
 async fn run(args: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
     let output = program().args(args).envs(variables.iter().copied()).output().await.unwrap();
     let printed = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -14,7 +14,7 @@ async fn run(args: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
 }
 
 #[tokio::test]
-async fn what_stops_the_start_is_named() {
+async fn configuration_errors_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.toml");
     std::fs::write(&file, "[worker]\nconcurency = 4\n").unwrap();
@@ -40,7 +40,7 @@ async fn what_stops_the_start_is_named() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_is_told() {
+async fn a_port_in_use_is_reported() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let (code, printed) = run(&["serve", "--token", "x", "--listen", &address], &[]).await;
@@ -49,7 +49,7 @@ async fn a_port_in_use_is_told() {
 }
 
 #[tokio::test]
-async fn check_tells_what_it_found_and_what_is_wrong() {
+async fn check_prints_findings_and_errors() {
     let (folder, store) = (tempfile::tempdir().unwrap(), TestStore::empty().await);
     let topic = TestBroker::start().await.topic().await;
     let queue = format!("sqlite://{}", folder.path().join("queue.db").display());
@@ -100,7 +100,7 @@ fn flatten(table: &toml::Table, prefix: &str, options: &mut BTreeMap<String, Str
 }
 
 #[test]
-fn both_pages_tell_all_options_with_their_defaults() {
+fn both_pages_have_all_options_with_their_defaults() {
     let mut defaults = BTreeMap::new();
     flatten(&toml::from_str(DEFAULTS).unwrap(), "", &mut defaults);
     assert!(defaults.len() > 50, "{defaults:?}");

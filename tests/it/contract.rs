@@ -1,4 +1,4 @@
-//! What the contract shows, to the letter, and what arrives in Kafka.
+//! The messages of the contract, to the letter, and the messages in Kafka.
 
 use data_patch::source::sample;
 use serde_json::json;
@@ -79,7 +79,7 @@ async fn the_partition_is_the_java_clients() {
 }
 
 #[tokio::test]
-async fn a_rerun_can_be_told_by_its_row_headers() {
+async fn a_rerun_is_recognizable_by_its_row_headers() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, device) = app.store.add_rows(5).await;
     let mut client = app.client().await;
@@ -96,7 +96,7 @@ async fn a_rerun_can_be_told_by_its_row_headers() {
 }
 
 #[tokio::test]
-async fn a_device_of_another_thing_fails_and_the_others_go_on() {
+async fn a_device_of_another_thing_fails_and_the_others_continue() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, device) = app.store.add_rows(4).await;
     let (_, stranger) = (Uuid::new_v4(), Uuid::new_v4());
@@ -148,7 +148,7 @@ async fn a_time_without_offset_may_have_a_t_and_a_message_a_byte_order_mark() {
 }
 
 #[tokio::test]
-async fn a_range_the_wrong_way_round_is_told_as_it_was_written() {
+async fn a_reversed_range_is_reported_as_it_was_written() {
     let app = TestApp::start(TestStore::empty().await).await;
     let mut request = Client::request(Uuid::new_v4(), &[Uuid::new_v4()], &app.topic.name);
     (request["from"], request["to"]) = (json!("2019-01-16T00:00:00+0800"), json!("2019-01-15 14:30:00"));

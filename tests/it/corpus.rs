@@ -1,4 +1,4 @@
-//! What the fuzz targets of `fuzz/` have found worth keeping holds on every run, with no fuzzer and no nightly Rust.
+//! Checks the corpus of the fuzz targets (`fuzz/`) without a fuzzer and nightly Rust.
 
 #[path = "../../fuzz/properties/client_message.rs"]
 mod client_message;
@@ -9,14 +9,14 @@ mod time;
 
 use std::path::Path;
 
-/// Gives each file of a target's corpus to its properties.
+/// Checks the properties of a target on each file of its corpus.
 fn replay(target: &str, check: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(files.len() >= 20, "{} is the corpus", folder.display());
     for file in files {
-        // Shown when it fails: the last is the one.
+        // If the check fails, the last printed file is the cause.
         println!("{}", file.display());
         check(&std::fs::read(file).unwrap());
     }

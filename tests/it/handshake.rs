@@ -1,11 +1,11 @@
-//! The WebSocket to the letter of RFC 6455: how it begins, and how it ends when a client breaks the protocol.
+//! The WebSocket handshake, and the close codes for protocol errors, by RFC 6455.
 
 use crate::support::{
     RawClient, TestApp, TestStore,
     raw::{self, HANDSHAKE},
 };
 
-/// The answer to a good handshake with one header in place of its own.
+/// The response to a valid handshake with one header replaced.
 async fn answer(app: &TestApp, version: &str, name: &str, values: &[&str]) -> String {
     let mut headers: Vec<&str> = HANDSHAKE.into_iter().filter(|header| !header.starts_with(name)).collect();
     headers.extend(values);
@@ -13,7 +13,7 @@ async fn answer(app: &TestApp, version: &str, name: &str, values: &[&str]) -> St
 }
 
 #[tokio::test]
-async fn another_version_is_told_which_one_is_spoken() {
+async fn another_version_is_answered_with_the_supported_one() {
     let app = TestApp::start(TestStore::empty().await).await;
     let head = answer(&app, "HTTP/1.1", "Sec-WebSocket-Version", &["Sec-WebSocket-Version: 8"]).await;
     assert!(head.starts_with("HTTP/1.1 426 ") && head.contains("sec-websocket-version: 13\r\n"), "{head}");
@@ -21,7 +21,7 @@ async fn another_version_is_told_which_one_is_spoken() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_no_handshake_is_refused() {
+async fn an_invalid_handshake_is_rejected() {
     let app = TestApp::start(TestStore::empty().await).await;
     for (version, name, values, status) in [
         ("HTTP/1.1", "Sec-WebSocket-Key", &["Sec-WebSocket-Key: c2hvcnQ="][..], "400"),
@@ -56,7 +56,7 @@ async fn lists_and_repeated_headers_are_read_in_any_order() {
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_may_be_refused() {
+async fn pages_of_other_origins_can_be_rejected() {
     let app = TestApp::start_with(TestStore::empty().await, |overrides| {
         overrides.set(&["server", "allowed_origins"], vec!["https://et.example.com"]);
     })
@@ -71,7 +71,7 @@ async fn pages_of_other_origins_may_be_refused() {
 }
 
 #[tokio::test]
-async fn who_breaks_the_protocol_is_told_so_with_1002_or_1007() {
+async fn protocol_errors_close_with_1002_or_1007() {
     let app = TestApp::start(TestStore::empty().await).await;
     for (what, bytes, code) in [
         ("an unmasked frame", vec![0x81, 0x02, b'{', b'}'], 1002),

@@ -1,4 +1,4 @@
-//! Clients that mean ill, or that are broken: nobody else notices.
+//! Hostile and broken clients do not affect others.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use uuid::Uuid;
 use crate::support::{TestApp, TestStore, message};
 
 /// Attaches with a wrong token; returns how long the answer took.
-async fn guess(app: &TestApp) -> Duration {
+async fn wrong_token_delay(app: &TestApp) -> Duration {
     let mut client = app.client().await;
     let started = Instant::now();
-    client.send(&json!({"token": "guess", "taskId": Uuid::new_v4()})).await;
+    client.send(&json!({"token": "wrong", "taskId": Uuid::new_v4()})).await;
     assert!(message(&client.next().await).starts_with("token is wrong"));
     let took = started.elapsed();
     assert_eq!(client.close_code().await, Some(1008));
@@ -20,13 +20,13 @@ async fn guess(app: &TestApp) -> Duration {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_tokens_wait_longer_and_longer_and_the_right_one_does_not() {
+async fn wrong_tokens_are_delayed_and_the_right_one_is_not() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, device) = app.store.add_rows(1).await;
-    let guesses: Vec<Duration> = join_all((0..7).map(|_| guess(&app))).await;
-    let longest = guesses.into_iter().max().unwrap();
+    let delays: Vec<Duration> = join_all((0..7).map(|_| wrong_token_delay(&app))).await;
+    let longest = delays.into_iter().max().unwrap();
     assert!(longest >= Duration::from_secs(5), "{longest:?}");
-    // The same address, and now a wrong one would wait for five seconds.
+    // From the same address, where a wrong token would be delayed by five seconds.
     let started = Instant::now();
     app.publish(thing, &[device]).await;
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());

@@ -1,4 +1,4 @@
-//! The broker: unknown topics, refused messages, outages.
+//! The broker: unknown topics, rejected messages, outages.
 
 mod limits;
 mod stalled;
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::support::{Client, Reading, TestApp, TestBroker, TestStore, message};
 
 #[tokio::test]
-async fn an_unknown_topic_is_told_and_not_made() {
+async fn an_unknown_topic_is_reported_and_not_created() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, device) = app.store.add_rows(3).await;
     let unknown = format!("unknown-{}", uuid::Uuid::new_v4());
@@ -38,10 +38,10 @@ async fn a_topic_that_is_created_a_moment_later_is_found() {
 }
 
 #[tokio::test]
-async fn a_message_too_large_for_the_topic_is_held_back_in_its_place() {
+async fn a_message_too_large_for_the_topic_is_quarantined_in_order() {
     let broker = TestBroker::start().await;
     if !broker.is_real() {
-        // The embedded broker takes any size.
+        // The embedded broker has no size limit.
         return;
     }
     let topic = broker.topic_with(&[("max.message.bytes", "20000")]).await;
@@ -50,7 +50,7 @@ async fn a_message_too_large_for_the_topic_is_held_back_in_its_place() {
         overrides.set(&["kafka", "properties"], toml::Table::from_iter([("compression.type".to_owned(), "none".into())]));
     })
     .await;
-    // Far more in all than the topic takes in one batch.
+    // Much more in total than the topic's maximum batch.
     let (thing, device) = app.store.add_rows(2_000).await;
     let large = format!(r#"{{"x": "{}", "deviceId": "{device}", "triggerTime": ""}}"#, "x".repeat(30_000));
     app.store.add(&[Reading { id: 9_000, device, time_ms: 1_547_211_780_500, doc: Some(large.clone()) }]).await;
@@ -67,8 +67,8 @@ async fn a_message_too_large_for_the_topic_is_held_back_in_its_place() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_away_is_waited_for() {
-    // Nobody listens there: a port that was free a moment ago.
+async fn jobs_wait_for_an_unavailable_broker() {
+    // A free port, on which nothing listens.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let app = TestApp::start_with(TestStore::empty().await, |overrides| {
         overrides.set(&["kafka", "brokers"], format!("127.0.0.1:{port}")).set(&["kafka", "lookup_timeout_seconds"], 1);

@@ -1,11 +1,11 @@
-//! The architecture that `lib.rs` tells of: imports go downward only, and files stay short.
+//! Checks the layers that `lib.rs` describes, and the length of files.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
-/// From top to bottom; modules of one layer do not know each other, but for those named beside it.
+/// From top to bottom. Modules of one layer do not import each other, except for [`SAME_LAYER`].
 const LAYERS: [&[&str]; 8] = [
     &["main"],
     &["cli"],
@@ -17,8 +17,8 @@ const LAYERS: [&[&str]; 8] = [
     &["failpoint"],
 ];
 
-/// Within the outside and the durable part, and among plain types: who may know whom.
-const BESIDE: [(&str, &str); 2] = [("protocol", "task"), ("telemetry", "config")];
+/// Allowed imports within a layer.
+const SAME_LAYER: [(&str, &str); 2] = [("protocol", "task"), ("telemetry", "config")];
 
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -33,12 +33,12 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The top-level modules that a file's code names after `crate::`.
-fn known(text: &str) -> Vec<String> {
-    let mut known = Vec::new();
+/// The top-level modules that a file's code imports by `crate::`.
+fn imported(text: &str) -> Vec<String> {
+    let mut imported = Vec::new();
     for (_, rest) in text.match_indices("crate::").map(|(at, word)| (at, &text[at + word.len()..])) {
         match rest.strip_prefix('{') {
-            None => known.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()),
+            None => imported.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()),
             Some(list) => {
                 let (mut depth, mut word, mut fresh) = (1, String::new(), true);
                 for c in list.chars() {
@@ -51,7 +51,7 @@ fn known(text: &str) -> Vec<String> {
                         _ => {}
                     }
                     if (c == ':' || c == ',' || depth == 0) && !word.is_empty() {
-                        known.push(std::mem::take(&mut word));
+                        imported.push(std::mem::take(&mut word));
                     }
                     if depth == 0 {
                         break;
@@ -60,7 +60,7 @@ fn known(text: &str) -> Vec<String> {
             }
         }
     }
-    known
+    imported
 }
 
 #[test]
@@ -75,10 +75,10 @@ fn imports_go_downward_only() {
             continue;
         }
         let own = layer.get(module.as_str()).unwrap_or_else(|| panic!("{module} is in no layer"));
-        for other in known(&code(&file)) {
+        for other in imported(&code(&file)) {
             let Some(below) = layer.get(other.as_str()) else { continue };
-            let beside = BESIDE.contains(&(module.as_str(), other.as_str()));
-            assert!(other == module || own < below || beside, "{} imports crate::{other}", relative.display());
+            let is_allowed = SAME_LAYER.contains(&(module.as_str(), other.as_str()));
+            assert!(other == module || own < below || is_allowed, "{} imports crate::{other}", relative.display());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What is relied on in the layout of a store: it is looked for, and a change is noticed.
+//! The layout of the source's tables is checked, and changes are detected.
 
 use data_patch::source::{Selection, Source, SourceError};
 use sqlx::{AssertSqlSafe, Executor, Row as _};
@@ -19,7 +19,7 @@ async fn docs(store: &Source, selection: Selection) -> Result<Vec<String>, Sourc
 }
 
 #[tokio::test]
-async fn a_document_whose_type_changes_meanwhile_is_read_by_its_new_type() {
+async fn a_document_whose_type_changes_is_read_by_its_new_type() {
     for (before, after) in [("text", "jsonb"), ("jsonb", "text"), ("json", "jsonb")] {
         let test = TestStore::empty().await;
         if !test.is_postgres() {
@@ -30,7 +30,7 @@ async fn a_document_whose_type_changes_meanwhile_is_read_by_its_new_type() {
         let store = open(&test, |_| {});
         assert_eq!(docs(&store, all_of(device)).await.unwrap(), test.docs(device).await);
         test.execute(&format!("ALTER TABLE raw_data ALTER doc TYPE {after} USING doc::text::{after}")).await;
-        // Who had started with the old one is told, and may begin again.
+        // A read that started with the old layout fails, and can be restarted.
         match docs(&store, all_of(device)).await {
             Ok(_) => {}
             Err(error) => assert!(error.is_retryable() && matches!(error, SourceError::Changed(_)), "{error}"),
@@ -40,7 +40,7 @@ async fn a_document_whose_type_changes_meanwhile_is_read_by_its_new_type() {
 }
 
 #[tokio::test]
-async fn a_time_whose_type_changes_meanwhile_is_read_by_its_new_type() {
+async fn a_time_whose_type_changes_is_read_by_its_new_type() {
     let test = TestStore::empty().await;
     if !test.is_postgres() {
         return;
@@ -65,8 +65,8 @@ async fn a_time_whose_type_changes_meanwhile_is_read_by_its_new_type() {
     assert_eq!(store.count(&selection).await.unwrap(), 1);
 }
 
-// A COPY takes its snapshot before it waits for the table's lock: rewritten meanwhile, the table looked empty, and the device ended
-// with no row.
+// A COPY takes its snapshot before it waits for the table's lock. If the table is rewritten
+// meanwhile, it looks empty, and the device would end without rows.
 #[tokio::test]
 async fn a_table_that_is_rewritten_while_a_page_waits_for_it_is_not_empty() {
     let test = TestStore::empty().await;
@@ -98,10 +98,10 @@ async fn children_that_inherit_are_not_covered_by_their_parents_unique_index() {
     let (_, device) = test.add_rows(1).await;
     test.execute("CREATE TABLE raw_2020 () INHERITS (raw_data)").await;
     let refused = open(&test, |_| {}).mapping().await.unwrap_err();
-    let text = refused.to_string();
+    let error_text = refused.to_string();
     assert!(
-        matches!(refused, SourceError::Mapping(_)) && text.contains("raw_2020") && text.contains("assume_unique_row_key"),
-        "{text}"
+        matches!(refused, SourceError::Mapping(_)) && error_text.contains("raw_2020") && error_text.contains("assume_unique_row_key"),
+        "{error_text}"
     );
     let trusted = open(&test, |overrides| {
         overrides.set(&["iota", "assume_unique_row_key"], true);
@@ -132,7 +132,7 @@ async fn partitions_are_covered_by_the_unique_index_of_their_table() {
 }
 
 #[tokio::test]
-async fn a_column_may_be_called_as_a_query_calls_what_it_selects() {
+async fn a_column_may_have_the_name_of_a_querys_alias() {
     let test = TestStore::empty().await;
     let device = Uuid::new_v4();
     let rows = [1, 2, 3].map(|id| Reading { id, device, time_ms: 1_600_000_000_000 + id, doc: Some(doc(device, 9 - id)) });
@@ -145,7 +145,7 @@ async fn a_column_may_be_called_as_a_query_calls_what_it_selects() {
 }
 
 #[tokio::test]
-async fn the_hour_that_comes_twice_in_autumn_is_read_both_times() {
+async fn an_ambiguous_hour_is_read_both_times() {
     let test = TestStore::empty().await;
     if !test.is_postgres() {
         return;
@@ -159,7 +159,7 @@ async fn the_hour_that_comes_twice_in_autumn_is_read_both_times() {
         overrides.set(&["iota", "time_zone"], "Europe/Berlin").set(&["iota", "page_rows"], 2);
     });
     for (from, to, expected) in [
-        // The first time, and the second.
+        // The first and the second occurrence.
         ("00:00:00", "00:59:59", vec!["2", "3", "4"]),
         ("01:00:00", "01:59:59", vec!["2", "3", "4"]),
         // From late in the first to early in the second.
@@ -177,14 +177,15 @@ async fn the_hour_that_comes_twice_in_autumn_is_read_both_times() {
         let store = store.clone();
         async move { store.mapping().await.unwrap().ambiguity_note(from, to) }
     };
-    let text = doubt("2024-10-27T00:50:00Z", "2024-10-28T00:00:00Z").await.unwrap();
-    assert!(text.contains("from 2024-10-27 02:00:00 to 03:00:00 exist twice in Europe/Berlin"), "{text}");
+    let note = doubt("2024-10-27T00:50:00Z", "2024-10-28T00:00:00Z").await.unwrap();
+    assert!(note.contains("from 2024-10-27 02:00:00 to 03:00:00 exist twice in Europe/Berlin"), "{note}");
     assert!(doubt("2024-10-28T00:00:00Z", "2024-10-29T00:00:00Z").await.is_none());
 }
 
-// 3,405 rows were skipped: the position was a local time, and was taken for an instant eight hours later.
+// 3,405 rows were skipped: the position was a local time, and was taken for an instant eight hours
+// later.
 #[tokio::test]
-async fn a_job_that_goes_on_in_another_layout_begins_its_range_again_and_says_so() {
+async fn a_job_that_resumes_in_another_layout_restarts_its_range_and_logs_it() {
     let store = TestStore::empty().await;
     let Some(mut connection) = store.postgres().await else { return };
     let local = "ALTER TABLE raw_data ALTER \"triggerTime\" TYPE timestamp USING \"triggerTime\" AT TIME ZONE 'Asia/Shanghai'";

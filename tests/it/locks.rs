@@ -1,4 +1,5 @@
-//! The store's own work comes first: no statement of ours waits for who takes the rows, and long ones give way.
+//! The service does not block other sessions of the source: no statement waits for the consumer of
+//! the rows, and long statements are cancelled when another session waits for a lock.
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ async fn number(connection: &mut PgConnection, sql: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn no_statement_stays_open_when_nobody_takes_the_rows() {
+async fn no_statement_stays_open_while_rows_are_not_consumed() {
     let test = TestStore::empty().await;
     let Some(mut connection) = test.postgres().await else { return };
     let device = Uuid::new_v4();
@@ -37,7 +38,7 @@ async fn no_statement_stays_open_when_nobody_takes_the_rows() {
         "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%{device}%' AND pid <> pg_backend_pid()
          AND (state <> 'idle' OR backend_xmin IS NOT NULL)"
     );
-    // The second page is started when the first is nearly taken, which nobody does here.
+    // The second page would start when the first is nearly consumed, which does not happen here.
     let deadline = Instant::now() + Duration::from_secs(10);
     while number(&mut connection, &open).await > 0 {
         assert!(Instant::now() < deadline, "a statement is open, and waits for who takes the rows");
@@ -47,7 +48,7 @@ async fn no_statement_stays_open_when_nobody_takes_the_rows() {
 }
 
 #[tokio::test]
-async fn rows_that_nobody_takes_make_room_for_others() {
+async fn unconsumed_rows_are_dropped_for_others() {
     let test = TestStore::empty().await;
     let (slow, other) = (Uuid::new_v4(), Uuid::new_v4());
     add_large(&test, slow, 12_000).await;
@@ -70,10 +71,10 @@ fn names(rows: &[Row]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_page_has_a_bound_in_bytes_and_one_row_whatever_its_size() {
+async fn a_page_is_limited_in_bytes_and_has_at_least_one_row() {
     let test = TestStore::empty().await;
     let device = Uuid::new_v4();
-    // Small ones from which nobody would guess the large ones.
+    // Small rows first, so that the large ones are not expected.
     let doc = |n: i64| format!(r#"{{"x": "{}"}}"#, "x".repeat(if (1_000..1_020).contains(&n) { 1_500_000 } else { 10 }));
     let rows: Vec<_> = (0..3_000).map(|n| Reading { id: n, device, time_ms: 1_600_000_000_000 + n, doc: Some(doc(n)) }).collect();
     for rows in rows.chunks(10) {
@@ -84,7 +85,7 @@ async fn a_page_has_a_bound_in_bytes_and_one_row_whatever_its_size() {
     assert_eq!(keys(&store, all_of(device)).await, expected);
 }
 
-/// A table whose rows are slow to come, as long as `speed` says so: the view stands for a table without an index.
+/// A view whose rows are slow while `speed` is set; it simulates a table without an index.
 async fn slow_table(test: &TestStore, device: Uuid) {
     test.execute(&format!(
         "DROP TABLE raw_data;
@@ -99,13 +100,14 @@ async fn slow_table(test: &TestStore, device: Uuid) {
     .await;
 }
 
-fn impatient(test: &TestStore) -> Source {
+fn source_with_short_blocking(test: &TestStore) -> Source {
     open(test, |overrides| {
         overrides.set(&["iota", "max_blocking_seconds"], 2).set(&["iota", "assume_unique_row_key"], true);
     })
 }
 
-/// Waits until a query of ours runs, then asks for a lock that nobody can have beside it; returns how long that took.
+/// Waits until a query of the service runs, and then for an exclusive lock; returns how long the
+/// lock took.
 async fn lock_table(test: &TestStore, device: Uuid, statement: &str) -> Duration {
     let mut connection = test.postgres().await.unwrap();
     let running = format!(
@@ -124,40 +126,40 @@ async fn lock_table(test: &TestStore, device: Uuid, statement: &str) -> Duration
 }
 
 #[tokio::test]
-async fn a_count_gives_way_to_who_waits_for_a_lock_and_is_made_again() {
+async fn a_count_is_cancelled_for_a_waiting_lock_and_repeated() {
     let test = TestStore::empty().await;
     if !test.is_postgres() {
         return;
     }
     let device = Uuid::new_v4();
     slow_table(&test, device).await;
-    let (store, selection) = (impatient(&test), all_of(device));
+    let (store, selection) = (source_with_short_blocking(&test), all_of(device));
     let (counted, waited) = tokio::join!(store.count(&selection), lock_table(&test, device, "COUNT"));
     assert!(waited < Duration::from_secs(3), "a lock was waited for {waited:?}");
     assert_eq!(counted.unwrap(), 1_000);
 }
 
 #[tokio::test]
-async fn a_page_gives_way_to_who_waits_for_a_lock_and_is_read_again() {
+async fn a_page_is_cancelled_for_a_waiting_lock_and_read_again() {
     let test = TestStore::empty().await;
     if !test.is_postgres() {
         return;
     }
     let device = Uuid::new_v4();
     slow_table(&test, device).await;
-    let store = impatient(&test);
+    let store = source_with_short_blocking(&test);
     let (read, waited) = tokio::join!(keys(&store, all_of(device)), lock_table(&test, device, "COPY"));
     assert!(waited < Duration::from_secs(3), "a lock was waited for {waited:?}");
     assert_eq!(read, (1..=1_000).map(|id| id.to_string()).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn a_statement_that_nobody_waits_for_any_more_is_ended_in_the_store() {
+async fn an_abandoned_statement_is_cancelled_in_the_database() {
     let test = TestStore::empty().await;
     let Some(mut connection) = test.postgres().await else { return };
     let device = Uuid::new_v4();
     slow_table(&test, device).await;
-    let store = impatient(&test);
+    let store = source_with_short_blocking(&test);
     let selection: Selection = all_of(device);
     let left = tokio::time::timeout(Duration::from_secs(2), store.count(&selection)).await;
     assert!(left.is_err(), "it was over too soon to be left");

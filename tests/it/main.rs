@@ -1,8 +1,9 @@
-//! The whole service, over its real WebSocket, on real databases and a broker that speaks the real protocol.
+//! The whole service, over its real WebSocket, on real databases and a broker that speaks the real
+//! protocol.
 //!
-//! By default these are SQLite and librdkafka's mock cluster; with DATA_PATCH_TEST_POSTGRES and DATA_PATCH_TEST_KAFKA
-//! set (`eval "$(scripts/services env)"`) the same tests run on PostgreSQL and Apache Kafka. Each has a schema, a topic
-//! and a queue of its own, so they run side by side.
+//! By default these are SQLite and librdkafka's mock cluster; with DATA_PATCH_TEST_POSTGRES and
+//! DATA_PATCH_TEST_KAFKA set (`eval "$(scripts/services env)"`) the same tests run on PostgreSQL
+//! and Apache Kafka. Each has a schema, a topic and a queue of its own, so they run side by side.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 

@@ -15,7 +15,8 @@ async fn an_unavailable_topic_slows_no_other() {
     let (sick, healthy) = (shared.topic().await, shared.topic().await);
     let folder = Arc::new(tempfile::tempdir().unwrap());
     let app = TestApp::start_on(folder, TestStore::empty().await, healthy, |overrides| {
-        // Fewer slots, and fewer bytes in flight, than the devices of the unavailable topic could use.
+        // Fewer slots, and fewer bytes in flight, than the devices of the unavailable topic could
+        // use.
         overrides.set(&["worker", "concurrency"], 4).set(&["kafka", "in_flight_bytes"], 1 << 20);
     })
     .await;

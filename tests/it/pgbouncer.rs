@@ -1,10 +1,10 @@
-//! The store behind PgBouncer, which gives each transaction another session, or each client one for as long as it stays.
+//! The source behind PgBouncer, in transaction and in session mode.
 
 use std::{process::Stdio, time::Duration};
 
 use crate::support::{Bouncer, Client, TestApp, TestStore, message};
 
-async fn a_patch_goes_through(mode: &str, pool_size: u32) {
+async fn check_task(mode: &str, pool_size: u32) {
     let Some(bouncer) = Bouncer::start(mode, pool_size).await else { return };
     let store = TestStore::empty().await;
     let (thing, device) = store.add_rows(20_000).await;
@@ -25,23 +25,23 @@ async fn a_patch_goes_through(mode: &str, pool_size: u32) {
 }
 
 #[tokio::test]
-async fn a_patch_goes_through_in_transaction_mode() {
-    a_patch_goes_through("transaction", 2).await;
+async fn a_task_completes_in_transaction_mode() {
+    check_task("transaction", 2).await;
 }
 
 #[tokio::test]
-async fn a_patch_goes_through_in_session_mode_with_one_session() {
-    a_patch_goes_through("session", 1).await;
+async fn a_task_completes_in_session_mode_with_one_session() {
+    check_task("session", 1).await;
 }
 
 #[tokio::test]
-async fn a_patch_goes_through_in_session_mode_with_two_sessions() {
-    a_patch_goes_through("session", 2).await;
+async fn a_task_completes_in_session_mode_with_two_sessions() {
+    check_task("session", 2).await;
 }
 
-/// This program once more, with a pooler before the store.
+/// Runs the source's tests again behind PgBouncer.
 #[tokio::test]
-async fn the_tests_of_the_store_pass_through_it() {
+async fn the_tests_of_the_source_pass_behind_it() {
     let Some(bouncer) = Bouncer::start("transaction", 4).await else { return };
     let output = tokio::process::Command::new(std::env::current_exe().unwrap())
         .args(["store::", "layout::", "locks::"])

@@ -1,11 +1,12 @@
-//! Rows held back: bounded, so that a wrong rule copies no range of positions into the queue.
+//! The number of quarantined rows of a device is limited, so that a wrong rule does not fill the
+//! queue.
 
 use serde_json::json;
 
 use crate::support::{Reading, TestApp, TestStore, message};
 
 #[tokio::test]
-async fn a_device_of_which_too_many_rows_are_held_back_fails_and_says_that_the_rule_is_likely_wrong() {
+async fn a_device_with_too_many_quarantined_rows_fails() {
     let app = TestApp::start_with(TestStore::empty().await, |overrides| {
         overrides.set(&["validation", "max_quarantined"], 100);
     })
@@ -34,7 +35,7 @@ async fn a_device_of_which_too_many_rows_are_held_back_fails_and_says_that_the_r
 }
 
 #[tokio::test]
-async fn the_last_line_says_that_rows_are_held_back_and_that_a_device_had_none() {
+async fn the_last_line_counts_quarantined_rows_and_empty_devices() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, good) = app.store.add_rows(3).await;
     let empty = app.store.add_device_with_rows(thing, 10, 0).await;

@@ -28,8 +28,8 @@ impl JobContext for Turns {
     }
 }
 
-// The heartbeat runs in the same task of the runtime as the job: rows that are sent while it waits are
-// sent again after a crash.
+// The heartbeat runs in the same task of the runtime as the job: rows that are sent while it waits
+// are sent again after a crash.
 #[tokio::test]
 async fn no_more_than_a_batch_is_sent_without_yielding() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! Stopped or killed, and started again: every row there, every line once.
+//! A service that is stopped or killed and started again: each row is published, each line sent
+//! once.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::{Client, Process, TestBroker, TestStore, TestTopic, message, seqs};
 
-/// Rows enough that the work takes a while.
+/// Enough rows for a task that takes a while.
 const ROWS: i64 = 60_000;
 
 struct Site {
@@ -22,14 +23,14 @@ impl Site {
     }
 
     async fn serve(&self) -> Process {
-        // Small pages and few bytes in flight make it slower, so that it can be killed on the way.
+        // Small pages and few bytes in flight make it slow enough to be killed while it works.
         let slow = [("DATA_PATCH_IOTA_PAGE_ROWS", "500"), ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "262144")];
         Process::serve(&self.folder, &self.store, &self.topic, &slow).await
     }
 }
 
-/// `iota data published(k / n)` with k < n: the work is on its way.
-fn is_on_its_way(line: &Value) -> bool {
+/// `iota data published(k / n)` with k < n.
+fn is_partly_published(line: &Value) -> bool {
     message(line).starts_with("iota data published(") && !message(line).contains(&format!("({ROWS} / "))
 }
 
@@ -41,7 +42,7 @@ async fn attach(process: &Process, task: &str, log: &[Value]) -> Client {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_twice_on_the_way_and_nothing_is_lost() {
+async fn a_service_killed_twice_loses_nothing() {
     let site = Site::new().await;
     let (thing, device) = site.store.add_rows(ROWS).await;
     let mut process = site.serve().await;
@@ -49,7 +50,7 @@ async fn killed_twice_on_the_way_and_nothing_is_lost() {
     let task = client.submit(&Client::request(thing, &[device], &site.topic.name)).await;
     let mut log = Vec::new();
     for _ in 0..2 {
-        log.extend(client.until(is_on_its_way).await);
+        log.extend(client.until(is_partly_published).await);
         process.kill().await;
         process = site.serve().await;
         client = attach(&process, &task, &log).await;
@@ -70,13 +71,13 @@ async fn killed_twice_on_the_way_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stopped_gently_it_repeats_nothing_and_goes_on_at_once() {
+async fn a_graceful_stop_repeats_nothing_and_its_jobs_resume_at_once() {
     let site = Site::new().await;
     let (thing, device) = site.store.add_rows(ROWS).await;
     let process = site.serve().await;
     let mut client = Client::connect(&process.url).await;
     let task = client.submit(&Client::request(thing, &[device], &site.topic.name)).await;
-    let mut log = client.until(is_on_its_way).await;
+    let mut log = client.until(is_partly_published).await;
     let (code, took) = process.terminate().await;
     assert_eq!(code, Some(0));
     assert!(took < Duration::from_secs(20), "{took:?}");

@@ -1,8 +1,8 @@
-//! The counters of rows in `/metrics`, while work goes on.
+//! The row counters in `/metrics` while jobs run.
 
 use crate::support::{Client, TestApp, TestStore, eventually};
 
-/// The sum of a counter over its labels, whatever they are.
+/// The sum of a counter over all label values.
 async fn counter(app: &TestApp, name: &str) -> u64 {
     let (_, text) = app.get("/metrics").await;
     let value = |line: &str| -> Option<u64> {
@@ -17,11 +17,11 @@ async fn counter(app: &TestApp, name: &str) -> u64 {
 
 const PUBLISHED: &str = "data_patch_rows_published_total";
 
-// Where it counted at a job's end, the rate of a large device would be nothing for hours, and look like an outage.
+// If rows were counted at the end of a job, the rate of a large device would look like an outage.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_counted_while_their_job_runs() {
     let app = TestApp::start_with(TestStore::empty().await, |overrides| {
-        // Slow enough to be looked at on the way.
+        // Slow enough to be observed.
         overrides.set(&["iota", "page_rows"], 100).set(&["kafka", "in_flight_bytes"], 65_536);
     })
     .await;

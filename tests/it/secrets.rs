@@ -1,4 +1,4 @@
-//! Token and passwords: in no log, reply, event, metric or error, at the finest level of the log.
+//! Token and passwords appear in no log (at the finest level), reply, event, metric or error.
 
 use serde_json::json;
 use uuid::Uuid;
@@ -9,17 +9,17 @@ const PASSWORD: &str = "pass-7f3a";
 const GUESS: &str = "guess-91bc";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_service_tells_none() {
-    tells_none(&format!("postgres://reader:{PASSWORD}@127.0.0.1:9/iota?application_name=x")).await;
+async fn a_running_service_reveals_no_secret() {
+    check_no_secret_is_revealed(&format!("postgres://reader:{PASSWORD}@127.0.0.1:9/iota?application_name=x")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nor_does_it_where_the_url_hides_the_password_in_its_query() {
-    tells_none(&format!("postgres://127.0.0.1:9/iota?user=reader&p%61ssword={PASSWORD}")).await;
+async fn a_password_in_the_urls_query_is_not_revealed() {
+    check_no_secret_is_revealed(&format!("postgres://127.0.0.1:9/iota?user=reader&p%61ssword={PASSWORD}")).await;
 }
 
 /// A service whose source is not reachable at `url`, so that errors with the URL are logged.
-async fn tells_none(url: &str) {
+async fn check_no_secret_is_revealed(url: &str) {
     let (folder, topic) = (tempfile::tempdir().unwrap(), TestBroker::start().await.topic().await);
     let more = [
         ("DATA_PATCH_IOTA_URL", url),
@@ -46,7 +46,7 @@ async fn tells_none(url: &str) {
     let queue = std::fs::read(folder.path().join("queue.db")).unwrap();
     let queue = String::from_utf8_lossy(&queue);
     for secret in [TOKEN, PASSWORD, GUESS] {
-        // A device's or task's id may hold the same digits as a short token; a word of it may not.
+        // The digits of a short token may occur in an id, but not as a separate word.
         let quoted = [format!("\"{secret}\""), format!("={secret}"), format!(":{secret}"), format!(" {secret}")];
         let replies = format!("{received:?}");
         let places = [("log", &*log), ("replies", &replies), ("queue", &queue), ("metrics", &metrics), ("readiness", &readiness)];
@@ -57,7 +57,7 @@ async fn tells_none(url: &str) {
 }
 
 #[tokio::test]
-async fn what_stops_the_start_tells_none() {
+async fn configuration_errors_reveal_no_secret() {
     let folder = tempfile::tempdir().unwrap();
     for text in [
         format!("[kafka.properties]\n\"sasl.password\" = \"{PASSWORD}\n"),
@@ -67,7 +67,7 @@ async fn what_stops_the_start_tells_none() {
         format!("[iota]\nurl = \"mysql://u:{PASSWORD}@h/db\"\n"),
         format!("[iota]\nurl = \"postgres:/u:{PASSWORD}@h/db\"\n"),
         format!("[iota]\nurl = \"postgres://h:notaport/db?PASSWORD={PASSWORD}\"\n"),
-        // A secret in the wrong place.
+        // A secret in the wrong option.
         format!("[kafka]\nproperties = \"sasl.password={PASSWORD}\"\n"),
         format!("[iota]\ntimeout_seconds = \"{PASSWORD}\"\n"),
         format!("iota = \"postgres://u:{PASSWORD}@h/db\"\n"),

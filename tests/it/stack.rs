@@ -1,4 +1,4 @@
-//! The local stack, as far as it can be held against the project without a Docker engine.
+//! Checks the local stack against the project, as far as possible without Docker.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -93,7 +93,8 @@ fn postgres_is_healthy_only_with_the_sample_and_kafkas_check_starts_no_java() {
     assert!(kafka.contains("</dev/tcp/kafka/9092") && !kafka.contains(".sh"), "{kafka}");
 }
 
-/// The directories that an image declares as volumes get an anonymous one each, unless something is mounted there.
+/// The directories that an image declares as volumes get an anonymous one each, unless something is
+/// mounted there.
 #[test]
 fn no_volume_is_anonymous() {
     let compose = compose();
@@ -180,7 +181,8 @@ fn the_image_has_what_is_compiled_in_and_is_not_root() {
     }
 }
 
-/// The stack's SQL on the real PostgreSQL, and the service with the stack's own variables: only hosts and paths differ.
+/// The stack's SQL on the real PostgreSQL, and the service with the stack's own variables: only
+/// hosts and paths differ.
 #[tokio::test]
 async fn the_sample_of_the_stack_is_the_samples_twin_and_can_be_served() {
     let Some(server) = real("POSTGRES") else { return };

@@ -1,4 +1,4 @@
-//! The store: layouts, ties, odd rows, and what can be wrong with it.
+//! The source: layouts, rows with equal times, invalid rows, and errors.
 
 use chrono::TimeZone;
 use data_patch::{
@@ -32,10 +32,10 @@ pub async fn keys(store: &Source, selection: Selection) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn rows_of_the_same_time_are_neither_lost_nor_doubled_at_a_pages_edge() {
+async fn rows_of_the_same_time_are_neither_lost_nor_duplicated_between_pages() {
     let test = TestStore::empty().await;
     let device = Uuid::new_v4();
-    // Seven at each time, out of order, in pages of three.
+    // Seven rows at each time, inserted out of order, in pages of three.
     let rows: Vec<_> =
         (0..70).map(|n| (n * 37) % 70).map(|id| Reading { id, device, time_ms: 1_000_000 + id / 7, doc: None }).collect();
     test.add(&rows).await;
@@ -47,10 +47,10 @@ async fn rows_of_the_same_time_are_neither_lost_nor_doubled_at_a_pages_edge() {
 }
 
 #[tokio::test]
-async fn rows_that_are_written_meanwhile_shift_no_page() {
+async fn rows_inserted_during_a_read_shift_no_page() {
     let test = TestStore::empty().await;
     let device = Uuid::new_v4();
-    // A row every ten milliseconds; what is written meanwhile falls between them.
+    // A row every ten milliseconds; further rows are inserted between them.
     let before: Vec<_> = (0..1_000).map(|id| Reading { id, device, time_ms: 1_000_000 + id * 10, doc: None }).collect();
     test.add(&before).await;
     let store = open(&test, |overrides| {
@@ -67,7 +67,7 @@ async fn rows_that_are_written_meanwhile_shift_no_page() {
 }
 
 #[tokio::test]
-async fn reading_goes_on_after_any_row() {
+async fn reading_resumes_after_any_row() {
     let test = TestStore::empty().await;
     let (_, device) = test.add_rows(10).await;
     let store = open(&test, |_| {});
@@ -93,7 +93,7 @@ async fn both_ends_of_the_range_are_included() {
 }
 
 #[tokio::test]
-async fn what_the_guard_holds_back_is_kept_counted_and_told() {
+async fn invalid_rows_are_quarantined_counted_and_logged() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, device) = app.store.add_rows(6).await;
     let stranger = Uuid::new_v4();
@@ -134,7 +134,7 @@ async fn what_the_guard_holds_back_is_kept_counted_and_told() {
 }
 
 #[tokio::test]
-async fn many_held_rows_are_reported_in_portions() {
+async fn many_quarantined_rows_are_reported_in_batches() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, device) = app.store.add_rows(1).await;
     let rows: Vec<_> =
@@ -148,13 +148,13 @@ async fn many_held_rows_are_reported_in_portions() {
 }
 
 #[tokio::test]
-async fn a_document_of_megabytes_goes_through_or_is_held_back() {
+async fn a_document_of_megabytes_is_published_or_quarantined() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, device) = app.store.add_rows(2).await;
     let large = format!(r#"{{"x": "{}", "deviceId": "{device}", "triggerTime": ""}}"#, "漢".repeat(1_500_000));
     app.store.add(&[Reading { id: 50, device, time_ms: 1_547_211_780_500, doc: Some(large) }]).await;
     let (_, log) = app.publish(thing, &[device]).await;
-    // lz4 makes a small message of it, and the broker takes that.
+    // Compressed by lz4, the message is small enough for the broker.
     assert!(message(log.last().unwrap()).contains("3 rows published, 0 quarantined"), "{log:#?}");
     let found: Vec<_> = app.topic.read().await.into_iter().map(|found| found.value).collect();
     assert_eq!(found, app.store.docs(device).await);
@@ -180,7 +180,7 @@ async fn a_layout_that_does_not_fit_is_named() {
 }
 
 #[tokio::test]
-async fn a_table_that_goes_missing_fails_the_device_and_says_so() {
+async fn a_missing_table_fails_the_device_with_a_reason() {
     let app = TestApp::start(TestStore::empty().await).await;
     let (thing, device) = app.store.add_rows(1).await;
     let mut client = app.client().await;
@@ -196,8 +196,8 @@ async fn a_table_that_goes_missing_fails_the_device_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_away_is_waited_for() {
-    // A file that is not there yet, since no test may stop the database that the others use.
+async fn jobs_wait_for_an_unavailable_source() {
+    // A file that does not exist yet, since a test must not stop the database that others use.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("later.db");
     let url = format!("sqlite://{}", path.display());
@@ -282,7 +282,7 @@ async fn every_layout_of_postgresql_is_read_alike() {
         let mapping = store.mapping().await.unwrap();
         let times: Vec<_> = read.iter().map(|row| mapping.time.instant_us(row.position.time_us)).collect();
         assert_eq!(times, [1_547_211_780_002_000, 1_547_211_780_003_000], "{time}");
-        // jsonb writes the names of fields in an order of its own; the others keep every byte.
+        // jsonb reorders the fields; other types keep every byte.
         assert_eq!(read[0].doc.as_ref().unwrap().len(), doc(device, 2).len(), "{doc_type}");
         if doc_type != "jsonb" {
             assert_eq!(read[0].doc.as_deref(), Some(doc(device, 2).as_bytes()));

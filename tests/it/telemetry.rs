@@ -1,4 +1,4 @@
-//! What `/metrics` says: true, in the format that was asked for, and by the conventions of Prometheus.
+//! `/metrics`: the values, the requested format, and the conventions of Prometheus.
 
 use std::{io::Write as _, process::Stdio};
 
@@ -18,7 +18,7 @@ async fn metrics(app: &TestApp) -> String {
     text
 }
 
-/// A service that has done, refused and failed something.
+/// A service with a finished, a rejected and a failed request.
 async fn a_busy_service() -> TestApp {
     let app = TestApp::start_with(TestStore::empty().await, |overrides| {
         let properties = toml::Table::from_iter([("statistics.interval.ms".to_owned(), 100.into())]);
@@ -67,7 +67,7 @@ async fn what_was_done_is_counted() {
 #[tokio::test]
 async fn what_librdkafka_says_is_there() {
     let app = a_busy_service().await;
-    eventually("a producer has told of itself", || async {
+    eventually("librdkafka has reported statistics", || async {
         let metrics = metrics(&app).await;
         let requests = value(&metrics, "kafka_client_requests_total").unwrap();
         requests > 0.0 && metrics.contains("data_patch_kafka_client_round_trip_seconds{broker=\"")
@@ -95,10 +95,10 @@ async fn the_format_is_the_one_that_is_accepted() {
     app.stop().await;
 }
 
-/// Prometheus' own opinion of names, units, types and format.
+/// Checks names, units, types and format with promtool.
 #[tokio::test]
-async fn promtool_finds_nothing_to_say() {
-    // Insisted on where it is named.
+async fn promtool_reports_nothing() {
+    // Required if it is configured.
     let named = std::env::var("DATA_PATCH_TEST_PROMTOOL").ok();
     let mut command = std::process::Command::new(named.as_deref().unwrap_or("promtool"));
     let command = command.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -1,4 +1,4 @@
-//! Clients without the token: they hold little, for a short time, and keep nobody out.
+//! Limits on clients without the token: memory, time, and connections.
 
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ async fn serve(options: &[(&str, i64)]) -> TestApp {
     .await
 }
 
-/// Sends the right token, and nothing that creates anything.
+/// Sends the right token in a message that creates nothing.
 async fn authenticate(client: &mut Client) {
     client.send(&json!({"token": TOKEN, "taskId": Uuid::new_v4()})).await;
     assert_eq!(client.next().await["payload"]["code"], "unknown_task");
 }
 
 #[tokio::test]
-async fn who_sends_no_whole_request_is_let_go() {
+async fn an_incomplete_request_is_disconnected() {
     let app = serve(&[("handshake_seconds", 1)]).await;
     for sent in ["", "GET /data-patch/websocket HTTP/1.1\r\n", "GET /healthz HTTP/1.1\r\nHost: x\r\nX: "] {
         let mut client = RawClient::connect(&app.http).await;
@@ -37,7 +37,7 @@ async fn who_sends_no_whole_request_is_let_go() {
 }
 
 #[tokio::test]
-async fn who_sends_a_byte_now_and_then_is_let_go_too() {
+async fn a_slow_request_is_disconnected() {
     let app = serve(&[("handshake_seconds", 1)]).await;
     let mut client = RawClient::connect(&app.http).await;
     let dripping = async {
@@ -53,7 +53,7 @@ async fn who_sends_a_byte_now_and_then_is_let_go_too() {
 }
 
 #[tokio::test]
-async fn without_a_good_token_a_connection_is_closed_in_time_and_with_one_it_stays() {
+async fn connections_without_the_right_token_are_closed_in_time() {
     let app = serve(&[("auth_seconds", 1)]).await;
     let (mut with, mut without) = (app.client().await, app.client().await);
     authenticate(&mut with).await;
@@ -64,7 +64,7 @@ async fn without_a_good_token_a_connection_is_closed_in_time_and_with_one_it_sta
 }
 
 #[tokio::test]
-async fn message_after_message_without_a_token_is_too_much() {
+async fn messages_without_a_token_are_limited() {
     let app = serve(&[]).await;
     let mut client = app.client().await;
     for _ in 0..10 {
@@ -74,9 +74,9 @@ async fn message_after_message_without_a_token_is_too_much() {
     app.stop().await;
 }
 
-/// Each has an answer that waits in memory until the client reads it.
+/// Each pong is buffered until the client reads it.
 #[tokio::test]
-async fn ping_after_ping_without_a_token_is_too_much() {
+async fn pings_without_a_token_are_limited() {
     let app = serve(&[]).await;
     let mut client = RawClient::open(&app.http, &[]).await;
     client.send(&raw::frame_of(0x89, 125, &[b'x'; 125]).repeat(101)).await;
@@ -85,7 +85,7 @@ async fn ping_after_ping_without_a_token_is_too_much() {
 }
 
 #[tokio::test]
-async fn before_its_token_is_read_a_message_may_have_64_kib() {
+async fn a_message_may_have_64_kib_before_its_token() {
     let app = serve(&[]).await;
     let whole = "x".repeat(70_000);
     let announced = raw::frame_of(0x81, 1_000_000, &whole.as_bytes()[..70_000]);
@@ -99,11 +99,11 @@ async fn before_its_token_is_read_a_message_may_have_64_kib() {
     app.stop().await;
 }
 
-/// Ten thousand devices are 390 KB, and old clients send the token with them, in their first message.
+/// Ten thousand devices take 390 KB, and existing clients send the token in the same message.
 #[tokio::test]
-async fn the_first_message_may_be_as_large_as_any_if_its_token_comes_early() {
+async fn the_first_message_may_be_large_if_its_token_comes_early() {
     let app = serve(&[]).await;
-    // As the contract writes it: the token before the devices.
+    // As in the contract, the token comes before the devices.
     let message_of = |devices: &[Uuid]| {
         format!(
             r#"{{"src":"iota","token":"{TOKEN}","topic":"{}","thingId":"{}","devices":{},"from":"2019-01-11 21:03:00","to":"2019-01-12 21:03:00"}}"#,
@@ -128,8 +128,8 @@ async fn the_first_message_may_be_as_large_as_any_if_its_token_comes_early() {
 }
 
 #[tokio::test]
-async fn what_is_being_received_is_bounded_for_all_together() {
-    // Of 128 KiB three quarters are for those with a token: one message of 60,000 bytes.
+async fn memory_for_arriving_messages_is_limited_for_all_connections() {
+    // Three quarters of 128 KiB are for clients with a token: one message of 60,000 bytes.
     let app = serve(&[("max_message_bytes", 65_536), ("max_buffered_bytes", 131_072)]).await;
     let text = format!("{{\"token\":\"{TOKEN}\",\"taskId\":\"{}\"{}}}", Uuid::new_v4(), " ".repeat(59_900));
     let begin = raw::frame_of(0x81, text.len(), &text.as_bytes()[..5_000]);
@@ -137,7 +137,7 @@ async fn what_is_being_received_is_bounded_for_all_together() {
     first.send(&begin).await;
     let refused = async {
         loop {
-            // Whichever of the two comes later is refused.
+            // The later of the two is rejected.
             let mut second = RawClient::open(&app.http, &[]).await;
             second.send(&begin).await;
             if !second.is_open().await {
@@ -146,7 +146,7 @@ async fn what_is_being_received_is_bounded_for_all_together() {
         }
     };
     assert_eq!(tokio::time::timeout(PATIENCE, refused).await.expect("it is not refused"), 1013);
-    // The first message goes on, and gives its room back when it is there.
+    // The first message is completed, and releases its memory.
     first.send(&raw::mask_from(&text.as_bytes()[5_000..], 5_000)).await;
     assert!(first.text().await.contains("unknown_task"));
     let mut third = app.client().await;
@@ -156,7 +156,7 @@ async fn what_is_being_received_is_bounded_for_all_together() {
 }
 
 #[tokio::test]
-async fn of_one_address_the_oldest_without_a_token_makes_room() {
+async fn the_oldest_connection_of_an_address_without_a_token_is_closed() {
     let app = serve(&[("max_unauthenticated_per_address", 2)]).await;
     let mut with = app.client().await;
     authenticate(&mut with).await;
@@ -185,9 +185,9 @@ async fn behind_a_trusted_proxy_each_client_has_its_own_address() {
     app.stop().await;
 }
 
-/// Silent connections, from one address: each newcomer may be the one with the token.
+/// Idle connections from one address: a new connection may have the right token.
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_kept_out_by_those_that_say_nothing() {
+async fn idle_connections_keep_no_client_out() {
     let app = serve(&[("max_connections", 8)]).await;
     let mut silent = Vec::new();
     for n in 0..100 {
@@ -208,7 +208,7 @@ async fn nobody_is_kept_out_by_those_that_say_nothing() {
 }
 
 #[tokio::test]
-async fn when_all_places_are_taken_operators_can_still_ask() {
+async fn operators_are_answered_at_the_connection_limit() {
     let app = serve(&[("max_connections", 2)]).await;
     let mut clients = [app.client().await, app.client().await];
     for client in &mut clients {
@@ -226,9 +226,9 @@ async fn when_all_places_are_taken_operators_can_still_ask() {
     app.stop().await;
 }
 
-/// Behind a proxy that is not trusted all clients are one address.
+/// Behind a proxy that is not trusted, all clients have the same address.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_right_token_always_gets_in_beside_wrong_ones_of_its_address() {
+async fn the_right_token_is_accepted_beside_wrong_ones_of_its_address() {
     let app = serve(&[]).await;
     let stop = tokio_util::sync::CancellationToken::new();
     let guessers: Vec<_> = (0..48)
@@ -236,7 +236,7 @@ async fn the_right_token_always_gets_in_beside_wrong_ones_of_its_address() {
             let (url, stop) = (app.url.clone(), stop.clone());
             tokio::spawn(stop.run_until_cancelled_owned(async move {
                 loop {
-                    // Whatever becomes of it: the next one.
+                    // The result does not matter.
                     let Ok((socket, _)) = tokio_tungstenite::connect_async(&url).await else { continue };
                     let mut client = Client { socket };
                     let guess = Message::text(json!({"token": "guess", "taskId": Uuid::new_v4()}).to_string());

@@ -130,8 +130,8 @@ async fn order_holds_when_the_limit_is_lowered_and_its_settings_are_hidden() {
     check_order_when_the_limit_is_lowered_before(24_000, Limit::NotTold).await;
 }
 
-// Before the first batch of a producer, the broker knows no sequence numbers, and would accept a later
-// batch without the first.
+// Before the first batch of a producer, the broker knows no sequence numbers, and would accept a
+// later batch without the first.
 #[tokio::test(flavor = "multi_thread")]
 async fn order_holds_when_the_very_first_batch_is_rejected() {
     /// The first batch has four rows and is rejected; the second has only the fifth row, since the

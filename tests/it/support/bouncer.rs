@@ -15,8 +15,8 @@ pub struct Bouncer {
 }
 
 impl Bouncer {
-    /// Starts PgBouncer in a mode (`session`, `transaction`) with this many server connections per user.
-    /// Without a real PostgreSQL it prints a message and returns `None`.
+    /// Starts PgBouncer in a mode (`session`, `transaction`) with this many server connections per
+    /// user. Without a real PostgreSQL it prints a message and returns `None`.
     pub async fn start(mode: &str, pool_size: u32) -> Option<Self> {
         let Some(server) = real("POSTGRES") else {
             println!("NOT RUN: PgBouncer needs a real PostgreSQL: eval \"$(scripts/services env)\"");

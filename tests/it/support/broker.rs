@@ -114,8 +114,8 @@ impl TestBroker {
         self.create_on(name, PARTITIONS, TopicReplication::Fixed(1), settings).await
     }
 
-    /// Creates a topic with this number of partitions and these replicas. The embedded broker ignores
-    /// replicas.
+    /// Creates a topic with this number of partitions and these replicas. The embedded broker
+    /// ignores replicas.
     pub async fn create_on(
         &self,
         name: &str,

@@ -36,8 +36,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts a service with the queue in `folder`, and waits until it listens. Another process on the
-    /// same folder continues its tasks.
+    /// Starts a service with the queue in `folder`, and waits until it listens. Another process on
+    /// the same folder continues its tasks.
     pub async fn serve(folder: &TempDir, store: &TestStore, topic: &TestTopic, more: &[(&str, &str)]) -> Self {
         Self::serve_as(program(), folder, store, topic, more).await
     }

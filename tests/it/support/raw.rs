@@ -1,4 +1,4 @@
-//! A client that speaks to the service byte by byte, right or wrong.
+//! A client that sends raw bytes, valid or not.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub struct RawClient {
     pub stream: TcpStream,
 }
 
-/// The headers of a good handshake.
+/// The headers of a valid handshake.
 pub const HANDSHAKE: [&str; 5] = [
     "Host: test",
     "Connection: Upgrade",
@@ -37,11 +37,12 @@ impl RawClient {
     }
 
     pub async fn send(&mut self, bytes: &[u8]) {
-        // It may have been closed meanwhile, which the test sees when it reads.
+        // The connection may be closed already; the test then sees that when it reads.
         let _ = self.stream.write_all(bytes).await;
     }
 
-    /// Asks for the WebSocket; returns the head of the answer, in lower case but for its first line.
+    /// Sends an upgrade request; returns the head of the response, in lower case except for its
+    /// first line.
     pub async fn ask(&mut self, version: &str, headers: &[&str]) -> String {
         self.send(format!("GET {PATH} {version}\r\n{}\r\n\r\n", headers.join("\r\n")).as_bytes()).await;
         let mut head = Vec::new();
@@ -57,7 +58,7 @@ impl RawClient {
     pub async fn closed(&mut self) {
         let mut rest = Vec::new();
         let closed = tokio::time::timeout(PATIENCE, self.stream.read_to_end(&mut rest)).await;
-        // A reset is as good.
+        // It may be a reset.
         let _ = closed.expect("it is not closed");
     }
 
@@ -82,7 +83,7 @@ impl RawClient {
         tokio::time::timeout(PATIENCE, frame).await.expect("nothing comes")
     }
 
-    /// The code that a WebSocket is closed with, after whatever else comes.
+    /// Skips other frames, and returns the close code.
     pub async fn close_code(&mut self) -> u16 {
         loop {
             if let (8, payload) = self.frame().await {
@@ -101,7 +102,7 @@ impl RawClient {
     }
 }
 
-/// A masked frame of `len` bytes of which only `payload` is there; `first` is its first byte.
+/// A masked frame that announces `len` bytes and has only `payload`; `first` is its first byte.
 pub fn frame_of(first: u8, len: usize, payload: &[u8]) -> Vec<u8> {
     let mask = [7, 1, 9, 3];
     let mut frame = vec![first];
@@ -121,7 +122,7 @@ pub fn frame_of(first: u8, len: usize, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The payload of such a frame from some byte on.
+/// The masked payload of such a frame from an offset.
 pub fn mask_from(payload: &[u8], at: usize) -> Vec<u8> {
     payload.iter().zip([7, 1, 9, 3].into_iter().cycle().skip(at % 4)).map(|(byte, mask)| byte ^ mask).collect()
 }

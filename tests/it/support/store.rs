@@ -1,4 +1,4 @@
-//! A store of its own for each test: an SQLite file, or a schema of the real PostgreSQL.
+//! A separate source database for each test: an SQLite file, or a schema of the real PostgreSQL.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub fn doc(device: Uuid, value: i64) -> String {
     format!(r#"{{"data": {{"data": {{"v": {value}}}}}, "deviceId": "{device}", "triggerTime": "2019-01-11T21:03:00+08:00"}}"#)
 }
 
-/// A store that nobody can read meanwhile.
+/// A lock that keeps others from reading the database.
 pub enum StoreLock {
     Sqlite(SqliteConnection),
     Postgres(PgConnection),
@@ -121,7 +121,7 @@ impl TestStore {
         SqliteConnection::connect_with(&options).await.unwrap()
     }
 
-    /// Runs statements as they are.
+    /// Runs SQL statements.
     pub async fn execute(&self, sql: &str) {
         match self {
             Self::Sqlite(folder) => {
@@ -158,8 +158,8 @@ impl TestStore {
         }
     }
 
-    /// Adds a thing with so many devices of one row each. The log of a task over it has two entries
-    /// for each device, and one more.
+    /// Adds a thing with this many devices of one row each. The log of a task over it has two
+    /// entries for each device, and one more.
     pub async fn add_devices_of_one_row(&self, count: i64) -> (Uuid, Vec<Uuid>) {
         let thing = Uuid::new_v4();
         let devices: Vec<_> = (0..count).map(|_| Uuid::new_v4()).collect();
@@ -172,20 +172,21 @@ impl TestStore {
         (thing, devices)
     }
 
-    /// A thing with one device and so many rows, a second apart from 2019-01-11T13:03:00Z on.
+    /// Adds a thing with one device and this many rows, one per second from 2019-01-11T13:03:00Z.
     pub async fn add_rows(&self, rows: i64) -> (Uuid, Uuid) {
         let thing = Uuid::new_v4();
         (thing, self.add_device_with_rows(thing, 0, rows).await)
     }
 
-    /// One more device of a thing, as [`add_rows`](Self::add_rows); its row keys follow `last_id`.
+    /// Adds a further device to a thing, as [`add_rows`](Self::add_rows); its row keys follow
+    /// `last_id`.
     pub async fn add_device_with_rows(&self, thing: Uuid, last_id: i64, rows: i64) -> Uuid {
         let device = Uuid::new_v4();
         self.add_this_device_with_rows(thing, device, last_id, rows).await;
         device
     }
 
-    /// The same with an id of one's own.
+    /// As [`add_device_with_rows`](Self::add_device_with_rows), with this id.
     pub async fn add_this_device_with_rows(&self, thing: Uuid, device: Uuid, last_id: i64, rows: i64) {
         self.add_device(thing, device, "应变计").await;
         let rows: Vec<Reading> = (0..rows)
@@ -194,7 +195,7 @@ impl TestStore {
         self.add(&rows).await;
     }
 
-    /// The documents of a device as the store has them, in the order of time and key.
+    /// The stored documents of a device, in the order of time and key.
     pub async fn docs(&self, device: Uuid) -> Vec<String> {
         let sql =
             format!("SELECT CAST(doc AS text) AS doc FROM raw_data WHERE \"deviceId\" = '{device}' ORDER BY \"triggerTime\", id");
@@ -211,7 +212,7 @@ impl TestStore {
         }
     }
 
-    /// A connection to it as the tests have it, without a pooler; on SQLite none.
+    /// A direct connection without a pooler; `None` on SQLite.
     pub async fn postgres(&self) -> Option<PgConnection> {
         match self {
             Self::Sqlite(_) => None,
@@ -219,7 +220,7 @@ impl TestStore {
         }
     }
 
-    /// Keeps others from reading it until that is released.
+    /// Keeps others from reading the database until the lock is released.
     pub async fn lock(&self) -> StoreLock {
         match self {
             Self::Sqlite(folder) => {
@@ -236,7 +237,7 @@ impl TestStore {
         }
     }
 
-    /// Says in a configuration where it is.
+    /// Sets its URL in a configuration.
     pub fn configure(&self, overrides: &mut Overrides) {
         let url = match (self, real("PGBOUNCER")) {
             (Self::Postgres { .. }, Some(address)) => self.through(&address),
@@ -245,7 +246,8 @@ impl TestStore {
         overrides.set(&["iota", "url"], SecretUrl::new(url).reveal());
     }
 
-    /// The way to it through a pooler, which passes no options on: a user of the schema's name finds its tables there.
+    /// Its URL through a pooler. A pooler does not forward session options, so a user with the
+    /// schema's name is used.
     pub fn through(&self, pooler: &str) -> String {
         let Self::Postgres { url, schema } = self else { panic!("no pooler speaks SQLite") };
         let database = url.rsplit_once('/').unwrap().1.split('?').next().unwrap();

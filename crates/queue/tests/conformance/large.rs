@@ -1,4 +1,4 @@
-//! Large tasks beside small changes of the queue.
+//! Large tasks do not delay small changes of the queue.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
@@ -16,7 +16,7 @@ async fn a_heartbeat_does_not_wait_for_all_large_submits<S: TestStore>() {
     queue.submit(task(1, None)).await.unwrap();
     let lease = queue.claim(&queue.owner(), || 1, Duration::from_mins(1), 5).await.unwrap().leases.pop().unwrap();
     let stored = AtomicUsize::new(0);
-    // Made before: what follows is asked for within a moment.
+    // Created before, since the following submits must be sent at the same time.
     let tasks: Vec<_> = (0..32).map(|_| task(5_000, None)).collect();
     let submits = join_all(tasks.into_iter().map(|task| async {
         let submitted = queue.submit(task).await;
