@@ -1,6 +1,6 @@
-//! What is done with each row and each message in the process: a document held against the guard, PostgreSQL's COPY
-//! decoded, a record built, a request read, a log line written. `cargo bench --bench hot` runs it; `docs/performance.md`
-//! has the figures.
+//! The steps for each row and message: validating a document, decoding PostgreSQL's COPY, building
+//! a record, parsing a request, writing a log line. Run with `cargo bench --bench hot`;
+//! `docs/performance.md` has the figures.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench ends by panicking")]
 
@@ -17,14 +17,14 @@ use data_patch::{
     validate::Validator,
 };
 
-fn guard(c: &mut Criterion) {
+fn validate(c: &mut Criterion) {
     let reading = sample::readings().next().unwrap();
     let doc = Bytes::from(reading.doc);
-    let mut group = c.benchmark_group("guard");
+    let mut group = c.benchmark_group("validator");
     group.throughput(Throughput::Bytes(doc.len() as u64));
     for mode in [ValidationMode::Et, ValidationMode::Json, ValidationMode::Off] {
-        let guard = Validator::new(mode, reading.device_id);
-        group.bench_function(format!("{mode:?}"), |b| b.iter(|| guard.check(Some(black_box(&doc).clone())).unwrap()));
+        let validator = Validator::new(mode, reading.device_id);
+        group.bench_function(format!("{mode:?}"), |b| b.iter(|| validator.check(Some(black_box(&doc).clone())).unwrap()));
     }
     group.finish();
 }
@@ -90,5 +90,5 @@ fn messages(c: &mut Criterion) {
     c.bench_function("log line", |b| b.iter(|| reply::log(black_box(&event))));
 }
 
-criterion_group!(benches, guard, decode, record, messages);
+criterion_group!(benches, validate, decode, record, messages);
 criterion_main!(benches);

@@ -1,5 +1,5 @@
-//! Two thousand watchers on one busy task: how long after it was written a log line reaches the last of them, and what a
-//! watcher costs. `bench/pipeline/run e` runs it, on the rows that case `a` of that bench has made.
+//! Two thousand watchers of one busy task: the delay until a log line reaches the last of them, and
+//! the memory of a watcher. Run by `bench/pipeline/run e`, on the rows of its case `a`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a bench ends by panicking")]
 
@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 const WATCHERS: usize = 2_000;
 
-/// A watcher's lines, and when it had them.
+/// The lines of a watcher, and when they arrived.
 type Had = Vec<(DateTime<Utc>, String)>;
 
 #[tokio::main]
@@ -34,20 +34,20 @@ async fn main() {
     let store =
         TestStore::Postgres { url: format!("{}/{database}", server.rsplit_once('/').unwrap().0), schema: "public".to_owned() };
     let (folder, topic) = (tempfile::tempdir().unwrap(), TestBroker::start().await.topic().await);
-    // The defaults, which tests change.
+    // The defaults, which the test fixtures change.
     let defaults = [("DATA_PATCH_WORKER_PROGRESS_LOG_INTERVAL_MS", "1000"), ("DATA_PATCH_WORKER_LEASE_SECONDS", "30")];
     let process = Process::serve(&folder, &store, &topic, &defaults).await;
     let thing = Uuid::parse_str("5ca1ab1e-0000-4000-8000-000000000001").unwrap();
     let devices: Vec<Uuid> = (1..=10).map(|n| Uuid::parse_str(&format!("00000000-0000-4000-8000-{n:012}")).unwrap()).collect();
     let request = Client::request(thing, &devices, &topic.name);
 
-    // Without watchers, for what the work itself takes of memory.
+    // First without watchers, to measure the memory of the task itself.
     let mut submitter = Client::connect(&process.url).await;
     submitter.submit(&request).await;
     submitter.log().await;
     let before = process.memory("VmHWM");
 
-    // Connections that have not sent the token are few.
+    // The number of connections without the token is limited.
     let authenticated = async || {
         let mut client = Client::connect(&process.url).await;
         client.attach(&Uuid::new_v4().to_string(), 0).await;
@@ -72,7 +72,7 @@ async fn main() {
         all_there = all_there.max(there);
         all_had.extend(had);
     }
-    // When each line was written, and when the last watcher had it.
+    // When each line was written, and when it reached the last watcher.
     let mut last = BTreeMap::<u64, (DateTime<Utc>, DateTime<Utc>)>::new();
     for (had, line) in all_had {
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -80,7 +80,7 @@ async fn main() {
         let latest = last.entry(line["payload"]["seq"].as_u64().unwrap()).or_insert((written, had));
         latest.1 = latest.1.max(had);
     }
-    // Lines from before all were attached came from the table.
+    // Lines from before all watchers were attached were read from the table.
     let mut delays: Vec<Duration> = last
         .into_values()
         .filter(|(written, _)| *written > all_there)
@@ -102,7 +102,7 @@ async fn main() {
     process.terminate().await;
 }
 
-/// Takes the log as it comes, and does nothing else: these clients share the cores with the service.
+/// Reads the log and does nothing else, since the clients share the cores with the service.
 async fn watch(mut client: Client) -> Had {
     let mut had = Had::new();
     while let Some(Ok(message)) = client.socket.next().await {

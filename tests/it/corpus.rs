@@ -2,10 +2,10 @@
 
 #[path = "../../fuzz/properties/client_message.rs"]
 mod client_message;
-#[path = "../../fuzz/properties/guard.rs"]
-mod guard;
 #[path = "../../fuzz/properties/time.rs"]
 mod time;
+#[path = "../../fuzz/properties/validator.rs"]
+mod validator;
 
 use std::path::Path;
 
@@ -34,5 +34,5 @@ fn times() {
 
 #[test]
 fn documents() {
-    replay("guard", guard::check);
+    replay("validator", validator::check);
 }

@@ -100,7 +100,9 @@ async fn children_that_inherit_are_not_covered_by_their_parents_unique_index() {
     let refused = open(&test, |_| {}).mapping().await.unwrap_err();
     let error_text = refused.to_string();
     assert!(
-        matches!(refused, SourceError::Mapping(_)) && error_text.contains("raw_2020") && error_text.contains("assume_unique_row_key"),
+        matches!(refused, SourceError::Mapping(_))
+            && error_text.contains("raw_2020")
+            && error_text.contains("assume_unique_row_key"),
         "{error_text}"
     );
     let trusted = open(&test, |overrides| {

@@ -1,4 +1,4 @@
-//! What a claim costs when many jobs wait. It must not grow with them.
+//! The cost of a claim with many waiting jobs, which must not grow with their number.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::{
 
 const CLAIMS: usize = 300;
 
-/// Fills the queue, and prints for claims of 8 and of 1 what claiming and finishing takes.
+/// Fills the queue, and prints the time of claiming and finishing for claims of 8 and of 1.
 pub async fn run(args: &Args, queue: Queue) {
     let one_task = args.has("--backlog-one-task");
     fill(args, one_task).await.expect("filling the queue");
@@ -37,11 +37,11 @@ pub async fn run(args: &Args, queue: Queue) {
     queue.close().await;
 }
 
-/// Past the queue's own door: a million submissions, each durable, would take minutes.
+/// Inserts the rows directly: a million durable submissions would take minutes.
 async fn fill(args: &Args, one_task: bool) -> sqlx::Result<()> {
     let options = SqliteConnectOptions::new().filename(args.dir.join("queue.db"));
     let mut connection = SqliteConnection::connect_with(&options).await?;
-    // Ids sort by time of making, as the queue's own do.
+    // Ids sort by creation time, as the queue's do.
     const TASKS: &str = "
         WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?)
         INSERT INTO task (id, thing_id, topic, range_from, range_to, state, turn, created_at)

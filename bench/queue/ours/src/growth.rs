@@ -1,4 +1,5 @@
-//! What a queue does a second when many tasks have ended in it, before and after a restart. It must not fall with them.
+//! The throughput of a queue with many ended tasks, before and after a restart, which must not fall
+//! with their number.
 
 use std::{
     sync::Arc,
@@ -14,10 +15,12 @@ use crate::{
     task, work,
 };
 
-/// Fills the queue with `args.jobs` ended tasks, then submits and ends `TASKS` more; the same again after a restart.
+/// Fills the queue with `args.jobs` ended tasks, then submits and ends `TASKS` more; then again
+/// after a restart.
 pub async fn run(args: &Args, queue: Queue, reopen: impl AsyncFn(&Args) -> Queue) {
     const TASKS: usize = 2_000;
-    // As a queue that began small: a version that took statistics when it was closed took them of this one task.
+    // One task first: a version that collected statistics on close would have them of this task
+    // only.
     queue.submit(task()).await.expect("submitting");
     work(&queue, 1, args.workers).await;
     queue.close().await;
@@ -59,7 +62,7 @@ async fn submit(queue: &Queue, tasks: usize, submitters: usize) {
     working.join_all().await;
 }
 
-/// Ended tasks of one device, with a line of log each.
+/// Inserts ended tasks of one device, with one log line each.
 async fn fill(args: &Args) -> sqlx::Result<()> {
     let mut connection =
         SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(args.dir.join("queue.db"))).await?;

@@ -1,7 +1,8 @@
-//! The project's own queue: tasks of one device each, finished by a pool that claims as the service's own does.
+//! This project's queue: tasks of one device each, finished by a pool that claims as the service
+//! does.
 //!
-//! It writes more than a bare job: the task and its job, and at the end a numbered line of the task's log and the
-//! task's own end, all in the same transactions.
+//! It writes more than a bare job: the task and its job, and at the end a line of the task's log
+//! and the end of the task, in the same transactions.
 
 mod backlog;
 #[path = "../../common.rs"]
@@ -25,7 +26,7 @@ use data_patch::{
 use tokio::{sync::mpsc, task::JoinSet};
 use uuid::Uuid;
 
-/// The service's own defaults.
+/// The service's defaults.
 pub const LEASE: Duration = Duration::from_secs(10);
 pub const MAX_CRASHES: u32 = 3;
 
@@ -79,9 +80,9 @@ fn task() -> NewTask {
     }
 }
 
-/// As `worker::Pool::run`: one claims for all the places that are free when the claim is made, each job ends in a task of its
-/// own, and its place is free when its work is over, before its end is stored.
-async fn work(queue: &Queue, jobs: usize, places: usize) {
+/// As `worker::Pool::run`: each claim is for all slots that are free, each job ends in a separate
+/// task, and its slot is free before its end is stored.
+async fn work(queue: &Queue, jobs: usize, slots: usize) {
     let owner: Arc<str> = queue.owner();
     let taken = Arc::new(AtomicUsize::new(0));
     let (leave, mut left) = mpsc::unbounded_channel();
@@ -89,7 +90,7 @@ async fn work(queue: &Queue, jobs: usize, places: usize) {
     while claimed < jobs {
         let free = {
             let taken = Arc::clone(&taken);
-            move || places - taken.load(Ordering::Relaxed)
+            move || slots - taken.load(Ordering::Relaxed)
         };
         for lease in queue.claim(&owner, free, LEASE, MAX_CRASHES).await.expect("claiming").leases {
             claimed += 1;

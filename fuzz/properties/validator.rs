@@ -1,4 +1,4 @@
-//! The validator, which builds no tree, decides every document as one that builds a tree does.
+//! The validator, which builds no tree, decides on every document as an oracle that builds a tree.
 
 use bytes::Bytes;
 use data_patch_validate::{InvalidRow, JsonType, ValidationMode, Validator};
@@ -6,54 +6,58 @@ use serde_json::Value;
 use uuid::{Uuid, uuid};
 
 const DEVICE: Uuid = uuid!("b34299aa-625e-4404-a580-fde1d7cbc3e8");
-const MAX_FAULT_CHARS: usize = 1_000;
+const MAX_ERROR_CHARS: usize = 1_000;
 
-/// Panics where a property does not hold.
+/// Panics if a property does not hold.
 pub fn check(input: &[u8]) {
-    let ours = guarded(ValidationMode::Et, input);
-    match (guarded(ValidationMode::Json, input), &ours) {
+    let ours = validated(ValidationMode::Et, input);
+    match (validated(ValidationMode::Json, input), &ours) {
         (Ok(()), _) | (Err(InvalidRow::NotJson(_)), Err(InvalidRow::NotJson(_))) => {}
-        (json, _) => panic!("{ours:?}, but only looked at as JSON: {json:?}"),
+        (json, _) => panic!("{ours:?}, but in the mode `json`: {json:?}"),
     }
     if input.windows(8).any(|name| name == b"RawValue") {
-        // Not a name like others to serde_json's tree: sqlx turns its feature raw_value on.
+        // serde_json treats this name differently, since sqlx enables its feature raw_value.
         return;
     }
     match serde_json::from_slice::<Value>(input) {
         Ok(tree) => {
-            assert_eq!(ours, judged(&tree));
-            assert_eq!(guarded(ValidationMode::Et, &with_much_more(input, &tree)), ours, "what ET does not look at counts");
+            assert_eq!(ours, expected(&tree));
+            assert_eq!(
+                validated(ValidationMode::Et, &with_ignored_field(input, &tree)),
+                ours,
+                "a field that ET ignores has an effect"
+            );
         }
-        // JSON's grammar allows these, and the guard passes over them where nobody looks.
-        Err(error) if only_a_tree_minds(&error) => {}
+        // JSON's grammar allows these, and the validator skips them in fields that ET ignores.
+        Err(error) if only_the_tree_rejects(&error) => {}
         Err(_) => assert!(matches!(ours, Err(InvalidRow::NotJson(_))), "{ours:?}"),
     }
 }
 
-/// What the guard says; the words about what is not JSON are serde_json's, and are left out.
-fn guarded(mode: ValidationMode, doc: &[u8]) -> Result<(), InvalidRow> {
+/// The validator's decision, without the text about invalid JSON, which is serde_json's.
+fn validated(mode: ValidationMode, doc: &[u8]) -> Result<(), InvalidRow> {
     match Validator::new(mode, DEVICE).check(Some(Bytes::copy_from_slice(doc))) {
         Ok(passed) => {
-            assert_eq!(passed, doc, "what is published is what is stored");
+            assert_eq!(passed, doc, "the document is published as it is stored");
             Ok(())
         }
-        Err(fault) => {
-            assert!(fault.to_string().chars().count() < MAX_FAULT_CHARS, "{fault}");
-            Err(if matches!(fault, InvalidRow::NotJson(_)) { InvalidRow::NotJson(String::new()) } else { fault })
+        Err(error) => {
+            assert!(error.to_string().chars().count() < MAX_ERROR_CHARS, "{error}");
+            Err(if matches!(error, InvalidRow::NotJson(_)) { InvalidRow::NotJson(String::new()) } else { error })
         }
     }
 }
 
-fn judged(tree: &Value) -> Result<(), InvalidRow> {
+fn expected(tree: &Value) -> Result<(), InvalidRow> {
     let Value::Object(reading) = tree else { return Err(InvalidRow::NotAnObject(kind(tree))) };
-    let said = |name| reading.get(name).filter(|value| !value.is_null());
-    match said("deviceId") {
+    let non_null = |name| reading.get(name).filter(|value| !value.is_null());
+    match non_null("deviceId") {
         None => return Err(InvalidRow::Lacks("deviceId")),
         Some(Value::String(id)) if id.parse() == Ok(DEVICE) => {}
         Some(Value::String(id)) => return Err(InvalidRow::OtherDevice(id.chars().take(64).collect())),
         Some(other) => return Err(InvalidRow::OtherDevice(kind(other).to_string())),
     }
-    if said("triggerTime").is_none() {
+    if non_null("triggerTime").is_none() {
         return Err(InvalidRow::Lacks("triggerTime"));
     }
     match reading.get("data") {
@@ -74,14 +78,14 @@ fn kind(value: &Value) -> JsonType {
     }
 }
 
-/// Deeper than 128 levels, a number beyond f64, half a surrogate pair.
-fn only_a_tree_minds(error: &serde_json::Error) -> bool {
+/// Whether the error is a depth over 128, a number beyond f64, or half a surrogate pair.
+fn only_the_tree_rejects(error: &serde_json::Error) -> bool {
     let text = error.to_string();
     ["recursion limit exceeded", "number out of range", "hex escape"].iter().any(|cause| text.contains(cause))
 }
 
-/// The same object, with a field before all others that ET does not look at, and that a tree would not be built of.
-fn with_much_more(input: &[u8], tree: &Value) -> Vec<u8> {
+/// The object with an additional first field that ET ignores and that no tree can hold.
+fn with_ignored_field(input: &[u8], tree: &Value) -> Vec<u8> {
     let Value::Object(reading) = tree else { return input.to_vec() };
     let brace = input.iter().position(|&byte| byte == b'{').expect("an object");
     let comma = if reading.is_empty() { "" } else { "," };

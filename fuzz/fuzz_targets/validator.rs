@@ -1,10 +1,10 @@
-//! Feeds the properties of `properties/guard.rs`.
+//! Feeds the properties of `properties/validator.rs`.
 
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../properties/guard.rs"]
+#[path = "../properties/validator.rs"]
 mod properties;
 
 fuzz_target!(|input: &[u8]| properties::check(input));
