@@ -49,7 +49,7 @@ WORKDIR /var/lib/data-patch
 # The queue: tasks, their logs, and what is still to be published. It must outlive the container.
 VOLUME /var/lib/data-patch
 EXPOSE 18010
-# Alive, not ready: while the broker or the store is away the service waits, and a restart would not bring it back.
+# Alive, not ready: while the broker or the source is unavailable the service waits, and a restart would not bring it back.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=20s --retries=3 CMD ["data-patch", "health"]
 # In exec form the binary is process 1 and gets SIGTERM itself; it starts no processes, so it needs no init.
 ENTRYPOINT ["data-patch"]

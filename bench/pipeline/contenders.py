@@ -1,4 +1,4 @@
-"""Who moves the rows: the service, `psql | kcat`, and a careful script. Each reports what it took."""
+"""The contenders: the service, `psql | kcat`, and a script with checks. Each reports its time and CPU time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Took:
     """One run."""
 
     seconds: float
-    # Of the contender's own processes, of PostgreSQL's, of Kafka's.
+    # CPU time of the contender's processes, of PostgreSQL's and of Kafka's.
     cpu: float
     postgres_cpu: float
     kafka_cpu: float
@@ -34,7 +34,7 @@ class Took:
 
 
 def cpu_of(fits: Callable[[str], bool], with_ended_children: bool) -> float:
-    """User and system time of all processes whose command line fits."""
+    """User and system time of all processes whose command line matches."""
     ticks = 0
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
@@ -49,7 +49,7 @@ def cpu_of(fits: Callable[[str], bool], with_ended_children: bool) -> float:
 
 
 def postgres_cpu() -> float:
-    # The postmaster counts its backends once they have ended; those that live are counted themselves.
+    # The postmaster includes its backends once they have ended; running ones are counted separately.
     return cpu_of(lambda line: " -D " in line and "postgres" in line.split(" ")[0], True) + cpu_of(
         lambda line: line.startswith("postgres: "), False
     )
@@ -60,7 +60,7 @@ def kafka_cpu() -> float:
 
 
 class Watch:
-    """What others took meanwhile."""
+    """The CPU time of other processes meanwhile."""
 
     def __init__(self) -> None:
         self.postgres, self.kafka, self.begin = postgres_cpu(), kafka_cpu(), time.monotonic()
@@ -71,7 +71,7 @@ class Watch:
 
 
 async def service(settings: SimpleNamespace, rows: Set, topic: str) -> Took:
-    """From the submit to `task finished`, with the service's own defaults and a fresh queue."""
+    """From the submit to `task finished`, with the default configuration and a new queue."""
     with Service(settings, "bench", rows.url, topic) as running:
         running.start()
         running.wait_ready()
@@ -90,23 +90,23 @@ async def service(settings: SimpleNamespace, rows: Set, topic: str) -> Took:
 
 
 def shell(command: str) -> Took:
-    """A command line's own wall time and CPU time."""
+    """The wall time and CPU time of a command line."""
     watch, before = Watch(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(["bash", "-o", "pipefail", "-c", command], check=True, stdout=subprocess.DEVNULL)
     seconds, after = time.monotonic() - watch.begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Until the postmaster has heard of its backend's end, nobody counts that one's time.
+    # Until the postmaster has reaped its backend, the backend's time is not counted.
     time.sleep(0.3)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return watch.took(cpu, 0.0, seconds)
 
 
-# A character that no JSON text holds as quote, so that nothing is quoted or escaped: the documents arrive byte for byte.
+# The quote is a character that does not occur in JSON, so nothing is quoted or escaped and the documents stay unchanged.
 COPY = """COPY (SELECT "deviceId", doc FROM raw_data WHERE {where} AND "triggerTime" BETWEEN '{begin}' AND '{end}'
  ORDER BY {order}) TO STDOUT (FORMAT csv, DELIMITER E'\\t', QUOTE E'\\x01')"""
 
 
 def psql_kcat(settings: SimpleNamespace, rows: Set, topic: str, flags: str) -> Took:
-    """By hand: a COPY a device, or one for all where devices are many; key and document, no headers, no checks."""
+    """By hand: one COPY per device, or one for all of many devices; key and document, no headers, no checks."""
     if len(rows.devices) <= 100:
         wheres = [(f"\"deviceId\" = '{one}'", '"triggerTime", id') for one in rows.devices]
     else:

@@ -1,4 +1,4 @@
-"""The contract's sample, from the submit to `task finished`, one after the other on one connection."""
+"""Times the contract's sample request from submit to `task finished`, repeatedly on one connection."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RUNS = 200
 
 
 async def run(settings: SimpleNamespace, runs: int) -> dict[str, float]:
-    """Milliseconds."""
+    """Returns the time in milliseconds."""
     url, topic = store.sample(settings.postgres), fresh_name("bench-sample")
     create_topic(settings.kafka, topic)
     request: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""Runs the cases, prints tables, keeps the raw figures."""
+"""Runs the cases, prints tables, and stores the raw figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from contenders import Took
 from sets import Set, say
 
 ROOT = Path(__file__).resolve().parents[2]
-# As reliable on the wire as the service, and then as kcat comes.
+# As reliable as the service, and with kcat's defaults.
 EQUAL = "-z lz4 -X acks=all -X enable.idempotence=true -X partitioner=murmur2_random -X linger.ms=50"
 EXAMPLES = """
 examples:
@@ -78,7 +78,7 @@ def run(case: str, settings: SimpleNamespace) -> object:
     if case == "d":
         return sample_latency(settings)
     if case == "e":
-        # In Rust: two thousand clients in Python would measure themselves.
+        # In Rust, since two thousand clients in Python would be the bottleneck.
         rows_of("a", settings)
         environment = os.environ | {"BENCH_DATABASE": f"acceptance_{settings.rows}"}
         lines = subprocess.run(
@@ -90,7 +90,7 @@ def run(case: str, settings: SimpleNamespace) -> object:
 
 
 def of_before(settings: SimpleNamespace) -> SimpleNamespace:
-    """The same with the other build."""
+    """Runs the same with the other build."""
     return SimpleNamespace(**vars(settings) | {"binary": settings.before})
 
 
@@ -142,7 +142,7 @@ def compare(case: str, settings: SimpleNamespace) -> dict[str, list[dict[str, fl
     if case == "x10":
         contestants, rounds = {"ours": contestants["ours"]}, 1
     if case == "c":
-        # To be compared with: in the same rounds, since hours of this machine are not alike.
+        # For comparison in the same rounds, since the speed of a machine changes over hours.
         _, large = rows_of("a", settings)
         contestants["ours-a"] = (large, lambda topic: asyncio.run(contenders.service(settings, large, topic)))
     if settings.only:
@@ -150,7 +150,7 @@ def compare(case: str, settings: SimpleNamespace) -> dict[str, list[dict[str, fl
     found: dict[str, list[Took]] = {contestant: [] for contestant in contestants}
     for round_ in range(rounds + 1):
         order = list(contestants)
-        # Each goes first in its turn. The first round is for PostgreSQL's and the system's caches, and is not counted.
+        # The order rotates. The first round fills the caches of PostgreSQL and the system, and is not counted.
         order = order[round_ % len(order) :] + order[: round_ % len(order)]
         if round_ == 0:
             if case == "x10":
@@ -188,7 +188,7 @@ NAMES = {
     "script": "Python script",
     "ours-a": "data-patch on the rows of (a)",
 }
-# Against contenders, at least so many times their rows a second.
+# The minimum ratio to the rows per second of each contender.
 GOALS = {
     "a": {"equal": 1.3, "script": 5.0},
     "b": {"equal": 1.0, "script": 5.0},
@@ -205,10 +205,10 @@ def show(case: str, name: str, rows: dict[str, int], found: dict[str, list[Took]
     median = statistics.median
     for contestant, runs in found.items():
         speeds = per[contestant]
-        # Round by round, since the machine is not the same all the time.
+        # By round, since the speed of the machine changes.
         ratios = [ours / theirs for ours, theirs in zip(per.get("ours", []), speeds)]
         ratio = f"{median(ratios):.2f} ×" if contestant != "ours" and ratios else ""
-        # Of several processes, and of those before them, the system knows only the largest.
+        # For several processes the system only reports the largest.
         peak = f"{max(took.peak_mb for took in runs):.0f}" if contestant.startswith(("ours", "before")) else "–"
         cpu = [1e6 / rows[contestant] * median(getattr(took, of) for took in runs) for of in ("cpu", "postgres_cpu", "kafka_cpu")]
         print(

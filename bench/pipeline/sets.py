@@ -1,4 +1,4 @@
-"""The rows: made once, kept as databases of the test server, the same for every contender."""
+"""The data sets: created once, as databases of the test server, and used by all contenders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def device(number: int) -> str:
 
 
 def jsonb(admin: str, name: str, devices: int, rows_each: int) -> Set:
-    """Rows in the order of their arrival: a reading of each device, then the next, as a live store is written."""
+    """Rows in the order of arrival, as in production: one reading of each device, then the next of each."""
     url = store.database(admin, name)
     result = Set(url, [device(number) for number in range(1, devices + 1)], devices * rows_each)
     if store.is_done(admin, name):
@@ -63,7 +63,7 @@ def json(admin: str, name: str, of: Set) -> Set:
     say(f"making database {name}: the same rows as json ...")
     store.begin(admin, name, store.TABLES.replace("doc jsonb", "doc json"))
     for table in ('"Device"', "raw_data"):
-        # From the first page on: a scan that follows another's begins in the middle.
+        # From the first page: with synchronized scans, a scan would start in the middle.
         copy = f"SET synchronize_seqscans = off; COPY {table} TO STDOUT"
         out = subprocess.Popen(["psql", "-X", "-q", "-d", of.url, "-c", copy], stdout=subprocess.PIPE)
         subprocess.run(["psql", "-X", "-q", "-d", url, "-c", f"COPY {table} FROM STDIN"], stdin=out.stdout, check=True)
