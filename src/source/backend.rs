@@ -11,7 +11,7 @@ use crate::{
     task::Position,
 };
 
-/// The operations that differ between databases. [`Source`](super::Source) adds what they have in
+/// The operations that differ between databases. [`Source`] adds what they have in
 /// common: timeouts, the connection permits, the memory budget, paging and the cached [`Mapping`].
 ///
 /// Every operation is a read, is cancel-safe, and classifies its errors as [`SourceError`] does:
