@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::LazyLock};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use data_patch_protocol::{
-    Attach, ClientMessage, Identity, RequestError, RequestPolicy, Role, Submit, Token, reply, task::NewTask,
+    Attach, ClientMessage, Identity, RequestError, RequestPolicy, Role, Steering, Submit, Token, reply, task::NewTask,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -25,6 +25,8 @@ fn policy(topics: &[&str]) -> RequestPolicy {
         max_devices: MAX_DEVICES,
         default_topic: "anxinyun_data".to_owned(),
         topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
+        default_rate: None,
+        max_rate: None,
         ignore_unknown_fields: false,
     }
 }
@@ -46,9 +48,11 @@ pub fn check(input: &[u8]) {
                 match &message {
                     ClientMessage::Submit(submit) => submitted(submit, json, policy),
                     ClientMessage::Attach(attach) => attached(attach, json),
-                    ClientMessage::Cancel(task) => {
-                        check_known(json, &FIELDS[1]);
-                        assert_eq!((json["cancel"].as_bool(), id(&json["taskId"])), (Some(true), Some(task.0)));
+                    ClientMessage::Steer(task, steering) => {
+                        check_known(json, FIELDS[1]);
+                        assert_eq!(id(&json["taskId"]), Some(task.0));
+                        let (field, value) = steering_field(*steering);
+                        assert_eq!(json[field], value);
                     }
                 }
                 let again = ClientMessage::parse(&written(&message), authenticate, policy);
@@ -60,10 +64,21 @@ pub fn check(input: &[u8]) {
 }
 
 /// The fields of a submit, and of other messages.
-const FIELDS: [[&str; 8]; 2] = [
-    ["src", "token", "thingId", "devices", "from", "to", "topic", "requestId"],
-    ["token", "taskId", "after", "cancel", "", "", "", ""],
+const FIELDS: [&[&str]; 2] = [
+    &["src", "token", "thingId", "devices", "from", "to", "topic", "requestId", "reason", "rate"],
+    &["token", "taskId", "after", "cancel", "pause", "resume", "retry", "rate"],
 ];
+
+/// The field that steers a task, and its value.
+fn steering_field(steering: Steering) -> (&'static str, Value) {
+    match steering {
+        Steering::Cancel => ("cancel", json!(true)),
+        Steering::Pause => ("pause", json!(true)),
+        Steering::Resume => ("resume", json!(true)),
+        Steering::Retry => ("retry", json!(true)),
+        Steering::Rate(rate) => ("rate", json!(rate)),
+    }
+}
 
 /// Asserts that all fields are known; a null field may be one of another message.
 fn check_known(json: &Value, fields: &[&str]) {
@@ -75,7 +90,7 @@ fn check_known(json: &Value, fields: &[&str]) {
 
 fn submitted(submit: &Submit, json: &Value, policy: &RequestPolicy) {
     let Submit { task, ignored } = submit;
-    check_known(json, &FIELDS[0]);
+    check_known(json, FIELDS[0]);
     assert!(ignored.is_empty());
     assert_eq!(json["src"], "iota");
     assert_eq!(Some(task.thing), id(&json["thingId"]));
@@ -108,7 +123,7 @@ fn submitted(submit: &Submit, json: &Value, policy: &RequestPolicy) {
 fn attached(attach: &Attach, json: &Value) {
     assert_eq!(Some(attach.task.0), id(&json["taskId"]));
     assert_eq!(attach.after, json["after"].as_u64().unwrap_or(0));
-    check_known(json, &FIELDS[1]);
+    check_known(json, FIELDS[1]);
 }
 
 fn refused(error: &RequestError, json: Option<&Value>) {
@@ -138,13 +153,19 @@ fn id(value: &Value) -> Option<Uuid> {
 fn written(message: &ClientMessage) -> String {
     let time = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Nanos, true);
     match message {
-        ClientMessage::Submit(Submit { task: NewTask { thing, devices, topic, from, to, request_id, .. }, .. }) => json!({
+        ClientMessage::Submit(Submit {
+            task: NewTask { thing, devices, topic, from, to, request_id, reason, rate, .. }, ..
+        }) => json!({
             "src": "iota", "token": TOKEN, "thingId": thing, "devices": devices, "from": time(*from), "to": time(*to),
             // The default topic may be missing in the list, and then can't be named.
             "topic": (topic != "anxinyun_data").then_some(topic), "requestId": request_id,
+            "reason": reason, "rate": rate,
         }),
         ClientMessage::Attach(Attach { task, after }) => json!({ "token": TOKEN, "taskId": task, "after": after }),
-        ClientMessage::Cancel(task) => json!({ "token": TOKEN, "taskId": task, "cancel": true }),
+        ClientMessage::Steer(task, steering) => {
+            let (field, value) = steering_field(*steering);
+            json!({ "token": TOKEN, "taskId": task, field: value })
+        }
     }
     .to_string()
 }
