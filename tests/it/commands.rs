@@ -2,9 +2,10 @@
 
 use std::{fs::File, process::Stdio};
 
+use data_patch::protocol::Token;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
 };
 
@@ -97,16 +98,21 @@ async fn read_until(terminal: &mut tokio::fs::File, text: &str) -> String {
     output
 }
 
-#[tokio::test]
-async fn on_a_terminal_the_demo_has_bars_and_a_table_and_ctrl_c_ends_it() {
+/// A terminal: its two sides, and the path of the program's side.
+fn open_terminal() -> (tokio::fs::File, File, String) {
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&terminal).unwrap();
     unlockpt(&terminal).unwrap();
-    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
-    let side = File::options().read(true).write(true).open(name).unwrap();
+    let path = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let side = File::options().read(true).write(true).open(&path).unwrap();
+    (tokio::fs::File::from_std(File::from(terminal)), side, path)
+}
+
+#[tokio::test]
+async fn on_a_terminal_the_demo_has_bars_and_a_table_and_ctrl_c_ends_it() {
+    let (mut terminal, side, _) = open_terminal();
     let mut demo =
         program().args(DEMO).env("TERM", "xterm-256color").stdout(side.try_clone().unwrap()).stderr(side).spawn().unwrap();
-    let mut terminal = tokio::fs::File::from_std(File::from(terminal));
     let output = read_until(&mut terminal, "1337 of 1337 rows are in the topic").await;
     for shown in ["静力水准仪06", "━━━", "178 of 178", "read back from the topic"] {
         assert!(output.contains(shown), "{shown}: {output}");
@@ -119,4 +125,24 @@ async fn on_a_terminal_the_demo_has_bars_and_a_table_and_ctrl_c_ends_it() {
     let status = tokio::time::timeout(PATIENCE, demo.wait()).await.expect("it does not end").unwrap();
     assert_eq!(status.code(), Some(1), "not every row has arrived");
     eventually("the service ends", async || TcpStream::connect(address(&output)).await.is_err()).await;
+}
+
+#[tokio::test]
+async fn on_a_terminal_a_token_is_asked_for_without_echo() {
+    let (mut terminal, side, path) = open_terminal();
+    let mut command = program();
+    command.args(["token", "hash", "night-duty"]).stdin(side.try_clone().unwrap()).stdout(Stdio::piped()).stderr(side);
+    let hash = command.spawn().unwrap();
+    eventually("echo is off", async || {
+        let settings = std::process::Command::new("stty").args(["-F", &path, "-a"]).output().unwrap();
+        String::from_utf8_lossy(&settings.stdout).contains(" -echo ")
+    })
+    .await;
+    terminal.write_all(b"a token that is long enough\n").await.unwrap();
+    terminal.flush().await.unwrap();
+    let output = tokio::time::timeout(PATIENCE, hash.wait_with_output()).await.expect("it does not end").unwrap();
+    // The prompt and the line break after it are all that the terminal shows.
+    assert_eq!(read_until(&mut terminal, "\n").await, "token (not shown): \r\n");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.contains(&format!("sha256 = \"{}\"", Token::new("a token that is long enough").sha256())), "{printed}");
 }

@@ -38,4 +38,5 @@ mod secrets;
 mod stack;
 mod store;
 mod telemetry;
+mod tokens;
 mod unauthenticated;
