@@ -74,6 +74,8 @@ fn messages(c: &mut Criterion) {
         max_devices: 10_000,
         default_topic: "anxinyun_data".to_owned(),
         topics: Vec::new(),
+        default_rate: None,
+        max_rate: None,
         ignore_unknown_fields: false,
     };
     let request = r#"{"src":"iota","token":"123456","topic":"savoir_data","thingId":"9d9d14b3-cf77-4cba-934b-faeaf2d153ba","devices":["0fc608c2-5d7c-45a0-a5f7-c423a08fa0d0","b34299aa-625e-4404-a580-fde1d7cbc3e8"],"from":"2019-01-11T21:03:00.000+0800","to":"2019-01-15T14:30:00.000+0800"}"#;
