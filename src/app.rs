@@ -1,10 +1,14 @@
 //! Composes the service: starts its parts in order, and stops them in order.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
+use chrono::Utc;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     api::{self, LogThrottle, LoginThrottle, Readiness, ReceiveBudget, ServerState, TrustedProxies, auth::Tokens},
@@ -132,6 +136,9 @@ fn server_state(
         receive_budget: Arc::new(ReceiveBudget::new(config.server.max_buffered_bytes)),
         refused_connections: LogThrottle::default(),
         close_connections: CancellationToken::new(),
+        streams: TaskTracker::new(),
+        started_at: (Utc::now(), Instant::now()),
+        retention_days: config.queue.retention_days,
     }
 }
 

@@ -199,6 +199,11 @@ impl AdmissionGuard {
         matches!(*self.state(), State::Reserve(_))
     }
 
+    /// Whether the client has sent a valid token.
+    pub fn is_authenticated(&self) -> bool {
+        matches!(*self.state(), State::WithToken)
+    }
+
     /// Sets the stage of the connection.
     pub fn reached(&self, stage: Stage) {
         let mut guard_state = self.state();

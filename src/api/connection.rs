@@ -15,6 +15,7 @@ use warp::{
 use super::{
     ServerState,
     admission::{AdmissionGuard, Stage},
+    http,
     inbound::{Inbound, Metered},
     socket,
     upgrade::{self, Handshake},
@@ -49,10 +50,11 @@ where
         hyper::service::service_fn(move |request: Request<Incoming>| {
             let (shared, guard) = (Arc::clone(&shared), Arc::clone(&guard));
             async move {
-                let mut response = respond(request, peer, guard, &shared).await;
-                // One request per connection, since an idle connection counts against the limits.
-                // (hyper's own option would add `close` to the `upgrade` of a WebSocket too.)
-                if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let mut response = respond(request, peer, Arc::clone(&guard), &shared).await;
+                // One request per connection, since an idle connection counts against the limits,
+                // except for the API's clients, which have sent a token and ask often. (hyper's
+                // own option would add `close` to the `upgrade` of a WebSocket too.)
+                if response.status() != StatusCode::SWITCHING_PROTOCOLS && !guard.is_authenticated() {
                     response.headers_mut().append(header::CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response)
@@ -71,10 +73,27 @@ where
         // A client that disconnects or sends invalid HTTP is not worth a log line.
         _ = &mut connection => return,
         () = guard.evicted() => return,
-        () = tokio::time::sleep(handshake_timeout + ANSWER_TIMEOUT) => return,
+        () = without_token(&guard, handshake_timeout + ANSWER_TIMEOUT) => return,
         () = state.close_connections.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     let _ = tokio::time::timeout(ANSWER_TIMEOUT, connection).await;
+}
+
+/// Returns if the client has not sent a token within `timeout`. One that has may keep its connection,
+/// and may follow a log on it for hours; while it is idle, `header_read_timeout` closes it.
+async fn without_token(guard: &AdmissionGuard, timeout: Duration) {
+    tokio::time::sleep(timeout).await;
+    if guard.is_authenticated() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn too_many(state: &ServerState) -> Response {
+    state.refused_connections.log(|times| {
+        tracing::warn!(limit = state.config.max_connections, times, "connections are refused: there are too many");
+    });
+    let text = "too many connections (server.max_connections); try again later\n";
+    warp::reply::with_status(text, StatusCode::SERVICE_UNAVAILABLE).into_response()
 }
 
 async fn respond<S>(mut request: Request<Incoming>, peer: IpAddr, guard: Arc<AdmissionGuard>, shared: &Shared<S>) -> Response
@@ -84,6 +103,12 @@ where
     let state = &shared.state;
     let address = state.proxies.client(peer, request.headers());
     guard.identify(address);
+    if http::is_api(request.uri().path()) {
+        if guard.is_in_reserve() {
+            return too_many(state);
+        }
+        return Box::pin(http::respond(state, &guard, address, request)).await;
+    }
     if request.uri().path() != protocol::PATH {
         guard.reached(Stage::Answer);
         // Boxed, since most connections do not need it.
@@ -99,11 +124,7 @@ where
         Handshake::Refused(response) => return response,
     };
     if guard.is_in_reserve() {
-        state.refused_connections.log(|times| {
-            tracing::warn!(limit = state.config.max_connections, times, "connections are refused: there are too many");
-        });
-        let text = "too many connections (server.max_connections); try again later\n";
-        return warp::reply::with_status(text, StatusCode::SERVICE_UNAVAILABLE).into_response();
+        return too_many(state);
     }
     guard.reached(Stage::NoToken);
     let state = Arc::clone(state);

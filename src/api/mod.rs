@@ -7,6 +7,7 @@ mod connection;
 mod early_token;
 mod frames;
 mod health;
+mod http;
 mod inbound;
 mod login_throttle;
 mod proxies;
@@ -14,8 +15,15 @@ mod session;
 mod socket;
 mod upgrade;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use chrono::{DateTime, Utc};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -52,6 +60,12 @@ pub struct ServerState {
     pub refused_connections: LogThrottle,
     /// Cancelled when connections must be closed.
     pub close_connections: CancellationToken,
+    /// Streams of server-sent events, awaited at shutdown.
+    pub streams: TaskTracker,
+    /// When the service was started, by both clocks.
+    pub started_at: (DateTime<Utc>, Instant),
+    /// Days until finished tasks are removed.
+    pub retention_days: u32,
 }
 
 /// Listens on an address; port 0 selects a free port.
@@ -93,9 +107,11 @@ pub async fn run(state: Arc<ServerState>, listener: TcpListener, close_timeout: 
     drop(listener);
     connections.close();
     sockets.close();
+    state.streams.close();
     let closed = async {
         connections.wait().await;
         sockets.wait().await;
+        state.streams.wait().await;
     };
     if tokio::time::timeout(close_timeout, closed).await.is_err() {
         tracing::warn!("some connections did not close before the timeout");
@@ -123,7 +139,7 @@ fn routes(
 
 /// Replies to unknown paths with the list of endpoints.
 async fn handle_rejection(rejection: Rejection) -> Result<Response, Infallible> {
-    let text = format!("available here: {} (a WebSocket), /healthz, /readyz and /metrics\n", crate::protocol::PATH);
+    let text = format!("available here: {} (a WebSocket), {} (the HTTP API), /healthz, /readyz and /metrics\n", crate::protocol::PATH, crate::protocol::http::PREFIX);
     let status = if rejection.is_not_found() { StatusCode::NOT_FOUND } else { StatusCode::BAD_REQUEST };
     Ok(warp::reply::with_status(text, status).into_response())
 }

@@ -7,6 +7,8 @@ use std::{net::IpAddr, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
+pub use view::event_view;
+
 use crate::{
     failpoint,
     protocol::{Attach, RequestError, RequestPolicy, Role, Submit, http::RetryDevices, rate_within},

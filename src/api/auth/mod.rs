@@ -28,7 +28,7 @@ pub enum AuthError {
 }
 
 /// Finds out whose token a request has (RFC 6750, section 2.1). A valid token is answered at once;
-/// the answer to a wrong one is delayed, longer for each from its address.
+/// the answer to a wrong one is delayed, longer for each from its address. Also returns the token.
 ///
 /// # Errors
 /// The request has no valid token.
@@ -37,10 +37,10 @@ pub async fn authenticate(
     address: IpAddr,
     tokens: &Tokens,
     throttle: &LoginThrottle,
-) -> Result<Identity, AuthError> {
+) -> Result<(Identity, String), AuthError> {
     let candidate = bearer(headers)?;
     if let Some(identity) = tokens.authenticate(candidate) {
-        return Ok(identity);
+        return Ok((identity, candidate.to_owned()));
     }
     tokio::time::sleep(wrong_token(throttle, address)).await;
     Err(AuthError::Wrong)
@@ -105,7 +105,8 @@ mod tests {
         let (throttle, address) = (LoginThrottle::default(), "192.0.2.1".parse().unwrap());
         let ask = async |value: &str| {
             let start = Instant::now();
-            (authenticate(&headers(&[value]), address, &tokens, &throttle).await, start.elapsed())
+            let identity = authenticate(&headers(&[value]), address, &tokens, &throttle).await.map(|(identity, _)| identity);
+            (identity, start.elapsed())
         };
         let (first, second) = (ask("Bearer 12345").await, ask("Bearer 12345").await);
         assert_eq!((&first.0, &second.0), (&Err(AuthError::Wrong), &Err(AuthError::Wrong)));
