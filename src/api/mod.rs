@@ -139,7 +139,11 @@ fn routes(
 
 /// Replies to unknown paths with the list of endpoints.
 async fn handle_rejection(rejection: Rejection) -> Result<Response, Infallible> {
-    let text = format!("available here: {} (a WebSocket), {} (the HTTP API), /healthz, /readyz and /metrics\n", crate::protocol::PATH, crate::protocol::http::PREFIX);
+    let text = format!(
+        "available here: {} (a WebSocket), {} (the HTTP API), /healthz, /readyz and /metrics\n",
+        crate::protocol::PATH,
+        crate::protocol::http::PREFIX
+    );
     let status = if rejection.is_not_found() { StatusCode::NOT_FOUND } else { StatusCode::BAD_REQUEST };
     Ok(warp::reply::with_status(text, status).into_response())
 }

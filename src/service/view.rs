@@ -1,5 +1,7 @@
 //! What clients are shown of tasks, jobs and logs.
 
+#![allow(clippy::cast_precision_loss, reason = "counts of rows are far below 2^52")]
+
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{TaskService, unavailable};

@@ -147,6 +147,7 @@ impl<'w> Heartbeat<'w> {
     }
 
     /// The speed since the last checkpoint, smoothed over about two seconds.
+    #[allow(clippy::cast_precision_loss, reason = "counts of rows are far below 2^52")]
     fn speed(&mut self, rows: u64, now: Instant) -> f64 {
         const SMOOTHING: Duration = Duration::from_secs(2);
         let elapsed = now.duration_since(self.stored_at).as_secs_f64().max(0.001);

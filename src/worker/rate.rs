@@ -137,6 +137,7 @@ mod tests {
     }
 
     #[test]
+    #[allow(clippy::cast_precision_loss)]
     fn a_rate_is_kept_whatever_the_timer_and_the_batches() {
         for rate in [1, 7, 500, 10_000, 250_000] {
             for step in [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(15)] {

@@ -10,6 +10,7 @@
 #[allow(dead_code, unused_imports, reason = "shared with the torture suite, which uses the rest")]
 mod support;
 
+mod api;
 mod cancel;
 mod check;
 mod client;
@@ -36,6 +37,7 @@ mod restart;
 mod row_counters;
 mod secrets;
 mod stack;
+mod steering;
 mod store;
 mod telemetry;
 mod tokens;

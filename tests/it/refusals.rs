@@ -64,7 +64,7 @@ async fn an_unknown_field_is_refused_by_name_and_nothing_is_published() {
         ("topics", json!("savoir_data"), "`topics` is not known here; did you mean `topic`?"),
         ("dryRun", json!(true), "`dryRun` is not known here"),
         ("Cancel", json!(true), "`Cancel` is not known here"),
-        ("reason", json!("ET was down"), "`reason` is not known here"),
+        ("priority", json!("high"), "`priority` is not known here"),
     ] {
         let mut request = Client::request(thing, &[device], &app.topic.name);
         request[field] = value;

@@ -1,6 +1,9 @@
 //! Tokens: compared in constant time and never printed; whose they are, and what they permit.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -47,7 +50,11 @@ impl Token {
     /// The digest as 64 hexadecimal digits. From the digest of a token that can be guessed, the
     /// token can be found.
     pub fn sha256(&self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        self.0.iter().fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a string cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
     }
 
     /// Whether `candidate` is the token. Takes the same time for every wrong candidate.

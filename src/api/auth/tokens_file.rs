@@ -204,7 +204,8 @@ mod tests {
     #[test]
     fn entries_are_read_as_they_are_written() {
         let written = [named("night-duty", "one", Role::Operator), named("值班_2.b", "two", Role::Viewer)];
-        let text: String = written.iter().map(|token| format!("# A comment\n{}\n", entry(token))).collect();
+        let entries: Vec<_> = written.iter().map(|token| format!("# A comment\n{}", entry(token))).collect();
+        let text = entries.join("\n");
         let read = parse(Path::new("tokens.toml"), &text, &[]).unwrap();
         assert_eq!(read.len(), 2);
         for (written, read) in written.iter().zip(&read) {

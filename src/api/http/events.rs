@@ -35,7 +35,9 @@ impl Call<'_> {
         self.query.check(&["after", "limit", "cursor"])?;
         let language = query::language(&self.headers);
         let after = match (self.query.parsed("after", SEQ)?, self.query.parsed("cursor", SEQ)?) {
-            (Some(_), Some(cursor)) => return Err(ApiError::invalid("cursor", &u64::to_string(&cursor), "send it or after, not both")),
+            (Some(_), Some(cursor)) => {
+                return Err(ApiError::invalid("cursor", &u64::to_string(&cursor), "send it or after, not both"));
+            }
             (after, cursor) => after.or(cursor),
         };
         if !self.accepts("text/event-stream") {
@@ -63,7 +65,8 @@ impl Call<'_> {
             let stream = EventStream { state: Arc::clone(self.state), token: self.token.clone(), language, sender };
             self.state.streams.spawn(stream.run(tail));
         }
-        let messages = stream::poll_fn(move |context| receiver.poll_recv(context).map(|message| message.map(Ok::<_, std::io::Error>)));
+        let messages =
+            stream::poll_fn(move |context| receiver.poll_recv(context).map(|message| message.map(Ok::<_, std::io::Error>)));
         let mut response = warp::reply::stream(messages).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

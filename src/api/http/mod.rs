@@ -53,12 +53,7 @@ pub fn is_api(path: &str) -> bool {
 }
 
 /// Answers a request.
-pub async fn respond(
-    state: &Arc<ServerState>,
-    guard: &AdmissionGuard,
-    address: IpAddr,
-    request: Request<Incoming>,
-) -> Response {
+pub async fn respond(state: &Arc<ServerState>, guard: &AdmissionGuard, address: IpAddr, request: Request<Incoming>) -> Response {
     let mut response = match answer(state, guard, address, request).await {
         Ok(response) => response,
         Err(error) => {
@@ -90,9 +85,8 @@ async fn answer(
             return Err(ApiError::origin());
         }
     }
-    let (identity, secret) = auth::authenticate(&parts.headers, address, &state.tokens, &state.login_throttle)
-        .await
-        .map_err(ApiError::auth)?;
+    let (identity, secret) =
+        auth::authenticate(&parts.headers, address, &state.tokens, &state.login_throttle).await.map_err(ApiError::auth)?;
     guard.authenticate();
     let action = route.action(&parts.method)?;
     let body = read_body(state, &parts.headers, action, body).await?;
@@ -110,12 +104,7 @@ async fn answer(
 }
 
 /// Reads the body of a request that has one.
-async fn read_body(
-    state: &ServerState,
-    headers: &HeaderMap,
-    action: Action,
-    body: Incoming,
-) -> Result<Bytes, ApiError> {
+async fn read_body(state: &ServerState, headers: &HeaderMap, action: Action, body: Incoming) -> Result<Bytes, ApiError> {
     let limit = state.config.max_message_bytes;
     let bytes = match Limited::new(body, limit).collect().await {
         Ok(collected) => collected.to_bytes(),

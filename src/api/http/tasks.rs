@@ -1,7 +1,9 @@
 //! The endpoints of tasks, and of the service itself.
 
-use std::num::NonZeroU32;
+use std::{fmt::Write as _, num::NonZeroU32};
 
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 use warp::{
     Reply,
@@ -103,7 +105,7 @@ impl Call<'_> {
         self.query.check(&[])?;
         let expected = "send {\"rate\": N} with a whole number of rows a second from 1, or {\"rate\": null} for no limit";
         let invalid = |error: String| ApiError::invalid("rate", &error, expected);
-        let RateRequest { rate } = serde_json::from_str(self.text()?).map_err(|error| invalid(error.to_string()))?;
+        let RateRequest { rate } = object(self.text()?).map_err(|error| invalid(error.to_string()))?;
         let rate = match rate {
             None => None,
             Some(rate) => Some(NonZeroU32::new(rate).ok_or_else(|| invalid("0".to_owned()))?),
@@ -125,9 +127,7 @@ impl Call<'_> {
         let expected = "it must be \"failed\", \"all\" or an array of device ids";
         let RetryRequest { devices } = match self.text()?.trim() {
             "" => RetryRequest::default(),
-            text => {
-                serde_json::from_str(text).map_err(|error| ApiError::invalid("devices", &error.to_string(), expected))?
-            }
+            text => object(text).map_err(|error| ApiError::invalid("devices", &error.to_string(), expected))?,
         };
         let outcome = self.state.tasks.retry(&self.caller, id, &devices).await?;
         self.submitted(outcome).await
@@ -189,6 +189,12 @@ impl Call<'_> {
     }
 }
 
+/// Parses a JSON object. A struct could also be read from an array of its values.
+fn object<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
+    serde_json::from_str::<Map<String, Value>>(text)?;
+    serde_json::from_str(text)
+}
+
 fn show_cursor((device, position): &QuarantineCursor) -> String {
     format!("{device}.{}.{}", position.time_us, position.key)
 }
@@ -209,7 +215,8 @@ fn csv(rows: &[QuarantineView]) -> String {
     };
     let mut text = "deviceId,time,key,reason\r\n".to_owned();
     for QuarantineView { device_id, time, key, reason } in rows {
-        text += &format!("{device_id},{time},{},{}\r\n", quoted(key), quoted(reason));
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{device_id},{time},{},{}\r\n", quoted(key), quoted(reason));
     }
     text
 }

@@ -93,6 +93,12 @@ impl TestApp {
         get(&self.http, path).await
     }
 
+    /// Sends a request to the HTTP API ([`call`]).
+    pub async fn call(&self, method: &str, path: &str, body: &serde_json::Value) -> Answer {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        call(&self.http, method, path, &[], &body).await
+    }
+
     /// Starts the shutdown without waiting for it.
     pub fn request_stop(&self) {
         self.stop.cancel();
@@ -121,4 +127,45 @@ pub async fn get_with(address: &str, path: &str, header: &str) -> (String, Strin
     tokio::time::timeout(Duration::from_secs(30), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     (head.to_lowercase(), body.to_owned())
+}
+
+/// The answer to an HTTP request.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// Status line and headers, in lower case.
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Sends a request with the test's token to the HTTP API; `path` is below its prefix. `headers` are
+/// complete lines and may replace the token.
+pub async fn call(address: &str, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut lines = vec![
+        format!("{method} /data-patch/api/v1{path} HTTP/1.1"),
+        "host: test".to_owned(),
+        "connection: close".to_owned(),
+        format!("content-length: {}", body.len()),
+    ];
+    let has = |name: &str| headers.iter().any(|line| line.to_lowercase().starts_with(name));
+    if !has("authorization:") {
+        lines.push(format!("authorization: Bearer {}", super::TOKEN));
+    }
+    if !body.is_empty() && !has("content-type:") {
+        lines.push("content-type: application/json".to_owned());
+    }
+    lines.extend(headers.iter().map(|line| (*line).to_owned()));
+    stream.write_all(format!("{}\r\n\r\n{body}", lines.join("\r\n")).as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(Duration::from_secs(30), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    Answer { status: head[9..12].parse().unwrap(), head: head.to_lowercase(), body: body.to_owned() }
 }

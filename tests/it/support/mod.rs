@@ -9,7 +9,7 @@ pub mod raw;
 pub mod replay;
 mod store;
 
-pub use app::{TOKEN, TestApp, config, get, get_with, open_queue};
+pub use app::{TOKEN, TestApp, call, config, get, get_with, open_queue};
 pub use bouncer::Bouncer;
 pub use broker::{TestBroker, TestTopic, partition};
 pub use client::{Client, is_end, message, seqs};

@@ -8,30 +8,12 @@ use crate::task::{Event, Requester, Summary};
 
 pub(super) fn text(event: &Event) -> String {
     match event {
-        Event::Submitted { by, devices, reason, rate, retry_of } => {
-            let mut text = format!("任务由 {} 提交：{devices} 个设备", requester(by));
-            if let Some(task) = retry_of {
-                let _ = write!(text, "，重试任务 {task}");
-            }
-            if let Some(rate) = rate {
-                let _ = write!(text, "，限速每秒 {rate} 行");
-            }
-            if let Some(reason) = reason {
-                let _ = write!(text, "；原因：{reason}");
-            }
-            text
-        }
-        Event::Overlaps { tasks, more } => {
-            let tasks: Vec<_> = tasks.iter().map(ToString::to_string).collect();
-            let mut text = format!("部分数据已在或将在该 topic 中重复出现：任务 {} 的设备和时间段与本任务重叠", tasks.join("、"));
-            and_more(&mut text, *more, "个任务");
-            text
-        }
-        Event::CancelRequested { by } => format!("{} 正在取消任务", requester(by)),
-        Event::Paused { by } => format!("{} 暂停了任务；没有丢失数据，恢复后从当前位置继续", requester(by)),
-        Event::Resumed { by } => format!("{} 恢复了任务", requester(by)),
-        Event::RateChanged { by, rate: Some(rate) } => format!("{} 将限速改为每秒 {rate} 行", requester(by)),
-        Event::RateChanged { by, rate: None } => format!("{} 取消了限速", requester(by)),
+        Event::Submitted { .. }
+        | Event::Overlaps { .. }
+        | Event::CancelRequested { .. }
+        | Event::Paused { .. }
+        | Event::Resumed { .. }
+        | Event::RateChanged { .. } => of_request(event),
         Event::FieldsIgnored { fields, more } => {
             let mut text = format!("请求中有未知字段，已忽略：{}", fields.join("、"));
             and_more(&mut text, *more, "个");
@@ -76,6 +58,37 @@ pub(super) fn text(event: &Event) -> String {
         }
         Event::Finished(summary) => finished(summary),
         Event::Text { text, .. } => text.clone(),
+    }
+}
+
+/// What was asked for, and by whom.
+fn of_request(event: &Event) -> String {
+    match event {
+        Event::Submitted { by, devices, reason, rate, retry_of } => {
+            let mut text = format!("任务由 {} 提交：{devices} 个设备", requester(by));
+            if let Some(task) = retry_of {
+                let _ = write!(text, "，重试任务 {task}");
+            }
+            if let Some(rate) = rate {
+                let _ = write!(text, "，限速每秒 {rate} 行");
+            }
+            if let Some(reason) = reason {
+                let _ = write!(text, "；原因：{reason}");
+            }
+            text
+        }
+        Event::Overlaps { tasks, more } => {
+            let tasks: Vec<_> = tasks.iter().map(ToString::to_string).collect();
+            let mut text = format!("部分数据已在或将在该 topic 中重复出现：任务 {} 的设备和时间段与本任务重叠", tasks.join("、"));
+            and_more(&mut text, *more, "个任务");
+            text
+        }
+        Event::CancelRequested { by } => format!("{} 正在取消任务", requester(by)),
+        Event::Paused { by } => format!("{} 暂停了任务；没有丢失数据，恢复后从当前位置继续", requester(by)),
+        Event::Resumed { by } => format!("{} 恢复了任务", requester(by)),
+        Event::RateChanged { by, rate: Some(rate) } => format!("{} 将限速改为每秒 {rate} 行", requester(by)),
+        Event::RateChanged { by, rate: None } => format!("{} 取消了限速", requester(by)),
+        _ => String::new(),
     }
 }
 

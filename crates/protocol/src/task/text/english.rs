@@ -7,37 +7,12 @@ use crate::task::{Event, Requester, Summary};
 
 pub(super) fn text(event: &Event) -> String {
     match event {
-        Event::Submitted { by, devices, reason, rate, retry_of } => {
-            let mut text = format!("task submitted by {}: {}", requester(by), plural(*devices, "device"));
-            if let Some(task) = retry_of {
-                let _ = write!(text, " of task {task}, tried again");
-            }
-            if let Some(rate) = rate {
-                let _ = write!(text, ", at most {} a second", plural(u64::from(rate.get()), "row"));
-            }
-            if let Some(reason) = reason {
-                let _ = write!(text, "; reason: {reason}");
-            }
-            text
-        }
-        Event::Overlaps { tasks, more } => {
-            let tasks: Vec<_> = tasks.iter().map(ToString::to_string).collect();
-            let mut text = format!(
-                "some of these rows are in this topic already, or will be: task {} has the same devices in an overlapping range",
-                tasks.join(", ")
-            );
-            and_more(&mut text, *more);
-            text
-        }
-        Event::CancelRequested { by } => format!("the task is being cancelled by {}", requester(by)),
-        Event::Paused { by } => {
-            format!("paused by {}; nothing is lost, it goes on where it is once it is resumed", requester(by))
-        }
-        Event::Resumed { by } => format!("resumed by {}", requester(by)),
-        Event::RateChanged { by, rate: Some(rate) } => {
-            format!("at most {} a second from now on, set by {}", plural(u64::from(rate.get()), "row"), requester(by))
-        }
-        Event::RateChanged { by, rate: None } => format!("no limit of rows a second from now on, set by {}", requester(by)),
+        Event::Submitted { .. }
+        | Event::Overlaps { .. }
+        | Event::CancelRequested { .. }
+        | Event::Paused { .. }
+        | Event::Resumed { .. }
+        | Event::RateChanged { .. } => of_request(event),
         Event::FieldsIgnored { fields, more } => {
             let mut text = format!("unknown fields in the request are ignored: {}", fields.join(", "));
             and_more(&mut text, *more);
@@ -93,6 +68,44 @@ pub(super) fn text(event: &Event) -> String {
         }
         Event::Finished(summary) => finished(summary),
         Event::Text { text, .. } => text.clone(),
+    }
+}
+
+/// What was asked for, and by whom.
+fn of_request(event: &Event) -> String {
+    match event {
+        Event::Submitted { by, devices, reason, rate, retry_of } => {
+            let mut text = format!("task submitted by {}: {}", requester(by), plural(*devices, "device"));
+            if let Some(task) = retry_of {
+                let _ = write!(text, " of task {task}, tried again");
+            }
+            if let Some(rate) = rate {
+                let _ = write!(text, ", at most {} a second", plural(u64::from(rate.get()), "row"));
+            }
+            if let Some(reason) = reason {
+                let _ = write!(text, "; reason: {reason}");
+            }
+            text
+        }
+        Event::Overlaps { tasks, more } => {
+            let tasks: Vec<_> = tasks.iter().map(ToString::to_string).collect();
+            let mut text = format!(
+                "some of these rows are in this topic already, or will be: task {} has the same devices in an overlapping range",
+                tasks.join(", ")
+            );
+            and_more(&mut text, *more);
+            text
+        }
+        Event::CancelRequested { by } => format!("the task is being cancelled by {}", requester(by)),
+        Event::Paused { by } => {
+            format!("paused by {}; nothing is lost, it goes on where it is once it is resumed", requester(by))
+        }
+        Event::Resumed { by } => format!("resumed by {}", requester(by)),
+        Event::RateChanged { by, rate: Some(rate) } => {
+            format!("at most {} a second from now on, set by {}", plural(u64::from(rate.get()), "row"), requester(by))
+        }
+        Event::RateChanged { by, rate: None } => format!("no limit of rows a second from now on, set by {}", requester(by)),
+        _ => String::new(),
     }
 }
 

@@ -120,7 +120,7 @@ pub fn jobs(task: TaskId, states: &[JobState], after: Option<u64>, limit: u32) -
         .and_where(eq_param(Job::TaskId))
         .and_where(Expr::col(Job::Ordinal).gt(param()))
         .take();
-    let mut values: Vec<Value<'static>> = vec![task.into(), after.map_or(-1, |after| after.cast_signed()).into()];
+    let mut values: Vec<Value<'static>> = vec![task.into(), after.map_or(-1, u64::cast_signed).into()];
     if !states.is_empty() {
         select.and_where(Expr::col(Job::State).is_in(states.iter().map(|_| param())));
         values.extend(states.iter().map(|state| Value::from(*state)));

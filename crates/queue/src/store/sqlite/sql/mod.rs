@@ -8,6 +8,7 @@ mod log;
 mod plans;
 mod statement;
 mod task;
+mod totals;
 
 use std::str::FromStr;
 
@@ -20,6 +21,7 @@ pub use list::*;
 pub use log::*;
 pub use statement::Statement;
 pub use task::*;
+pub use totals::*;
 
 type Result<T> = rusqlite::Result<T>;
 
