@@ -40,6 +40,8 @@ pub struct Job {
     pub name: Option<String>,
     /// The number of this attempt. It is the fencing token of the lease.
     pub attempt: i64,
+    /// Whose lease it is.
+    pub owner: Arc<str>,
     /// Consecutive outages without a row published in between.
     pub outages: u32,
     /// The job was in progress at several crashes. At most one such job runs at a time.

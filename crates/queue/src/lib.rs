@@ -175,6 +175,11 @@ impl Queue {
         self.inner.store.died().await;
     }
 
+    /// The kind of database that the queue is in, to be shown.
+    pub fn kind(&self) -> &'static str {
+        self.inner.store.kind()
+    }
+
     /// The wall-clock time in milliseconds since 1970.
     pub fn now_ms(&self) -> i64 {
         self.inner.store.now_ms()

@@ -172,7 +172,7 @@ impl Call<'_> {
             instance: self.state.queue.owner().to_string(),
             started_at: self.state.started_at.0,
             uptime_seconds: self.state.started_at.1.elapsed().as_secs(),
-            queue: "sqlite".to_owned(),
+            queue: self.state.queue.kind().to_owned(),
             token: TokenView { name: self.caller.token.to_string(), role: self.caller.role },
             limits: Limits {
                 max_devices: policy.max_devices as u64,

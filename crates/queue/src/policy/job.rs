@@ -18,6 +18,9 @@ pub struct JobWrite<'a> {
     /// and `suspected`.
     pub outages: Option<u32>,
     pub reason: Option<&'a str>,
+    /// Set when a lease is renewed: it may have been ended for a crash that was none, because its
+    /// holder was frozen, and belongs to the holder again.
+    pub owner: Option<&'a str>,
     /// Whether the job waits for the source or Kafka.
     pub waiting: Option<bool>,
     /// Rows sent and not acknowledged.
@@ -47,7 +50,7 @@ pub fn yields_to_cancellation(update: &JobUpdate) -> bool {
 /// # Errors
 /// A running job does not allow the change.
 pub fn transition<'a>(
-    job: &Job,
+    job: &'a Job,
     update: &'a JobUpdate,
     is_cancelling: bool,
     now_ms: i64,
@@ -70,6 +73,7 @@ pub fn transition<'a>(
             _ => Some(0),
         },
         reason: update.reason.as_deref(),
+        owner: (state == JobState::Running).then_some(&*job.owner),
         waiting: update.waiting.or(change.is_some().then_some(false)),
         unanswered: update.unanswered,
         rows_per_second: update.rows_per_second,
@@ -124,7 +128,8 @@ mod tests {
     /// State and due time after a change.
     fn after(change: Option<JobChange>, is_cancelling: bool) -> (JobState, Option<i64>) {
         let update = update(change, 4);
-        let transition = transition(&job(task()), &update, is_cancelling, NOW, UNTIL).unwrap();
+        let job = job(task());
+        let transition = transition(&job, &update, is_cancelling, NOW, UNTIL).unwrap();
         (transition.state, transition.due_at)
     }
 

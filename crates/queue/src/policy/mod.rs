@@ -56,6 +56,7 @@ pub mod fixture {
             device: Uuid::from_u128(1),
             name: None,
             attempt: 1,
+            owner: "one".into(),
             outages: 0,
             is_suspect: false,
             total: None,

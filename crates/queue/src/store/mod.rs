@@ -152,6 +152,9 @@ pub(crate) trait Store {
     /// The size of the store on disk in bytes.
     fn disk_bytes(&self) -> impl Future<Output = u64> + Send;
 
+    /// The kind of database, to be shown.
+    fn kind(&self) -> &'static str;
+
     /// The wall-clock time in milliseconds since 1970.
     fn now_ms(&self) -> i64;
 
@@ -321,6 +324,10 @@ impl Store for AnyStore {
 
     async fn disk_bytes(&self) -> u64 {
         dispatch!(self, store => store.disk_bytes().await)
+    }
+
+    fn kind(&self) -> &'static str {
+        dispatch!(self, store => store.kind())
     }
 
     fn now_ms(&self) -> i64 {

@@ -1,5 +1,7 @@
 //! What a crash says about the jobs that were in progress: a job is failed only where it is likely the cause.
 
+use std::time::Duration;
+
 use data_patch_protocol::task::{TaskId, TaskState};
 use data_patch_queue::{Checkpoint, ClaimLimits};
 
@@ -127,6 +129,21 @@ async fn a_service_that_ends_with_leases_left_hands_them_back_and_no_crash_count
     assert!(bench.log(task).await.is_empty(), "nothing happened to its worker");
 }
 
+/// Its leases were ended while it was frozen. It thaws and renews one that nobody has claimed: should
+/// it end then, that job must not wait for the end of the lease.
+async fn a_lease_that_is_renewed_after_it_was_ended_belongs_to_its_holder_again<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
+    bench.submit(2).await;
+    let frozen = bench.open().await;
+    let leases = frozen.claim(&frozen.owner(), || 2, LEASE, MAX_CRASHES).await.unwrap().leases;
+    bench.pass(LEASE + Duration::from_secs(1));
+    let taken = bench.claim_one().await;
+    assert_eq!(taken.job.id, leases[0].job.id);
+    leases[1].checkpoint(progress(1)).await.unwrap();
+    frozen.close().await;
+    assert_eq!(bench.claim_one().await.job.id, leases[1].job.id);
+}
+
 async fn that_a_job_stood_still_is_over_when_its_service_hands_it_back<S: TestStore>() {
     let bench = Bench::<S>::new().await;
     let task = bench.submit(1).await;
@@ -144,6 +161,7 @@ async fn that_a_job_stood_still_is_over_when_its_service_hands_it_back<S: TestSt
 }
 
 on_every_store! {
+    a_lease_that_is_renewed_after_it_was_ended_belongs_to_its_holder_again,
     a_job_that_kills_its_worker_again_and_again_is_given_up,
     crashes_with_progress_in_between_do_not_count,
     a_job_that_stood_still_is_not_to_blame,

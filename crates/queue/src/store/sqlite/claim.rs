@@ -142,7 +142,7 @@ impl ClaimTransaction<'_, '_, '_> {
     /// Adds a leased job to the result, unless it ends here. Returns whether it was added.
     fn start(&mut self, task: &Arc<TaskRow>, row: DueRow) -> rusqlite::Result<bool> {
         let (history, suspected) = (History { lost: row.lost, crashes: row.crashes }, row.suspected);
-        let job = row.into_job(Arc::clone(task));
+        let job = row.into_job(Arc::clone(task), Arc::clone(&self.request.owner));
         let start = start(&job, history, self.request.max_crashes);
         report_start(&job, &start, history, suspected);
         let now_ms = self.tx.now_ms;
@@ -177,13 +177,14 @@ fn fail_unreadable_task(tx: &Tx<'_>, id: String, error: &rusqlite::Error) -> rus
 }
 
 impl DueRow {
-    fn into_job(self, task: Arc<TaskRow>) -> Job {
+    fn into_job(self, task: Arc<TaskRow>, owner: Arc<str>) -> Job {
         Job {
             id: self.id,
             task,
             device: self.device,
             name: self.device_name,
             attempt: self.attempt,
+            owner,
             outages: self.outages,
             is_suspect: self.suspected >= crash::ISOLATE_AFTER,
             total: self.total,

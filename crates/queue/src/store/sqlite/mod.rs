@@ -196,6 +196,10 @@ impl Store for SqliteStore {
         spawn_blocking(move || file.bytes()).await.unwrap_or_default()
     }
 
+    fn kind(&self) -> &'static str {
+        "sqlite"
+    }
+
     fn now_ms(&self) -> i64 {
         self.clock.wall_ms()
     }

@@ -265,6 +265,8 @@ impl Model {
         if !matches!(write, Write::Counted(_) | Write::Report(_) | Write::Waits(_)) {
             job.waiting = false;
         }
+        // A lease that was ended for a crash that was none belongs to its holder again.
+        job.has_owner |= matches!(write, Write::Counted(_) | Write::Report(_) | Write::Waits(_));
         let grown = matches!(write, Write::Report(rows) if *rows > 0);
         match write {
             Write::Counted(total) => {

@@ -309,6 +309,7 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
             Job::Waiting,
             Job::Unanswered,
             Job::RowsPerSecond,
+            Job::Owner,
             Job::Reason,
         ];
         build_sql(
@@ -338,6 +339,7 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
         write.waiting.map(i64::from).into(),
         write.unanswered.into(),
         write.rows_per_second.into(),
+        write.owner.into(),
         write.reason.into(),
         id.into(),
         attempt.into(),

@@ -272,7 +272,8 @@ pub fn read_max_served_seq(row: &Row<'_>) -> Result<i64> {
     Ok(row.get::<_, Option<i64>>("served_seq")?.unwrap_or(0))
 }
 
-/// Returns a row if the task has unfinished jobs. Cheaper than [`task_totals`], which reads all
+/// Returns a row if the task has unfinished jobs. Cheaper than
+/// [`task_totals`](super::task_totals), which reads all
 /// jobs of the task.
 pub fn has_open_jobs(task: TaskId) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
