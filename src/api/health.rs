@@ -38,15 +38,21 @@ pub struct Readiness {
     kafka: Dependency,
 }
 
-/// Responds with 200 if the queue is writable and source and broker answer, otherwise with 503. The
-/// body has the state of each.
-pub async fn ready(state: &ServerState) -> Response {
+/// Starts the checks, and waits for them for a short time.
+async fn check_dependencies(state: &ServerState) {
     let Readiness { queue, source, kafka } = &state.readiness;
     let (queue_handle, source_handle, kafka_handle) = (state.queue.clone(), state.source.clone(), state.kafka.clone());
     queue.check(async move { queue_handle.probe().await });
     source.check(async move { source_handle.ping().await });
     kafka.check(async move { kafka_handle.ping().await });
     let _ = timeout(ANSWER_TIMEOUT, async { tokio::join!(queue.checked(), source.checked(), kafka.checked()) }).await;
+}
+
+/// Responds with 200 if the queue is writable and source and broker answer, otherwise with 503. The
+/// body has the state of each.
+pub async fn ready(state: &ServerState) -> Response {
+    check_dependencies(state).await;
+    let Readiness { queue, source, kafka } = &state.readiness;
     let report = Report {
         queue: queue.describe(HEALTH_CHECK_TIMEOUT),
         source: source.describe(SOURCE_CHECK_TIMEOUT),
@@ -97,6 +103,15 @@ impl Dependency {
         let _ = self.state.subscribe().wait_for(|state| state.checking.is_none()).await;
     }
 
+    /// Whether it works, or `None` before the first result.
+    fn is_up(&self, max_duration: Duration) -> Option<bool> {
+        let state = self.state.borrow();
+        if state.checking.is_some_and(|since| since.elapsed() >= max_duration) {
+            return Some(false);
+        }
+        state.last.as_ref().map(|(_, result)| result.is_ok())
+    }
+
     /// "ok", or the error and its age.
     fn describe(&self, max_duration: Duration) -> String {
         let state = self.state.borrow();
@@ -112,8 +127,9 @@ impl Dependency {
 
 /// Responds with the metrics, in the format that the scraper accepts.
 pub async fn metrics(state: &ServerState, accept: Option<&str>) -> Response {
-    let ServerState { queue, source, kafka, .. } = state;
-    let (backlog, queue_bytes) = tokio::join!(timeout(HEALTH_CHECK_TIMEOUT, queue.backlog()), queue.disk_bytes());
+    let ServerState { queue, source, kafka, readiness, .. } = state;
+    let (backlog, queue_bytes, ()) =
+        tokio::join!(timeout(HEALTH_CHECK_TIMEOUT, queue.backlog()), queue.disk_bytes(), check_dependencies(state));
     // If the queue does not answer, its gauges are omitted and not reported as 0.
     let backlog = backlog.ok().and_then(Result::ok);
     let now = Snapshot {
@@ -121,6 +137,11 @@ pub async fn metrics(state: &ServerState, accept: Option<&str>) -> Response {
         oldest_waiting_job_seconds: backlog.map(|backlog| backlog.oldest_due.as_secs_f64()),
         queue_bytes,
         in_flight_bytes: kafka.in_flight_bytes() as u64,
+        dependencies: [
+            ("queue", readiness.queue.is_up(HEALTH_CHECK_TIMEOUT)),
+            ("source", readiness.source.is_up(SOURCE_CHECK_TIMEOUT)),
+            ("kafka", readiness.kafka.is_up(HEALTH_CHECK_TIMEOUT)),
+        ],
     };
     let all =
         AllMetrics { service: &state.metrics, queue: queue.metrics(), source: source.metrics(), kafka: kafka.metrics(), now };

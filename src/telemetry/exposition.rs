@@ -9,7 +9,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use super::metrics::{KafkaMetrics, Metrics, SourceMetrics};
+use super::{
+    metrics::{DependencyLabel, KafkaMetrics, Metrics, OUTCOMES, OutcomeLabel, SourceMetrics},
+    process,
+};
 
 /// The format of the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub struct Snapshot {
     pub oldest_waiting_job_seconds: Option<f64>,
     pub queue_bytes: u64,
     pub in_flight_bytes: u64,
+    /// The dependencies and whether each works; `None` if that is not known yet.
+    pub dependencies: [(&'static str, Option<bool>); 3],
 }
 
 /// The metrics of all components.
@@ -65,19 +70,21 @@ struct BrokerLabel {
 
 impl AllMetrics<'_> {
     pub fn render(&self, exposition: Exposition) -> String {
-        let mut registry = Registry::with_prefix("data_patch");
+        let mut all = Registry::default();
+        let registry = all.sub_registry_with_prefix("data_patch");
         registry.register("build", "The running version", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
-        self.register_service(&mut registry);
-        self.register_queue(&mut registry);
+        self.register_service(registry);
+        self.register_queue(registry);
         registry.register(
             "source_errors",
             "Errors of the IoTA source that ended an attempt, by cause",
             self.source.errors.clone(),
         );
-        self.register_kafka(&mut registry);
+        self.register_kafka(registry);
+        process::register(&mut all);
         let mut text = String::new();
         // Writing to a string cannot fail.
-        let _ = encode(&mut text, &registry);
+        let _ = encode(&mut text, &all);
         if exposition == Exposition::OpenMetrics { text } else { prometheus_text(&text) }
     }
 
@@ -91,10 +98,15 @@ impl AllMetrics<'_> {
             connections,
             log_subscriptions,
             jobs_running,
+            circuit_breakers_open,
             log_delay,
         } = self.service.clone();
         registry.register("tasks_created", "Tasks created", tasks_created);
         registry.register("requests_rejected", "Messages of clients that were rejected, by payload.code", requests_rejected);
+        for outcome in OUTCOMES {
+            // Adds the series if there is none yet.
+            drop(job_attempts.get_or_create(&OutcomeLabel { outcome }));
+        }
         registry.register(
             "job_attempts",
             "Attempts on jobs (a job is one device of a task) that ended, by outcome",
@@ -105,6 +117,15 @@ impl AllMetrics<'_> {
         registry.register("connections", "WebSocket connections", connections);
         registry.register("log_subscriptions", "Subscriptions to task logs, summed over connections", log_subscriptions);
         registry.register("jobs_running", "Jobs leased by this process", jobs_running);
+        let help = "Circuit breakers that are open, by the kind of dependency: while one is, one job at a time tries it";
+        registry.register("circuit_breakers_open", help, circuit_breakers_open);
+        let dependency_up = Family::<DependencyLabel, Gauge>::default();
+        for (dependency, is_up) in self.now.dependencies {
+            if let Some(is_up) = is_up {
+                dependency_up.get_or_create(&DependencyLabel { dependency }).set(is_up.into());
+            }
+        }
+        registry.register("dependency_up", "1 if the dependency works, as in /readyz, 0 if not", dependency_up);
         let help = "From the commit of a log entry to its hand-over to a subscribed client's socket";
         registry.register_with_unit("log_delay", help, Unit::Seconds, log_delay.0);
     }
@@ -166,13 +187,13 @@ impl AllMetrics<'_> {
     }
 }
 
-fn integer_gauge(value: u64) -> Gauge {
+pub(super) fn integer_gauge(value: u64) -> Gauge {
     let gauge = Gauge::<i64>::default();
     gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
     gauge
 }
 
-fn float_gauge(value: f64) -> Gauge<f64, std::sync::atomic::AtomicU64> {
+pub(super) fn float_gauge(value: f64) -> Gauge<f64, std::sync::atomic::AtomicU64> {
     let gauge = Gauge::default();
     gauge.set(value);
     gauge

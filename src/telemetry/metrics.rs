@@ -11,6 +11,10 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
 
+/// All values of [`OutcomeLabel`]. They are reported from the start, so that the first failure is an
+/// increase from 0.
+pub(super) const OUTCOMES: [&str; 7] = ["succeeded", "failed", "retried", "released", "cancelled", "abandoned", "lost"];
+
 /// The outcome of an attempt on a job.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OutcomeLabel {
@@ -27,6 +31,12 @@ pub struct CodeLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CauseLabel {
     pub cause: &'static str,
+}
+
+/// What the service depends on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DependencyLabel {
+    pub dependency: &'static str,
 }
 
 /// Errors of one component, by cause.
@@ -84,6 +94,7 @@ pub struct Metrics {
     pub connections: Gauge,
     pub log_subscriptions: Gauge,
     pub jobs_running: Gauge,
+    pub circuit_breakers_open: Family<DependencyLabel, Gauge>,
     /// From the commit of a log entry to its hand-over to a subscribed client's socket.
     pub log_delay: Durations,
 }
@@ -92,6 +103,13 @@ impl Metrics {
     /// Counts a finished attempt.
     pub fn job_attempt(&self, outcome: &'static str) {
         self.job_attempts.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// Sets the number of open circuit breakers of the source (at most one) and of topics.
+    pub fn set_circuit_breakers_open(&self, source: bool, topics: usize) {
+        let open = |dependency| self.circuit_breakers_open.get_or_create_owned(&DependencyLabel { dependency });
+        open("source").set(source.into());
+        open("topic").set(i64::try_from(topics).unwrap_or(i64::MAX));
     }
 
     /// Counts a refused message.

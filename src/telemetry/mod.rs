@@ -2,6 +2,7 @@
 
 mod exposition;
 mod metrics;
+mod process;
 
 use std::io::IsTerminal;
 

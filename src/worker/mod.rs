@@ -141,6 +141,8 @@ impl Pool {
             } else {
                 pool.preempt_longest(&running, &slots).await;
             }
+            let (source, topics) = slots.open_breakers();
+            pool.metrics.set_circuit_breakers_open(source, topics);
             // Wait until there may be a job to claim and a slot for it.
             let poll_at = Instant::now() + POLL_INTERVAL;
             loop {

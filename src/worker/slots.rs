@@ -77,6 +77,12 @@ impl WorkerSlots {
         }
     }
 
+    /// Whether the breaker of the source is open, and the number of open breakers of topics.
+    pub fn open_breakers(&self) -> (bool, usize) {
+        let state = self.state();
+        (state.source_breaker_open, state.open_topic_breakers.len())
+    }
+
     /// Opens a breaker, after a job of this topic ended with an outage and without progress.
     pub fn open_breaker(&self, dependency: Dependency, topic: &Arc<str>) {
         let mut state = self.state();
@@ -216,6 +222,7 @@ mod tests {
         let pool = Pool::new();
         pool.acquire("failing").open_breaker(Dependency::Topic);
         assert_eq!(pool.limits(), (4, Some(1)));
+        assert_eq!(pool.slots.open_breakers(), (false, 1));
         let probe = pool.acquire("failing");
         let healthy = pool.acquire("healthy");
         assert_eq!(pool.limits(), (2, Some(0)));
@@ -223,6 +230,7 @@ mod tests {
         assert_eq!(pool.limits(), (2, Some(0)), "a healthy topic does not close the breaker of another");
         probe.close_breakers();
         assert_eq!(pool.limits(), (2, None));
+        assert_eq!(pool.slots.open_breakers(), (false, 0));
     }
 
     #[test]
@@ -231,6 +239,7 @@ mod tests {
         let first = pool.acquire("a");
         first.open_breaker(Dependency::Source);
         assert_eq!(pool.limits().0, 0);
+        assert_eq!(pool.slots.open_breakers(), (true, 0));
         drop(first);
         assert_eq!(pool.limits().0, 1);
         pool.acquire("b").close_breakers();

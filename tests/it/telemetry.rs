@@ -47,11 +47,14 @@ async fn what_was_done_is_counted() {
         (r#"requests_rejected_total{code="unknown_field"}"#, 1.0),
         (r#"job_attempts_total{outcome="succeeded"}"#, 1.0),
         (r#"job_attempts_total{outcome="failed"}"#, 1.0),
+        (r#"job_attempts_total{outcome="lost"}"#, 0.0),
         (r#"kafka_errors_total{cause="unknown_topic"}"#, 1.0),
         ("leases_lost_total", 0.0),
         ("jobs_unfinished", 0.0),
         ("oldest_waiting_job_seconds", 0.0),
         ("in_flight_bytes", 0.0),
+        (r#"circuit_breakers_open{dependency="source"}"#, 0.0),
+        (r#"circuit_breakers_open{dependency="topic"}"#, 0.0),
     ] {
         assert_eq!(value(&metrics, sample), Some(expected), "{sample}\n{metrics}");
     }
@@ -77,6 +80,48 @@ async fn what_librdkafka_says_is_there() {
     assert!(value(&metrics, "kafka_client_producers").is_some_and(|count| count >= 1.0), "{metrics}");
     assert!(value(&metrics, "kafka_client_sent_bytes_total").is_some_and(|bytes| bytes > 0.0), "{metrics}");
     assert_eq!(value(&metrics, "kafka_client_queued_messages"), Some(0.0), "{metrics}");
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn an_outage_is_seen_in_the_dependency_its_breaker_and_its_errors() {
+    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+        // Nothing listens on port 1.
+        overrides.set(&["iota", "url"], "postgres://nobody@127.0.0.1:1/none");
+    })
+    .await;
+    let (thing, device) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
+    let mut client = app.client().await;
+    client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
+    eventually("the outage is seen", || async {
+        let metrics = metrics(&app).await;
+        let is = |sample, expected| value(&metrics, sample) == Some(expected);
+        is(r#"circuit_breakers_open{dependency="source"}"#, 1.0)
+            && is(r#"dependency_up{dependency="source"}"#, 0.0)
+            && is(r#"dependency_up{dependency="kafka"}"#, 1.0)
+            && is(r#"dependency_up{dependency="queue"}"#, 1.0)
+            && value(&metrics, r#"source_errors_total{cause="unavailable"}"#).is_some_and(|errors| errors >= 1.0)
+    })
+    .await;
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn the_process_tells_of_itself_under_the_usual_names() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let metrics = metrics(&app).await;
+    let process = |name: &str| -> f64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{name}\n{metrics}")).parse().unwrap()
+    };
+    assert!(process("process_resident_memory_bytes") > 1_048_576.0, "{metrics}");
+    assert!(process("process_cpu_seconds_total") > 0.0, "{metrics}");
+    let fds = process("process_open_fds");
+    assert!(fds > 3.0 && fds < process("process_max_fds"), "{metrics}");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let age = now - process("process_start_time_seconds");
+    // The kernel counts in hundredths of a second, and from a second that it rounds.
+    assert!((-2.0..600.0).contains(&age), "{age}");
     app.stop().await;
 }
 
