@@ -74,6 +74,9 @@ fn each_service_has_a_health_check_or_ends_and_they_start_in_order() {
     for (name, service) in compose["services"].as_hash().unwrap() {
         let name = name.as_str().unwrap();
         assert_eq!(service["healthcheck"]["test"].is_badvalue(), name == "topics", "{name}");
+        for before in service["depends_on"].as_hash().iter().flat_map(|after| after.keys()) {
+            assert!(!compose["services"][before.as_str().unwrap()].is_badvalue(), "{name} waits for {before:?}");
+        }
     }
     let after = &compose["services"]["data-patch"]["depends_on"];
     for (service, condition) in
@@ -103,6 +106,8 @@ fn no_volume_is_anonymous() {
         ("kafka", vec!["/var/lib/kafka/data", "/etc/kafka/secrets", "/mnt/shared/config"]),
         ("topics", vec!["/var/lib/kafka/data", "/etc/kafka/secrets", "/mnt/shared/config"]),
         ("data-patch", vec!["/var/lib/data-patch"]),
+        ("prometheus", vec!["/prometheus"]),
+        ("grafana", vec!["/var/lib/grafana"]),
     ];
     for (service, paths) in declared {
         let service = &compose["services"][service];
@@ -113,6 +118,27 @@ fn no_volume_is_anonymous() {
             assert!(mounted.contains(&path), "{path}: {mounted:?}");
         }
     }
+}
+
+/// `docker compose up` alone starts neither Prometheus nor Grafana, and what they need is theirs alone.
+#[test]
+fn observability_is_a_profile_of_its_own_with_pinned_images() {
+    let compose = compose();
+    for (name, service) in compose["services"].as_hash().unwrap() {
+        let name = name.as_str().unwrap();
+        let is_optional = ["prometheus", "grafana"].contains(&name);
+        let profiles = service["profiles"].as_vec().map(|_| texts(&service["profiles"])).unwrap_or_default();
+        assert_eq!(profiles, if is_optional { vec!["observability"] } else { vec![] }, "{name}");
+        if let Some(image) = service["image"].as_str() {
+            assert!(
+                image.rsplit_once(':').is_some_and(|(_, tag)| tag.starts_with(|c: char| c.is_ascii_digit() || c == 'v')),
+                "{image}"
+            );
+        }
+    }
+    let scraped = std::fs::read_to_string(root().join("deploy/prometheus/prometheus.yml")).unwrap();
+    let scraped = &YamlLoader::load_from_str(&scraped).unwrap()[0]["scrape_configs"][0]["static_configs"][0]["targets"];
+    assert_eq!(texts(scraped), [format!("data-patch:{}", service_config(|_| {}).server.listen.port())]);
 }
 
 #[test]
@@ -148,7 +174,13 @@ fn mounted_files_and_volumes_are_there_and_data_is_in_volumes() {
             }
         }
         assert_eq!(named, 1, "{name:?}");
-        assert_eq!(files, usize::from(name.as_str() == Some("postgres")));
+        let expected = match name.as_str() {
+            Some("postgres") => 1,
+            Some("prometheus") => 2,
+            Some("grafana") => 3,
+            _ => 0,
+        };
+        assert_eq!(files, expected, "{name:?}");
     }
     let config = service_config(|_| {});
     let data = texts(&compose["services"]["data-patch"]["volumes"])[0].split_once(':').unwrap().1.to_owned();
