@@ -1,4 +1,4 @@
-//! A typed client for data-patch's WebSocket.
+//! Typed clients for data-patch: [`Client`] for its WebSocket, [`HttpClient`] for its HTTP API.
 //!
 //! A [`Client`] submits tasks, follows their logs as typed [`LogLine`]s, and cancels them. It
 //! restores a lost connection by itself, and attaches to every watched task again after the last
@@ -30,6 +30,7 @@
 mod client;
 mod connection;
 mod error;
+mod http;
 mod request;
 mod retry;
 
@@ -40,5 +41,6 @@ pub use data_patch_protocol::{
     task::{Event, Summary, TaskId, TaskState},
 };
 pub use error::{ConnectionError, Error};
+pub use http::{EventStream, HttpClient, HttpError, StreamItem, TaskQuery};
 pub use request::{Moment, Request};
 pub use retry::RetryPolicy;
