@@ -2,7 +2,6 @@
 //! broker, kills the service in between, and verifies that every row arrived.
 
 mod service;
-mod table;
 mod unreadable;
 mod verify;
 mod view;

@@ -4,7 +4,9 @@ mod check;
 mod demo;
 mod health;
 mod out;
+mod remote;
 mod serve;
+mod table;
 mod token;
 
 use std::{io::Write, net::SocketAddr, path::PathBuf, process::ExitCode};
@@ -32,6 +34,7 @@ Examples:
   data-patch serve --config config.toml --token 123456     serve ws://0.0.0.0:18010/data-patch/websocket
   DATA_PATCH_TOKEN=123456 DATA_PATCH_IOTA_URL=postgres://reader@db/iota \\
   DATA_PATCH_KAFKA_BROKERS=kafka:9092 data-patch serve     the same, configured by environment variables
+  data-patch tasks --state failed                          ask a running service for its tasks (docs/commands.md)
 
 Every option is listed in config.toml, with its default.";
 
@@ -88,6 +91,8 @@ enum Command {
     /// Make tokens with names and roles, for server.tokens_file
     #[command(subcommand, after_help = TOKEN_EXAMPLES)]
     Token(TokenCommand),
+    #[command(flatten)]
+    Remote(remote::Command),
 }
 
 #[derive(Subcommand)]
@@ -165,6 +170,7 @@ pub fn main() -> ExitCode {
             Command::Health(args) => health::run(&load(&args, Overrides::default())?).await,
             Command::Token(TokenCommand::New(args)) => token::new(args),
             Command::Token(TokenCommand::Hash(args)) => token::hash(args),
+            Command::Remote(command) => remote::run(command).await,
         }
     });
     // A blocked thread (a look-up of librdkafka) must not delay the exit.
@@ -178,7 +184,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     }
     // Standard error may be closed too.
     let _ = writeln!(std::io::stderr(), "data-patch: {error:#}");
-    ExitCode::FAILURE
+    remote::exit_code(error)
 }
 
 /// Loads the configuration from all its sources.

@@ -89,13 +89,17 @@ fn random_token() -> anyhow::Result<String> {
 
 /// The first line of standard input; on a terminal it is asked for, without echo.
 fn read_token() -> anyhow::Result<String> {
-    let mut line = String::new();
     if io::stdin().is_terminal() {
-        let terminal = Term::stderr();
-        terminal.write_str("token (not shown): ")?;
-        line = terminal.read_secure_line()?;
-    } else {
-        io::stdin().lock().read_line(&mut line).context("standard input cannot be read")?;
+        return ask();
     }
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).context("standard input cannot be read")?;
     Ok(line.trim().to_owned())
+}
+
+/// Asks for a token on the terminal, without echo.
+pub fn ask() -> anyhow::Result<String> {
+    let terminal = Term::stderr();
+    terminal.write_str("token (not shown): ")?;
+    Ok(terminal.read_secure_line()?.trim().to_owned())
 }

@@ -83,9 +83,10 @@ fn syntax(origin: String, text: &str, error: &toml::de::Error) -> ConfigError {
     ConfigError::Syntax { origin, problem }
 }
 
-/// Variables that are not options: the token, and those of the test suite.
+/// Variables that are not options: the token, the URL of the commands that speak to a service, and
+/// those of the test suite.
 fn is_other_variable(name: &str) -> bool {
-    name == "DATA_PATCH_TOKEN" || name == "DATA_PATCH_CONFIG" || name.starts_with("DATA_PATCH_TEST_")
+    matches!(name, "DATA_PATCH_TOKEN" | "DATA_PATCH_CONFIG" | "DATA_PATCH_URL") || name.starts_with("DATA_PATCH_TEST_")
 }
 
 /// A layer for each environment variable; its text is read as the type that its option has in

@@ -11,8 +11,11 @@ use data_patch_client::{Event, LogLine};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use uuid::Uuid;
 
-use super::{table, verify::ReadBack};
-use crate::{cli::out, source::sample};
+use super::verify::ReadBack;
+use crate::{
+    cli::{out, table},
+    source::sample,
+};
 
 pub struct View {
     /// The progress bars of the current task; only on a terminal.

@@ -198,9 +198,7 @@ impl HttpClient {
         cursor: Option<&str>,
         limit: u32,
     ) -> Result<Page<T>, HttpError> {
-        let mut query = Serializer::new(String::new());
-        query.extend_pairs(parameters).extend_pairs(cursor.map(|cursor| ("cursor", cursor)));
-        let query = query.append_pair("limit", &limit.to_string()).finish();
+        let query = page_query(parameters, cursor, limit);
         self.send(call(Method::GET, format!("{path}?{query}")), None::<&()>).await
     }
 
@@ -215,4 +213,10 @@ impl HttpClient {
 
 fn call(method: Method, path: String) -> Call {
     Call::new(method, path)
+}
+
+fn page_query(parameters: &[(&str, &str)], cursor: Option<&str>, limit: u32) -> String {
+    let mut query = Serializer::new(String::new());
+    query.extend_pairs(parameters).extend_pairs(cursor.map(|cursor| ("cursor", cursor)));
+    query.append_pair("limit", &limit.to_string()).finish()
 }

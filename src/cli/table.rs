@@ -4,6 +4,15 @@ use console::{Alignment, measure_text_width, pad_str};
 
 /// The lines of a table. The first column is left-aligned, the others are right-aligned.
 pub fn lines<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Vec<String> {
+    let mut alignments = [Alignment::Right; N];
+    if let Some(first) = alignments.first_mut() {
+        *first = Alignment::Left;
+    }
+    aligned(head, alignments, rows)
+}
+
+/// The lines of a table whose columns are aligned as given.
+pub fn aligned<const N: usize>(head: [&str; N], alignments: [Alignment; N], rows: &[[String; N]]) -> Vec<String> {
     let head = head.map(str::to_owned);
     let all = || std::iter::once(&head).chain(rows);
     let mut widths = [0; N];
@@ -13,10 +22,9 @@ pub fn lines<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Vec<Strin
         }
     }
     let line = |row: &[String; N]| {
-        let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {
-            pad_str(cell, width, if column == 0 { Alignment::Left } else { Alignment::Right }, None).into_owned()
-        });
-        cells.collect::<Vec<_>>().join("  ")
+        let cells = row.iter().zip(widths).zip(alignments);
+        let cells = cells.map(|((cell, width), alignment)| pad_str(cell, width, alignment, None).into_owned());
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     };
     let rule = widths.map(|width| "─".repeat(width)).join("──");
     let mut lines: Vec<_> = all().map(line).collect();

@@ -1,0 +1,181 @@
+//! The commands that speak to a running service over its HTTP API.
+
+mod progress;
+mod retry;
+mod show;
+mod steer;
+mod submit;
+mod tasks;
+mod time;
+mod watch;
+
+use std::{
+    io::{self, IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use data_patch_client::{HttpClient, HttpError};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{out, token};
+use crate::{protocol::http::TaskView, task::TaskId};
+
+/// Wrong arguments, or a token that is not given.
+const USAGE: u8 = 2;
+/// The service does not answer, or something else does.
+const UNREACHABLE: u8 = 3;
+/// The service refuses the request.
+const REFUSED: u8 = 4;
+/// Ctrl-C: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 succeeded, 1 the task failed or was cancelled, 2 usage, 3 not reachable, 4 refused, 130 interrupted (the task goes on).";
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Publish the readings of devices again, and watch it
+    #[command(after_help = submit::EXAMPLES)]
+    Submit(submit::Args),
+    /// Watch a task until it is finished
+    #[command(after_help = watch::EXAMPLES)]
+    Watch(watch::Args),
+    /// List the tasks, the newest first
+    #[command(after_help = tasks::EXAMPLES)]
+    Tasks(tasks::Args),
+    /// Show a task and its devices
+    #[command(after_help = show::EXAMPLES)]
+    Show(show::Args),
+    /// Cancel a task: what is published stays, nothing more is added
+    #[command(after_help = EXIT_CODES)]
+    Cancel(steer::Args),
+    /// Pause a task
+    #[command(after_help = EXIT_CODES)]
+    Pause(steer::Args),
+    /// Resume a paused task where it is
+    #[command(after_help = EXIT_CODES)]
+    Resume(steer::Args),
+    /// Set the most rows a second of a task
+    #[command(after_help = steer::RATE_EXAMPLES)]
+    Rate(steer::RateArgs),
+    /// Publish the devices of a finished task again that failed or were cancelled, as a new task
+    #[command(after_help = retry::EXAMPLES)]
+    Retry(retry::Args),
+}
+
+/// What all of these commands have.
+#[derive(clap::Args)]
+pub struct RemoteArgs {
+    /// The service
+    #[arg(long, value_name = "URL", env = "DATA_PATCH_URL", default_value = "http://127.0.0.1:18010")]
+    url: String,
+    /// A file whose first line is the token; without it the variable DATA_PATCH_TOKEN is used, or the
+    /// token is asked for on a terminal
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+    /// Print as little as possible: ids and errors
+    #[arg(long, short, conflicts_with = "json")]
+    quiet: bool,
+}
+
+/// The command cannot be run as it is given.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UsageError(String);
+
+/// Runs a command.
+pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) {
+        console::set_colors_enabled(false);
+    }
+    match command {
+        Command::Submit(args) => submit::run(args).await,
+        Command::Watch(args) => watch::run(args).await,
+        Command::Tasks(args) => tasks::run(args).await,
+        Command::Show(args) => show::run(args).await,
+        Command::Cancel(args) => steer::run(args, steer::Action::Cancel).await,
+        Command::Pause(args) => steer::run(args, steer::Action::Pause).await,
+        Command::Resume(args) => steer::run(args, steer::Action::Resume).await,
+        Command::Rate(args) => steer::rate(args).await,
+        Command::Retry(args) => retry::run(args).await,
+    }
+}
+
+/// The exit code of an error.
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<UsageError>() {
+        return ExitCode::from(USAGE);
+    }
+    match error.downcast_ref() {
+        Some(HttpError::Invalid(_)) => ExitCode::from(USAGE),
+        Some(HttpError::Unreachable { .. } | HttpError::Protocol { .. }) => ExitCode::from(UNREACHABLE),
+        Some(HttpError::Refused(_)) => ExitCode::from(REFUSED),
+        None => ExitCode::FAILURE,
+    }
+}
+
+impl RemoteArgs {
+    /// A client of the service.
+    fn client(&self) -> anyhow::Result<HttpClient> {
+        let client = HttpClient::new(&self.url, &self.token()?)?;
+        Ok(if is_chinese() { client.in_chinese() } else { client })
+    }
+
+    fn token(&self) -> anyhow::Result<String> {
+        let token = if let Some(path) = &self.token_file {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| UsageError(format!("the token file {} cannot be read", path.display())))?;
+            text.lines().next().unwrap_or_default().trim().to_owned()
+        } else if let Some(token) = std::env::var_os("DATA_PATCH_TOKEN") {
+            token.to_string_lossy().trim().to_owned()
+        } else if io::stdin().is_terminal() {
+            token::ask()?
+        } else {
+            return Err(UsageError("no token: set DATA_PATCH_TOKEN, or name a file with --token-file".to_owned()).into());
+        };
+        if token.is_empty() {
+            return Err(UsageError("the token is empty".to_owned()).into());
+        }
+        Ok(token)
+    }
+}
+
+/// Whether the language of the environment is Chinese. The first variable that is set counts.
+fn is_chinese() -> bool {
+    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    ["LC_ALL", "LC_MESSAGES", "LANG"].into_iter().find_map(set).is_some_and(|language| language.starts_with("zh"))
+}
+
+/// Parses the id of a task.
+fn task_id(text: &str) -> Result<TaskId, &'static str> {
+    Uuid::try_parse(text).map(TaskId).map_err(|_| "it must be a UUID, as submit and tasks print it")
+}
+
+fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    out::line(&serde_json::to_string(value)?)
+}
+
+/// Prints a line on standard error, which may be closed.
+fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "data-patch: {text}");
+}
+
+/// The state of a task, as tables show it.
+fn state(task: &TaskView) -> &'static str {
+    if task.state.is_final() {
+        task.state.as_str()
+    } else if task.cancel_requested {
+        "cancelling"
+    } else if task.paused {
+        "paused"
+    } else {
+        task.state.as_str()
+    }
+}
