@@ -134,13 +134,15 @@ fn routes(
         .and(with_state(state))
         .and(warp::header::optional::<String>("accept"))
         .then(|state: Arc<ServerState>, accept: Option<String>| async move { health::metrics(&state, accept.as_deref()).await });
-    alive.or(ready).unify().or(metrics).unify().recover(handle_rejection).map(Reply::into_response)
+    // Public: it is the same for every service of this version.
+    let openapi = warp::path!("data-patch" / "openapi.json").map(http::openapi);
+    alive.or(ready).unify().or(metrics).unify().or(openapi).unify().recover(handle_rejection).map(Reply::into_response)
 }
 
 /// Replies to unknown paths with the list of endpoints.
 async fn handle_rejection(rejection: Rejection) -> Result<Response, Infallible> {
     let text = format!(
-        "available here: {} (a WebSocket), {} (the HTTP API), /healthz, /readyz and /metrics\n",
+        "available here: {} (a WebSocket), {} (the HTTP API), /data-patch/openapi.json, /healthz, /readyz and /metrics\n",
         crate::protocol::PATH,
         crate::protocol::http::PREFIX
     );

@@ -123,6 +123,8 @@ async fn the_operators_endpoints() {
     let (status, metrics) = app.get("/metrics").await;
     assert_eq!(status, 200);
     assert!(metrics.contains("data_patch_rows_published_total 0"), "{metrics}");
+    let (status, document) = app.get("/data-patch/openapi.json").await;
+    assert!(status == 200 && document.contains(r#""openapi":"3.1.0""#), "{document}");
     let (status, body) = app.get("/data-patch").await;
     assert_eq!(status, 404);
     assert!(body.contains("/data-patch/websocket"), "{body}");

@@ -3,6 +3,7 @@
 
 mod error;
 mod events;
+mod openapi;
 mod query;
 mod route;
 mod tasks;
@@ -29,6 +30,7 @@ use crate::{
     service::Caller,
 };
 use error::ApiError;
+pub use openapi::openapi;
 use query::Query;
 use route::{Action, Route};
 
@@ -133,7 +135,7 @@ impl Call<'_> {
             Action::Steer(id, steer) => self.steer(id, steer).await,
             Action::Retry(id) => self.retry(id).await,
             Action::Quarantine(id) => self.quarantine(id).await,
-            Action::Service => Ok(self.service()),
+            Action::Service => self.service(),
         }
     }
 

@@ -164,7 +164,8 @@ impl Call<'_> {
     }
 
     /// `GET /service`
-    pub fn service(&self) -> Response {
+    pub fn service(&self) -> Result<Response, ApiError> {
+        self.query.check(&[])?;
         let policy = self.state.tasks.policy();
         let rate = |rate: Option<NonZeroU32>| rate.map(NonZeroU32::get);
         let view = ServiceView {
@@ -185,7 +186,7 @@ impl Call<'_> {
                 max_rate: rate(policy.max_rate),
             },
         };
-        json(StatusCode::OK, &view)
+        Ok(json(StatusCode::OK, &view))
     }
 }
 

@@ -12,26 +12,37 @@ use crate::task::{Event, JobState, Requester, TaskId, TaskState};
 #[serde(rename_all = "camelCase")]
 pub struct SubmitRequest {
     /// Always `iota`.
+    #[cfg_attr(feature = "openapi", schema(pattern = "^iota$", example = "iota"))]
     pub src: String,
     /// The thing that the devices are mounted on.
     pub thing_id: Uuid,
     /// At least one. Duplicates are dropped.
+    #[cfg_attr(feature = "openapi", schema(min_items = 1))]
     pub devices: Vec<Uuid>,
     /// Start of the range, inclusive: RFC 3339, or `yyyy-MM-dd HH:mm:ss` in the service's zone.
+    #[cfg_attr(feature = "openapi", schema(example = "2019-01-11T21:03:00.000+0800"))]
     pub from: String,
     /// End of the range, inclusive.
+    #[cfg_attr(feature = "openapi", schema(example = "2019-01-15T14:30:00.000+0800"))]
     pub to: String,
     /// The Kafka topic; without it the default one.
+    #[cfg_attr(
+        feature = "openapi",
+        schema(min_length = 1, max_length = 249, pattern = "^[a-zA-Z0-9._-]+$", example = "savoir_data")
+    )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
     /// The same value again creates nothing and answers with the task that it created. In HTTP the
     /// header `Idempotency-Key` is the same.
+    #[cfg_attr(feature = "openapi", schema(min_length = 1, max_length = 128))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
     /// Why the readings are published again; at most 500 characters.
+    #[cfg_attr(feature = "openapi", schema(max_length = 500))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Most rows a second, for the whole task.
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<u32>,
 }
@@ -181,7 +192,6 @@ pub struct RetryRequest {
 
 /// Devices of a finished task.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
 pub enum RetryDevices {
     /// Those that failed or were cancelled.
@@ -192,6 +202,29 @@ pub enum RetryDevices {
     List(Vec<Uuid>),
 }
 
+// Written by hand: the derive does not know a variant without a tag.
+#[cfg(feature = "openapi")]
+impl utoipa::PartialSchema for RetryDevices {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        use utoipa::openapi::{Array, KnownFormat, ObjectBuilder, OneOfBuilder, SchemaFormat, Type};
+        let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["failed", "all"]));
+        let uuid = SchemaFormat::KnownFormat(KnownFormat::Uuid);
+        let device = ObjectBuilder::new().schema_type(Type::String).format(Some(uuid));
+        OneOfBuilder::new()
+            .description(Some("Those that failed or were cancelled, all, or some devices of a finished task."))
+            .item(word)
+            .item(Array::new(device))
+            .into()
+    }
+}
+
+#[cfg(feature = "openapi")]
+impl utoipa::ToSchema for RetryDevices {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "RetryDevices".into()
+    }
+}
+
 /// Changes the rate of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -199,5 +232,6 @@ pub enum RetryDevices {
 pub struct RateRequest {
     /// Most rows a second, for the whole task; `null`: no limit.
     #[serde(deserialize_with = "Option::deserialize")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, required = true))]
     pub rate: Option<u32>,
 }
