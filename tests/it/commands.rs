@@ -81,7 +81,7 @@ async fn the_service_of_a_demo_that_is_killed_ends_too() {
 }
 
 /// Reads until `text` was printed; returns all output.
-async fn read_until(terminal: &mut tokio::fs::File, text: &str) -> String {
+pub async fn read_until(terminal: &mut tokio::fs::File, text: &str) -> String {
     let (mut output, mut buffer) = (Vec::new(), [0; 4096]);
     let reading = async {
         loop {
@@ -99,7 +99,7 @@ async fn read_until(terminal: &mut tokio::fs::File, text: &str) -> String {
 }
 
 /// A terminal: its two sides, and the path of the program's side.
-fn open_terminal() -> (tokio::fs::File, File, String) {
+pub fn open_terminal() -> (tokio::fs::File, File, String) {
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&terminal).unwrap();
     unlockpt(&terminal).unwrap();

@@ -15,6 +15,7 @@ mod cancel;
 mod check;
 mod client;
 mod commands;
+mod commands_api;
 mod configuration;
 mod connections;
 mod contract;

@@ -179,3 +179,8 @@ fn state(task: &TaskView) -> &'static str {
         task.state.as_str()
     }
 }
+
+/// `1 device`, `2 devices`.
+fn devices(count: u64) -> String {
+    format!("{count} device{}", if count == 1 { "" } else { "s" })
+}

@@ -139,7 +139,7 @@ impl Bars {
         let done = task.devices.succeeded + task.devices.failed + task.devices.cancelled;
         let hidden = (task.devices.running as usize).saturating_sub(self.devices.len());
         let hidden = if hidden > 0 { format!(", {hidden} more running") } else { String::new() };
-        self.total.set_prefix(format!("{}: {done} of {} devices{hidden}", super::state(task), task.devices.total));
+        self.total.set_prefix(format!("{}: {done} of {}{hidden}", super::state(task), super::devices(task.devices.total)));
         self.total.set_length(task.rows.counted);
         self.total.set_position(task.rows.published + task.rows.quarantined);
         self.total.set_message(speed(task.rows_per_second, task.estimated_end));
@@ -152,7 +152,7 @@ async fn snapshot(client: &HttpClient, task: TaskId) -> Result<(TaskView, Vec<Jo
 }
 
 fn bar_style() -> ProgressStyle {
-    let template = "{prefix:32!} {bar:24} {human_pos} of {human_len}  {msg}";
+    let template = "{prefix:36!} {bar:24} {human_pos} of {human_len}  {msg}";
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
 }
 

@@ -89,8 +89,8 @@ pub async fn created(client: &HttpClient, task: &TaskView, detach: bool, remote:
     } else if remote.quiet {
         out::line(&task_id.to_string())?;
     } else {
-        let devices = if devices.total == 1 { "1 device".to_owned() } else { format!("{} devices", devices.total) };
-        out::line(&format!("task {task_id}: {devices}, {} to {}, to {topic}", time::show(*from), time::show(*to)))?;
+        let devices = super::devices(devices.total);
+        out::line(&format!("task {task_id}: {devices}, from {} to {}, topic {topic}", time::show(*from), time::show(*to)))?;
         if detach {
             super::note(&format!("watch it with: data-patch watch {task_id}"));
         }
