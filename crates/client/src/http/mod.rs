@@ -169,13 +169,13 @@ impl HttpClient {
         self.send(call(Method::PATCH, format!("/tasks/{task}")), Some(&RateRequest { rate })).await
     }
 
-    /// Creates a task for devices of a finished one. Not sent again by itself: that could create two.
+    /// Creates a task for devices of a finished one; the same retry again returns the task that it
+    /// created.
     ///
     /// # Errors
     /// As for all calls.
     pub async fn retry(&self, task: TaskId, devices: RetryDevices) -> Result<TaskView, HttpError> {
-        let call = Call { is_repeatable: false, ..call(Method::POST, format!("/tasks/{task}/retry")) };
-        self.send(call, Some(&RetryRequest { devices })).await
+        self.send(call(Method::POST, format!("/tasks/{task}/retry")), Some(&RetryRequest { devices })).await
     }
 
     /// The service, and what requests must respect.
