@@ -134,13 +134,10 @@ impl TaskService {
     async fn overlaps(&self, task: &NewTask, retry_of: Option<TaskId>) -> Result<Option<Event>, RequestError> {
         let NewTask { thing, devices, topic, from, to, .. } = task.clone();
         let query = OverlapQuery { thing, topic, devices, from, to };
-        let overlapping = self.queue.overlaps(query, MAX_NAMED + 1).await.map_err(unavailable)?;
+        let overlapping = self.queue.overlaps(query, MAX_NAMED as u32 + 1).await.map_err(unavailable)?;
         let same_request = |row: &TaskRow| task.request_id.is_some() && row.request_id == task.request_id;
-        let mut tasks: Vec<_> = overlapping
-            .iter()
-            .filter(|found| Some(found.task.id) != retry_of && !same_request(&found.task))
-            .map(|found| found.task.id)
-            .collect();
+        let mut tasks: Vec<_> =
+            overlapping.iter().filter(|task| Some(task.id) != retry_of && !same_request(task)).map(|task| task.id).collect();
         let more = tasks.len().saturating_sub(MAX_NAMED) as u64;
         tasks.truncate(MAX_NAMED);
         Ok(if tasks.is_empty() { None } else { Some(Event::Overlaps { tasks, more }) })

@@ -38,7 +38,7 @@ pub use claim::{ClaimLimits, Claimed};
 pub use clock::Clock;
 pub use error::QueueError;
 pub use lease::{Checkpoint, DeviceCount, Job, Lease, LeaseError};
-pub use list::{JobRow, OverlapQuery, OverlappingTask, QuarantineCursor, TaskDetail, TaskFilter, TaskPage, TaskTotals};
+pub use list::{JobRow, OverlapQuery, QuarantineCursor, TaskDetail, TaskFilter, TaskPage, TaskTotals};
 pub use log_tail::LogTail;
 pub use metrics::{CauseLabel, QueueMetrics};
 pub use open::{OpenError, QueueOptions};

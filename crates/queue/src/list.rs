@@ -90,14 +90,6 @@ pub struct JobRow {
 /// Where a part of a list of quarantined rows begins: after this row.
 pub type QuarantineCursor = (Uuid, Position);
 
-/// A task that publishes, or has published, some of the same rows.
-#[derive(Debug, Clone)]
-pub struct OverlappingTask {
-    pub task: TaskRow,
-    /// The devices that both have.
-    pub devices: Vec<Uuid>,
-}
-
 /// What [`Queue::overlaps`] looks for.
 #[derive(Debug, Clone)]
 pub struct OverlapQuery {
@@ -160,7 +152,7 @@ impl Queue {
     ///
     /// # Errors
     /// The queue cannot be read.
-    pub async fn overlaps(&self, query: OverlapQuery, limit: usize) -> Result<Vec<OverlappingTask>, QueueError> {
+    pub async fn overlaps(&self, query: OverlapQuery, limit: u32) -> Result<Vec<TaskRow>, QueueError> {
         self.inner.store.overlaps(query, limit).await
     }
 }

@@ -11,8 +11,8 @@ use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 
 use crate::{
-    Backlog, ClaimLimits, Clock, Job, JobRow, OpenError, OverlapQuery, OverlappingTask, ProbeError, QuarantineCursor, QueueError,
-    QueueOptions, Steer, Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    Backlog, ClaimLimits, Clock, Job, JobRow, OpenError, OverlapQuery, ProbeError, QuarantineCursor, QueueError, QueueOptions,
+    Steer, Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
     events::EventHub,
     lease::JobUpdate,
     metrics::QueueMetrics,
@@ -130,11 +130,7 @@ pub(crate) trait Store {
     ) -> impl Future<Output = Result<Vec<(Uuid, QuarantinedRow)>, QueueError>> + Send;
 
     /// See [`crate::Queue::overlaps`].
-    fn overlaps(
-        &self,
-        query: OverlapQuery,
-        limit: usize,
-    ) -> impl Future<Output = Result<Vec<OverlappingTask>, QueueError>> + Send;
+    fn overlaps(&self, query: OverlapQuery, limit: u32) -> impl Future<Output = Result<Vec<TaskRow>, QueueError>> + Send;
 
     /// The quarantined rows of a task, each with its device, ordered by device, time and key.
     fn quarantined_rows(&self, task: TaskId) -> impl Future<Output = Result<Vec<(Uuid, QuarantinedRow)>, QueueError>> + Send;
@@ -302,7 +298,7 @@ impl Store for AnyStore {
         dispatch!(self, store => store.quarantine_page(task, after, limit).await)
     }
 
-    async fn overlaps(&self, query: OverlapQuery, limit: usize) -> Result<Vec<OverlappingTask>, QueueError> {
+    async fn overlaps(&self, query: OverlapQuery, limit: u32) -> Result<Vec<TaskRow>, QueueError> {
         dispatch!(self, store => store.overlaps(query, limit).await)
     }
 

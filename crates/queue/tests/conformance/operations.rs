@@ -249,8 +249,7 @@ async fn tasks_of_the_same_devices_and_time_overlap<S: TestStore>() {
     };
     let other = Uuid::new_v4();
     let found = bench.queue.overlaps(query(&[first.devices[1], other], first.from), 9).await.unwrap();
-    assert_eq!(found.iter().map(|found| found.task.id).collect::<Vec<_>>(), [id]);
-    assert_eq!(found[0].devices, [first.devices[1]]);
+    assert_eq!(found.iter().map(|task| task.id).collect::<Vec<_>>(), [id]);
     assert!(bench.queue.overlaps(query(&[other], first.from), 9).await.unwrap().is_empty());
     let later = first.to + chrono::TimeDelta::seconds(1);
     assert!(bench.queue.overlaps(query(&first.devices, later), 9).await.unwrap().is_empty());

@@ -5,7 +5,7 @@ use super::{
     sql::{self, TaskRange},
 };
 use crate::{
-    OverlapQuery, OverlappingTask, QueueError, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    OverlapQuery, QueueError, TaskDetail, TaskFilter, TaskPage, TaskRow,
     task::{TaskId, TaskState},
 };
 
@@ -58,26 +58,12 @@ pub async fn detail(readers: &Readers, task: TaskRow) -> Result<TaskDetail, Queu
 }
 
 /// The latest tasks that have a device of the query and overlap its range.
-pub async fn overlaps(readers: &Readers, query: OverlapQuery, limit: usize) -> Result<Vec<OverlappingTask>, QueueError> {
+pub async fn overlaps(readers: &Readers, query: OverlapQuery, limit: u32) -> Result<Vec<TaskRow>, QueueError> {
     /// The latest tasks of the thing that are looked at.
     const MAX_TASKS: u32 = 200;
-    let tasks = readers.rows(sql::tasks_of_thing(query.thing, &query.topic, MAX_TASKS), sql::read_task).await?;
-    let overlapping: Vec<_> = tasks.into_iter().filter(|task| task.from <= query.to && query.from <= task.to).collect();
-    let mut found = Vec::new();
-    if overlapping.is_empty() {
-        return Ok(found);
-    }
+    let oldest = readers.rows(sql::task_of_thing_at(query.thing, MAX_TASKS), sql::read_task_id).await?.pop();
     let devices: Vec<_> = query.devices.iter().map(ToString::to_string).collect();
     // Strings can always be encoded.
     let devices = serde_json::to_string(&devices).unwrap_or_default();
-    for task in overlapping {
-        let common = readers.rows(sql::common_devices(task.id, devices.clone()), sql::read_device).await?;
-        if !common.is_empty() {
-            found.push(OverlappingTask { task, devices: common });
-        }
-        if found.len() >= limit {
-            break;
-        }
-    }
-    Ok(found)
+    readers.rows(sql::overlapping_tasks(&query, devices, oldest, limit), sql::read_task).await
 }

@@ -25,8 +25,8 @@ use uuid::Uuid;
 
 use super::{ClaimRequest, ClaimedJobs, Store};
 use crate::{
-    Backlog, ClaimLimits, Job, JobRow, OverlapQuery, OverlappingTask, ProbeError, QuarantineCursor, QueueError, Steer, Steered,
-    Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    Backlog, ClaimLimits, Job, JobRow, OverlapQuery, ProbeError, QuarantineCursor, QueueError, Steer, Steered, Steering,
+    Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
     lease::JobUpdate,
     policy::millis,
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
@@ -150,7 +150,7 @@ impl Store for SqliteStore {
         self.readers.rows(sql::quarantine_page(task, after, limit), sql::read_quarantined).await
     }
 
-    async fn overlaps(&self, query: OverlapQuery, limit: usize) -> Result<Vec<OverlappingTask>, QueueError> {
+    async fn overlaps(&self, query: OverlapQuery, limit: u32) -> Result<Vec<TaskRow>, QueueError> {
         list::overlaps(&self.readers, query, limit).await
     }
 

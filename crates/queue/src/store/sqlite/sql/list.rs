@@ -12,7 +12,7 @@ use super::{
     uuid,
 };
 use crate::{
-    JobRow, QuarantineCursor, TaskFilter,
+    JobRow, OverlapQuery, QuarantineCursor, TaskFilter,
     store::sqlite::schema::{Job, Quarantine, Task, index},
     task::{JobState, TaskId, TaskState},
 };
@@ -173,24 +173,55 @@ pub fn quarantine_page(task: TaskId, after: Option<&QuarantineCursor>, limit: u3
     Statement::new(&TEXT, [task.into(), device.into(), time.into(), key.into(), limit.into()])
 }
 
-/// Which of a task's devices are among those of the statement. `devices` is a JSON array.
-pub fn common_devices(task: TaskId, devices: String) -> Statement<'static> {
+/// The latest tasks of a thing and topic that overlap a range and have one of the devices, a JSON
+/// array.
+pub fn overlapping_tasks(query: &OverlapQuery, devices: String, after: Option<TaskId>, limit: u32) -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
-        let listed = Expr::cust_with_exprs("\"device_id\" IN (SELECT value FROM json_each(?))", [param()]);
-        let select = Query::select()
-            .column(Job::DeviceId)
+        let has_device = Query::select()
+            .expr(Expr::cust("1"))
             .from(Job::Table)
-            .and_where(eq_param(Job::TaskId))
-            .and_where(listed)
-            .order_by(Job::Ordinal, Order::Asc)
+            .and_where(Expr::col((Job::Table, Job::TaskId)).equals((Task::Table, Task::Id)))
+            .and_where(Expr::cust_with_exprs("\"device_id\" IN (SELECT value FROM json_each(?))", [param()]))
             .take();
-        by_index(&build_sql(&select), r#"FROM "job""#, index::JOB_TASK)
+        let select = select_task()
+            .and_where(eq_param(Task::ThingId))
+            .and_where(Expr::col(Task::Id).gt(param()))
+            .and_where(eq_param(Task::Topic))
+            // Stored times have one format, so they compare as texts.
+            .and_where(Expr::col(Task::RangeFrom).lte(param()))
+            .and_where(Expr::col(Task::RangeTo).gte(param()))
+            .and_where(Expr::exists(has_device))
+            .order_by((Task::Table, Task::Id), Order::Desc)
+            .limit(0)
+            .take();
+        let text = by_index(&build_sql(&select), r#"FROM "task""#, index::TASK_THING);
+        by_index(&text, r#"FROM "job""#, index::JOB_TASK)
     });
-    Statement::new(&TEXT, [task.into(), devices.into()])
+    let after = after.map_or_else(String::new, |after| after.to_string());
+    let values = [
+        query.thing.into(),
+        after.into(),
+        query.topic.clone().into(),
+        query.to.into(),
+        query.from.into(),
+        devices.into(),
+        limit.into(),
+    ];
+    Statement::new(&TEXT, values)
 }
 
-/// The latest tasks of a thing that publish to a topic.
-pub fn tasks_of_thing(thing: Uuid, topic: &str, limit: u32) -> Statement<'static> {
-    let filter = TaskFilter { thing: Some(thing), topic: Some(topic.to_owned()), ..TaskFilter::default() };
-    tasks(&filter, TaskRange::default(), limit)
+/// The id of the task of a thing that has `count` later ones.
+pub fn task_of_thing_at(thing: Uuid, count: u32) -> Statement<'static> {
+    static TEXT: Sql = Sql::new(|| {
+        let select = Query::select()
+            .column(Task::Id)
+            .from(Task::Table)
+            .and_where(eq_param(Task::ThingId))
+            .order_by(Task::Id, Order::Desc)
+            .limit(0)
+            .offset(0)
+            .take();
+        by_index(&build_sql(&select), r#"FROM "task""#, index::TASK_THING)
+    });
+    Statement::new(&TEXT, [thing.into(), 1_u32.into(), count.into()])
 }

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::{
-    Clock, Queue, QueueOptions, TaskFilter, TaskTotals,
+    Clock, OverlapQuery, Queue, QueueOptions, TaskFilter, TaskTotals,
     policy::{crash::InProgress, fixture, job::JobWrite},
     store::sqlite::connection,
     task::{JobState, LogEntry, NewTask, Position, Progress, QuarantinedRow, TaskId, TaskState},
@@ -14,7 +14,7 @@ use crate::{
 
 /// Statements that may read a whole index, and why.
 const WHOLE_INDEX: [(&str, &str); 7] = [
-    ("common_devices", "the devices of one request, in memory"),
+    ("overlapping_tasks", "the devices of one request, in memory"),
     ("in_progress", "the unfinished jobs, once for each dead service"),
     ("release_all", "the unfinished jobs, once when a service stops"),
     ("any_suspect", "the jobs suspected of crashes: nearly always none"),
@@ -114,16 +114,18 @@ fn lists(id: TaskId, device: Uuid) -> Vec<(&'static str, Statement<'static>)> {
         text: Some("x".to_owned()),
         ..TaskFilter::default()
     };
+    let time = DateTime::UNIX_EPOCH;
+    let overlap = OverlapQuery { thing: device, topic: "t".to_owned(), devices: Vec::new(), from: time, to: time };
     let range = TaskRange { state: Some(TaskState::Failed), after: Some(id), before: Some(id) };
     vec![
         ("tasks", tasks(&TaskFilter::default(), TaskRange::default(), 1)),
         ("tasks", tasks(&every_filter, TaskRange { state: None, ..range }, 1)),
         ("tasks", tasks(&every_filter, range, 1)),
-        ("tasks_of_thing", tasks_of_thing(device, "t", 1)),
+        ("overlapping_tasks", overlapping_tasks(&overlap, "[]".to_owned(), Some(id), 1)),
+        ("task_of_thing_at", task_of_thing_at(device, 1)),
         ("task_at_distance", task_at_distance(Some(id), 1)),
         ("jobs", jobs(id, &[JobState::Running], Some(1), 1)),
         ("quarantine_page", quarantine_page(id, None, 1)),
-        ("common_devices", common_devices(id, "[]".to_owned())),
     ]
 }
 
