@@ -2,19 +2,34 @@
 //! (<https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>). They have no
 //! prefix. A value that the system does not tell is omitted.
 
-use std::{fs, sync::atomic::AtomicU64};
+use std::{
+    fs,
+    sync::{LazyLock, atomic::AtomicU64},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use prometheus_client::{
     metrics::counter::Counter,
     registry::{Registry, Unit},
 };
-use rustix::process::{Resource, getrlimit};
+use rustix::{
+    process::{Resource, getrlimit},
+    time::{ClockId, clock_gettime},
+};
 
 use super::exposition::{float_gauge, integer_gauge};
 
 /// Ticks per second of the times in `/proc/self/stat`: the same on all architectures of Linux,
 /// whatever the kernel's own clock is (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// The time of the system's start, in seconds since 1970. It is determined once: with each step of
+/// the wall clock the difference changes, and the process would seem to have been restarted.
+static BOOT_SECONDS: LazyLock<Option<f64>> = LazyLock::new(|| {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    let up = Duration::try_from(clock_gettime(ClockId::Boottime)).ok()?;
+    Some(now.as_secs_f64() - up.as_secs_f64())
+});
 
 /// Registers the metrics of this process with their present values.
 pub fn register(registry: &mut Registry) {
@@ -33,8 +48,7 @@ pub fn register(registry: &mut Registry) {
             integer_gauge(bytes),
         );
     }
-    let boot = fs::read_to_string("/proc/stat").unwrap_or_default();
-    if let Some(seconds) = start_seconds(&stat, &boot) {
+    if let Some(seconds) = BOOT_SECONDS.and_then(|boot| start_seconds(&stat, boot)) {
         let help = "Start of the process, in seconds since 1970";
         registry.register_with_unit("process_start_time", help, Unit::Seconds, float_gauge(seconds));
     }
@@ -59,8 +73,7 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
     Some((stat_field(stat, 14)? + stat_field(stat, 15)?) / TICKS_PER_SECOND)
 }
 
-fn start_seconds(stat: &str, boot: &str) -> Option<f64> {
-    let boot_seconds: f64 = boot.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()?;
+fn start_seconds(stat: &str, boot_seconds: f64) -> Option<f64> {
     Some(boot_seconds + stat_field(stat, 22)? / TICKS_PER_SECOND)
 }
 
@@ -78,14 +91,14 @@ mod tests {
         let stat =
             "42 (data) patch) S 1 42 42 0 -1 4194560 900 0 0 0 250 150 0 0 20 0 9 0 12300 1000000 2000 18446744073709551615";
         assert_eq!(cpu_seconds(stat), Some(4.0));
-        assert_eq!(start_seconds(stat, "cpu 1 2\nbtime 1700000000\n"), Some(1_700_000_123.0));
+        assert_eq!(start_seconds(stat, 1_700_000_000.0), Some(1_700_000_123.0));
         assert_eq!(resident_bytes("VmPeak:\t  10 kB\nVmRSS:\t     512 kB\n"), Some(524_288));
     }
 
     #[test]
     fn a_text_of_another_form_gives_no_value() {
         for text in ["", "42 (data-patch", "42 (data-patch) S 1", "VmRSS: many kB"] {
-            assert_eq!((cpu_seconds(text), start_seconds(text, text), resident_bytes(text)), (None, None, None), "{text:?}");
+            assert_eq!((cpu_seconds(text), start_seconds(text, 0.0), resident_bytes(text)), (None, None, None), "{text:?}");
         }
     }
 }
