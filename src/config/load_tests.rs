@@ -180,3 +180,9 @@ fn every_option_has_a_variable_of_its_own() {
     let variables: std::collections::BTreeSet<_> = known.iter().map(|key| keys::variable(key)).collect();
     assert_eq!(variables.len(), known.len());
 }
+
+#[test]
+fn the_url_of_the_commands_is_no_option() {
+    assert!(with(&[("DATA_PATCH_URL", "http://127.0.0.1:18010")]).is_ok());
+    assert!(with(&[("DATA_PATCH_URLS", "x")]).is_err());
+}
