@@ -148,7 +148,9 @@ async fn a_watcher_whose_token_is_removed_is_disconnected() {
     viewer.send(&json!({"token": VIEWER, "taskId": task})).await;
     viewer.until(|line| message(line).contains("source is unavailable")).await;
     write(&app.folder.path().join("tokens.toml"), "");
-    assert_eq!(viewer.close_code().await, Some(1008));
+    // Log lines would keep it waiting for ever.
+    let closed = tokio::time::timeout(PATIENCE, viewer.close_code()).await.expect("it watches on");
+    assert_eq!(closed, Some(1008));
     assert_eq!(code_of(&mut operator, OPERATOR).await, "wrong_token");
     app.stop().await;
 }
