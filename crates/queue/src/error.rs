@@ -23,7 +23,7 @@ impl QueueError {
     /// The kind of error, as a metric label.
     pub fn cause(&self) -> &'static str {
         match self {
-            Self::Unavailable(_) => "away",
+            Self::Unavailable(_) => "unavailable",
             Self::Damaged(_) => "damaged",
             Self::Unknown(_) => "unknown",
             Self::Closed => "closed",
