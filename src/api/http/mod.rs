@@ -22,7 +22,7 @@ use warp::{
 
 use super::{
     ServerState,
-    admission::AdmissionGuard,
+    admission::{AdmissionGuard, Stage},
     auth::{self, AuthError},
 };
 use crate::{
@@ -87,6 +87,9 @@ async fn answer(
             return Err(ApiError::origin());
         }
     }
+    // Until the token is known to be right, the connection is among the first to be closed when
+    // there are too many: the answer to a wrong one is delayed.
+    guard.reached(Stage::WrongToken);
     let (identity, secret) =
         auth::authenticate(&parts.headers, address, &state.tokens, &state.login_throttle).await.map_err(ApiError::auth)?;
     guard.authenticate();
