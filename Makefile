@@ -1,6 +1,6 @@
 # What people type. `make test` runs everything that can run here, and says loudly what could not.
 
-.PHONY: help test test-announce test-embedded test-real lint demo services services-down acceptance torture soak fuzz bench bench-hot
+.PHONY: help test test-announce test-embedded test-real lint demo deploy-test services services-down acceptance torture soak fuzz bench bench-hot
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,10 @@ lint: ## formatting, clippy, documentation
 
 demo: ## see it work, with nothing installed
 	cargo run --locked --release -- demo
+
+deploy-test: ## what is in deploy/: alert rules, dashboard, systemd, Kubernetes, Helm; the Debian package in a new system (as root)
+	cargo build --locked --features failpoints
+	deploy/test
 
 services: ## start PostgreSQL and Kafka for tests
 	scripts/services up
