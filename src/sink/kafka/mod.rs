@@ -21,7 +21,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rdkafka::ClientConfig;
@@ -246,7 +246,14 @@ impl Kafka {
             }
         }
         // Producers of unused topics, and of batch sizes that are no longer used.
-        for (_, idle) in producers.extract_if(|_, producer| Arc::strong_count(producer) == 1 && producer.is_idle()) {
+        let is_unused = |producer: &Arc<Producer>| Arc::strong_count(producer) == 1;
+        let mut unused: Vec<_> =
+            producers.values().filter(|producer| is_unused(producer)).map(|producer| producer.used_at()).collect();
+        unused.sort_unstable_by_key(|used_at| std::cmp::Reverse(*used_at));
+        let oldest_kept = unused.get(producer::MAX_IDLE - 1).copied();
+        let is_idle =
+            |used_at: Instant| used_at.elapsed() >= producer::IDLE_TIMEOUT || oldest_kept.is_some_and(|oldest| used_at < oldest);
+        for (_, idle) in producers.extract_if(|_, producer| is_unused(producer) && is_idle(producer.used_at())) {
             self.inner.reaper.take(idle);
         }
         let mut config = client_config(&self.inner.config, &self.inner.brokers, kind);

@@ -36,6 +36,10 @@ const PURGE_INTERVAL: Duration = Duration::from_millis(50);
 /// A producer that was unused for this long may be closed.
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 
+/// Of the producers that no job uses, only the last so many are kept: each has threads, connections
+/// and buffers, and a service may be asked for many topics, one after the other.
+pub(super) const MAX_IDLE: usize = 8;
+
 /// Identifies a producer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct ProducerKey {
@@ -123,9 +127,9 @@ impl Producer {
         Arc::clone(first_acks.entry(partition).or_default())
     }
 
-    /// Whether no job has started to use it for a while.
-    pub fn is_idle(&self) -> bool {
-        self.used_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= IDLE_TIMEOUT
+    /// When a job last started to use it.
+    pub fn used_at(&self) -> Instant {
+        *self.used_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
