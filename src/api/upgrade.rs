@@ -116,11 +116,17 @@ fn check<'a>(request: &'a Parts, origins: &[String]) -> Result<&'a HeaderValue, 
     }
     let key =
         single_value(headers, &header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes())).ok_or(HandshakeError::Key)?;
-    let allowed = |origin: &HeaderValue| origins.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()));
-    if !origins.is_empty() && !headers.get_all(header::ORIGIN).iter().all(allowed) {
+    if !is_allowed_origin(headers, origins) {
         return Err(HandshakeError::Origin);
     }
     Ok(key)
+}
+
+/// Whether the page that a browser sends a request for may use the service; `origins` lists those
+/// that may, and allows all if it is empty. Programs send no `Origin`.
+pub fn is_allowed_origin(headers: &HeaderMap, origins: &[String]) -> bool {
+    let allowed = |origin: &HeaderValue| origins.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()));
+    origins.is_empty() || headers.get_all(header::ORIGIN).iter().all(allowed)
 }
 
 /// The value of a header that occurs exactly once.

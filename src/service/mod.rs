@@ -3,7 +3,7 @@
 
 mod view;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +12,7 @@ pub use view::event_view;
 use crate::{
     failpoint,
     protocol::{Attach, RequestError, RequestPolicy, Role, Submit, http::RetryDevices, rate_within},
-    queue::{LogTail, OverlapQuery, Queue, QueueError, Steer, Submission, Submitted, TaskRow},
+    queue::{LogTail, OverlapQuery, Queue, QueueError, Steer, Steered, Submission, Submitted, TaskRow},
     task::{Event, JobState, MAX_NAMED, NewTask, Requester, TaskId},
     telemetry::Metrics,
 };
@@ -41,7 +41,7 @@ impl Caller {
 }
 
 /// The name of the token of the start parameter.
-const DEFAULT_TOKEN: &str = "default";
+pub const DEFAULT_TOKEN: &str = "default";
 
 /// What clients may do; clones are the same service.
 #[derive(Clone)]
@@ -59,15 +59,6 @@ pub enum SubmitOutcome {
     Created(TaskId),
     /// The same request was sent before, with the same `requestId`: its task.
     Existing(Box<TaskRow>),
-}
-
-/// What became of steering a task.
-#[derive(Debug)]
-pub struct SteerOutcome {
-    /// The task afterwards.
-    pub task: TaskRow,
-    /// It was finished before; nothing was changed.
-    pub already_finished: bool,
 }
 
 impl TaskService {
@@ -132,8 +123,8 @@ impl TaskService {
     /// The event that names the tasks with some of the same rows, if there are any. The task that
     /// is tried again is left out.
     async fn overlaps(&self, task: &NewTask, retry_of: Option<TaskId>) -> Result<Option<Event>, RequestError> {
-        let NewTask { thing, devices, topic, from, to, .. } = task.clone();
-        let query = OverlapQuery { thing, topic, devices, from, to };
+        let NewTask { thing, devices, topic, from, to, .. } = task;
+        let query = OverlapQuery { thing: *thing, topic: topic.clone(), devices: devices.clone(), from: *from, to: *to };
         let overlapping = self.queue.overlaps(query, MAX_NAMED as u32 + 1).await.map_err(unavailable)?;
         let same_request = |row: &TaskRow| task.request_id.is_some() && row.request_id == task.request_id;
         let mut tasks: Vec<_> =
@@ -160,7 +151,7 @@ impl TaskService {
     ///
     /// # Errors
     /// The caller is no operator, there is no such task, or the queue cannot be written.
-    pub async fn steer(&self, caller: &Caller, task: TaskId, steer: Steer) -> Result<SteerOutcome, RequestError> {
+    pub async fn steer(&self, caller: &Caller, task: TaskId, steer: Steer) -> Result<Steered, RequestError> {
         let action = match steer {
             Steer::Cancel => "cancel tasks",
             Steer::Pause => "pause tasks",
@@ -178,7 +169,7 @@ impl TaskService {
             let Caller { token, address, .. } = caller;
             tracing::info!(%task, ?steer, token = &**token, %address, "a task is steered");
         }
-        Ok(SteerOutcome { task: steered.task, already_finished: steered.already_finished })
+        Ok(steered)
     }
 
     /// Creates a new task for devices of a finished one. Repeating it creates nothing as long as
@@ -201,27 +192,31 @@ impl TaskService {
             RetryDevices::All | RetryDevices::List(_) => &[],
         };
         let jobs = self.queue.jobs(id, states, None, u32::MAX).await.map_err(unavailable)?;
-        let all: Vec<_> = jobs.iter().map(|job| job.device).collect();
-        let (devices, key) = match devices {
-            RetryDevices::Failed => (all, "failed".to_owned()),
-            RetryDevices::All => (all, "all".to_owned()),
+        let mut devices_of_task: Vec<_> = jobs.iter().map(|job| job.device).collect();
+        let key = match devices {
+            RetryDevices::Failed => "failed".to_owned(),
+            RetryDevices::All => "all".to_owned(),
             RetryDevices::List(list) => {
-                if let Some((index, device)) = list.iter().enumerate().find(|(_, device)| !all.contains(device)) {
+                let known: HashSet<_> = devices_of_task.iter().copied().collect();
+                if let Some((index, device)) = list.iter().enumerate().find(|(_, device)| !known.contains(device)) {
                     return Err(RequestError::Invalid {
                         field: format!("devices[{index}]"),
                         found: format!("{device}, which is no device of task {id}"),
                         expected: "each is a device of the task".to_owned(),
                     });
                 }
-                (list.clone(), format!("{:x}", list.iter().fold(0, |sum: u128, device| sum.wrapping_add(device.as_u128()))))
+                // Each device once, in the order of the task: the same devices are the same retry.
+                let listed: HashSet<_> = list.iter().copied().collect();
+                devices_of_task.retain(|device| listed.contains(device));
+                format!("{:x}", listed.iter().fold(0, |sum: u128, device| sum.wrapping_add(device.as_u128())))
             }
         };
-        if devices.is_empty() {
+        if devices_of_task.is_empty() {
             return Err(RequestError::NothingToRetry(id));
         }
         let task = NewTask {
             thing: row.thing,
-            devices,
+            devices: devices_of_task,
             topic: row.topic,
             from: row.from,
             to: row.to,

@@ -49,10 +49,8 @@ impl TaskService {
         limit: u32,
     ) -> Result<Page<JobView>, RequestError> {
         self.task_row(id).await?;
-        let mut jobs = self.queue.jobs(id, states, after, limit.saturating_add(1)).await.map_err(unavailable)?;
-        let has_more = jobs.len() > limit as usize;
-        jobs.truncate(limit as usize);
-        let next = jobs.last().filter(|_| has_more).map(|job| job.ordinal.to_string());
+        let jobs = self.queue.jobs(id, states, after, limit.saturating_add(1)).await.map_err(unavailable)?;
+        let (jobs, next) = part(jobs, limit, |job| job.ordinal.to_string());
         let now = Utc::now();
         Ok(Page { items: jobs.into_iter().map(|job| job_view(job, now)).collect(), next })
     }
@@ -80,10 +78,8 @@ impl TaskService {
         limit: u32,
     ) -> Result<(Vec<QuarantineView>, Option<QuarantineCursor>), RequestError> {
         self.task_row(id).await?;
-        let mut rows = self.queue.quarantine_page(id, after, limit.saturating_add(1)).await.map_err(unavailable)?;
-        let has_more = rows.len() > limit as usize;
-        rows.truncate(limit as usize);
-        let next = rows.last().filter(|_| has_more).map(|(device, row)| (*device, row.position.clone()));
+        let rows = self.queue.quarantine_page(id, after, limit.saturating_add(1)).await.map_err(unavailable)?;
+        let (rows, next) = part(rows, limit, |(device, row)| (*device, row.position.clone()));
         let view = |(device, row): (uuid::Uuid, crate::task::QuarantinedRow)| QuarantineView {
             device_id: device,
             time: DateTime::from_timestamp_micros(row.position.time_us)
@@ -93,6 +89,15 @@ impl TaskService {
         };
         Ok((rows.into_iter().map(view).collect(), next))
     }
+}
+
+/// The first `limit` of the items, and the cursor of the last of them if there are more: one more
+/// than `limit` was read to find out.
+fn part<T, C>(mut items: Vec<T>, limit: u32, cursor: impl Fn(&T) -> C) -> (Vec<T>, Option<C>) {
+    let has_more = items.len() > limit as usize;
+    items.truncate(limit as usize);
+    let next = items.last().filter(|_| has_more).map(cursor);
+    (items, next)
 }
 
 fn time(ms: i64) -> DateTime<Utc> {

@@ -126,6 +126,10 @@ async fn a_retry_is_a_new_task_for_the_failed_devices_and_links_to_the_old_one()
     assert_eq!(log.last().unwrap()["payload"]["state"], "succeeded", "{log:#?}");
     let nothing = app.call("POST", &format!("/tasks/{}/retry", view["taskId"].as_str().unwrap()), &Value::Null).await;
     assert_eq!((nothing.status, nothing.json()["code"].as_str()), (409, Some("nothing_to_retry")), "{nothing:?}");
+    let twice = app.call("POST", &format!("/tasks/{task}/retry"), &json!({"devices": [missing, good, missing]})).await;
+    assert_eq!((twice.status, &twice.json()["devices"]["total"]), (201, &json!(2)), "each device once: {twice:?}");
+    let turned = app.call("POST", &format!("/tasks/{task}/retry"), &json!({"devices": [good, missing]})).await;
+    assert_eq!((turned.status, &turned.json()["taskId"]), (200, &twice.json()["taskId"]), "the same devices: {turned:?}");
     let all = json!({"devices": "all"});
     assert_eq!(app.call("POST", &format!("/tasks/{task}/retry"), &all).await.json()["devices"]["total"], json!(2));
     app.stop().await;

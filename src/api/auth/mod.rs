@@ -13,8 +13,7 @@ use crate::protocol::Identity;
 pub use tokens::Tokens;
 pub use tokens_file::{NameError, NamedToken, TokensFileError, check_name, entry, read as read_tokens_file};
 
-/// The name of the token that the service is started with.
-pub const DEFAULT_NAME: &str = "default";
+pub use crate::service::DEFAULT_TOKEN as DEFAULT_NAME;
 
 /// Why an HTTP request is not authenticated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

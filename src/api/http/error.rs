@@ -6,8 +6,10 @@ use warp::{
     reply::Response,
 };
 
-use super::AuthError;
-use crate::protocol::{RequestError, http::Problem};
+use crate::{
+    api::auth::AuthError,
+    protocol::{RequestError, http::Problem},
+};
 
 /// Why a request is refused.
 #[derive(Debug, Clone)]

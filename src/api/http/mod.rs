@@ -23,7 +23,7 @@ use warp::{
 use super::{
     ServerState,
     admission::{AdmissionGuard, Stage},
-    auth::{self, AuthError},
+    auth, upgrade,
 };
 use crate::{
     protocol::{Token, http::PREFIX},
@@ -80,12 +80,8 @@ async fn answer(
     if parts.method == Method::OPTIONS {
         return Ok(route.options());
     }
-    // Browsers send the origin of the page. Programs send none.
-    if let Some(origin) = parts.headers.get(header::ORIGIN) {
-        let origins = &state.config.allowed_origins;
-        if !origins.is_empty() && !origins.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes())) {
-            return Err(ApiError::origin());
-        }
+    if !upgrade::is_allowed_origin(&parts.headers, &state.config.allowed_origins) {
+        return Err(ApiError::origin());
     }
     // Until the token is known to be right, the connection is among the first to be closed when
     // there are too many: the answer to a wrong one is delayed.
@@ -157,10 +153,4 @@ impl Call<'_> {
 /// A JSON response.
 fn json(status: StatusCode, body: &impl Serialize) -> Response {
     warp::reply::with_status(warp::reply::json(body), status).into_response()
-}
-
-impl From<AuthError> for ApiError {
-    fn from(error: AuthError) -> Self {
-        Self::auth(error)
-    }
 }

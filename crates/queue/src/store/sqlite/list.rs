@@ -1,11 +1,13 @@
 //! Lists of tasks, and the tasks that overlap a request.
 
+use std::collections::HashSet;
+
 use super::{
     connection::Readers,
     sql::{self, TaskRange},
 };
 use crate::{
-    OverlapQuery, QueueError, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    OverlapQuery, QueueError, TaskDetail, TaskFilter, TaskPage, TaskRow, TaskTotals,
     task::{TaskId, TaskState},
 };
 
@@ -19,24 +21,25 @@ pub async fn tasks(readers: &Readers, filter: &TaskFilter, before: Option<TaskId
         Some(_) => readers.rows(sql::task_at_distance(before, TASKS_LOOKED_AT), sql::read_task_id).await?.pop(),
         None => None,
     };
-    // With several states, each has its part of the index.
-    let states: Vec<Option<TaskState>> =
-        if filter.states.is_empty() { vec![None] } else { filter.states.iter().copied().map(Some).collect() };
-    let mut rows: Vec<TaskRow> = Vec::new();
+    // With several states, each has its part of the index. One that is named twice is read once.
+    let states: HashSet<Option<TaskState>> =
+        if filter.states.is_empty() { HashSet::from([None]) } else { filter.states.iter().copied().map(Some).collect() };
+    let mut rows = Vec::new();
     for state in states {
         let range = TaskRange { state, after: oldest, before };
         // One more shows whether there is a next page.
-        rows.extend(readers.rows(sql::tasks(filter, range, limit.saturating_add(1)), sql::read_task).await?);
+        rows.extend(readers.rows(sql::tasks(filter, range, limit.saturating_add(1)), sql::read_task_with_totals).await?);
     }
-    rows.sort_unstable_by_key(|task| std::cmp::Reverse(task.id));
-    rows.dedup_by_key(|task| task.id);
+    rows.sort_unstable_by_key(|(task, _)| std::cmp::Reverse(task.id));
+    // A task that changes its state in between is found twice.
+    rows.dedup_by_key(|(task, _)| task.id);
     let has_more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     // `oldest` itself has not been looked at, so the next page begins with it.
-    let next = if has_more { rows.last().map(|task| task.id) } else { oldest.map(successor) };
+    let next = if has_more { rows.last().map(|(task, _)| task.id) } else { oldest.map(successor) };
     let mut tasks = Vec::with_capacity(rows.len());
-    for task in rows {
-        tasks.push(detail(readers, task).await?);
+    for (task, totals) in rows {
+        tasks.push(with_totals(readers, task, totals).await?);
     }
     Ok(TaskPage { tasks, next })
 }
@@ -46,14 +49,20 @@ fn successor(id: TaskId) -> TaskId {
     TaskId(uuid::Uuid::from_u128(id.0.as_u128().saturating_add(1)))
 }
 
-/// Adds the counts of a task: the stored ones if it is finished, otherwise the sums over its jobs.
-pub async fn detail(readers: &Readers, task: TaskRow) -> Result<TaskDetail, QueueError> {
-    if task.state.is_final()
-        && let Some(totals) = readers.rows(sql::stored_totals(task.id), sql::read_stored_totals).await?.pop().flatten()
-    {
-        return Ok(TaskDetail { task, totals });
+/// A task with its counts, if it exists.
+pub async fn detail(readers: &Readers, id: TaskId) -> Result<Option<TaskDetail>, QueueError> {
+    match readers.rows(sql::task_with_totals(id), sql::read_task_with_totals).await?.pop() {
+        Some((task, totals)) => with_totals(readers, task, totals).await.map(Some),
+        None => Ok(None),
     }
-    let totals = readers.rows(sql::task_totals(task.id), sql::read_task_totals).await?.pop().unwrap_or_default();
+}
+
+/// Adds the sums over the jobs of a task if none were stored when it finished.
+async fn with_totals(readers: &Readers, task: TaskRow, stored: Option<TaskTotals>) -> Result<TaskDetail, QueueError> {
+    let totals = match stored {
+        Some(totals) => totals,
+        None => readers.rows(sql::task_totals(task.id), sql::read_task_totals).await?.pop().unwrap_or_default(),
+    };
     Ok(TaskDetail { task, totals })
 }
 

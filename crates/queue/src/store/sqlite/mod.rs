@@ -131,8 +131,7 @@ impl Store for SqliteStore {
     }
 
     async fn task_detail(&self, id: TaskId) -> Result<Option<TaskDetail>, QueueError> {
-        let Some(task) = self.task(id).await? else { return Ok(None) };
-        list::detail(&self.readers, task).await.map(Some)
+        list::detail(&self.readers, id).await
     }
 
     async fn jobs(&self, task: TaskId, states: &[JobState], after: Option<u64>, limit: u32) -> Result<Vec<JobRow>, QueueError> {

@@ -30,6 +30,7 @@ pub struct TaskRange {
 /// The tasks of a filter and a range, the newest first. The filter's states are not looked at.
 pub fn tasks(filter: &TaskFilter, range: TaskRange, limit: u32) -> Statement<'static> {
     let mut select = select_task();
+    select.column(Task::Totals);
     let mut values: Vec<Value<'static>> = Vec::new();
     let table = if let Some(state) = range.state {
         select.and_where(eq_param(Task::State));

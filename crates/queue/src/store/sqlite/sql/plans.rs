@@ -74,7 +74,7 @@ fn statements() -> Vec<(&'static str, String)> {
         ("has_open_jobs", has_open_jobs(id)),
         ("task_totals", task_totals(id)),
         ("store_totals", store_totals(id, &TaskTotals::default()).unwrap()),
-        ("stored_totals", stored_totals(id)),
+        ("task_with_totals", task_with_totals(id)),
         ("failures", failures(id, 1)),
         ("prune", prune(0, 1)),
         ("backlog", backlog()),

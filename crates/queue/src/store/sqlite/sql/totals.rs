@@ -4,11 +4,11 @@ use rusqlite::Row;
 use sea_query::{CaseStatement, Expr, ExprTrait, Order, Query};
 
 use super::{
-    Result, Statement,
+    Result, Statement, read_task, select_task,
     statement::{Sql, Value, build_sql, by_index, eq_param, set},
 };
 use crate::{
-    TaskTotals,
+    TaskRow, TaskTotals,
     store::sqlite::schema::{Job, Task, index},
     task::{Failure, JobCounts, JobState, TaskId},
 };
@@ -82,17 +82,16 @@ pub fn store_totals(task: TaskId, totals: &TaskTotals) -> Result<Statement<'stat
     Ok(Statement::new(&TEXT, [totals.into(), task.into()]))
 }
 
-/// The stored totals of a finished task.
-pub fn stored_totals(task: TaskId) -> Statement<'static> {
-    static TEXT: Sql =
-        Sql::new(|| build_sql(Query::select().column(Task::Totals).from(Task::Table).and_where(eq_param(Task::Id))));
+/// A task with its stored totals.
+pub fn task_with_totals(task: TaskId) -> Statement<'static> {
+    static TEXT: Sql = Sql::new(|| build_sql(select_task().column(Task::Totals).and_where(eq_param(Task::Id))));
     Statement::new(&TEXT, [task.into()])
 }
 
-/// `None` for a task that an older version finished.
-pub fn read_stored_totals(row: &Row<'_>) -> Result<Option<TaskTotals>> {
+/// A task, and its totals unless it is unfinished or an older version finished it.
+pub fn read_task_with_totals(row: &Row<'_>) -> Result<(TaskRow, Option<TaskTotals>)> {
     let totals: Option<String> = row.get("totals")?;
-    Ok(totals.and_then(|totals| serde_json::from_str(&totals).ok()))
+    Ok((read_task(row)?, totals.and_then(|totals| serde_json::from_str(&totals).ok())))
 }
 
 pub fn failures(task: TaskId, limit: u64) -> Statement<'static> {
