@@ -9,6 +9,7 @@ use crate::{
     protocol::{
         RequestError,
         http::{DeviceStates, EventView, JobView, Page, QuarantineView, RowCounts, TaskView, Waiting},
+        time::show_micros,
     },
     queue::{JobRow, QuarantineCursor, TaskDetail, TaskFilter, TaskRow, TaskTotals},
     task::{JobCounts, JobState, Language, LogEntry, TaskId},
@@ -82,8 +83,7 @@ impl TaskService {
         let (rows, next) = part(rows, limit, |(device, row)| (*device, row.position.clone()));
         let view = |(device, row): (uuid::Uuid, crate::task::QuarantinedRow)| QuarantineView {
             device_id: device,
-            time: DateTime::from_timestamp_micros(row.position.time_us)
-                .map_or_else(|| format!("{} µs", row.position.time_us), |time| time.to_rfc3339()),
+            time: show_micros(row.position.time_us),
             key: row.position.key.to_string(),
             reason: row.reason,
         };

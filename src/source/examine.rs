@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{Selection, Source, SourceError, backend::SourceBackend as _, select};
+use crate::protocol::time::show_micros;
 
 impl Source {
     /// Looks a device up, reads one row as a job does, and asks for the plan of counting. Returns
@@ -39,14 +40,9 @@ impl Source {
         match first.as_ref().and_then(|rows| rows.first()) {
             None => report.push_str("\na reading none of that device since 1970"),
             Some(row) => {
-                let instant = DateTime::from_timestamp_micros(mapping.time.instant_us(row.position.time_us)).unwrap_or_default();
+                let instant = show_micros(mapping.time.instant_us(row.position.time_us));
                 let bytes = row.doc.as_ref().map_or(0, Bytes::len);
-                let _ = write!(
-                    report,
-                    "\na reading of device {device}, key {} at {}, {bytes} bytes",
-                    row.position.key,
-                    instant.to_rfc3339()
-                );
+                let _ = write!(report, "\na reading of device {device}, key {} at {instant}, {bytes} bytes", row.position.key);
             }
         }
         if let Some(plan) = self.shared.backend.explain_count(&mapping, device, &select::range(&mapping, &selection)).await? {

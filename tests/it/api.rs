@@ -204,7 +204,10 @@ async fn quarantined_rows_are_listed_in_parts_and_as_csv() {
     let (mut keys, mut path) = (Vec::new(), format!("/tasks/{task}/quarantine?limit=2"));
     loop {
         let page = app.call("GET", &path, &Value::Null).await.json();
-        keys.extend(page["items"].as_array().unwrap().iter().map(|row| row["key"].as_str().unwrap().to_owned()));
+        for row in page["items"].as_array().unwrap() {
+            assert!(row["time"].as_str().unwrap().ends_with('Z'), "{row}");
+            keys.push(row["key"].as_str().unwrap().to_owned());
+        }
         let Some(next) = page["next"].as_str() else { break };
         path = format!("/tasks/{task}/quarantine?limit=2&cursor={next}");
     }

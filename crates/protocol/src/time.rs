@@ -1,6 +1,10 @@
-//! The time formats that requests may use.
+//! The time formats that requests may use, and the one in which times of rows are shown.
 
-use chrono::{DateTime, Datelike, FixedOffset, LocalResult, NaiveDate, NaiveDateTime, NaiveTime, TimeZone};
+use std::fmt::Write as _;
+
+use chrono::{
+    DateTime, Datelike, FixedOffset, LocalResult, NaiveDate, NaiveDateTime, NaiveTime, SecondsFormat, TimeZone, Timelike,
+};
 use chrono_tz::Tz;
 
 /// The accepted formats, for error messages.
@@ -80,6 +84,64 @@ pub fn parse(text: &str, zone: Tz, bound: Bound) -> Result<DateTime<FixedOffset>
     }?;
     // The databases of the source support no other years.
     if (1..=9999).contains(&instant.to_utc().year()) { Ok(instant) } else { Err(TimeError::NoSuchTime) }
+}
+
+/// Writes the time of a row, in microseconds since 1970, as RFC 3339 in UTC, ending in `Z`: without
+/// a fraction, or with three or six digits of it, whatever it needs. Consumers compare the header
+/// `data-patch-row`, which contains it, so the format must not change.
+///
+/// ```
+/// use data_patch_protocol::time::show_micros;
+///
+/// assert_eq!(show_micros(1_547_211_780_000_000), "2019-01-11T13:03:00Z");
+/// assert_eq!(show_micros(1_547_211_780_120_000), "2019-01-11T13:03:00.120Z");
+/// ```
+pub fn show_micros(time_us: i64) -> String {
+    let mut text = String::with_capacity(27);
+    push_micros(&mut text, time_us);
+    text
+}
+
+/// Appends what [`show_micros`] returns, without allocating: each published row has it in a header.
+pub fn push_micros(text: &mut String, time_us: i64) {
+    let Some(time) = DateTime::from_timestamp_micros(time_us) else {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{time_us} µs");
+        return;
+    };
+    let Some(year) = u32::try_from(time.year()).ok().filter(|year| *year <= 9_999) else {
+        // A year of more than four digits, or before the year 0, has a sign.
+        text.push_str(&time.to_rfc3339_opts(SecondsFormat::AutoSi, true));
+        return;
+    };
+    push_digits(text, year, 1_000);
+    for (separator, number) in
+        [('-', time.month()), ('-', time.day()), ('T', time.hour()), (':', time.minute()), (':', time.second())]
+    {
+        text.push(separator);
+        push_digits(text, number, 10);
+    }
+    match time.timestamp_subsec_micros() {
+        0 => {}
+        micros => {
+            text.push('.');
+            if micros % 1_000 == 0 {
+                push_digits(text, micros / 1_000, 100);
+            } else {
+                push_digits(text, micros, 100_000);
+            }
+        }
+    }
+    text.push('Z');
+}
+
+/// Appends the decimal digits of a number, from that of the unit `first` on.
+fn push_digits(text: &mut String, number: u32, first: u32) {
+    let mut unit = first;
+    while unit > 0 {
+        text.push(char::from(b'0' + (number / unit % 10) as u8));
+        unit /= 10;
+    }
 }
 
 /// The rest of the text.
@@ -222,7 +284,35 @@ mod tests {
         assert_eq!(read("2019-03-10 02:30:00", Bound::From), Err(TimeError::Skipped(New_York)));
     }
 
+    #[test]
+    fn times_of_rows_end_in_z_and_have_the_digits_that_they_need() {
+        for (time_us, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (1_547_211_780_000_000, "2019-01-11T13:03:00Z"),
+            (1_547_211_780_050_000, "2019-01-11T13:03:00.050Z"),
+            (1_547_211_780_000_001, "2019-01-11T13:03:00.000001Z"),
+            (-1, "1969-12-31T23:59:59.999999Z"),
+            (253_402_300_799_999_999, "9999-12-31T23:59:59.999999Z"),
+            (253_402_300_800_000_000, "+10000-01-01T00:00:00Z"),
+            (-62_167_219_200_000_000, "0000-01-01T00:00:00Z"),
+            (-62_167_219_200_000_001, "-0001-12-31T23:59:59.999999Z"),
+            (i64::MAX, "9223372036854775807 µs"),
+        ] {
+            assert_eq!(show_micros(time_us), expected);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn times_of_rows_are_written_as_chrono_writes_them(
+            seconds in -90_000_000_000_i64..300_000_000_000,
+            micros in prop_oneof![Just(0), (0..1_000_i64).prop_map(|ms| ms * 1_000), 0..1_000_000_i64],
+        ) {
+            let time_us = seconds * 1_000_000 + micros;
+            let expected = DateTime::from_timestamp_micros(time_us).unwrap().to_rfc3339_opts(SecondsFormat::AutoSi, true);
+            prop_assert_eq!(show_micros(time_us), expected);
+        }
+
         #[test]
         fn no_text_causes_a_panic(text in "\\PC{0,40}") {
             let _ = parse(&text, Shanghai, Bound::From);

@@ -240,7 +240,7 @@ mod tests {
     fn csv_quotes_what_needs_it() {
         let row = QuarantineView {
             device_id: Uuid::from_u128(7),
-            time: "2019-01-11T13:03:00+00:00".to_owned(),
+            time: "2019-01-11T13:03:00Z".to_owned(),
             key: "=1+1".to_owned(),
             reason: "no \"data\", none".to_owned(),
         };

@@ -3,11 +3,13 @@
 
 use std::fmt::Write as _;
 
-use chrono::{DateTime, SecondsFormat};
 use rdkafka::message::{Header, OwnedHeaders};
 use uuid::Uuid;
 
-use crate::task::{RowKey, TaskId};
+use crate::{
+    protocol::time::push_micros,
+    task::{RowKey, TaskId},
+};
 
 /// Builds the records of one device in one task.
 #[derive(Debug)]
@@ -31,18 +33,11 @@ impl RecordBuilder {
     /// The headers of a row with this row key and time (microseconds since 1970).
     pub fn headers(&mut self, instant_us: i64, key: &RowKey) -> OwnedHeaders {
         self.row.truncate(self.device.len() + 1);
-        self.row.push_str(&row_time(instant_us));
+        push_micros(&mut self.row, instant_us);
         // Writing to a string cannot fail.
         let _ = write!(self.row, "/{key}");
         OwnedHeaders::new_with_capacity(2)
             .insert(Header { key: "data-patch-task", value: Some(&self.task) })
             .insert(Header { key: "data-patch-row", value: Some(&self.row) })
     }
-}
-
-/// The time in the header of a row: RFC 3339 in UTC, with as many digits as it needs. Part of the
-/// contract with consumers.
-fn row_time(instant_us: i64) -> String {
-    DateTime::from_timestamp_micros(instant_us)
-        .map_or_else(|| format!("{instant_us} µs"), |time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
 }

@@ -33,12 +33,6 @@ impl fmt::Display for Event {
     }
 }
 
-/// The time of a row in RFC 3339.
-fn time(time_us: i64) -> String {
-    chrono::DateTime::from_timestamp_micros(time_us)
-        .map_or_else(|| format!("{time_us} µs"), |time| time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
-}
-
 fn seconds(ms: u64) -> f64 {
     std::time::Duration::from_millis(ms).as_secs_f64()
 }

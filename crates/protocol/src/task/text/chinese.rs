@@ -3,8 +3,11 @@
 
 use std::fmt::Write as _;
 
-use super::{seconds, time};
-use crate::task::{Event, Requester, Summary};
+use super::seconds;
+use crate::{
+    task::{Event, Requester, Summary},
+    time::show_micros,
+};
 
 pub(super) fn text(event: &Event) -> String {
     match event {
@@ -31,7 +34,8 @@ pub(super) fn text(event: &Event) -> String {
             let mut text = format!("设备 {device} 有 {rows} 行被隔离，没有发布：");
             for (index, row) in first.iter().enumerate() {
                 let separator = if index == 0 { "" } else { "；" };
-                let _ = write!(text, "{separator}{}，主键 {}：{}", time(row.position.time_us), row.position.key, row.reason);
+                let _ =
+                    write!(text, "{separator}{}，主键 {}：{}", show_micros(row.position.time_us), row.position.key, row.reason);
             }
             and_more(&mut text, rows.saturating_sub(first.len() as u64), "行");
             text

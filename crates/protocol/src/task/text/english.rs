@@ -2,8 +2,11 @@
 
 use std::fmt::Write as _;
 
-use super::{seconds, time};
-use crate::task::{Event, Requester, Summary};
+use super::seconds;
+use crate::{
+    task::{Event, Requester, Summary},
+    time::show_micros,
+};
 
 pub(super) fn text(event: &Event) -> String {
     match event {
@@ -33,7 +36,8 @@ pub(super) fn text(event: &Event) -> String {
             let mut text = format!("device: {device} - {} quarantined, not published: ", plural(*rows, "row"));
             for (index, row) in first.iter().enumerate() {
                 let separator = if index == 0 { "" } else { "; " };
-                let _ = write!(text, "{separator}key {} at {}: {}", row.position.key, time(row.position.time_us), row.reason);
+                let _ =
+                    write!(text, "{separator}key {} at {}: {}", row.position.key, show_micros(row.position.time_us), row.reason);
             }
             and_more(&mut text, rows.saturating_sub(first.len() as u64));
             text
