@@ -3,7 +3,7 @@
 
 mod view;
 
-use std::{collections::HashSet, net::IpAddr, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, num::NonZeroU32, sync::Arc};
 
 use tokio_util::sync::CancellationToken;
 
@@ -11,7 +11,9 @@ pub use view::event_view;
 
 use crate::{
     failpoint,
-    protocol::{Attach, RequestError, RequestPolicy, Role, Submit, http::RetryDevices, rate_within},
+    protocol::{
+        Attach, RequestError, RequestPolicy, Role, Submit, ensure_allowed_topic, http::RetryDevices, lowered_rate, rate_within,
+    },
     queue::{LogTail, OverlapQuery, Queue, QueueError, Steer, Steered, Submission, Submitted, TaskRow},
     task::{Event, JobState, MAX_NAMED, NewTask, Requester, TaskId},
     telemetry::Metrics,
@@ -61,6 +63,14 @@ pub enum SubmitOutcome {
     Existing(Box<TaskRow>),
 }
 
+/// What a task tries again.
+#[derive(Clone, Copy)]
+struct Retry {
+    of: TaskId,
+    /// Its rate, if the new task has a lower one.
+    lowered_from: Option<NonZeroU32>,
+}
+
 impl TaskService {
     pub fn new(queue: Queue, policy: RequestPolicy, metrics: Metrics, draining: CancellationToken) -> Self {
         Self { queue, policy, metrics, draining }
@@ -92,9 +102,10 @@ impl TaskService {
         &self,
         caller: &Caller,
         task: NewTask,
-        retry_of: Option<TaskId>,
+        retry: Option<Retry>,
         events: Vec<Event>,
     ) -> Result<SubmitOutcome, RequestError> {
+        let retry_of = retry.map(|retry| retry.of);
         let (thing, devices, from, to) = (task.thing, task.devices.len(), task.from, task.to);
         let says_more = &*caller.token != DEFAULT_TOKEN || task.reason.is_some() || task.rate.is_some() || retry_of.is_some();
         let submitted = says_more.then(|| Event::Submitted {
@@ -102,6 +113,7 @@ impl TaskService {
             devices: devices as u64,
             reason: task.reason.clone(),
             rate: task.rate,
+            lowered_from: retry.and_then(|retry| retry.lowered_from),
             retry_of,
         });
         let overlaps = self.overlaps(&task, retry_of).await?;
@@ -173,11 +185,12 @@ impl TaskService {
     }
 
     /// Creates a new task for devices of a finished one. Repeating it creates nothing as long as
-    /// the new task exists.
+    /// the new task exists. A rate that is higher than what is allowed by now is lowered, which the
+    /// log says.
     ///
     /// # Errors
-    /// The caller is no operator, there is no such task, it is not finished, none of its devices is
-    /// meant, or the queue cannot be written.
+    /// The caller is no operator, there is no such task, it is not finished, its topic is allowed no
+    /// longer, none of its devices is meant, or the queue cannot be written.
     pub async fn retry(&self, caller: &Caller, id: TaskId, devices: &RetryDevices) -> Result<SubmitOutcome, RequestError> {
         caller.require(Role::Operator, "retry tasks")?;
         if self.draining.is_cancelled() {
@@ -187,6 +200,8 @@ impl TaskService {
         if !row.state.is_final() {
             return Err(RequestError::NotFinished(id));
         }
+        ensure_allowed_topic(&row.topic, &self.policy)?;
+        let rate = lowered_rate(row.rate, &self.policy);
         let states: &[JobState] = match devices {
             RetryDevices::Failed => &[JobState::Failed, JobState::Cancelled],
             RetryDevices::All | RetryDevices::List(_) => &[],
@@ -223,9 +238,10 @@ impl TaskService {
             // The same retry again finds the task that the first one created.
             request_id: Some(format!("retry:{id}:{key}")),
             reason: row.reason,
-            rate: row.rate,
+            rate,
         };
-        self.store(caller, task, Some(id), Vec::new()).await
+        let retry = Retry { of: id, lowered_from: row.rate.filter(|asked| rate.is_some_and(|rate| rate < *asked)) };
+        self.store(caller, task, Some(retry), Vec::new()).await
     }
 
     async fn task_row(&self, id: TaskId) -> Result<TaskRow, RequestError> {

@@ -135,6 +135,45 @@ async fn a_retry_is_a_new_task_for_the_failed_devices_and_links_to_the_old_one()
     app.stop().await;
 }
 
+/// The limits may have changed since the task was submitted.
+#[tokio::test]
+async fn a_retry_keeps_to_what_is_allowed_now() {
+    let app = TestApp::start(TestStore::empty().await).await;
+    let (thing, device) = app.store.add_rows(3).await;
+    let mut client = app.client().await;
+    let mut request = Client::request(thing, &[device], &app.topic.name);
+    request["rate"] = json!(5_000);
+    let task = client.submit(&request).await;
+    client.until(is_end).await;
+    let (folder, store, topic) = (app.folder.clone(), app.store.clone(), app.topic.clone());
+    let (retry, all) = (format!("/tasks/{task}/retry"), json!({"devices": "all"}));
+    app.stop().await;
+
+    let app = TestApp::start_on(folder.clone(), store.clone(), topic.clone(), |overrides| {
+        overrides.set(&["kafka", "topics"], vec!["anxinyun_data"]);
+    })
+    .await;
+    let refused = app.call("POST", &retry, &all).await;
+    let problem = refused.json();
+    assert_eq!((refused.status, &problem["field"]), (400, &json!("topic")), "{refused:?}");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains(&topic.name) && detail.contains("allowed are anxinyun_data"), "{detail}");
+    app.stop().await;
+
+    let app = TestApp::start_on(folder, store, topic, |overrides| {
+        overrides.set(&["limits", "max_rate"], 1_000);
+    })
+    .await;
+    let lowered = app.call("POST", &retry, &all).await;
+    assert_eq!((lowered.status, &lowered.json()["rate"]), (201, &json!(1_000)), "{lowered:?}");
+    let mut client = app.client().await;
+    client.attach(lowered.json()["taskId"].as_str().unwrap(), 0).await;
+    let log = client.until(is_end).await;
+    assert!(message(&log[0]).contains("lowered from 5000"), "{log:#?}");
+    assert_eq!(log[0]["payload"]["event"]["loweredFrom"], json!(5_000), "{log:#?}");
+    app.stop().await;
+}
+
 #[tokio::test]
 async fn a_task_with_the_same_rows_says_so_in_its_first_line() {
     let app = TestApp::start(TestStore::empty().await).await;

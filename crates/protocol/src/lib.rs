@@ -10,7 +10,9 @@ pub mod task;
 pub mod time;
 pub mod token;
 
-pub use message::{Attach, Authorized, ClientMessage, RequestPolicy, Steering, Submit, rate_within};
+pub use message::{
+    Attach, Authorized, ClientMessage, RequestPolicy, Steering, Submit, ensure_allowed_topic, lowered_rate, rate_within,
+};
 pub use request_error::RequestError;
 pub use token::{Identity, Role, Token};
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 mod steering;
+mod topic;
 
 use super::{
     Identity, RequestError, Token,
@@ -15,8 +16,10 @@ use super::{
     time::{self, Bound},
 };
 use crate::task::{NewTask, TaskId};
-pub use steering::{Steering, rate_within};
+pub use steering::{Steering, lowered_rate, rate_within};
 use steering::{checked_rate, steering};
+pub use topic::ensure_allowed_topic;
+use topic::topic;
 
 /// The policy that messages are checked against.
 #[derive(Debug, Clone)]
@@ -65,7 +68,6 @@ pub struct Attach {
 }
 
 const MAX_REQUEST_ID_CHARS: usize = 128;
-const MAX_TOPIC_CHARS: usize = 249;
 const MAX_REASON_CHARS: usize = 500;
 
 impl ClientMessage {
@@ -298,28 +300,6 @@ fn attach(fields: &Fields<'_>) -> Result<Attach, RequestError> {
             .ok_or_else(|| invalid("after", described(value), "the seq of the last log entry that you have, or 0 for all"))?,
     };
     Ok(Attach { task: TaskId(task), after })
-}
-
-fn topic(value: &Value, policy: &RequestPolicy) -> Result<String, RequestError> {
-    let expected = "a topic name has 1 to 249 characters of a-z, A-Z, 0-9, '.', '_' and '-', and is neither \".\" nor \"..\"";
-    let name = value.as_str().ok_or_else(|| invalid("topic", described(value), expected))?;
-    let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    if name.is_empty() || name.len() > MAX_TOPIC_CHARS || !name.bytes().all(is_legal) || name == "." || name == ".." {
-        return Err(invalid("topic", format!("{}, which is not a legal topic name", quoted(name)), expected));
-    }
-    if policy.topics.is_empty() {
-        if name.starts_with("__") {
-            return Err(invalid(
-                "topic",
-                format!("{}, which is one of Kafka's internal topics", quoted(name)),
-                "name the topic that ET consumes",
-            ));
-        }
-    } else if !policy.topics.iter().any(|allowed| allowed == name) {
-        let expected = format!("allowed are {}", policy.topics.join(", "));
-        return Err(invalid("topic", format!("{}, which is not allowed here", quoted(name)), expected));
-    }
-    Ok(name.to_owned())
 }
 
 fn devices(fields: &Fields<'_>, policy: &RequestPolicy) -> Result<Vec<Uuid>, RequestError> {

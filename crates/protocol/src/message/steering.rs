@@ -58,8 +58,18 @@ pub fn rate_within(rate: Option<NonZeroU32>, policy: &RequestPolicy) -> Result<O
             format!("the number {rate}"),
             format!("at most {max} rows a second are allowed here (limits.max_rate)"),
         )),
-        (None, Some(max)) => Ok(Some(policy.default_rate.unwrap_or(max).min(max))),
-        (rate, _) => Ok(rate),
+        (rate, _) => Ok(lowered_rate(rate, policy)),
+    }
+}
+
+/// The rate of a task that is tried again, brought within the policy's limit as it is now. A retry
+/// names no rate, so a rate that has become too high could not be corrected if it were refused; a
+/// lower one only takes longer.
+pub fn lowered_rate(rate: Option<NonZeroU32>, policy: &RequestPolicy) -> Option<NonZeroU32> {
+    match (rate, policy.max_rate) {
+        (Some(rate), Some(max)) => Some(rate.min(max)),
+        (None, Some(max)) => Some(policy.default_rate.unwrap_or(max).min(max)),
+        (rate, None) => rate,
     }
 }
 

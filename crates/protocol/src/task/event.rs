@@ -37,6 +37,9 @@ pub enum Event {
         reason: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rate: Option<NonZeroU32>,
+        /// The rate of the task that it tries again, which is higher than what is allowed now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lowered_from: Option<NonZeroU32>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_of: Option<TaskId>,
     },
@@ -202,7 +205,14 @@ mod tests {
         let failures = vec![Failure { device: device.to_string(), reason: reason.clone() }];
         let by = Requester { token: "night-duty".to_owned(), address: "10.0.3.7".to_owned() };
         vec![
-            Event::Submitted { by: by.clone(), devices: 7, reason: Some(reason.clone()), rate: None, retry_of: None },
+            Event::Submitted {
+                by: by.clone(),
+                devices: 7,
+                reason: Some(reason.clone()),
+                rate: None,
+                lowered_from: NonZeroU32::new(5_000),
+                retry_of: None,
+            },
             Event::Overlaps { tasks: vec![TaskId::default()], more: 1 },
             Event::CancelRequested { by: by.clone() },
             Event::Paused { by: by.clone() },

@@ -68,13 +68,16 @@ pub(super) fn text(event: &Event) -> String {
 /// What was asked for, and by whom.
 fn of_request(event: &Event) -> String {
     match event {
-        Event::Submitted { by, devices, reason, rate, retry_of } => {
+        Event::Submitted { by, devices, reason, rate, lowered_from, retry_of } => {
             let mut text = format!("任务由 {} 提交：{devices} 个设备", requester(by));
             if let Some(task) = retry_of {
                 let _ = write!(text, "，重试任务 {task}");
             }
             if let Some(rate) = rate {
                 let _ = write!(text, "，限速每秒 {rate} 行");
+            }
+            if let Some(lowered_from) = lowered_from {
+                let _ = write!(text, "（原为 {lowered_from}，已超出现在的上限 limits.max_rate）");
             }
             if let Some(reason) = reason {
                 let _ = write!(text, "；原因：{reason}");

@@ -78,13 +78,16 @@ pub(super) fn text(event: &Event) -> String {
 /// What was asked for, and by whom.
 fn of_request(event: &Event) -> String {
     match event {
-        Event::Submitted { by, devices, reason, rate, retry_of } => {
+        Event::Submitted { by, devices, reason, rate, lowered_from, retry_of } => {
             let mut text = format!("task submitted by {}: {}", requester(by), plural(*devices, "device"));
             if let Some(task) = retry_of {
                 let _ = write!(text, " of task {task}, tried again");
             }
             if let Some(rate) = rate {
                 let _ = write!(text, ", at most {} a second", plural(u64::from(rate.get()), "row"));
+            }
+            if let Some(lowered_from) = lowered_from {
+                let _ = write!(text, " (lowered from {lowered_from}: more is not allowed any longer, limits.max_rate)");
             }
             if let Some(reason) = reason {
                 let _ = write!(text, "; reason: {reason}");
