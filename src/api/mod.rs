@@ -68,6 +68,19 @@ pub struct ServerState {
     pub retention_days: u32,
 }
 
+/// The encodings of a log entry that clients share ([`EncodedEvent::encoded`]): fewer than
+/// [`MAX_ENCODINGS`](crate::queue::events::MAX_ENCODINGS).
+///
+/// [`EncodedEvent::encoded`]: crate::queue::events::EncodedEvent::encoded
+#[derive(Debug, Clone, Copy)]
+enum Encoding {
+    /// A message of the WebSocket.
+    Message,
+    /// A server-sent event with an English text, and with a Chinese one.
+    EnglishStream,
+    ChineseStream,
+}
+
 /// Listens on an address; port 0 selects a free port.
 ///
 /// # Errors

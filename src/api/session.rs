@@ -8,7 +8,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::{
-    ServerState,
+    Encoding, ServerState,
     admission::{AdmissionGuard, Stage},
     auth,
     inbound::Inbound,
@@ -259,5 +259,5 @@ async fn forward(mut tail: LogTail, outbox: &Outbox, log_delay: &Durations) {
 /// Encodes a log line as a WebSocket message.
 fn frame(event: &EncodedEvent) -> Message {
     // JSON is always valid UTF-8.
-    Message::Text(Utf8Bytes::try_from(event.encoded(reply::log)).unwrap_or_default())
+    Message::Text(Utf8Bytes::try_from(event.encoded(Encoding::Message as usize, reply::log)).unwrap_or_default())
 }

@@ -17,24 +17,31 @@ use crate::task::{LogEntry, TaskId};
 /// Signals buffered for a slow subscriber. One that is further behind reads the file.
 const CHANNEL_CAPACITY: usize = 256;
 
-/// A log entry and its encoding, which is made once for all subscribers.
+/// The encodings that an entry may have. Callers number them from 0 and agree on which is which.
+pub const MAX_ENCODINGS: usize = 3;
+
+/// A log entry and its encodings, each of which is made once for all subscribers.
 #[derive(Debug)]
 pub struct EncodedEvent {
     pub entry: LogEntry,
     /// When it was committed; `None` if it was read from the file.
     pub committed_at: Option<Instant>,
-    encoded: OnceLock<Bytes>,
+    encodings: [OnceLock<Bytes>; MAX_ENCODINGS],
 }
 
 impl EncodedEvent {
     /// An entry that was read from the file.
     pub fn stored(entry: LogEntry) -> Self {
-        Self { entry, committed_at: None, encoded: OnceLock::new() }
+        Self { entry, committed_at: None, encodings: Default::default() }
     }
 
-    /// The encoded entry. `encode` runs only for the first caller.
-    pub fn encoded(&self, encode: impl FnOnce(&LogEntry) -> String) -> Bytes {
-        self.encoded.get_or_init(|| encode(&self.entry).into()).clone()
+    /// The entry in one of its encodings. `encode` runs only for the first caller; for a number from
+    /// [`MAX_ENCODINGS`] on, for each.
+    pub fn encoded(&self, encoding: usize, encode: impl FnOnce(&LogEntry) -> String) -> Bytes {
+        match self.encodings.get(encoding) {
+            Some(encoded) => encoded.get_or_init(|| encode(&self.entry).into()).clone(),
+            None => encode(&self.entry).into(),
+        }
     }
 }
 
@@ -141,6 +148,16 @@ mod tests {
 
     fn entry(task: TaskId, seq: u64) -> LogEntry {
         LogEntry { task, seq, at_ms: 0, event: Event::Text { text: String::new(), is_error: false }, final_state: None }
+    }
+
+    #[test]
+    fn each_encoding_is_made_once() {
+        let event = EncodedEvent::stored(entry(TaskId::new(), 1));
+        for encoding in 0..MAX_ENCODINGS {
+            let first = event.encoded(encoding, |entry| format!("{encoding}: {}", entry.seq));
+            assert_eq!(first, format!("{encoding}: 1"));
+            assert_eq!(event.encoded(encoding, |_| unreachable!("it is encoded already")), first);
+        }
     }
 
     #[tokio::test]

@@ -13,8 +13,9 @@ use warp::{
 
 use super::{ApiError, Call, ServerState, json, query};
 use crate::{
+    api::Encoding,
     protocol::{Attach, Token},
-    queue::{LogTail, QueueError},
+    queue::{LogTail, QueueError, events::EncodedEvent},
     service::event_view,
     task::{Language, TaskId},
     telemetry::GaugeGuard,
@@ -87,7 +88,7 @@ impl EventStream {
     async fn run(self, mut tail: LogTail) {
         const READ_RETRY_DELAY: Duration = Duration::from_secs(1);
         let _subscription = GaugeGuard::new(&self.state.metrics.log_subscriptions);
-        if !self.send(format!("retry: {RECONNECT_MS}\n\n")).await {
+        if !self.send(format!("retry: {RECONNECT_MS}\n\n").into()).await {
             return;
         }
         loop {
@@ -102,13 +103,12 @@ impl EventStream {
                 return;
             }
             let message = match next {
-                Err(_) => ": nothing new\n\n".to_owned(),
+                Err(_) => Bytes::from_static(b": nothing new\n\n"),
                 Ok(Ok(Some(event))) => {
-                    let data = serde_json::to_string(&event_view(&event.entry, self.language)).unwrap_or_default();
                     if let Some(committed_at) = event.committed_at {
                         self.state.metrics.log_delay.observe(committed_at.elapsed());
                     }
-                    format!("id: {}\ndata: {data}\n\n", event.entry.seq)
+                    message(&event, self.language)
                 }
                 Ok(Ok(None) | Err(QueueError::Closed)) => return,
                 Ok(Err(error)) => {
@@ -124,7 +124,41 @@ impl EventStream {
     }
 
     /// Returns `false` if the client has disconnected.
-    async fn send(&self, message: String) -> bool {
-        self.sender.send(message.into()).await.is_ok()
+    async fn send(&self, message: Bytes) -> bool {
+        self.sender.send(message).await.is_ok()
+    }
+}
+
+/// A log entry as a server-sent event; the streams that follow a log in one language share it.
+fn message(event: &EncodedEvent, language: Language) -> Bytes {
+    let encoding = match language {
+        Language::English => Encoding::EnglishStream,
+        Language::Chinese => Encoding::ChineseStream,
+    };
+    event.encoded(encoding as usize, |entry| {
+        let data = serde_json::to_string(&event_view(entry, language)).unwrap_or_default();
+        format!("id: {}\ndata: {data}\n\n", entry.seq)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        protocol::reply,
+        task::{Event, LogEntry},
+    };
+
+    #[test]
+    fn streams_of_a_language_share_the_bytes_of_an_entry() {
+        let event = Event::Published { device: uuid::Uuid::nil(), published: 1, total: 2 };
+        let event = EncodedEvent::stored(LogEntry { task: TaskId::new(), seq: 7, at_ms: 0, event, final_state: None });
+        let english = message(&event, Language::English);
+        assert!(english.starts_with(b"id: 7\ndata: {") && english.ends_with(b"}\n\n"), "{english:?}");
+        assert_eq!(message(&event, Language::English).as_ptr(), english.as_ptr());
+        let chinese = message(&event, Language::Chinese);
+        assert_eq!(message(&event, Language::Chinese).as_ptr(), chinese.as_ptr());
+        let websocket = event.encoded(Encoding::Message as usize, reply::log);
+        assert!(chinese != english && websocket != english && websocket != chinese);
     }
 }
