@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     protocol::{Attach, Authorized, ClientMessage, Identity, RequestError, Steering, Submit, Token, http::RetryDevices, reply},
-    queue::{LogTail, QueueError, Steer, TaskRow, events::EncodedEvent},
+    queue::{LogTail, QueueError, Steer, TaskRow, log_hub::EncodedEntry},
     service::{Caller, SubmitOutcome},
     task::TaskId,
     telemetry::{Durations, GaugeGuard},
@@ -238,12 +238,12 @@ async fn forward(mut tail: LogTail, outbox: &Outbox, log_delay: &Durations) {
             Ok(Some(first)) => {
                 // Lines that are ready are sent in the same write.
                 let ready = std::iter::from_fn(|| tail.next().now_or_never()?.ok().flatten());
-                let events: Vec<_> = std::iter::once(first).chain(ready).take(MAX_LINES_PER_WRITE).collect();
-                let frames: Vec<_> = events.iter().map(|event| frame(event)).collect();
+                let entries: Vec<_> = std::iter::once(first).chain(ready).take(MAX_LINES_PER_WRITE).collect();
+                let frames: Vec<_> = entries.iter().map(|entry| frame(entry)).collect();
                 if !outbox.send(frames).await {
                     return;
                 }
-                for committed in events.iter().filter_map(|event| event.committed_at) {
+                for committed in entries.iter().filter_map(|entry| entry.committed_at) {
                     log_delay.observe(committed.elapsed());
                 }
             }
@@ -256,8 +256,8 @@ async fn forward(mut tail: LogTail, outbox: &Outbox, log_delay: &Durations) {
     }
 }
 
-/// Encodes a log line as a WebSocket message.
-fn frame(event: &EncodedEvent) -> Message {
+/// Encodes a log entry as a WebSocket message.
+fn frame(entry: &EncodedEntry) -> Message {
     // JSON is always valid UTF-8.
-    Message::Text(Utf8Bytes::try_from(event.encoded(Encoding::Message as usize, reply::log)).unwrap_or_default())
+    Message::Text(Utf8Bytes::try_from(entry.encoded(Encoding::Message as usize, reply::log)).unwrap_or_default())
 }

@@ -11,9 +11,9 @@
 mod claim;
 mod clock;
 mod error;
-pub mod events;
 mod lease;
 mod list;
+pub mod log_hub;
 mod log_tail;
 mod metrics;
 mod open;
@@ -48,7 +48,7 @@ pub use submit::{Submission, Submitted};
 
 use data_patch_failpoint as failpoint;
 use data_patch_protocol::task;
-use events::EventHub;
+use log_hub::LogHub;
 use store::{AnyStore, Store};
 use task::{LogEntry, QuarantinedRow, Requester, TaskId, TaskState};
 
@@ -101,7 +101,7 @@ pub struct Queue {
 struct Inner {
     store: AnyStore,
     metrics: QueueMetrics,
-    hub: EventHub,
+    hub: LogHub,
     /// Notified when a job may have become claimable.
     work: Notify,
     /// Notified when a task is steered in this process.
@@ -205,7 +205,7 @@ impl Queue {
 }
 
 /// Signals log entries that other instances committed to the subscribers in this process.
-async fn poll_other_instances(inner: Weak<Inner>, hub: EventHub, stop: CancellationToken) {
+async fn poll_other_instances(inner: Weak<Inner>, hub: LogHub, stop: CancellationToken) {
     /// The longest delay until a subscriber sees an entry of another instance.
     const POLL_INTERVAL: Duration = Duration::from_millis(250);
     let mut ticks = tokio::time::interval(POLL_INTERVAL);

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::{Queue, QueueError};
 use crate::{
-    events::{EncodedEvent, EventSignal, Subscription},
+    log_hub::{EncodedEntry, LogSignal, Subscription},
     task::TaskId,
 };
 
@@ -27,8 +27,8 @@ const PAGE: u64 = 256;
 /// # let Submitted::Created(id) = queue.submit(task).await? else { panic!("a new task") };
 /// queue.cancel(id).await?;
 /// let mut tail = queue.tail(id, 0);
-/// while let Some(event) = tail.next().await? {
-///     println!("{} {}", event.entry.seq, event.entry.event);
+/// while let Some(logged) = tail.next().await? {
+///     println!("{} {}", logged.entry.seq, logged.entry.event);
 /// }
 /// # Ok(())
 /// # }
@@ -39,7 +39,7 @@ pub struct LogTail {
     task: TaskId,
     /// The sequence number of the next entry.
     next_seq: u64,
-    stored: VecDeque<Arc<EncodedEvent>>,
+    stored: VecDeque<Arc<EncodedEntry>>,
     /// The file may have entries that were not received live.
     catching_up: bool,
     ended: bool,
@@ -58,30 +58,32 @@ impl LogTail {
     ///
     /// # Errors
     /// The file cannot be read. Retryable without losing entries.
-    pub async fn next(&mut self) -> Result<Option<Arc<EncodedEvent>>, QueueError> {
+    pub async fn next(&mut self) -> Result<Option<Arc<EncodedEntry>>, QueueError> {
         while !self.ended {
-            if let Some(event) = self.stored.pop_front() {
-                return Ok(Some(self.advance(event)));
+            if let Some(encoded) = self.stored.pop_front() {
+                return Ok(Some(self.advance(encoded)));
             }
             if self.catching_up {
                 let page = self.queue.log_after(self.task, self.next_seq - 1, PAGE).await?;
                 self.catching_up = page.len() as u64 == PAGE;
-                self.stored = page.into_iter().map(|entry| Arc::new(EncodedEvent::stored(entry))).collect();
+                self.stored = page.into_iter().map(|entry| Arc::new(EncodedEntry::stored(entry))).collect();
                 continue;
             }
             match self.subscription.next().await {
-                Some(EventSignal::Published(event)) if event.entry.seq == self.next_seq => return Ok(Some(self.advance(event))),
-                Some(EventSignal::Published(event)) => self.catching_up = event.entry.seq > self.next_seq,
-                Some(EventSignal::TailAdvanced(last_seq)) => self.catching_up = last_seq >= self.next_seq,
+                Some(LogSignal::Published(encoded)) if encoded.entry.seq == self.next_seq => {
+                    return Ok(Some(self.advance(encoded)));
+                }
+                Some(LogSignal::Published(encoded)) => self.catching_up = encoded.entry.seq > self.next_seq,
+                Some(LogSignal::TailAdvanced(last_seq)) => self.catching_up = last_seq >= self.next_seq,
                 None => self.catching_up = true,
             }
         }
         Ok(None)
     }
 
-    fn advance(&mut self, event: Arc<EncodedEvent>) -> Arc<EncodedEvent> {
-        self.next_seq = event.entry.seq + 1;
-        self.ended = event.entry.final_state.is_some();
-        event
+    fn advance(&mut self, encoded: Arc<EncodedEntry>) -> Arc<EncodedEntry> {
+        self.next_seq = encoded.entry.seq + 1;
+        self.ended = encoded.entry.final_state.is_some();
+        encoded
     }
 }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Clock, Inner, Queue, poll_other_instances};
 use crate::{
-    events::EventHub,
+    log_hub::LogHub,
     metrics::QueueMetrics,
     store::{AnyStore, StoreContext},
 };
@@ -55,7 +55,7 @@ impl Queue {
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(options: &QueueOptions, clock: Clock) -> Result<Self, OpenError> {
-        let (hub, metrics) = (EventHub::default(), QueueMetrics::default());
+        let (hub, metrics) = (LogHub::default(), QueueMetrics::default());
         let context = StoreContext { clock, hub: hub.clone(), metrics: metrics.clone() };
         let store = AnyStore::open(options, context).await?;
         let stop = CancellationToken::new();

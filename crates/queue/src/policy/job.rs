@@ -12,7 +12,7 @@ pub struct JobWrite<'a> {
     pub name: Option<&'a str>,
     pub total: Option<u64>,
     pub progress: Option<&'a Progress>,
-    /// The source layout of the cursor. Written only together with a cursor.
+    /// The source layout of the position. Written only together with a position.
     pub layout: Option<&'a str>,
     /// Consecutive outages. Writing this proves that the worker is alive, so it resets `crashes`
     /// and `suspected`.

@@ -13,8 +13,8 @@ use uuid::Uuid;
 use crate::{
     Backlog, ClaimLimits, Clock, Job, JobRow, OpenError, OverlapQuery, ProbeError, QuarantineCursor, QueueError, QueueOptions,
     Steer, Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
-    events::EventHub,
     lease::JobUpdate,
+    log_hub::LogHub,
     metrics::QueueMetrics,
     policy::claim::{History, Start},
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
@@ -26,7 +26,7 @@ use sqlite::SqliteStore;
 /// - a change is durable before it is answered, and an error means that nothing was changed;
 /// - events are appended to a task's log in the transaction of the change that they tell of, with
 ///   sequence numbers without a gap, and after the commit, and only then, each entry is handed to
-///   the store's [`EventHub`] ([`publish`](EventHub::publish)), in the order of its task's log;
+///   the store's [`LogHub`] ([`publish`](LogHub::publish)), in the order of its task's log;
 /// - a failed transaction is counted in [`QueueMetrics::errors`], and the duration of a commit is
 ///   observed in [`QueueMetrics::commit_seconds`];
 /// - several instances may work on one store at once, and one that ends in the middle of an
@@ -199,7 +199,7 @@ pub(crate) fn report_start(job: &Job, start: &Start, history: History, suspected
 #[derive(Debug, Clone)]
 pub(crate) struct StoreContext {
     pub clock: Clock,
-    pub hub: EventHub,
+    pub hub: LogHub,
     pub metrics: QueueMetrics,
 }
 

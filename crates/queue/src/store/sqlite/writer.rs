@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{clock::QueueClock, connection, sql};
 use crate::{
     QueueError,
-    events::EventHub,
+    log_hub::LogHub,
     metrics::QueueMetrics,
     task::{Event, LogEntry, TaskId, TaskState},
 };
@@ -172,7 +172,7 @@ impl Writer {
     ///
     /// # Errors
     /// The operating system cannot create a thread.
-    pub fn start(connection: Connection, hub: EventHub, clock: QueueClock, metrics: QueueMetrics) -> std::io::Result<Self> {
+    pub fn start(connection: Connection, hub: LogHub, clock: QueueClock, metrics: QueueMetrics) -> std::io::Result<Self> {
         let (requests, receiver) = mpsc::channel(CHANNEL_CAPACITY);
         let stopped = CancellationToken::new();
         let stopped_guard = stopped.clone().drop_guard();

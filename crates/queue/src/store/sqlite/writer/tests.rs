@@ -9,7 +9,7 @@ fn writer(folder: &tempfile::TempDir) -> Writer {
     let connection = Connection::open(folder.path().join("x.db")).unwrap();
     connection.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE x (n INTEGER PRIMARY KEY)").unwrap();
     let clock = QueueClock::open(&connection, Clock::Manual(Arc::default())).unwrap();
-    Writer::start(connection, EventHub::default(), clock, QueueMetrics::default()).unwrap()
+    Writer::start(connection, LogHub::default(), clock, QueueMetrics::default()).unwrap()
 }
 
 /// Blocks the writer until the returned sender is dropped.

@@ -7,8 +7,8 @@ use tokio::sync::mpsc;
 
 use super::{CHANNEL_CAPACITY, RequestKind, Tx, WriteRequest};
 use crate::{
-    events::EventHub,
     failpoint,
+    log_hub::LogHub,
     metrics::QueueMetrics,
     store::sqlite::{clock::QueueClock, error::queue_error},
 };
@@ -93,7 +93,7 @@ impl PendingRequests {
 /// The pending requests and the connection that they are applied on.
 pub(super) struct WriterThread {
     connection: Connection,
-    hub: EventHub,
+    hub: LogHub,
     clock: QueueClock,
     metrics: QueueMetrics,
     pending: PendingRequests,
@@ -102,7 +102,7 @@ pub(super) struct WriterThread {
 impl WriterThread {
     pub fn new(
         connection: Connection,
-        hub: EventHub,
+        hub: LogHub,
         clock: QueueClock,
         metrics: QueueMetrics,
         receiver: mpsc::Receiver<Box<dyn WriteRequest>>,

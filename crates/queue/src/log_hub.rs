@@ -22,14 +22,14 @@ pub const MAX_ENCODINGS: usize = 3;
 
 /// A log entry and its encodings, each of which is made once for all subscribers.
 #[derive(Debug)]
-pub struct EncodedEvent {
+pub struct EncodedEntry {
     pub entry: LogEntry,
     /// When it was committed; `None` if it was read from the file.
     pub committed_at: Option<Instant>,
     encodings: [OnceLock<Bytes>; MAX_ENCODINGS],
 }
 
-impl EncodedEvent {
+impl EncodedEntry {
     /// An entry that was read from the file.
     pub fn stored(entry: LogEntry) -> Self {
         Self { entry, committed_at: None, encodings: Default::default() }
@@ -47,27 +47,27 @@ impl EncodedEvent {
 
 /// A signal to a subscriber.
 #[derive(Debug, Clone)]
-pub enum EventSignal {
+pub enum LogSignal {
     /// An entry was committed by this process.
-    Published(Arc<EncodedEvent>),
+    Published(Arc<EncodedEntry>),
     /// Another process has appended entries up to this sequence number.
     TailAdvanced(u64),
 }
 
 /// One broadcast channel for each task with a subscriber.
 #[derive(Debug, Clone, Default)]
-pub struct EventHub {
+pub struct LogHub {
     channels: Arc<Mutex<HashMap<TaskId, Channel>>>,
 }
 
 #[derive(Debug)]
 struct Channel {
-    sender: broadcast::Sender<EventSignal>,
+    sender: broadcast::Sender<LogSignal>,
     /// The highest sequence number that was signalled.
     last_seq: u64,
 }
 
-impl EventHub {
+impl LogHub {
     fn channels(&self) -> MutexGuard<'_, HashMap<TaskId, Channel>> {
         // No code panics half-way through a change of the map.
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
@@ -89,9 +89,9 @@ impl EventHub {
         if let Some(channel) = self.channels().get_mut(&entry.task) {
             channel.last_seq = channel.last_seq.max(entry.seq);
             // An error means that the last subscriber has just left.
-            let _ = channel.sender.send(EventSignal::Published(Arc::new(EncodedEvent {
+            let _ = channel.sender.send(LogSignal::Published(Arc::new(EncodedEntry {
                 committed_at: Some(Instant::now()),
-                ..EncodedEvent::stored(entry)
+                ..EncodedEntry::stored(entry)
             })));
         }
     }
@@ -102,7 +102,7 @@ impl EventHub {
             && channel.last_seq < last_seq
         {
             channel.last_seq = last_seq;
-            let _ = channel.sender.send(EventSignal::TailAdvanced(last_seq));
+            let _ = channel.sender.send(LogSignal::TailAdvanced(last_seq));
         }
     }
 
@@ -115,15 +115,15 @@ impl EventHub {
 /// A subscription to one task's log. The task's channel is removed with its last subscription.
 #[derive(Debug)]
 pub struct Subscription {
-    hub: EventHub,
+    hub: LogHub,
     task: TaskId,
     /// `None` only during `drop`.
-    receiver: Option<broadcast::Receiver<EventSignal>>,
+    receiver: Option<broadcast::Receiver<LogSignal>>,
 }
 
 impl Subscription {
     /// Waits for the next signal. `None` means that some were missed.
-    pub async fn next(&mut self) -> Option<EventSignal> {
+    pub async fn next(&mut self) -> Option<LogSignal> {
         match &mut self.receiver {
             Some(receiver) => receiver.recv().await.ok(),
             None => None,
@@ -162,29 +162,29 @@ mod tests {
 
     #[tokio::test]
     async fn a_channel_is_removed_with_its_last_subscriber() {
-        let (hub, task) = (EventHub::default(), TaskId::new());
+        let (hub, task) = (LogHub::default(), TaskId::new());
         let (mut first, second) = (hub.subscribe(task), hub.subscribe(task));
         drop(second);
         hub.publish(entry(task, 1));
-        assert!(matches!(first.next().await, Some(EventSignal::Published(event)) if event.entry.seq == 1));
+        assert!(matches!(first.next().await, Some(LogSignal::Published(encoded)) if encoded.entry.seq == 1));
         drop(first);
         assert!(hub.subscribed_tasks().is_empty());
     }
 
     #[tokio::test]
     async fn a_known_length_is_not_signalled_again() {
-        let (hub, task) = (EventHub::default(), TaskId::new());
+        let (hub, task) = (LogHub::default(), TaskId::new());
         let mut subscription = hub.subscribe(task);
         hub.publish(entry(task, 2));
         hub.advance_tail(task, 2);
         hub.advance_tail(task, 3);
-        assert!(matches!(subscription.next().await, Some(EventSignal::Published(_))));
-        assert!(matches!(subscription.next().await, Some(EventSignal::TailAdvanced(3))));
+        assert!(matches!(subscription.next().await, Some(LogSignal::Published(_))));
+        assert!(matches!(subscription.next().await, Some(LogSignal::TailAdvanced(3))));
     }
 
     #[tokio::test]
     async fn a_slow_subscriber_learns_that_it_missed_signals() {
-        let (hub, task) = (EventHub::default(), TaskId::new());
+        let (hub, task) = (LogHub::default(), TaskId::new());
         let mut subscription = hub.subscribe(task);
         for seq in 1..=2 * CHANNEL_CAPACITY as u64 {
             hub.publish(entry(task, seq));
