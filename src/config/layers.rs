@@ -8,7 +8,7 @@ use toml::{Table, Value};
 
 use super::{
     ConfigError,
-    keys::{self, PREFIX},
+    option_names::{self, PREFIX},
 };
 
 /// The origin of values where nothing better is known.
@@ -56,11 +56,11 @@ impl Layer {
     /// # Errors
     /// There is such a key.
     pub fn check_keys(&self, defaults: &Table) -> Result<(), ConfigError> {
-        let Some(key) = keys::first_unknown(&self.values, defaults) else { return Ok(()) };
-        if let Some((new, note)) = keys::renamed(&key) {
+        let Some(key) = option_names::first_unknown(&self.values, defaults) else { return Ok(()) };
+        if let Some((new, note)) = option_names::renamed(&key) {
             return Err(ConfigError::Renamed { old: format!("{}: {key}", self.origin), new, note });
         }
-        let hint = keys::did_you_mean(&key, &keys::all(defaults));
+        let hint = option_names::did_you_mean(&key, &option_names::all(defaults));
         Err(ConfigError::UnknownKey { origin: self.origin.clone(), key, hint })
     }
 }
@@ -95,10 +95,10 @@ fn is_other_variable(name: &str) -> bool {
 /// # Errors
 /// A variable names no option, or its text is not of the option's type.
 pub fn environment(defaults: &Table, variables: impl Iterator<Item = (String, String)>) -> Result<Vec<Layer>, ConfigError> {
-    let known = keys::all(defaults);
+    let known = option_names::all(defaults);
     let mut layers = Vec::new();
     for (name, text) in variables.filter(|(name, _)| name.starts_with(PREFIX) && !is_other_variable(name)) {
-        let Some(key) = known.iter().find(|key| keys::variable(key) == name) else {
+        let Some(key) = known.iter().find(|key| option_names::variable(key) == name) else {
             return Err(unknown_variable(name, &known));
         };
         let path: Vec<&str> = key.split('.').collect();
@@ -115,11 +115,11 @@ pub fn environment(defaults: &Table, variables: impl Iterator<Item = (String, St
 }
 
 fn unknown_variable(name: String, known: &[String]) -> ConfigError {
-    if let Some((new, note)) = keys::renamed_variable(&name, known) {
+    if let Some((new, note)) = option_names::renamed_variable(&name, known) {
         return ConfigError::Renamed { old: format!("environment variable {name}"), new, note };
     }
-    let variables: Vec<String> = known.iter().map(|key| keys::variable(key)).collect();
-    let hint = keys::did_you_mean(&name, &variables);
+    let variables: Vec<String> = known.iter().map(|key| option_names::variable(key)).collect();
+    let hint = option_names::did_you_mean(&name, &variables);
     ConfigError::UnknownVariable { name, hint }
 }
 

@@ -10,8 +10,8 @@ use toml::Value;
 
 use super::{
     Config,
+    layers::{self, Layer},
     limits::{self, Violation},
-    sources::{self, Layer},
 };
 
 /// The default of every option: the commented file at the root of the project.
@@ -39,7 +39,7 @@ pub enum ConfigError {
     NoToken,
 }
 
-/// Values that override all other sources.
+/// Values that override all other layers.
 #[derive(Debug, Default)]
 pub struct Overrides(Vec<Layer>);
 
@@ -57,7 +57,7 @@ impl Overrides {
     }
 }
 
-/// Reads the configuration. Later sources override earlier ones: defaults, `file`, `variables`,
+/// Reads the configuration. Later layers override earlier ones: defaults, `file`, `variables`,
 /// `overrides`.
 ///
 /// # Errors
@@ -75,7 +75,7 @@ pub fn load(
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         layers.push(Layer::parse(format!("configuration file {}", path.display()), &text)?);
     }
-    layers.extend(sources::environment(&defaults, variables)?);
+    layers.extend(layers::environment(&defaults, variables)?);
     layers.extend(overrides.0);
     layers.iter().try_for_each(|layer| layer.check_keys(&defaults))?;
 
@@ -83,17 +83,17 @@ pub fn load(
     let config: Config = figment.extract().map_err(|error| refused(&figment, error))?;
     limits::check(&config).map_err(|Violation { key, problem, depends_on }| {
         let problem = match depends_on {
-            Some(other) => format!("{problem} (the value of {other} comes from {})", sources::origin_of(&figment, other)),
+            Some(other) => format!("{problem} (the value of {other} comes from {})", layers::origin_of(&figment, other)),
             None => problem,
         };
-        ConfigError::Value { origin: sources::origin_of(&figment, &key), key, problem }
+        ConfigError::Value { origin: layers::origin_of(&figment, &key), key, problem }
     })?;
     Ok(config)
 }
 
 fn refused(figment: &Figment, error: figment::Error) -> ConfigError {
     let key = error.path.join(".");
-    ConfigError::Value { origin: sources::origin_of(figment, &key), key, problem: describe(error.kind) }
+    ConfigError::Value { origin: layers::origin_of(figment, &key), key, problem: describe(error.kind) }
 }
 
 /// What is wrong with a value. figment's own text would show the value, which may be a secret in

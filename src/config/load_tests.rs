@@ -1,7 +1,7 @@
-//! Which sources override which, and what the errors say.
+//! Which layers override which, and what the errors say.
 
 use super::*;
-use crate::config::keys;
+use crate::config::option_names;
 
 fn with(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
     load(None, variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())), Overrides::default())
@@ -156,7 +156,7 @@ fn renamed_keys_and_variables_are_refused_with_the_new_name() {
         ("guard.mode", "validation.mode"),
         ("guard.max_quarantined", "validation.max_quarantined"),
     ];
-    let known = keys::all(&toml::from_str(DEFAULTS).unwrap());
+    let known = option_names::all(&toml::from_str(DEFAULTS).unwrap());
     for (old, new) in renamed {
         let (section, key) = old.split_once('.').unwrap();
         let error = from_file(&format!("[{section}]\n{key} = 1")).unwrap_err().to_string();
@@ -165,19 +165,19 @@ fn renamed_keys_and_variables_are_refused_with_the_new_name() {
 
         let (name, note) = new.split_once(' ').map_or((new, String::new()), |(name, note)| (name, format!(" {note}")));
         assert!(known.iter().any(|key| key == name), "{name} is not an option");
-        let variable = keys::variable(old);
+        let variable = option_names::variable(old);
         let error = with(&[(&variable, "1")]).unwrap_err().to_string();
-        let said = format!("environment variable {variable} was renamed to {}{note};", keys::variable(name));
+        let said = format!("environment variable {variable} was renamed to {}{note};", option_names::variable(name));
         assert!(error.starts_with(&said), "{error}");
     }
     let tested = renamed.map(|(old, _)| if old.starts_with("guard.") { "guard" } else { old });
-    assert!(keys::RENAMED.iter().all(|(old, ..)| tested.contains(old)), "a renamed key is missing in this test");
+    assert!(option_names::RENAMED.iter().all(|(old, ..)| tested.contains(old)), "a renamed key is missing in this test");
 }
 
 #[test]
 fn every_option_has_a_variable_of_its_own() {
-    let known = keys::all(&toml::from_str(DEFAULTS).unwrap());
-    let variables: std::collections::BTreeSet<_> = known.iter().map(|key| keys::variable(key)).collect();
+    let known = option_names::all(&toml::from_str(DEFAULTS).unwrap());
+    let variables: std::collections::BTreeSet<_> = known.iter().map(|key| option_names::variable(key)).collect();
     assert_eq!(variables.len(), known.len());
 }
 

@@ -1,13 +1,13 @@
 //! The configuration: plain types, their limits, and where each value comes from.
 //!
-//! `config.toml` at the root is compiled in as the default; [`load()`] merges the other sources
+//! `config.toml` at the root is compiled in as the default; [`load()`] merges the other layers
 //! over it. This module uses no other module of the crate.
 
-mod keys;
+mod layers;
 mod limits;
 mod load;
+mod option_names;
 mod secret;
-mod sources;
 
 use std::{
     fmt,
