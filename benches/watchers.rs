@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
-use support::{Client, Process, TOKEN, TestBroker, TestStore, real};
+use support::{Client, Process, TOKEN, TestBroker, TestSource, real};
 use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
 
@@ -31,12 +31,12 @@ async fn main() {
         return;
     };
     let database = std::env::var("BENCH_DATABASE").unwrap_or_else(|_| "acceptance_1000000".to_owned());
-    let store =
-        TestStore::Postgres { url: format!("{}/{database}", server.rsplit_once('/').unwrap().0), schema: "public".to_owned() };
+    let source =
+        TestSource::Postgres { url: format!("{}/{database}", server.rsplit_once('/').unwrap().0), schema: "public".to_owned() };
     let (folder, topic) = (tempfile::tempdir().unwrap(), TestBroker::start().await.topic().await);
     // The defaults, which the test fixtures change.
     let defaults = [("DATA_PATCH_WORKER_PROGRESS_LOG_INTERVAL_MS", "1000"), ("DATA_PATCH_WORKER_LEASE_SECONDS", "30")];
-    let process = Process::serve(&folder, &store, &topic, &defaults).await;
+    let process = Process::serve(&folder, &source, &topic, &defaults).await;
     let thing = Uuid::parse_str("5ca1ab1e-0000-4000-8000-000000000001").unwrap();
     let devices: Vec<Uuid> = (1..=10).map(|n| Uuid::parse_str(&format!("00000000-0000-4000-8000-{n:012}")).unwrap()).collect();
     let request = Client::request(thing, &devices, &topic.name);

@@ -18,7 +18,7 @@ use crate::{
     sink::kafka::EmbeddedBroker,
     source::{
         sample::{self, SampleRequest},
-        sample_store,
+        sample_database,
     },
 };
 use service::{Service, Setup};
@@ -44,7 +44,7 @@ async fn run_until(args: &DemoArgs, stop: &CancellationToken) -> anyhow::Result<
     let view = View::new(args.plain);
     let folder = tempfile::tempdir().context("a temporary folder can't be created")?;
     let database = folder.path().join("iota.db");
-    sample_store::write(&database).await.context("the sample database can't be written")?;
+    sample_database::write(&database).await.context("the sample database can't be written")?;
     unreadable::add(&database).await.context("the sample database can't be written")?;
     let rows = sample::readings().count();
     view.fact(

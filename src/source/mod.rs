@@ -40,7 +40,7 @@ mod ping_tests;
 mod postgres;
 mod rows;
 pub mod sample;
-pub mod sample_store;
+pub mod sample_database;
 mod select;
 mod sqlite;
 

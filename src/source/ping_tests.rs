@@ -2,14 +2,14 @@
 
 use std::pin::pin;
 
-use super::{Source, sample, sample_store};
+use super::{Source, sample, sample_database};
 use crate::config::{self, Overrides};
 
 #[tokio::test]
 async fn a_ping_takes_no_connection_while_pages_have_all_but_the_last() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("iota.db");
-    sample_store::write(&path).await.unwrap();
+    sample_database::write(&path).await.unwrap();
     let mut overrides = Overrides::default();
     overrides.set(&["iota", "url"], format!("sqlite://{}", path.display())).set(&["iota", "connections"], 2);
     let source = Source::new(&config::load(None, std::iter::empty(), overrides).unwrap().iota).unwrap();

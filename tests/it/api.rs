@@ -9,7 +9,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::support::{Client, TOKEN, TestApp, TestStore, call, eventually};
+use crate::support::{Client, TOKEN, TestApp, TestSource, call, eventually};
 
 /// A submission as the body of a request.
 fn body(thing: Uuid, devices: &[Uuid], topic: &str) -> Value {
@@ -29,8 +29,8 @@ async fn until_finished(app: &TestApp, task: &str) -> Value {
 
 #[tokio::test]
 async fn a_task_is_submitted_shown_and_listed() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(30).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(30).await;
     let mut request = body(thing, &[device], &app.topic.name);
     (request["reason"], request["requestId"]) = (json!("ET was down, ticket 4711"), json!("once"));
     let created = app.call("POST", "/tasks", &request).await;
@@ -55,8 +55,8 @@ async fn a_task_is_submitted_shown_and_listed() {
 
 #[tokio::test]
 async fn an_idempotency_key_is_a_request_id() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(1).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(1).await;
     let request = body(thing, &[device], &app.topic.name).to_string();
     let submit = async |key: &str, request: &str| {
         let answer = call(&app.http, "POST", "/tasks", &[&format!("idempotency-key: {key}")], request).await;
@@ -74,7 +74,7 @@ async fn an_idempotency_key_is_a_request_id() {
 
 #[tokio::test]
 async fn errors_are_problem_details_that_name_the_field() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let id = Uuid::new_v4();
     let task = format!("/tasks/{id}");
     for (method, path, body, status, code, field) in [
@@ -117,7 +117,7 @@ async fn errors_are_problem_details_that_name_the_field() {
 
 #[tokio::test]
 async fn without_a_valid_token_nothing_is_told() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     for (header, code) in [
         ("authorization: Bearer wrong", "wrong_token"),
         ("authorization: Basic eDp5", "malformed_token"),
@@ -155,8 +155,8 @@ async fn stream(address: &str, path: &str, headers: &str, count: usize) -> Vec<(
 
 #[tokio::test]
 async fn the_log_is_a_stream_that_resumes_after_the_last_event() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(30).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(30).await;
     let request = body(thing, &[device], &app.topic.name);
     let task = app.call("POST", "/tasks", &request).await.json()["taskId"].as_str().unwrap().to_owned();
     let path = format!("/tasks/{task}/events");
@@ -175,7 +175,7 @@ async fn the_log_is_a_stream_that_resumes_after_the_last_event() {
 
 #[tokio::test]
 async fn a_connection_serves_more_than_one_request() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let mut stream = TcpStream::connect(&app.http).await.unwrap();
     let request = format!("GET /data-patch/api/v1/tasks HTTP/1.1\r\nhost: test\r\nauthorization: Bearer {TOKEN}\r\n\r\n");
     let mut lines = BufReader::new(&mut stream);
@@ -194,9 +194,9 @@ async fn a_connection_serves_more_than_one_request() {
 
 #[tokio::test]
 async fn quarantined_rows_are_listed_in_parts_and_as_csv() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(5).await;
-    app.store.execute("UPDATE raw_data SET doc = '{}'").await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(5).await;
+    app.source.execute("UPDATE raw_data SET doc = '{}'").await;
     let request = body(thing, &[device], &app.topic.name);
     let task = app.call("POST", "/tasks", &request).await.json()["taskId"].as_str().unwrap().to_owned();
     let view = until_finished(&app, &task).await;

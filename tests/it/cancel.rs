@@ -9,7 +9,7 @@ use data_patch::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Client, TOKEN, TestApp, TestBroker, TestStore, is_end, message, seqs};
+use crate::support::{Client, TOKEN, TestApp, TestBroker, TestSource, is_end, message, seqs};
 
 async fn cancel(client: &mut Client, task: &str) -> Vec<Value> {
     client.send(&json!({"token": TOKEN, "taskId": task, "cancel": true})).await;
@@ -18,7 +18,7 @@ async fn cancel(client: &mut Client, task: &str) -> Vec<Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_task_ends_and_its_watchers_receive_the_end() {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         // Slow enough to be cancelled while it runs.
         overrides
             .set(&["iota", "page_rows"], 100)
@@ -26,7 +26,7 @@ async fn a_running_task_ends_and_its_watchers_receive_the_end() {
             .set(&["worker", "progress_log_interval_ms"], 50);
     })
     .await;
-    let (thing, device) = app.store.add_rows(50_000).await;
+    let (thing, device) = app.source.add_rows(50_000).await;
     let (mut watcher, mut canceller) = (app.client().await, app.client().await);
     let task = watcher.submit(&Client::request(thing, &[device], &app.topic.name)).await;
     let mut log = watcher.until(|line| message(line).starts_with("iota data published(")).await;
@@ -40,7 +40,7 @@ async fn a_running_task_ends_and_its_watchers_receive_the_end() {
     assert!(message(last).contains("1 device cancelled"), "{last}");
     // The worker has stopped, and its slot is free.
     let other = Uuid::new_v4();
-    app.store.add_device(thing, other, "b").await;
+    app.source.add_device(thing, other, "b").await;
     watcher.submit(&Client::request(thing, &[other], &app.topic.name)).await;
     assert_eq!(watcher.log().await.last().unwrap()["payload"]["state"], "succeeded");
     assert!(app.topic.read_device(device).await.len() < 50_000, "all rows were published");
@@ -55,17 +55,17 @@ fn published(last: &Value) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_the_last_line_nothing_arrives_and_its_counts_are_exact() {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         overrides
             .set(&["iota", "page_rows"], 200)
             .set(&["kafka", "in_flight_bytes"], 1 << 20)
             .set(&["worker", "progress_log_interval_ms"], 50);
     })
     .await;
-    let (thing, first) = app.store.add_rows(3_000).await;
+    let (thing, first) = app.source.add_rows(3_000).await;
     let mut devices = vec![first];
     for n in 0..30 {
-        devices.push(app.store.add_device_with_rows(thing, 3_000 + n * 2_000, 2_000).await);
+        devices.push(app.source.add_device_with_rows(thing, 3_000 + n * 2_000, 2_000).await);
     }
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
@@ -84,14 +84,14 @@ async fn after_the_last_line_nothing_arrives_and_its_counts_are_exact() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_service_on_the_queue_stops_its_jobs_too() {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         overrides
             .set(&["iota", "page_rows"], 100)
             .set(&["kafka", "in_flight_bytes"], 65_536)
             .set(&["worker", "progress_log_interval_ms"], 50);
     })
     .await;
-    let (thing, device) = app.store.add_rows(50_000).await;
+    let (thing, device) = app.source.add_rows(50_000).await;
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
     client.until(|line| message(line).starts_with("iota data published(")).await;
@@ -111,8 +111,8 @@ async fn while_kafka_does_not_answer_a_cancel_ends_and_what_was_not_sent_never_a
     // Only the embedded broker can lose the leaders of its partitions.
     let broker = Arc::new(EmbeddedBroker::start_beside_a_dead_one().await.unwrap());
     let topic = TestBroker::Embedded(Arc::clone(&broker)).topic().await;
-    let app = TestApp::start_on(Arc::new(tempfile::tempdir().unwrap()), TestStore::empty().await, topic, |_| {}).await;
-    let (thing, device) = app.store.add_rows(3_000).await;
+    let app = TestApp::start_on(Arc::new(tempfile::tempdir().unwrap()), TestSource::empty().await, topic, |_| {}).await;
+    let (thing, device) = app.source.add_rows(3_000).await;
     let leaders = async |are_there| {
         for partition in 0..3 {
             broker.set_leader(&app.topic.name, partition, are_there).await.unwrap();
@@ -120,7 +120,7 @@ async fn while_kafka_does_not_answer_a_cancel_ends_and_what_was_not_sent_never_a
     };
     let mut client = app.client().await;
     // The topic becomes unavailable after it was looked up.
-    let known = app.store.add_device_with_rows(thing, 10_000, 3).await;
+    let known = app.source.add_device_with_rows(thing, 10_000, 3).await;
     client.submit(&Client::request(thing, &[known], &app.topic.name)).await;
     client.log().await;
     leaders(false).await;
@@ -144,8 +144,8 @@ async fn while_kafka_does_not_answer_a_cancel_ends_and_what_was_not_sent_never_a
 
 #[tokio::test]
 async fn a_finished_task_is_not_changed() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(3).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(3).await;
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
     let log = client.log().await;

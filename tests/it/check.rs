@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{TestBroker, TestStore, program};
+use crate::support::{TestBroker, TestSource, program};
 
 async fn check(variables: &[(&str, &str)]) -> (bool, String) {
     let output = program().arg("check").envs(variables.iter().copied()).output().await.unwrap();
@@ -26,10 +26,10 @@ async fn check_ends_soon_with_the_systems_error_if_nothing_listens() {
 
 #[tokio::test]
 async fn check_runs_the_queries_of_a_job() {
-    let (folder, store) = (tempfile::tempdir().unwrap(), TestStore::empty().await);
+    let (folder, source) = (tempfile::tempdir().unwrap(), TestSource::empty().await);
     let topic = TestBroker::start().await.topic().await;
     let queue = format!("sqlite://{}", folder.path().join("queue.db").display());
-    let url = store.url();
+    let url = source.url();
     let variables = [
         ("DATA_PATCH_QUEUE_URL", queue.as_str()),
         ("DATA_PATCH_IOTA_URL", url.as_str()),
@@ -39,25 +39,25 @@ async fn check_runs_the_queries_of_a_job() {
     ];
     let (well, printed) = check(&variables).await;
     assert!(well && printed.contains("a reading there is none"), "{printed}");
-    let (_, device) = store.add_rows(3).await;
+    let (_, device) = source.add_rows(3).await;
     let (well, printed) = check(&variables).await;
     assert!(well, "{printed}");
     let reading = format!("a reading of device {device}, key 1 at 2019-01-11T13:03:00Z");
     for expected in [format!("a device  {device} 应变计").as_str(), &reading] {
         assert!(printed.contains(expected), "{expected}: {printed}");
     }
-    if !store.is_postgres() {
+    if !source.is_postgres() {
         return;
     }
     assert!(printed.contains("counting  by an index"), "{printed}");
-    store.execute("DROP INDEX raw_data_read").await;
+    source.execute("DROP INDEX raw_data_read").await;
     let (well, printed) = check(&variables).await;
     assert!(well && printed.contains("counting  with no index: each device reads the whole table"), "{printed}");
     // Names of another type are read as text; a document of a type that no job can read is refused.
-    store.execute("ALTER TABLE \"Device\" ALTER name TYPE bigint USING 6").await;
+    source.execute("ALTER TABLE \"Device\" ALTER name TYPE bigint USING 6").await;
     let (well, printed) = check(&variables).await;
     assert!(well && printed.contains(&format!("a device  {device} 6")), "{printed}");
-    store.execute("ALTER TABLE raw_data ALTER \"deviceId\" TYPE text USING 'no uuid'").await;
+    source.execute("ALTER TABLE raw_data ALTER \"deviceId\" TYPE text USING 'no uuid'").await;
     let (well, printed) = check(&variables).await;
     assert!(!well && printed.contains("column deviceId holds \"no uuid\""), "{printed}");
 }

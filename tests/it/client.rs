@@ -10,7 +10,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::support::{PATIENCE, TOKEN, TestApp, TestBroker, TestStore, TestTopic};
+use crate::support::{PATIENCE, TOKEN, TestApp, TestBroker, TestSource, TestTopic};
 
 fn request(thing: Uuid, devices: &[Uuid], topic: &TestTopic) -> Request {
     Request::new(thing, devices, "2019-01-11T21:03:00.000+0800", "2029-01-15T14:30:00.000+0800").topic(&topic.name)
@@ -76,8 +76,8 @@ async fn pass_on(mut near: TcpStream, mut far: TcpStream, bytes: usize) {
 
 #[tokio::test]
 async fn a_task_is_submitted_and_watched_to_its_end() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(3).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(3).await;
     let mut client = Client::connect(&app.url, TOKEN).await.unwrap();
     let task = client.submit(&request(thing, &[device], &app.topic)).await.unwrap();
     let log = rest(&mut client).await;
@@ -92,8 +92,8 @@ async fn a_task_is_submitted_and_watched_to_its_end() {
 
 #[tokio::test]
 async fn aborted_connections_lose_no_entry() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, devices) = app.store.add_devices_of_one_row(150).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, devices) = app.source.add_devices_of_one_row(150).await;
     let (url, taken) = cutting_proxy(&app.http, usize::MAX, 8_000).await;
     let mut client = Client::connect(url, TOKEN).await.unwrap();
     client.submit(&request(thing, &devices, &app.topic)).await.unwrap();
@@ -106,8 +106,8 @@ async fn aborted_connections_lose_no_entry() {
 
 #[tokio::test]
 async fn a_submit_whose_reply_was_lost_creates_one_task() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(5).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(5).await;
     let (url, taken) = cutting_proxy(&app.http, 1, 0).await;
     let mut client = Client::connect(url, TOKEN).await.unwrap();
     client.submit(&request(thing, &[device], &app.topic)).await.unwrap();
@@ -120,16 +120,16 @@ async fn a_submit_whose_reply_was_lost_creates_one_task() {
 #[tokio::test]
 async fn a_restart_of_the_service_loses_no_entry() {
     let (folder, topic) = (Arc::new(tempfile::tempdir().unwrap()), TestBroker::start().await.topic().await);
-    let first = TestApp::start_on(Arc::clone(&folder), TestStore::empty().await, topic.clone(), |_| {}).await;
-    let (thing, devices) = first.store.add_devices_of_one_row(150).await;
-    let (store, address) = (first.store.clone(), first.http.parse::<SocketAddr>().unwrap());
+    let first = TestApp::start_on(Arc::clone(&folder), TestSource::empty().await, topic.clone(), |_| {}).await;
+    let (thing, devices) = first.source.add_devices_of_one_row(150).await;
+    let (source, address) = (first.source.clone(), first.http.parse::<SocketAddr>().unwrap());
     let retry = RetryPolicy { max_attempts: 1_000, max_delay: Duration::from_millis(100), ..RetryPolicy::default() };
     let mut client = Client::new(&first.url, TOKEN, retry);
     client.submit(&request(thing, &devices, &topic)).await.unwrap();
     let mut log = vec![client.next().await.unwrap().unwrap()];
     let restart = async {
         first.stop().await;
-        TestApp::start_on(folder, store, topic, |overrides| {
+        TestApp::start_on(folder, source, topic, |overrides| {
             overrides.set(&["server", "listen"], address.to_string());
         })
         .await
@@ -143,8 +143,8 @@ async fn a_restart_of_the_service_loses_no_entry() {
 
 #[tokio::test]
 async fn the_log_of_a_finished_task_is_sent_from_any_entry_and_ends() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, devices) = app.store.add_devices_of_one_row(5).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, devices) = app.source.add_devices_of_one_row(5).await;
     let mut client = Client::connect(&app.url, TOKEN).await.unwrap();
     let task = client.submit(&request(thing, &devices, &app.topic)).await.unwrap();
     let log = rest(&mut client).await;
@@ -157,8 +157,8 @@ async fn the_log_of_a_finished_task_is_sent_from_any_entry_and_ends() {
 
 #[tokio::test]
 async fn refusals_have_their_code() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(1).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(1).await;
     let good = request(thing, &[device], &app.topic);
     let mut stranger = Client::connect(&app.url, "654321").await.unwrap();
     let mut client = Client::connect(&app.url, TOKEN).await.unwrap();
@@ -178,8 +178,8 @@ async fn refusals_have_their_code() {
 
 #[tokio::test]
 async fn a_cancel_is_answered_while_entries_arrive() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, devices) = app.store.add_devices_of_one_row(150).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, devices) = app.source.add_devices_of_one_row(150).await;
     let mut client = Client::connect(&app.url, TOKEN).await.unwrap();
     let task = client.submit(&request(thing, &devices, &app.topic)).await.unwrap();
     client.cancel(task).await.unwrap();

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     commands::{open_terminal, read_until},
-    support::{PATIENCE, TOKEN, TestApp, TestStore, program},
+    support::{PATIENCE, TOKEN, TestApp, TestSource, program},
 };
 
 const RANGE: [&str; 4] = ["--from", "2019-01-11 21:03:00", "--to", "2019-01-15 14:30:00"];
@@ -51,7 +51,7 @@ async fn run(app: &TestApp, args: &[&str]) -> Ran {
 
 /// A task that runs until it is cancelled: a row a second.
 async fn endless(app: &TestApp) -> String {
-    let (thing, device) = app.store.add_rows(1_000).await;
+    let (thing, device) = app.source.add_rows(1_000).await;
     let (thing, device) = (thing.to_string(), device.to_string());
     let args =
         [&["submit", &thing, &device, "--topic", &app.topic.name, "--rate", "1", "--detach", "--quiet"][..], &RANGE].concat();
@@ -62,8 +62,8 @@ async fn endless(app: &TestApp) -> String {
 
 #[tokio::test]
 async fn a_submitted_task_is_watched_listed_and_shown() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(30).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(30).await;
     let (thing, device) = (thing.to_string(), device.to_string());
     let submit = [&["submit", &thing, &device, "--topic", &app.topic.name, "--reason", "ticket 4711"][..], &RANGE].concat();
     let submitted = run(&app, &submit).await;
@@ -91,8 +91,8 @@ async fn a_submitted_task_is_watched_listed_and_shown() {
 
 #[tokio::test]
 async fn json_is_the_task_and_its_entries() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(30).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(30).await;
     let (thing, device) = (thing.to_string(), device.to_string());
     let submitted = run(&app, &[&["submit", &thing, &device, "--topic", &app.topic.name, "--json"][..], &RANGE].concat()).await;
     let lines: Vec<Value> = submitted.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -109,8 +109,8 @@ async fn json_is_the_task_and_its_entries() {
 
 #[tokio::test]
 async fn a_task_that_fails_ends_with_1_and_is_retried() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, good) = app.store.add_rows(3).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, good) = app.source.add_rows(3).await;
     let (missing, thing, good) = (Uuid::new_v4().to_string(), thing.to_string(), good.to_string());
     let mut submit = command(
         &app.http,
@@ -134,7 +134,7 @@ async fn a_task_that_fails_ends_with_1_and_is_retried() {
 
 #[tokio::test]
 async fn a_running_task_is_steered() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let task = endless(&app).await;
     for (args, expected) in [
         (&["pause", &task][..], "paused"),
@@ -156,7 +156,7 @@ async fn a_running_task_is_steered() {
 
 #[tokio::test]
 async fn exit_codes_tell_usage_unreachable_and_refused_apart() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let id = Uuid::new_v4().to_string();
     let closed = {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -191,7 +191,7 @@ async fn exit_codes_tell_usage_unreachable_and_refused_apart() {
 
 #[tokio::test]
 async fn ctrl_c_ends_the_watching_and_not_the_task() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let task = endless(&app).await;
     let mut watch = command(&app.http, &["watch", &task]).spawn().unwrap();
     let mut out = BufReader::new(watch.stdout.take().unwrap());
@@ -207,7 +207,7 @@ async fn ctrl_c_ends_the_watching_and_not_the_task() {
 
 #[tokio::test]
 async fn a_reader_that_leaves_ends_the_watching_quietly() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let task = endless(&app).await;
     let mut watch = command(&app.http, &["watch", &task]).spawn().unwrap();
     drop(watch.stdout.take());
@@ -218,7 +218,7 @@ async fn a_reader_that_leaves_ends_the_watching_quietly() {
 
 #[tokio::test]
 async fn on_a_terminal_a_running_device_has_a_bar() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let task = endless(&app).await;
     let (mut terminal, side, _) = open_terminal();
     let mut watch = command(&app.http, &["watch", &task]);
@@ -257,7 +257,7 @@ async fn proxy(to: String, cut: watch::Receiver<u32>) -> String {
 
 #[tokio::test]
 async fn a_lost_connection_loses_no_entry() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let task = endless(&app).await;
     let (cut, is_cut) = watch::channel(0);
     let address = proxy(app.http.clone(), is_cut).await;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use data_patch::config::DEFAULTS;
 
-use crate::support::{TestBroker, TestStore, program};
+use crate::support::{TestBroker, TestSource, program};
 
 /// Runs the program; returns its exit code and output.
 async fn run(args: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
@@ -50,10 +50,10 @@ async fn a_port_in_use_is_reported() {
 
 #[tokio::test]
 async fn check_prints_findings_and_errors() {
-    let (folder, store) = (tempfile::tempdir().unwrap(), TestStore::empty().await);
+    let (folder, source) = (tempfile::tempdir().unwrap(), TestSource::empty().await);
     let topic = TestBroker::start().await.topic().await;
     let queue = format!("sqlite://{}", folder.path().join("queue.db").display());
-    let url = store.url();
+    let url = source.url();
     let mut variables = vec![
         ("DATA_PATCH_QUEUE_URL", queue.as_str()),
         ("DATA_PATCH_IOTA_URL", url.as_str()),

@@ -9,11 +9,11 @@ use tokio_tungstenite::{
     tungstenite::{Error, Message},
 };
 
-use crate::support::{Client, PATIENCE, TOKEN, TestApp, TestStore, eventually};
+use crate::support::{Client, PATIENCE, TOKEN, TestApp, TestSource, eventually};
 
 #[tokio::test]
 async fn pings_are_repeated() {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         overrides.set(&["server", "ping_seconds"], 1);
     })
     .await;
@@ -27,7 +27,7 @@ async fn pings_are_repeated() {
 
 #[tokio::test]
 async fn a_peer_that_answers_no_ping_is_disconnected() {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         overrides.set(&["server", "ping_seconds"], 1);
     })
     .await;
@@ -43,7 +43,7 @@ async fn a_peer_that_answers_no_ping_is_disconnected() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_with_1000() {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         overrides.set(&["server", "ping_seconds"], 1).set(&["server", "idle_seconds"], 1);
     })
     .await;
@@ -53,7 +53,7 @@ async fn an_idle_connection_is_closed_with_1000() {
 
 #[tokio::test]
 async fn connections_are_limited_and_closed_ones_are_not_counted() {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         overrides.set(&["server", "max_connections"], 2);
     })
     .await;
@@ -73,7 +73,7 @@ async fn connections_are_limited_and_closed_ones_are_not_counted() {
 
 #[tokio::test]
 async fn a_shutdown_closes_with_1001_and_a_hint() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let mut client = app.client().await;
     app.request_stop();
     match client.next_frame().await {
@@ -90,11 +90,11 @@ async fn a_shutdown_closes_with_1001_and_a_hint() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn aborted_connections_are_removed() {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         overrides.set(&["worker", "progress_log_interval_ms"], 50);
     })
     .await;
-    let (thing, device) = app.store.add_rows(20_000).await;
+    let (thing, device) = app.source.add_rows(20_000).await;
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
     for _ in 0..40 {
@@ -117,7 +117,7 @@ async fn aborted_connections_are_removed() {
 
 #[tokio::test]
 async fn the_operators_endpoints() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     assert_eq!(app.get("/healthz").await, (200, "ok\n".to_owned()));
     assert_eq!(app.get("/readyz").await, (200, r#"{"queue":"ok","source":"ok","kafka":"ok"}"#.to_owned()));
     let (status, metrics) = app.get("/metrics").await;

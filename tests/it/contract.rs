@@ -4,7 +4,7 @@ use data_patch::source::sample;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{Client, Reading, TestApp, TestBroker, TestStore, doc, message, partition, seqs};
+use crate::support::{Client, Reading, TestApp, TestBroker, TestSource, doc, message, partition, seqs};
 
 fn sample_request(topic: &str) -> serde_json::Value {
     json!({
@@ -15,7 +15,7 @@ fn sample_request(topic: &str) -> serde_json::Value {
 
 #[tokio::test]
 async fn the_sample_request_is_answered_to_the_letter() {
-    let app = TestApp::start(TestStore::sample().await).await;
+    let app = TestApp::start(TestSource::sample().await).await;
     let mut client = app.client().await;
     client.send(&sample_request(&app.topic.name)).await;
     let created = client.next().await;
@@ -46,12 +46,12 @@ async fn the_sample_request_is_answered_to_the_letter() {
 
 #[tokio::test]
 async fn every_row_arrives_byte_for_byte_in_order_with_key_and_headers() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(3_000).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(3_000).await;
     let (task, _) = app.publish(thing, &[device]).await;
 
     let found = app.topic.read().await;
-    assert_eq!(found.iter().map(|found| found.value.clone()).collect::<Vec<_>>(), app.store.docs(device).await);
+    assert_eq!(found.iter().map(|found| found.value.clone()).collect::<Vec<_>>(), app.source.docs(device).await);
     for (n, found) in (0..).zip(&found) {
         let time = chrono::DateTime::from_timestamp(1_547_211_780 + n, 0).unwrap();
         let row = format!("{device}/{}/{}", time.format("%Y-%m-%dT%H:%M:%SZ"), n + 1);
@@ -62,12 +62,12 @@ async fn every_row_arrives_byte_for_byte_in_order_with_key_and_headers() {
 
 #[tokio::test]
 async fn the_partition_is_the_java_clients() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let thing = Uuid::new_v4();
     let devices: Vec<_> = (0..20).map(|_| Uuid::new_v4()).collect();
     for (n, device) in (1..).zip(&devices) {
-        app.store.add_device(thing, *device, "倾角计").await;
-        app.store.add(&[Reading { id: n, device: *device, time_ms: 1_600_000_000_000, doc: Some(doc(*device, n)) }]).await;
+        app.source.add_device(thing, *device, "倾角计").await;
+        app.source.add(&[Reading { id: n, device: *device, time_ms: 1_600_000_000_000, doc: Some(doc(*device, n)) }]).await;
     }
     app.publish(thing, &devices).await;
     let found = app.topic.read().await;
@@ -80,8 +80,8 @@ async fn the_partition_is_the_java_clients() {
 
 #[tokio::test]
 async fn a_rerun_is_recognizable_by_its_row_headers() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(5).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(5).await;
     let mut client = app.client().await;
     let request = Client::request(thing, &[device], &app.topic.name);
     let first = client.submit(&request).await;
@@ -97,8 +97,8 @@ async fn a_rerun_is_recognizable_by_its_row_headers() {
 
 #[tokio::test]
 async fn a_device_of_another_thing_fails_and_the_others_continue() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(4).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(4).await;
     let (_, stranger) = (Uuid::new_v4(), Uuid::new_v4());
     let (_, log) = app.publish(thing, &[stranger, device]).await;
     let failed = log.iter().find(|line| message(line).contains("no such device")).unwrap();
@@ -118,11 +118,11 @@ async fn the_default_topic_is_used_where_none_is_named() {
     let topic = TestBroker::start().await.topic().await;
     let name = topic.name.clone();
     let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
-    let app = TestApp::start_on(folder, TestStore::empty().await, topic, |overrides| {
+    let app = TestApp::start_on(folder, TestSource::empty().await, topic, |overrides| {
         overrides.set(&["kafka", "default_topic"], name);
     })
     .await;
-    let (thing, device) = app.store.add_rows(2).await;
+    let (thing, device) = app.source.add_rows(2).await;
     let mut request = Client::request(thing, &[device], "");
     request.as_object_mut().unwrap().remove("topic");
     let mut client = app.client().await;
@@ -135,8 +135,8 @@ async fn the_default_topic_is_used_where_none_is_named() {
 /// 2019-01-11T21:03:00 is the time of the first row, in the configured zone.
 #[tokio::test]
 async fn a_time_without_offset_may_have_a_t_and_a_message_a_byte_order_mark() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(3).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(3).await;
     let mut request = Client::request(thing, &[device], &app.topic.name);
     (request["from"], request["to"]) = (json!("2019-01-11T21:03:00"), json!("2019-01-11 21:03:01"));
     let mut client = app.client().await;
@@ -149,7 +149,7 @@ async fn a_time_without_offset_may_have_a_t_and_a_message_a_byte_order_mark() {
 
 #[tokio::test]
 async fn a_reversed_range_is_reported_as_it_was_written() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let mut request = Client::request(Uuid::new_v4(), &[Uuid::new_v4()], &app.topic.name);
     (request["from"], request["to"]) = (json!("2019-01-16T00:00:00+0800"), json!("2019-01-15 14:30:00"));
     let mut client = app.client().await;
@@ -162,8 +162,8 @@ async fn a_reversed_range_is_reported_as_it_was_written() {
 
 #[tokio::test]
 async fn several_tasks_share_a_connection() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(500).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(500).await;
     let mut client = app.client().await;
     let request = Client::request(thing, &[device], &app.topic.name);
     let mut lines = std::collections::HashMap::<String, Vec<serde_json::Value>>::new();
@@ -187,8 +187,8 @@ async fn several_tasks_share_a_connection() {
 
 #[tokio::test]
 async fn the_same_request_id_creates_nothing_and_attaches() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(3).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(3).await;
     let mut request = Client::request(thing, &[device], &app.topic.name);
     request["requestId"] = json!("补数据 2019-01");
     let mut client = app.client().await;

@@ -4,7 +4,7 @@
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 
-use crate::support::{Client, Process, TestBroker, TestStore, eventually, message};
+use crate::support::{Client, Process, TestBroker, TestSource, eventually, message};
 
 async fn raw(folder: &TempDir) -> SqliteConnection {
     SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(folder.path().join("queue.db"))).await.unwrap()
@@ -20,17 +20,17 @@ async fn any_stands_still(folder: &TempDir) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_kills_its_worker_when_it_goes_on_after_a_wait_is_to_blame() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, topic) = (TestStore::empty().await, TestBroker::start().await.topic().await);
-    let (thing, device) = store.add_rows(3).await;
-    let deadly = Process::serve(&folder, &store, &topic, &[("FAILPOINT", "read")]).await;
+    let (source, topic) = (TestSource::empty().await, TestBroker::start().await.topic().await);
+    let (thing, device) = source.add_rows(3).await;
+    let deadly = Process::serve(&folder, &source, &topic, &[("FAILPOINT", "read")]).await;
     let mut client = Client::connect(&deadly.url).await;
-    let lock = store.lock().await;
+    let lock = source.lock().await;
     let task = client.submit(&Client::request(thing, &[device], &topic.name)).await;
     eventually("the job stands still", || any_stands_still(&folder)).await;
     lock.release().await;
     assert_eq!(deadly.died().await, Some(9));
 
-    let process = Process::serve(&folder, &store, &topic, &[("DATA_PATCH_WORKER_MAX_CRASHES", "1")]).await;
+    let process = Process::serve(&folder, &source, &topic, &[("DATA_PATCH_WORKER_MAX_CRASHES", "1")]).await;
     let mut client = Client::connect(&process.url).await;
     client.attach(&task, 0).await;
     let log = client.log().await;

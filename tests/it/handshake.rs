@@ -1,7 +1,7 @@
 //! The WebSocket handshake, and the close codes for protocol errors, by RFC 6455.
 
 use crate::support::{
-    RawClient, TestApp, TestStore,
+    RawClient, TestApp, TestSource,
     raw::{self, HANDSHAKE},
 };
 
@@ -14,7 +14,7 @@ async fn answer(app: &TestApp, version: &str, name: &str, values: &[&str]) -> St
 
 #[tokio::test]
 async fn another_version_is_answered_with_the_supported_one() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let head = answer(&app, "HTTP/1.1", "Sec-WebSocket-Version", &["Sec-WebSocket-Version: 8"]).await;
     assert!(head.starts_with("HTTP/1.1 426 ") && head.contains("sec-websocket-version: 13\r\n"), "{head}");
     app.stop().await;
@@ -22,7 +22,7 @@ async fn another_version_is_answered_with_the_supported_one() {
 
 #[tokio::test]
 async fn an_invalid_handshake_is_rejected() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     for (version, name, values, status) in [
         ("HTTP/1.1", "Sec-WebSocket-Key", &["Sec-WebSocket-Key: c2hvcnQ="][..], "400"),
         ("HTTP/1.1", "Sec-WebSocket-Key", &[], "400"),
@@ -39,7 +39,7 @@ async fn an_invalid_handshake_is_rejected() {
 
 #[tokio::test]
 async fn lists_and_repeated_headers_are_read_in_any_order() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     for (name, values) in [
         ("Connection", &["Connection: keep-alive", "Connection: Upgrade"][..]),
         ("Connection", &["Connection: Upgrade", "Connection: keep-alive"]),
@@ -57,7 +57,7 @@ async fn lists_and_repeated_headers_are_read_in_any_order() {
 
 #[tokio::test]
 async fn pages_of_other_origins_can_be_rejected() {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         overrides.set(&["server", "allowed_origins"], vec!["https://et.example.com"]);
     })
     .await;
@@ -72,7 +72,7 @@ async fn pages_of_other_origins_can_be_rejected() {
 
 #[tokio::test]
 async fn protocol_errors_close_with_1002_or_1007() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     for (what, bytes, code) in [
         ("an unmasked frame", vec![0x81, 0x02, b'{', b'}'], 1002),
         ("a reserved bit", raw::frame_of(0xc1, 2, b"{}"), 1002),

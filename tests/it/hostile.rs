@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{TestApp, TestStore, message};
+use crate::support::{TestApp, TestSource, message};
 
 /// Attaches with a wrong token; returns how long the answer took.
 async fn wrong_token_delay(app: &TestApp) -> Duration {
@@ -21,8 +21,8 @@ async fn wrong_token_delay(app: &TestApp) -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_tokens_are_delayed_and_the_right_one_is_not() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(1).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(1).await;
     let delays: Vec<Duration> = join_all((0..7).map(|_| wrong_token_delay(&app))).await;
     let longest = delays.into_iter().max().unwrap();
     assert!(longest >= Duration::from_secs(5), "{longest:?}");

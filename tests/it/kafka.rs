@@ -6,12 +6,12 @@ mod topics;
 
 use serde_json::json;
 
-use crate::support::{Client, Reading, TestApp, TestBroker, TestStore, message};
+use crate::support::{Client, Reading, TestApp, TestBroker, TestSource, message};
 
 #[tokio::test]
 async fn an_unknown_topic_is_reported_and_not_created() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(3).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(3).await;
     let unknown = format!("unknown-{}", uuid::Uuid::new_v4());
     let mut client = app.client().await;
     client.submit(&Client::request(thing, &[device], &unknown)).await;
@@ -25,8 +25,8 @@ async fn an_unknown_topic_is_reported_and_not_created() {
 
 #[tokio::test]
 async fn a_topic_that_is_created_a_moment_later_is_found() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(3).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(3).await;
     let name = format!("late-{}", uuid::Uuid::new_v4());
     let mut client = app.client().await;
     client.submit(&Client::request(thing, &[device], &name)).await;
@@ -46,21 +46,21 @@ async fn a_message_too_large_for_the_topic_is_quarantined_in_order() {
     }
     let topic = broker.topic_with(&[("max.message.bytes", "20000")]).await;
     let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
-    let app = TestApp::start_on(folder, TestStore::empty().await, topic, |overrides| {
+    let app = TestApp::start_on(folder, TestSource::empty().await, topic, |overrides| {
         overrides.set(&["kafka", "properties"], toml::Table::from_iter([("compression.type".to_owned(), "none".into())]));
     })
     .await;
     // Much more in total than the topic's maximum batch.
-    let (thing, device) = app.store.add_rows(2_000).await;
+    let (thing, device) = app.source.add_rows(2_000).await;
     let large = format!(r#"{{"x": "{}", "deviceId": "{device}", "triggerTime": ""}}"#, "x".repeat(30_000));
-    app.store.add(&[Reading { id: 9_000, device, time_ms: 1_547_211_780_500, doc: Some(large.clone()) }]).await;
+    app.source.add(&[Reading { id: 9_000, device, time_ms: 1_547_211_780_500, doc: Some(large.clone()) }]).await;
     let (_, log) = app.publish(thing, &[device]).await;
     assert!(message(log.last().unwrap()).contains("2000 rows published, 1 quarantined"), "{log:#?}");
     assert!(
         log.iter().any(|line| message(line).contains("key 9000") && message(line).contains("too large for the topic")),
         "{log:#?}"
     );
-    let mut expected = app.store.docs(device).await;
+    let mut expected = app.source.docs(device).await;
     expected.retain(|doc| doc.len() < 20_000);
     assert_eq!(app.topic.read().await.into_iter().map(|found| found.value).collect::<Vec<_>>(), expected);
     app.stop().await;
@@ -70,11 +70,11 @@ async fn a_message_too_large_for_the_topic_is_quarantined_in_order() {
 async fn jobs_wait_for_an_unavailable_broker() {
     // A free port, on which nothing listens.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         overrides.set(&["kafka", "brokers"], format!("127.0.0.1:{port}")).set(&["kafka", "lookup_timeout_seconds"], 1);
     })
     .await;
-    let (thing, device) = app.store.add_rows(3).await;
+    let (thing, device) = app.source.add_rows(3).await;
     let mut client = app.client().await;
     client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
     for _ in 0..2 {

@@ -5,12 +5,12 @@ use sqlx::{AssertSqlSafe, Executor, Row as _};
 use uuid::Uuid;
 
 use crate::{
-    store::{all_of, keys, open},
-    support::{Client, Reading, TestApp, TestBroker, TestStore, doc, eventually, message},
+    source::{all_of, keys, open},
+    support::{Client, Reading, TestApp, TestBroker, TestSource, doc, eventually, message},
 };
 
-async fn docs(store: &Source, selection: Selection) -> Result<Vec<String>, SourceError> {
-    let mut rows = store.rows(selection);
+async fn docs(source: &Source, selection: Selection) -> Result<Vec<String>, SourceError> {
+    let mut rows = source.rows(selection);
     let mut docs = Vec::new();
     while let Some(batch) = rows.next().await? {
         docs.extend(batch.into_iter().map(|row| String::from_utf8(row.doc.unwrap().into()).unwrap()));
@@ -21,27 +21,27 @@ async fn docs(store: &Source, selection: Selection) -> Result<Vec<String>, Sourc
 #[tokio::test]
 async fn a_document_whose_type_changes_is_read_by_its_new_type() {
     for (before, after) in [("text", "jsonb"), ("jsonb", "text"), ("json", "jsonb")] {
-        let test = TestStore::empty().await;
+        let test = TestSource::empty().await;
         if !test.is_postgres() {
             return;
         }
         test.execute(&format!("ALTER TABLE raw_data ALTER doc TYPE {before} USING doc::text::{before}")).await;
         let (_, device) = test.add_rows(10).await;
-        let store = open(&test, |_| {});
-        assert_eq!(docs(&store, all_of(device)).await.unwrap(), test.docs(device).await);
+        let source = open(&test, |_| {});
+        assert_eq!(docs(&source, all_of(device)).await.unwrap(), test.docs(device).await);
         test.execute(&format!("ALTER TABLE raw_data ALTER doc TYPE {after} USING doc::text::{after}")).await;
         // A read that started with the old layout fails, and can be restarted.
-        match docs(&store, all_of(device)).await {
+        match docs(&source, all_of(device)).await {
             Ok(_) => {}
             Err(error) => assert!(error.is_retryable() && matches!(error, SourceError::Changed(_)), "{error}"),
         }
-        assert_eq!(docs(&store, all_of(device)).await.unwrap(), test.docs(device).await, "{before} to {after}");
+        assert_eq!(docs(&source, all_of(device)).await.unwrap(), test.docs(device).await, "{before} to {after}");
     }
 }
 
 #[tokio::test]
 async fn a_time_whose_type_changes_is_read_by_its_new_type() {
-    let test = TestStore::empty().await;
+    let test = TestSource::empty().await;
     if !test.is_postgres() {
         return;
     }
@@ -50,30 +50,30 @@ async fn a_time_whose_type_changes_is_read_by_its_new_type() {
     let device = Uuid::new_v4();
     test.add(&[Reading { id: 1, device, time_ms: 1_547_211_780_000, doc: Some(doc(device, 1)) }]).await;
     test.execute("UPDATE raw_data SET \"triggerTime\" = '2019-01-11 21:03:00'").await;
-    let store = open(&test, |_| {});
+    let source = open(&test, |_| {});
     let time = "2019-01-11T13:03:00Z".parse().unwrap();
     let selection = Selection { from: time, to: time, ..all_of(device) };
-    assert_eq!(keys(&store, selection.clone()).await, ["1"]);
+    assert_eq!(keys(&source, selection.clone()).await, ["1"]);
     test.execute(
         "ALTER TABLE raw_data ALTER \"triggerTime\" TYPE timestamptz USING \"triggerTime\" AT TIME ZONE 'Asia/Shanghai'",
     )
     .await;
-    let mut rows = store.rows(selection.clone());
+    let mut rows = source.rows(selection.clone());
     assert!(matches!(rows.next().await, Err(SourceError::Changed(_))), "it was read by the old type");
-    assert_eq!(keys(&store, selection.clone()).await, ["1"]);
-    assert_eq!(store.mapping().await.unwrap().layout(), "timestamptz/bigint");
-    assert_eq!(store.count(&selection).await.unwrap(), 1);
+    assert_eq!(keys(&source, selection.clone()).await, ["1"]);
+    assert_eq!(source.mapping().await.unwrap().layout(), "timestamptz/bigint");
+    assert_eq!(source.count(&selection).await.unwrap(), 1);
 }
 
 // A COPY takes its snapshot before it waits for the table's lock. If the table is rewritten
 // meanwhile, it looks empty, and the device would end without rows.
 #[tokio::test]
 async fn a_table_that_is_rewritten_while_a_page_waits_for_it_is_not_empty() {
-    let test = TestStore::empty().await;
+    let test = TestSource::empty().await;
     let Some(mut connection) = test.postgres().await else { return };
     let (_, device) = test.add_rows(100).await;
-    let store = open(&test, |_| {});
-    store.mapping().await.unwrap();
+    let source = open(&test, |_| {});
+    source.mapping().await.unwrap();
     let rewrite = "BEGIN; ALTER TABLE raw_data ALTER \"triggerTime\" TYPE timestamptz USING \"triggerTime\" + interval '0 s'";
     connection.execute(rewrite).await.unwrap();
     let release = async {
@@ -85,13 +85,13 @@ async fn a_table_that_is_rewritten_while_a_page_waits_for_it_is_not_empty() {
         .await;
         connection.execute("COMMIT").await.unwrap();
     };
-    let (read, ()) = tokio::join!(keys(&store, all_of(device)), release);
+    let (read, ()) = tokio::join!(keys(&source, all_of(device)), release);
     assert_eq!(read.len(), 100);
 }
 
 #[tokio::test]
 async fn children_that_inherit_are_not_covered_by_their_parents_unique_index() {
-    let test = TestStore::empty().await;
+    let test = TestSource::empty().await;
     if !test.is_postgres() {
         return;
     }
@@ -108,13 +108,13 @@ async fn children_that_inherit_are_not_covered_by_their_parents_unique_index() {
     let trusted = open(&test, |overrides| {
         overrides.set(&["iota", "assume_unique_row_key"], true);
     });
-    assert!(trusted.mapping().await.unwrap().warnings.iter().any(|advice| advice.contains("raw_2020")));
+    assert!(trusted.mapping().await.unwrap().warnings.iter().any(|warning| warning.contains("raw_2020")));
     assert_eq!(keys(&trusted, all_of(device)).await, ["1"]);
 }
 
 #[tokio::test]
 async fn partitions_are_covered_by_the_unique_index_of_their_table() {
-    let test = TestStore::without_tables().await;
+    let test = TestSource::without_tables().await;
     if !test.is_postgres() {
         return;
     }
@@ -128,27 +128,27 @@ async fn partitions_are_covered_by_the_unique_index_of_their_table() {
     )
     .await;
     let (_, device) = test.add_rows(10).await;
-    let store = open(&test, |_| {});
-    assert!(store.mapping().await.unwrap().warnings.is_empty());
-    assert_eq!(keys(&store, all_of(device)).await.len(), 10);
+    let source = open(&test, |_| {});
+    assert!(source.mapping().await.unwrap().warnings.is_empty());
+    assert_eq!(keys(&source, all_of(device)).await.len(), 10);
 }
 
 #[tokio::test]
 async fn a_column_may_have_the_name_of_a_querys_alias() {
-    let test = TestStore::empty().await;
+    let test = TestSource::empty().await;
     let device = Uuid::new_v4();
     let rows = [1, 2, 3].map(|id| Reading { id, device, time_ms: 1_600_000_000_000 + id, doc: Some(doc(device, 9 - id)) });
     test.add(&rows).await;
     test.execute("ALTER TABLE raw_data RENAME COLUMN \"triggerTime\" TO d").await;
-    let store = open(&test, |overrides| {
+    let source = open(&test, |overrides| {
         overrides.set(&["iota", "raw", "time"], "d").set(&["iota", "page_rows"], 1);
     });
-    assert_eq!(keys(&store, all_of(device)).await, ["1", "2", "3"]);
+    assert_eq!(keys(&source, all_of(device)).await, ["1", "2", "3"]);
 }
 
 #[tokio::test]
 async fn an_ambiguous_hour_is_read_both_times() {
-    let test = TestStore::empty().await;
+    let test = TestSource::empty().await;
     if !test.is_postgres() {
         return;
     }
@@ -157,7 +157,7 @@ async fn an_ambiguous_hour_is_read_both_times() {
     for (id, time) in [(1, "01:59:59"), (2, "02:05:00"), (3, "02:30:00"), (4, "02:55:00"), (5, "03:00:00")] {
         test.execute(&format!("INSERT INTO raw_data VALUES ({id}, '{device}', '2024-10-27 {time}', '{{}}')")).await;
     }
-    let store = open(&test, |overrides| {
+    let source = open(&test, |overrides| {
         overrides.set(&["iota", "time_zone"], "Europe/Berlin").set(&["iota", "page_rows"], 2);
     });
     for (from, to, expected) in [
@@ -171,13 +171,13 @@ async fn an_ambiguous_hour_is_read_both_times() {
     ] {
         let time = |time| format!("2024-10-27T{time}Z").parse().unwrap();
         let selection = Selection { device, from: time(from), to: time(to), after: None };
-        assert_eq!(store.count(&selection).await.unwrap(), expected.len() as u64, "{from} {to}");
-        assert_eq!(keys(&store, selection).await, expected, "{from} {to}");
+        assert_eq!(source.count(&selection).await.unwrap(), expected.len() as u64, "{from} {to}");
+        assert_eq!(keys(&source, selection).await, expected, "{from} {to}");
     }
     let doubt = |from: &str, to: &str| {
         let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
-        let store = store.clone();
-        async move { store.mapping().await.unwrap().ambiguity_note(from, to) }
+        let source = source.clone();
+        async move { source.mapping().await.unwrap().ambiguity_note(from, to) }
     };
     let note = doubt("2024-10-27T00:50:00Z", "2024-10-28T00:00:00Z").await.unwrap();
     assert!(note.contains("from 2024-10-27 02:00:00 to 03:00:00 exist twice in Europe/Berlin"), "{note}");
@@ -188,12 +188,12 @@ async fn an_ambiguous_hour_is_read_both_times() {
 // later.
 #[tokio::test]
 async fn a_job_that_resumes_in_another_layout_restarts_its_range_and_logs_it() {
-    let store = TestStore::empty().await;
-    let Some(mut connection) = store.postgres().await else { return };
+    let source = TestSource::empty().await;
+    let Some(mut connection) = source.postgres().await else { return };
     let local = "ALTER TABLE raw_data ALTER \"triggerTime\" TYPE timestamp USING \"triggerTime\" AT TIME ZONE 'Asia/Shanghai'";
     connection.execute(local).await.unwrap();
     let (thing, device) = (Uuid::new_v4(), Uuid::new_v4());
-    store.add_device(thing, device, "应变计").await;
+    source.add_device(thing, device, "应变计").await;
     let rows = format!(
         "INSERT INTO raw_data SELECT n, '{device}', '2019-01-12'::timestamp + n * interval '1 s',
          '{}'::jsonb FROM generate_series(1, 20000) AS n",
@@ -208,7 +208,7 @@ async fn a_job_that_resumes_in_another_layout_restarts_its_range_and_logs_it() {
             .set(&["kafka", "in_flight_bytes"], 65_536)
             .set(&["worker", "progress_log_interval_ms"], 10);
     };
-    let app = TestApp::start_on(folder.clone(), store.clone(), topic, slow).await;
+    let app = TestApp::start_on(folder.clone(), source.clone(), topic, slow).await;
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
     client.until(|line| message(line).contains("data published(")).await;
@@ -219,7 +219,7 @@ async fn a_job_that_resumes_in_another_layout_restarts_its_range_and_logs_it() {
     let instant =
         "ALTER TABLE raw_data ALTER \"triggerTime\" TYPE timestamptz USING \"triggerTime\" AT TIME ZONE 'Asia/Shanghai'";
     connection.execute(instant).await.unwrap();
-    let app = TestApp::start_on(folder, store, topic, |_| {}).await;
+    let app = TestApp::start_on(folder, source, topic, |_| {}).await;
     let mut client = app.client().await;
     client.attach(&task, 0).await;
     let log = client.log().await;

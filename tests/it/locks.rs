@@ -8,17 +8,17 @@ use sqlx::{AssertSqlSafe, Executor, PgConnection, Row as _};
 use uuid::Uuid;
 
 use crate::{
-    store::{all_of, keys, open},
-    support::{Reading, TestStore, eventually},
+    source::{all_of, keys, open},
+    support::{Reading, TestSource, eventually},
 };
 
 /// Documents of a kilobyte.
-async fn add_large(store: &TestStore, device: Uuid, rows: i64) {
+async fn add_large(source: &TestSource, device: Uuid, rows: i64) {
     let doc = format!(r#"{{"x": "{}"}}"#, "x".repeat(1_000));
     let rows: Vec<_> = (0..rows)
         .map(|n| Reading { id: fastrand::i64(..), device, time_ms: 1_600_000_000_000 + n, doc: Some(doc.clone()) })
         .collect();
-    store.add(&rows).await;
+    source.add(&rows).await;
 }
 
 async fn number(connection: &mut PgConnection, sql: &str) -> i64 {
@@ -27,12 +27,12 @@ async fn number(connection: &mut PgConnection, sql: &str) -> i64 {
 
 #[tokio::test]
 async fn no_statement_stays_open_while_rows_are_not_consumed() {
-    let test = TestStore::empty().await;
+    let test = TestSource::empty().await;
     let Some(mut connection) = test.postgres().await else { return };
     let device = Uuid::new_v4();
     add_large(&test, device, 30_000).await;
-    let store = open(&test, |_| {});
-    let mut rows = store.rows(all_of(device));
+    let source = open(&test, |_| {});
+    let mut rows = source.rows(all_of(device));
     rows.next().await.unwrap().unwrap();
     let open = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%{device}%' AND pid <> pg_backend_pid()
@@ -49,20 +49,20 @@ async fn no_statement_stays_open_while_rows_are_not_consumed() {
 
 #[tokio::test]
 async fn unconsumed_rows_are_dropped_for_others() {
-    let test = TestStore::empty().await;
+    let test = TestSource::empty().await;
     let (slow, other) = (Uuid::new_v4(), Uuid::new_v4());
     add_large(&test, slow, 12_000).await;
     add_large(&test, other, 12_000).await;
-    let store = open(&test, |overrides| {
+    let source = open(&test, |overrides| {
         overrides.set(&["iota", "read_ahead_bytes"], 4 << 20);
     });
-    let mut rows = store.rows(all_of(slow));
+    let mut rows = source.rows(all_of(slow));
     let mut read: Vec<String> = names(&rows.next().await.unwrap().unwrap());
-    assert_eq!(keys(&store, all_of(other)).await.len(), 12_000);
+    assert_eq!(keys(&source, all_of(other)).await.len(), 12_000);
     while let Some(batch) = rows.next().await.unwrap() {
         read.extend(names(&batch));
     }
-    assert_eq!(read, keys(&store, all_of(slow)).await, "rows are missing, or came twice");
+    assert_eq!(read, keys(&source, all_of(slow)).await, "rows are missing, or came twice");
     assert_eq!(read.len(), 12_000);
 }
 
@@ -72,7 +72,7 @@ fn names(rows: &[Row]) -> Vec<String> {
 
 #[tokio::test]
 async fn a_page_is_limited_in_bytes_and_has_at_least_one_row() {
-    let test = TestStore::empty().await;
+    let test = TestSource::empty().await;
     let device = Uuid::new_v4();
     // Small rows first, so that the large ones are not expected.
     let doc = |n: i64| format!(r#"{{"x": "{}"}}"#, "x".repeat(if (1_000..1_020).contains(&n) { 1_500_000 } else { 10 }));
@@ -80,13 +80,13 @@ async fn a_page_is_limited_in_bytes_and_has_at_least_one_row() {
     for rows in rows.chunks(10) {
         test.add(rows).await;
     }
-    let store = open(&test, |_| {});
+    let source = open(&test, |_| {});
     let expected: Vec<_> = (0..3_000).map(|n| n.to_string()).collect();
-    assert_eq!(keys(&store, all_of(device)).await, expected);
+    assert_eq!(keys(&source, all_of(device)).await, expected);
 }
 
 /// A view whose rows are slow while `speed` is set; it simulates a table without an index.
-async fn slow_table(test: &TestStore, device: Uuid) {
+async fn slow_table(test: &TestSource, device: Uuid) {
     test.execute(&format!(
         "DROP TABLE raw_data;
          CREATE TABLE base (id bigint PRIMARY KEY, \"deviceId\" uuid, \"triggerTime\" timestamptz, doc jsonb);
@@ -100,7 +100,7 @@ async fn slow_table(test: &TestStore, device: Uuid) {
     .await;
 }
 
-fn source_with_short_blocking(test: &TestStore) -> Source {
+fn source_with_short_blocking(test: &TestSource) -> Source {
     open(test, |overrides| {
         overrides.set(&["iota", "max_blocking_seconds"], 2).set(&["iota", "assume_unique_row_key"], true);
     })
@@ -108,7 +108,7 @@ fn source_with_short_blocking(test: &TestStore) -> Source {
 
 /// Waits until a query of the service runs, and then for an exclusive lock; returns how long the
 /// lock took.
-async fn lock_table(test: &TestStore, device: Uuid, statement: &str) -> Duration {
+async fn lock_table(test: &TestSource, device: Uuid, statement: &str) -> Duration {
     let mut connection = test.postgres().await.unwrap();
     let running = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%{statement}%{device}%' AND state = 'active' AND pid <> pg_backend_pid()"
@@ -127,41 +127,41 @@ async fn lock_table(test: &TestStore, device: Uuid, statement: &str) -> Duration
 
 #[tokio::test]
 async fn a_count_is_cancelled_for_a_waiting_lock_and_repeated() {
-    let test = TestStore::empty().await;
+    let test = TestSource::empty().await;
     if !test.is_postgres() {
         return;
     }
     let device = Uuid::new_v4();
     slow_table(&test, device).await;
-    let (store, selection) = (source_with_short_blocking(&test), all_of(device));
-    let (counted, waited) = tokio::join!(store.count(&selection), lock_table(&test, device, "COUNT"));
+    let (source, selection) = (source_with_short_blocking(&test), all_of(device));
+    let (counted, waited) = tokio::join!(source.count(&selection), lock_table(&test, device, "COUNT"));
     assert!(waited < Duration::from_secs(3), "a lock was waited for {waited:?}");
     assert_eq!(counted.unwrap(), 1_000);
 }
 
 #[tokio::test]
 async fn a_page_is_cancelled_for_a_waiting_lock_and_read_again() {
-    let test = TestStore::empty().await;
+    let test = TestSource::empty().await;
     if !test.is_postgres() {
         return;
     }
     let device = Uuid::new_v4();
     slow_table(&test, device).await;
-    let store = source_with_short_blocking(&test);
-    let (read, waited) = tokio::join!(keys(&store, all_of(device)), lock_table(&test, device, "COPY"));
+    let source = source_with_short_blocking(&test);
+    let (read, waited) = tokio::join!(keys(&source, all_of(device)), lock_table(&test, device, "COPY"));
     assert!(waited < Duration::from_secs(3), "a lock was waited for {waited:?}");
     assert_eq!(read, (1..=1_000).map(|id| id.to_string()).collect::<Vec<_>>());
 }
 
 #[tokio::test]
 async fn an_abandoned_statement_is_cancelled_in_the_database() {
-    let test = TestStore::empty().await;
+    let test = TestSource::empty().await;
     let Some(mut connection) = test.postgres().await else { return };
     let device = Uuid::new_v4();
     slow_table(&test, device).await;
-    let store = source_with_short_blocking(&test);
+    let source = source_with_short_blocking(&test);
     let selection: Selection = all_of(device);
-    let left = tokio::time::timeout(Duration::from_secs(2), store.count(&selection)).await;
+    let left = tokio::time::timeout(Duration::from_secs(2), source.count(&selection)).await;
     assert!(left.is_err(), "it was over too soon to be left");
     let running = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%COUNT%{device}%' AND state = 'active' AND pid <> pg_backend_pid()"

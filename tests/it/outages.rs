@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use data_patch::sink::kafka::EmbeddedBroker;
 
-use crate::support::{Client, TestApp, TestBroker, TestStore, message};
+use crate::support::{Client, TestApp, TestBroker, TestSource, message};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unavailable_topic_slows_no_other() {
@@ -14,7 +14,7 @@ async fn an_unavailable_topic_slows_no_other() {
     let shared = TestBroker::Embedded(Arc::clone(&broker));
     let (sick, healthy) = (shared.topic().await, shared.topic().await);
     let folder = Arc::new(tempfile::tempdir().unwrap());
-    let app = TestApp::start_on(folder, TestStore::empty().await, healthy, |overrides| {
+    let app = TestApp::start_on(folder, TestSource::empty().await, healthy, |overrides| {
         // Fewer slots, and fewer bytes in flight, than the devices of the unavailable topic could
         // use.
         overrides.set(&["worker", "concurrency"], 4).set(&["kafka", "in_flight_bytes"], 1 << 20);
@@ -23,10 +23,10 @@ async fn an_unavailable_topic_slows_no_other() {
     for partition in 0..3 {
         broker.set_leader(&sick.name, partition, false).await.unwrap();
     }
-    let (thing, first) = app.store.add_rows(300).await;
+    let (thing, first) = app.source.add_rows(300).await;
     let mut devices = vec![first];
     for n in 1..20 {
-        devices.push(app.store.add_device_with_rows(thing, n * 300, 300).await);
+        devices.push(app.source.add_device_with_rows(thing, n * 300, 300).await);
     }
     let mut client = app.client().await;
     let waiting = client.submit(&Client::request(thing, &devices, &sick.name)).await;
@@ -50,12 +50,12 @@ async fn an_unavailable_topic_slows_no_other() {
 
 #[tokio::test]
 async fn an_unknown_error_fails_after_some_retries_with_its_text() {
-    let store = TestStore::empty().await;
-    if !store.is_postgres() {
+    let source = TestSource::empty().await;
+    if !source.is_postgres() {
         println!("NOT RUN: only PostgreSQL has errors of one's own");
         return;
     }
-    store
+    source
         .execute(
             r#"CREATE FUNCTION odd(id bigint) RETURNS jsonb LANGUAGE plpgsql AS
                $$ BEGIN RAISE EXCEPTION 'nobody has seen this before' USING ERRCODE = 'ZZ042'; END $$;
@@ -65,9 +65,9 @@ async fn an_unknown_error_fails_after_some_retries_with_its_text() {
         .await;
     let device = uuid::Uuid::new_v4();
     let thing = uuid::Uuid::new_v4();
-    store.add_device(thing, device, "a").await;
-    store.execute(&format!("INSERT INTO raw VALUES (1, '{device}', '2019-01-12T00:00:00Z', '{{}}')")).await;
-    let app = TestApp::start_with(store, |overrides| {
+    source.add_device(thing, device, "a").await;
+    source.execute(&format!("INSERT INTO raw VALUES (1, '{device}', '2019-01-12T00:00:00Z', '{{}}')")).await;
+    let app = TestApp::start_with(source, |overrides| {
         overrides.set(&["iota", "assume_unique_row_key"], true).set(&["worker", "retry_initial_ms"], 1);
     })
     .await;

@@ -2,14 +2,14 @@
 
 use std::{process::Stdio, time::Duration};
 
-use crate::support::{Bouncer, Client, TestApp, TestStore, message};
+use crate::support::{Bouncer, Client, TestApp, TestSource, message};
 
 async fn check_task(mode: &str, pool_size: u32) {
     let Some(bouncer) = Bouncer::start(mode, pool_size).await else { return };
-    let store = TestStore::empty().await;
-    let (thing, device) = store.add_rows(20_000).await;
-    let url = store.through(&bouncer.address);
-    let app = TestApp::start_with(store, |overrides| {
+    let source = TestSource::empty().await;
+    let (thing, device) = source.add_rows(20_000).await;
+    let url = source.through(&bouncer.address);
+    let app = TestApp::start_with(source, |overrides| {
         overrides.set(&["iota", "url"], url);
     })
     .await;
@@ -20,7 +20,7 @@ async fn check_task(mode: &str, pool_size: u32) {
     assert!(!messages.iter().any(|line| line.contains("waits, nothing is lost")), "{messages:#?}");
     assert!(messages.last().unwrap().contains("20000 rows published"), "{messages:#?}");
     let found: Vec<_> = app.topic.read().await.into_iter().map(|found| found.value).collect();
-    assert_eq!(found, app.store.docs(device).await);
+    assert_eq!(found, app.source.docs(device).await);
     app.stop().await;
 }
 
@@ -44,7 +44,7 @@ async fn a_task_completes_in_session_mode_with_two_sessions() {
 async fn the_tests_of_the_source_pass_behind_it() {
     let Some(bouncer) = Bouncer::start("transaction", 4).await else { return };
     let output = tokio::process::Command::new(std::env::current_exe().unwrap())
-        .args(["store::", "layout::", "locks::"])
+        .args(["source::", "layout::", "locks::"])
         .env("DATA_PATCH_TEST_PGBOUNCER", &bouncer.address)
         .stdin(Stdio::null())
         .kill_on_drop(true)

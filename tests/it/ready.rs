@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use crate::support::{PATIENCE, TestApp, TestStore, eventually};
+use crate::support::{PATIENCE, TestApp, TestSource, eventually};
 #[cfg(feature = "failpoints")]
 use crate::support::{Process, TestBroker};
 
@@ -24,7 +24,7 @@ async fn queue_text(app: &TestApp) -> String {
 
 #[tokio::test]
 async fn a_removed_queue_file_is_reported() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     std::fs::remove_file(app.folder.path().join("queue.db")).unwrap();
     let text = queue_text(&app).await;
     assert!(text.contains("removed or replaced"), "{text}");
@@ -33,7 +33,7 @@ async fn a_removed_queue_file_is_reported() {
 
 #[tokio::test]
 async fn a_replaced_queue_file_is_reported() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let path = app.folder.path().join("queue.db");
     std::fs::copy(&path, path.with_extension("copy")).unwrap();
     std::fs::rename(path.with_extension("copy"), &path).unwrap();
@@ -44,7 +44,7 @@ async fn a_replaced_queue_file_is_reported() {
 
 #[tokio::test]
 async fn a_queue_that_is_not_writable_is_reported_without_delay() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     assert_eq!(app.get("/readyz").await.0, 200);
     let mut other = raw(&app).await;
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
@@ -68,7 +68,7 @@ async fn a_queue_that_is_not_writable_is_reported_without_delay() {
 
 #[tokio::test]
 async fn the_queue_is_written_once_a_second_for_any_number_of_requests() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let began = Instant::now();
     let asked = futures_util::future::join_all((0..50).map(|_| app.get("/readyz"))).await;
     assert!(asked.iter().all(|(status, _)| *status == 200), "{asked:?}");
@@ -82,8 +82,8 @@ async fn the_queue_is_written_once_a_second_for_any_number_of_requests() {
 #[tokio::test]
 async fn a_writer_that_dies_ends_the_process() {
     let (folder, broker) = (tempfile::tempdir().unwrap(), TestBroker::start().await);
-    let (store, topic) = (TestStore::empty().await, broker.topic().await);
-    let process = Process::start(&folder, &store, &topic, &[("FAILPOINT_PANIC", "commit")]);
+    let (source, topic) = (TestSource::empty().await, broker.topic().await);
+    let process = Process::start(&folder, &source, &topic, &[("FAILPOINT_PANIC", "commit")]);
     assert_eq!(process.exit_code().await, Some(1));
     let log = Process::log(&folder);
     assert!(log.contains("the thread that writes the queue has died"), "{log}");

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::support::{Client, TestApp, TestBroker, TestStore, is_end, message, seqs};
+use crate::support::{Client, TestApp, TestBroker, TestSource, is_end, message, seqs};
 
 #[tokio::test]
 async fn the_log_of_a_finished_task_is_sent_from_any_line() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, devices) = app.store.add_devices_of_one_row(5).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, devices) = app.source.add_devices_of_one_row(5).await;
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
     let log = client.log().await;
@@ -25,15 +25,15 @@ async fn the_log_of_a_finished_task_is_sent_from_any_line() {
 
 #[tokio::test]
 async fn after_a_restart() {
-    let (folder, store, topic) =
-        (Arc::new(tempfile::tempdir().unwrap()), TestStore::empty().await, TestBroker::start().await.topic().await);
-    let app = TestApp::start_on(Arc::clone(&folder), store.clone(), topic.clone(), |_| {}).await;
-    let (thing, devices) = app.store.add_devices_of_one_row(3).await;
+    let (folder, source, topic) =
+        (Arc::new(tempfile::tempdir().unwrap()), TestSource::empty().await, TestBroker::start().await.topic().await);
+    let app = TestApp::start_on(Arc::clone(&folder), source.clone(), topic.clone(), |_| {}).await;
+    let (thing, devices) = app.source.add_devices_of_one_row(3).await;
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
     let log = client.log().await;
     app.stop().await;
-    let app = TestApp::start_on(folder, store, topic, |_| {}).await;
+    let app = TestApp::start_on(folder, source, topic, |_| {}).await;
     let mut client = app.client().await;
     client.attach(&task, 0).await;
     assert_eq!(client.log().await, log);
@@ -42,8 +42,8 @@ async fn after_a_restart() {
 
 #[tokio::test]
 async fn a_watcher_that_reconnects_repeatedly_has_each_line_once() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, devices) = app.store.add_devices_of_one_row(150).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, devices) = app.source.add_devices_of_one_row(150).await;
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
     let mut lines: Vec<Value> = Vec::new();
@@ -66,8 +66,8 @@ async fn a_watcher_that_reconnects_repeatedly_has_each_line_once() {
 
 #[tokio::test]
 async fn attaching_again_on_the_same_connection_restarts_the_log() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, devices) = app.store.add_devices_of_one_row(60).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, devices) = app.source.add_devices_of_one_row(60).await;
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
     client.next().await;
@@ -79,11 +79,11 @@ async fn attaching_again_on_the_same_connection_restarts_the_log() {
 
 #[tokio::test]
 async fn two_services_on_one_queue_send_each_others_lines() {
-    let (folder, store, topic) =
-        (Arc::new(tempfile::tempdir().unwrap()), TestStore::empty().await, TestBroker::start().await.topic().await);
-    let one = TestApp::start_on(Arc::clone(&folder), store.clone(), topic.clone(), |_| {}).await;
-    let other = TestApp::start_on(folder, store, topic, |_| {}).await;
-    let (thing, devices) = one.store.add_devices_of_one_row(40).await;
+    let (folder, source, topic) =
+        (Arc::new(tempfile::tempdir().unwrap()), TestSource::empty().await, TestBroker::start().await.topic().await);
+    let one = TestApp::start_on(Arc::clone(&folder), source.clone(), topic.clone(), |_| {}).await;
+    let other = TestApp::start_on(folder, source, topic, |_| {}).await;
+    let (thing, devices) = one.source.add_devices_of_one_row(40).await;
     let (mut near, mut far) = (one.client().await, other.client().await);
     let task = near.submit(&Client::request(thing, &devices, &one.topic.name)).await;
     far.attach(&task, 0).await;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
 
-use crate::support::{Client, TestApp, TestStore, message};
+use crate::support::{Client, TestApp, TestSource, message};
 
 /// Sends a text and checks the error; the connection must stay usable.
 async fn refused(client: &mut Client, text: &str, expected: &str) {
@@ -17,11 +17,11 @@ async fn refused(client: &mut Client, text: &str, expected: &str) {
 
 #[tokio::test]
 async fn each_is_reported_and_creates_nothing() {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         overrides.set(&["server", "max_devices"], 2);
     })
     .await;
-    let (thing, device) = app.store.add_rows(1).await;
+    let (thing, device) = app.source.add_rows(1).await;
     let mut client = app.client().await;
     let request = Client::request(thing, &[device], &app.topic.name);
     let with = |field: &str, value: Value| {
@@ -57,8 +57,8 @@ async fn each_is_reported_and_creates_nothing() {
 /// A typo must not publish to the wrong topic, and a dry run must not publish anything.
 #[tokio::test]
 async fn an_unknown_field_is_refused_by_name_and_nothing_is_published() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(1).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(1).await;
     let mut client = app.client().await;
     for (field, value, expected) in [
         ("topics", json!("savoir_data"), "`topics` is not known here; did you mean `topic`?"),
@@ -79,7 +79,7 @@ async fn an_unknown_field_is_refused_by_name_and_nothing_is_published() {
 
 #[tokio::test]
 async fn a_misspelt_cancel_does_not_attach() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let text = json!({"token": "123456", "taskId": Uuid::new_v4(), "Cancel": true}).to_string();
     refused(&mut app.client().await, &text, "`Cancel` is not known here; did you mean `cancel`?").await;
     app.stop().await;
@@ -87,11 +87,11 @@ async fn a_misspelt_cancel_does_not_attach() {
 
 #[tokio::test]
 async fn where_unknown_fields_are_ignored_the_first_log_line_names_them_and_dry_runs_are_refused() {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         overrides.set(&["server", "unknown_fields"], "warn");
     })
     .await;
-    let (thing, device) = app.store.add_rows(1).await;
+    let (thing, device) = app.source.add_rows(1).await;
     let mut client = app.client().await;
     let mut request = Client::request(thing, &[device], &app.topic.name);
     request["project"] = json!("bridge");
@@ -109,8 +109,8 @@ async fn where_unknown_fields_are_ignored_the_first_log_line_names_them_and_dry_
 
 #[tokio::test]
 async fn the_same_request_id_with_another_request_is_refused_with_the_fields_that_differ() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(1).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(1).await;
     let other = Uuid::new_v4();
     let mut client = app.client().await;
     let mut request = Client::request(thing, &[device, other], &app.topic.name);
@@ -140,7 +140,7 @@ async fn the_same_request_id_with_another_request_is_refused_with_the_fields_tha
 
 #[tokio::test]
 async fn a_binary_frame_is_refused() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let mut client = app.client().await;
     futures_util::SinkExt::send(&mut client.socket, Message::binary(vec![1, 2, 3])).await.unwrap();
     assert!(message(&client.next().await).contains("binary frame"));
@@ -150,7 +150,7 @@ async fn a_binary_frame_is_refused() {
 
 #[tokio::test]
 async fn a_wrong_token_is_reported_and_closes_with_1008() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let mut client = app.client().await;
     refused(&mut client, &json!({"token": "12345", "taskId": Uuid::new_v4()}).to_string(), "token is wrong").await;
     assert_eq!(client.close_code().await, Some(1008));
@@ -159,7 +159,7 @@ async fn a_wrong_token_is_reported_and_closes_with_1008() {
 
 #[tokio::test]
 async fn a_frame_over_the_limit_closes_with_1009_and_affects_no_other() {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         overrides.set(&["server", "max_message_bytes"], 2_000);
     })
     .await;
@@ -175,8 +175,8 @@ async fn a_frame_over_the_limit_closes_with_1009_and_affects_no_other() {
 
 #[tokio::test]
 async fn after_beyond_the_end_is_reported_with_the_end() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(1).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(1).await;
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
     let last = client.log().await.len() as u64;
@@ -188,7 +188,7 @@ async fn after_beyond_the_end_is_reported_with_the_end() {
 
 #[tokio::test]
 async fn only_allowed_topics() {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         overrides.set(&["kafka", "topics"], vec!["anxinyun_data"]);
     })
     .await;

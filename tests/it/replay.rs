@@ -8,7 +8,7 @@ use data_patch::{
 };
 
 use crate::support::{
-    TestBroker, TestStore, config,
+    TestBroker, TestSource, config,
     replay::{all_rows, new_ack_tracker, replay_runner},
 };
 
@@ -33,10 +33,10 @@ impl JobContext for Turns {
 #[tokio::test]
 async fn no_more_than_a_batch_is_sent_without_yielding() {
     let folder = tempfile::tempdir().unwrap();
-    let (store, broker) = (TestStore::empty().await, TestBroker::start().await);
+    let (source, broker) = (TestSource::empty().await, TestBroker::start().await);
     let topic = broker.topic().await;
-    let (thing, device) = store.add_rows(5_000).await;
-    let config = config(&folder, &store, &broker, |_| {});
+    let (thing, device) = source.add_rows(5_000).await;
+    let config = config(&folder, &source, &broker, |_| {});
     let runner = replay_runner(&config, Kafka::new(&config.kafka, broker.brokers()).unwrap());
     let (replay, acks) = (all_rows(thing, device, &topic), new_ack_tracker());
     let (turns, stop) = (Turns::default(), Signals::default());

@@ -5,27 +5,27 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Client, Process, TestBroker, TestStore, TestTopic, message, seqs};
+use crate::support::{Client, Process, TestBroker, TestSource, TestTopic, message, seqs};
 
 /// Enough rows for a task that takes a while.
 const ROWS: i64 = 60_000;
 
 struct Site {
     folder: tempfile::TempDir,
-    store: TestStore,
+    source: TestSource,
     topic: TestTopic,
 }
 
 impl Site {
     async fn new() -> Self {
         let topic = TestBroker::start().await.topic().await;
-        Self { folder: tempfile::tempdir().unwrap(), store: TestStore::empty().await, topic }
+        Self { folder: tempfile::tempdir().unwrap(), source: TestSource::empty().await, topic }
     }
 
     async fn serve(&self) -> Process {
         // Small pages and few bytes in flight make it slow enough to be killed while it works.
         let slow = [("DATA_PATCH_IOTA_PAGE_ROWS", "500"), ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "262144")];
-        Process::serve(&self.folder, &self.store, &self.topic, &slow).await
+        Process::serve(&self.folder, &self.source, &self.topic, &slow).await
     }
 }
 
@@ -44,7 +44,7 @@ async fn attach(process: &Process, task: &str, log: &[Value]) -> Client {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_killed_twice_loses_nothing() {
     let site = Site::new().await;
-    let (thing, device) = site.store.add_rows(ROWS).await;
+    let (thing, device) = site.source.add_rows(ROWS).await;
     let mut process = site.serve().await;
     let mut client = Client::connect(&process.url).await;
     let task = client.submit(&Client::request(thing, &[device], &site.topic.name)).await;
@@ -63,7 +63,7 @@ async fn a_service_killed_twice_loses_nothing() {
     let found = site.topic.read_device(device).await;
     let mut seen = std::collections::HashSet::new();
     let once: Vec<_> = found.iter().filter(|found| seen.insert(&found.row)).map(|found| found.value.clone()).collect();
-    assert_eq!(once, site.store.docs(device).await, "every row, in order, once repeats are dropped");
+    assert_eq!(once, site.source.docs(device).await, "every row, in order, once repeats are dropped");
     let repeats = found.len() - once.len();
     // At most what was in flight at each kill, and what was acknowledged since the last heartbeat.
     assert!(repeats < ROWS as usize / 2, "{repeats} repeats");
@@ -73,7 +73,7 @@ async fn a_service_killed_twice_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_graceful_stop_repeats_nothing_and_its_jobs_resume_at_once() {
     let site = Site::new().await;
-    let (thing, device) = site.store.add_rows(ROWS).await;
+    let (thing, device) = site.source.add_rows(ROWS).await;
     let process = site.serve().await;
     let mut client = Client::connect(&process.url).await;
     let task = client.submit(&Client::request(thing, &[device], &site.topic.name)).await;
@@ -90,6 +90,6 @@ async fn a_graceful_stop_repeats_nothing_and_its_jobs_resume_at_once() {
         "the lease was handed back: {log:#?}"
     );
     let found: Vec<_> = site.topic.read_device(device).await.into_iter().map(|found| found.value).collect();
-    assert_eq!(found, site.store.docs(device).await, "each row once");
+    assert_eq!(found, site.source.docs(device).await, "each row once");
     process.terminate().await;
 }

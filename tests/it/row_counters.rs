@@ -1,6 +1,6 @@
 //! The row counters in `/metrics` while jobs run.
 
-use crate::support::{Client, TestApp, TestStore, eventually};
+use crate::support::{Client, TestApp, TestSource, eventually};
 
 /// The sum of a counter over all label values.
 async fn counter(app: &TestApp, name: &str) -> u64 {
@@ -20,12 +20,12 @@ const PUBLISHED: &str = "data_patch_rows_published_total";
 // If rows were counted at the end of a job, the rate of a large device would look like an outage.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_counted_while_their_job_runs() {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         // Slow enough to be observed.
         overrides.set(&["iota", "page_rows"], 100).set(&["kafka", "in_flight_bytes"], 65_536);
     })
     .await;
-    let (thing, device) = app.store.add_rows(50_000).await;
+    let (thing, device) = app.source.add_rows(50_000).await;
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
     eventually("rows are counted", async || counter(&app, PUBLISHED).await > 0).await;
@@ -36,8 +36,8 @@ async fn rows_are_counted_while_their_job_runs() {
 
 #[tokio::test]
 async fn each_row_is_counted_once() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(1_000).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(1_000).await;
     app.publish(thing, &[device]).await;
     app.publish(thing, &[device]).await;
     eventually("all are counted", async || counter(&app, PUBLISHED).await >= 2_000).await;

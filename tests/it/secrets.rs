@@ -3,7 +3,7 @@
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{Client, Process, TOKEN, TestBroker, TestStore, get, message, program};
+use crate::support::{Client, Process, TOKEN, TestBroker, TestSource, get, message, program};
 
 const PASSWORD: &str = "pass-7f3a";
 const GUESS: &str = "guess-91bc";
@@ -26,7 +26,7 @@ async fn check_no_secret_is_revealed(url: &str) {
         ("DATA_PATCH_LOG_LEVEL", "trace,librdkafka=trace,rdkafka=trace"),
         ("DATA_PATCH_IOTA_TIMEOUT_SECONDS", "1"),
     ];
-    let process = Process::serve(&folder, &TestStore::empty().await, &topic, &more).await;
+    let process = Process::serve(&folder, &TestSource::empty().await, &topic, &more).await;
     let mut received = Vec::new();
     let mut client = Client::connect(&process.url).await;
     client.submit(&Client::request(Uuid::new_v4(), &[Uuid::new_v4()], &topic.name)).await;

@@ -8,11 +8,11 @@ use data_patch::{
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{Client, Reading, TestApp, TestStore, doc, eventually, message};
+use crate::support::{Client, Reading, TestApp, TestSource, doc, eventually, message};
 
-pub fn open(store: &TestStore, tweak: impl FnOnce(&mut Overrides)) -> Source {
+pub fn open(source: &TestSource, tweak: impl FnOnce(&mut Overrides)) -> Source {
     let mut overrides = Overrides::default();
-    store.configure(&mut overrides);
+    source.configure(&mut overrides);
     tweak(&mut overrides);
     Source::new(&config::load(None, std::iter::empty(), overrides).unwrap().iota).unwrap()
 }
@@ -22,8 +22,8 @@ pub fn all_of(device: Uuid) -> Selection {
     Selection { device, from: time(1), to: time(9999), after: None }
 }
 
-pub async fn keys(store: &Source, selection: Selection) -> Vec<String> {
-    let mut rows = store.rows(selection);
+pub async fn keys(source: &Source, selection: Selection) -> Vec<String> {
+    let mut rows = source.rows(selection);
     let mut keys = Vec::new();
     while let Some(batch) = rows.next().await.unwrap() {
         keys.extend(batch.iter().map(|row| row.position.key.to_string()));
@@ -33,27 +33,27 @@ pub async fn keys(store: &Source, selection: Selection) -> Vec<String> {
 
 #[tokio::test]
 async fn rows_of_the_same_time_are_neither_lost_nor_duplicated_between_pages() {
-    let test = TestStore::empty().await;
+    let test = TestSource::empty().await;
     let device = Uuid::new_v4();
     // Seven rows at each time, inserted out of order, in pages of three.
     let rows: Vec<_> =
         (0..70).map(|n| (n * 37) % 70).map(|id| Reading { id, device, time_ms: 1_000_000 + id / 7, doc: None }).collect();
     test.add(&rows).await;
-    let store = open(&test, |overrides| {
+    let source = open(&test, |overrides| {
         overrides.set(&["iota", "page_rows"], 3);
     });
-    assert_eq!(store.count(&all_of(device)).await.unwrap(), 70);
-    assert_eq!(keys(&store, all_of(device)).await, (0..70).map(|id| id.to_string()).collect::<Vec<_>>());
+    assert_eq!(source.count(&all_of(device)).await.unwrap(), 70);
+    assert_eq!(keys(&source, all_of(device)).await, (0..70).map(|id| id.to_string()).collect::<Vec<_>>());
 }
 
 #[tokio::test]
 async fn rows_inserted_during_a_read_shift_no_page() {
-    let test = TestStore::empty().await;
+    let test = TestSource::empty().await;
     let device = Uuid::new_v4();
     // A row every ten milliseconds; further rows are inserted between them.
     let before: Vec<_> = (0..1_000).map(|id| Reading { id, device, time_ms: 1_000_000 + id * 10, doc: None }).collect();
     test.add(&before).await;
-    let store = open(&test, |overrides| {
+    let source = open(&test, |overrides| {
         overrides.set(&["iota", "page_rows"], 7);
     });
     let write = async {
@@ -61,41 +61,41 @@ async fn rows_inserted_during_a_read_shift_no_page() {
             test.add(&[Reading { id: 1_000 + id, device, time_ms: 1_000_005 + id * 50, doc: None }]).await;
         }
     };
-    let (read, ()) = tokio::join!(keys(&store, all_of(device)), write);
+    let (read, ()) = tokio::join!(keys(&source, all_of(device)), write);
     let kept: Vec<i64> = read.iter().map(|key| key.parse().unwrap()).filter(|id| *id < 1_000).collect();
     assert_eq!(kept, (0..1_000).collect::<Vec<_>>());
 }
 
 #[tokio::test]
 async fn reading_resumes_after_any_row() {
-    let test = TestStore::empty().await;
+    let test = TestSource::empty().await;
     let (_, device) = test.add_rows(10).await;
-    let store = open(&test, |_| {});
-    let mut rows = store.rows(all_of(device));
+    let source = open(&test, |_| {});
+    let mut rows = source.rows(all_of(device));
     let first = rows.next().await.unwrap().unwrap();
     for (n, row) in (1..).zip(&first) {
         let after = Selection { after: Some(row.position.clone()), ..all_of(device) };
-        assert_eq!(keys(&store, after).await.len(), 10 - n);
+        assert_eq!(keys(&source, after).await.len(), 10 - n);
     }
 }
 
 #[tokio::test]
 async fn both_ends_of_the_range_are_included() {
-    let test = TestStore::empty().await;
+    let test = TestSource::empty().await;
     let (_, device) = test.add_rows(10).await;
-    let store = open(&test, |_| {});
+    let source = open(&test, |_| {});
     let time = |second: i64, nanos| chrono::Utc.timestamp_opt(1_547_211_780 + second, nanos).unwrap();
     let within = |from, to| Selection { device, from, to, after: None };
-    assert_eq!(keys(&store, within(time(2, 0), time(4, 0))).await, ["3", "4", "5"]);
-    assert_eq!(keys(&store, within(time(2, 1), time(4, 999_999_999))).await, ["4", "5"]);
-    assert_eq!(store.count(&within(time(2, 1), time(4, 999_999_999))).await.unwrap(), 2);
-    assert_eq!(keys(&store, within(time(2, 1), time(2, 2))).await, Vec::<String>::new());
+    assert_eq!(keys(&source, within(time(2, 0), time(4, 0))).await, ["3", "4", "5"]);
+    assert_eq!(keys(&source, within(time(2, 1), time(4, 999_999_999))).await, ["4", "5"]);
+    assert_eq!(source.count(&within(time(2, 1), time(4, 999_999_999))).await.unwrap(), 2);
+    assert_eq!(keys(&source, within(time(2, 1), time(2, 2))).await, Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn invalid_rows_are_quarantined_counted_and_logged() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(6).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(6).await;
     let stranger = Uuid::new_v4();
     let bad = [
         None,
@@ -106,7 +106,7 @@ async fn invalid_rows_are_quarantined_counted_and_logged() {
         Some(format!(r#"{{"data": {{"data": []}}, "deviceId": "{device}", "triggerTime": ""}}"#)),
     ];
     let rows: Vec<_> = (100..).zip(bad).map(|(id, doc)| Reading { id, device, time_ms: 1_547_211_780_500 + id, doc }).collect();
-    app.store.add(&rows).await;
+    app.source.add(&rows).await;
     let (task, log) = app.publish(thing, &[device]).await;
     let messages: Vec<_> = log.iter().map(message).collect();
     assert!(messages.iter().any(|line| line.ends_with("应变计 has 12 rows to publish")), "{messages:#?}");
@@ -135,11 +135,11 @@ async fn invalid_rows_are_quarantined_counted_and_logged() {
 
 #[tokio::test]
 async fn many_quarantined_rows_are_reported_in_batches() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(1).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(1).await;
     let rows: Vec<_> =
         (10..5_010).map(|id| Reading { id, device, time_ms: 1_600_000_000_000, doc: Some("[]".to_owned()) }).collect();
-    app.store.add(&rows).await;
+    app.source.add(&rows).await;
     let (task, log) = app.publish(thing, &[device]).await;
     assert!(message(log.last().unwrap()).contains("1 row published, 5000 quarantined"), "{log:#?}");
     let kept = app.queue().await.quarantined_rows(data_patch::task::TaskId(task.parse().unwrap())).await.unwrap();
@@ -149,15 +149,15 @@ async fn many_quarantined_rows_are_reported_in_batches() {
 
 #[tokio::test]
 async fn a_document_of_megabytes_is_published_or_quarantined() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(2).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(2).await;
     let large = format!(r#"{{"x": "{}", "deviceId": "{device}", "triggerTime": ""}}"#, "漢".repeat(1_500_000));
-    app.store.add(&[Reading { id: 50, device, time_ms: 1_547_211_780_500, doc: Some(large) }]).await;
+    app.source.add(&[Reading { id: 50, device, time_ms: 1_547_211_780_500, doc: Some(large) }]).await;
     let (_, log) = app.publish(thing, &[device]).await;
     // Compressed by lz4, the message is small enough for the broker.
     assert!(message(log.last().unwrap()).contains("3 rows published, 0 quarantined"), "{log:#?}");
     let found: Vec<_> = app.topic.read().await.into_iter().map(|found| found.value).collect();
-    assert_eq!(found, app.store.docs(device).await);
+    assert_eq!(found, app.source.docs(device).await);
     app.stop().await;
 }
 
@@ -169,25 +169,25 @@ async fn a_layout_that_does_not_fit_is_named() {
         ("ALTER TABLE raw_data ADD COLUMN size REAL", "time", "size", "column size is of type"),
         ("ALTER TABLE raw_data ADD COLUMN old bigint", "id", "old", "no unique index"),
     ] {
-        let test = TestStore::empty().await;
+        let test = TestSource::empty().await;
         test.execute(sql).await;
-        let store = open(&test, |overrides| {
+        let source = open(&test, |overrides| {
             overrides.set(&["iota", "raw", option], value);
         });
-        let error = store.mapping().await.unwrap_err();
+        let error = source.mapping().await.unwrap_err();
         assert!(matches!(error, SourceError::Mapping(_)) && error.to_string().contains(expected), "{error}");
     }
 }
 
 #[tokio::test]
 async fn a_missing_table_fails_the_device_with_a_reason() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(1).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(1).await;
     let mut client = app.client().await;
     let request = Client::request(thing, &[device], &app.topic.name);
     client.submit(&request).await;
     client.log().await;
-    app.store.execute("DROP TABLE raw_data").await;
+    app.source.execute("DROP TABLE raw_data").await;
     client.submit(&request).await;
     let log = client.log().await;
     assert!(log.iter().any(|line| message(line).contains("raw_data")), "{log:#?}");
@@ -201,7 +201,7 @@ async fn jobs_wait_for_an_unavailable_source() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("later.db");
     let url = format!("sqlite://{}", path.display());
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         overrides.set(&["iota", "url"], url);
     })
     .await;
@@ -216,7 +216,7 @@ async fn jobs_wait_for_an_unavailable_source() {
     assert!(message(&waits).contains("waits, nothing is lost") && message(&waits).contains("source is unavailable"), "{waits}");
     assert_eq!(app.get("/readyz").await.0, 503);
     let writing = folder.path().join("writing.db");
-    data_patch::source::sample_store::write(&writing).await.unwrap();
+    data_patch::source::sample_database::write(&writing).await.unwrap();
     std::fs::rename(&writing, &path).unwrap();
     let log = client.log().await;
     assert!(message(log.last().unwrap()).contains("178 rows published"), "{log:#?}");
@@ -231,7 +231,7 @@ async fn every_layout_of_postgresql_is_read_alike() {
         ("text", "text", "timestamp", "json"),
         ("varchar(36)", "int", "bigint", "text"),
     ] {
-        let test = TestStore::without_tables().await;
+        let test = TestSource::without_tables().await;
         if !test.is_postgres() {
             return;
         }
@@ -253,7 +253,7 @@ async fn every_layout_of_postgresql_is_read_alike() {
             let body = doc(device, n);
             test.execute(&format!("INSERT INTO raw VALUES ({key}, '{device}', {time}, '{body}')")).await;
         }
-        let store = open(&test, |overrides| {
+        let source = open(&test, |overrides| {
             for (path, name) in [
                 (["iota", "device", "table"], "old Devices"),
                 (["iota", "device", "id"], "no"),
@@ -269,17 +269,17 @@ async fn every_layout_of_postgresql_is_read_alike() {
             }
             overrides.set(&["iota", "page_rows"], 2);
         });
-        assert_eq!(store.device(thing, device).await.unwrap().unwrap().name, None);
-        assert!(store.device(Uuid::new_v4(), device).await.unwrap().is_none());
+        assert_eq!(source.device(thing, device).await.unwrap().unwrap().name, None);
+        assert!(source.device(Uuid::new_v4(), device).await.unwrap().is_none());
         let from = chrono::Utc.timestamp_millis_opt(1_547_211_780_002).unwrap();
         let selection = Selection { from, ..all_of(device) };
-        assert_eq!(store.count(&selection).await.unwrap(), 2, "{time}");
-        let mut rows = store.rows(selection);
+        assert_eq!(source.count(&selection).await.unwrap(), 2, "{time}");
+        let mut rows = source.rows(selection);
         let mut read = Vec::new();
         while let Some(batch) = rows.next().await.unwrap() {
             read.extend(batch);
         }
-        let mapping = store.mapping().await.unwrap();
+        let mapping = source.mapping().await.unwrap();
         let times: Vec<_> = read.iter().map(|row| mapping.time.instant_us(row.position.time_us)).collect();
         assert_eq!(times, [1_547_211_780_002_000, 1_547_211_780_003_000], "{time}");
         // jsonb reorders the fields; other types keep every byte.

@@ -254,10 +254,10 @@ async fn the_sample_of_the_stack_is_the_samples_twin_and_can_be_served() {
         let (credentials, _) = stack.split_once('@').unwrap();
         variables.insert("DATA_PATCH_IOTA_URL".to_owned(), format!("{credentials}@{host}"));
     });
-    let store = data_patch::source::Source::new(&config.iota).unwrap();
-    let device = store.device(sample::BRIDGE.thing_id, sample::LEVEL_06).await.unwrap().unwrap();
+    let source = data_patch::source::Source::new(&config.iota).unwrap();
+    let device = source.device(sample::BRIDGE.thing_id, sample::LEVEL_06).await.unwrap().unwrap();
     assert_eq!(device.name.as_deref(), Some("静力水准仪06"));
-    assert!(store.mapping().await.unwrap().warnings.is_empty());
+    assert!(source.mapping().await.unwrap().warnings.is_empty());
 }
 
 /// `scripts/services up` on the parts that this checkout runs: what it prints is enough to serve.

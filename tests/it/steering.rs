@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Client, TOKEN, TestApp, TestStore, eventually, is_end, message};
+use crate::support::{Client, TOKEN, TestApp, TestSource, eventually, is_end, message};
 
 async fn steer(client: &mut Client, task: &str, field: &str, value: Value) -> Value {
     let mut request = json!({"token": TOKEN, "taskId": task});
@@ -18,7 +18,7 @@ async fn steer(client: &mut Client, task: &str, field: &str, value: Value) -> Va
 }
 
 async fn slow() -> TestApp {
-    TestApp::start_with(TestStore::empty().await, |overrides| {
+    TestApp::start_with(TestSource::empty().await, |overrides| {
         overrides
             .set(&["iota", "page_rows"], 200)
             .set(&["kafka", "in_flight_bytes"], 65_536)
@@ -31,7 +31,7 @@ async fn slow() -> TestApp {
 async fn a_paused_task_stands_still_and_goes_on_where_it_was() {
     const ROWS: i64 = 20_000;
     let app = slow().await;
-    let (thing, device) = app.store.add_rows(ROWS).await;
+    let (thing, device) = app.source.add_rows(ROWS).await;
     let (mut watcher, mut steering) = (app.client().await, app.client().await);
     let task = watcher.submit(&Client::request(thing, &[device], &app.topic.name)).await;
     watcher.until(|line| message(line).starts_with("iota data published(")).await;
@@ -59,14 +59,14 @@ async fn a_paused_task_stands_still_and_goes_on_where_it_was() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_survives_a_restart() {
     let app = slow().await;
-    let (thing, device) = app.store.add_rows(20_000).await;
+    let (thing, device) = app.source.add_rows(20_000).await;
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
     let paused = app.call("POST", &format!("/tasks/{task}/pause"), &Value::Null).await;
     assert_eq!((paused.status, &paused.json()["paused"]), (200, &json!(true)), "{paused:?}");
-    let (folder, store, topic) = (app.folder.clone(), app.store.clone(), app.topic.clone());
+    let (folder, source, topic) = (app.folder.clone(), app.source.clone(), app.topic.clone());
     app.stop().await;
-    let app = TestApp::start_on(folder, store, topic, |_| {}).await;
+    let app = TestApp::start_on(folder, source, topic, |_| {}).await;
     let view = app.call("GET", &format!("/tasks/{task}"), &Value::Null).await.json();
     assert_eq!((&view["paused"], &view["devices"]["running"]), (&json!(true), &json!(0)), "{view}");
     let resumed = app.call("POST", &format!("/tasks/{task}/resume"), &Value::Null).await;
@@ -83,9 +83,9 @@ async fn a_pause_survives_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rate_limits_all_devices_together_and_can_be_lifted() {
     const RATE: u64 = 500;
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, first) = app.store.add_rows(2_000).await;
-    let devices = [first, app.store.add_device_with_rows(thing, 2_000, 2_000).await];
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, first) = app.source.add_rows(2_000).await;
+    let devices = [first, app.source.add_device_with_rows(thing, 2_000, 2_000).await];
     let mut client = app.client().await;
     let mut request = Client::request(thing, &devices, &app.topic.name);
     request["rate"] = json!(RATE);
@@ -109,13 +109,13 @@ async fn a_rate_limits_all_devices_together_and_can_be_lifted() {
 
 #[tokio::test]
 async fn a_retry_is_a_new_task_for_the_failed_devices_and_links_to_the_old_one() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, good) = app.store.add_rows(3).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, good) = app.source.add_rows(3).await;
     let missing = Uuid::new_v4();
     let mut client = app.client().await;
     let task = client.submit(&Client::request(thing, &[good, missing], &app.topic.name)).await;
     client.until(is_end).await;
-    app.store.add_device(thing, missing, "it is there now").await;
+    app.source.add_device(thing, missing, "it is there now").await;
     let retried = app.call("POST", &format!("/tasks/{task}/retry"), &Value::Null).await;
     let view = retried.json();
     assert_eq!((retried.status, &view["retryOf"], &view["devices"]["total"]), (201, &json!(task), &json!(1)), "{view}");
@@ -176,8 +176,8 @@ async fn a_retry_keeps_to_what_is_allowed_now() {
 
 #[tokio::test]
 async fn a_task_with_the_same_rows_says_so_in_its_first_line() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(1).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(1).await;
     let mut client = app.client().await;
     let request = Client::request(thing, &[device], &app.topic.name);
     let first = client.submit(&request).await;

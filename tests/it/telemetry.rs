@@ -4,7 +4,7 @@ use std::{io::Write as _, process::Stdio};
 
 use serde_json::json;
 
-use crate::support::{Client, TOKEN, TestApp, TestStore, eventually, get_with, message};
+use crate::support::{Client, TOKEN, TestApp, TestSource, eventually, get_with, message};
 
 /// The value of a sample, by its name and labels without the prefix.
 fn value(metrics: &str, sample: &str) -> Option<f64> {
@@ -20,12 +20,12 @@ async fn metrics(app: &TestApp) -> String {
 
 /// A service with a finished, a rejected and a failed request.
 async fn a_busy_service() -> TestApp {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         let properties = toml::Table::from_iter([("statistics.interval.ms".to_owned(), 100.into())]);
         overrides.set(&["kafka", "properties"], properties);
     })
     .await;
-    let (thing, device) = app.store.add_rows(300).await;
+    let (thing, device) = app.source.add_rows(300).await;
     let mut client = app.client().await;
     client.send(&json!({"token": TOKEN, "what": "is this"})).await;
     client.next().await;
@@ -85,7 +85,7 @@ async fn what_librdkafka_says_is_there() {
 
 #[tokio::test]
 async fn an_outage_is_seen_in_the_dependency_its_breaker_and_its_errors() {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         // Nothing listens on port 1.
         overrides.set(&["iota", "url"], "postgres://nobody@127.0.0.1:1/none");
     })
@@ -108,7 +108,7 @@ async fn an_outage_is_seen_in_the_dependency_its_breaker_and_its_errors() {
 
 #[tokio::test]
 async fn the_process_tells_of_itself_under_the_usual_names() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     let metrics = metrics(&app).await;
     let process = |name: &str| -> f64 {
         let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -127,7 +127,7 @@ async fn the_process_tells_of_itself_under_the_usual_names() {
 
 #[tokio::test]
 async fn the_format_is_the_one_that_is_accepted() {
-    let app = TestApp::start(TestStore::empty().await).await;
+    let app = TestApp::start(TestSource::empty().await).await;
     for (accept, content_type, described, is_open_metrics) in [
         ("*/*", "text/plain; version=0.0.4", "rows_published_total counter\n", false),
         ("application/openmetrics-text;q=0.9,*/*;q=0.1", "application/openmetrics-text", "rows_published counter\n", true),

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::support::{Client, PATIENCE, Process, TOKEN, TestApp, TestBroker, TestStore, eventually, message, program};
+use crate::support::{Client, PATIENCE, Process, TOKEN, TestApp, TestBroker, TestSource, eventually, message, program};
 
 const OPERATOR: &str = "operator-5b1f";
 const VIEWER: &str = "viewer-c03d";
@@ -43,7 +43,7 @@ async fn serve_with(text: &str, options: &[(&str, &str, &str)]) -> TestApp {
     let (folder, topic) = (Arc::new(tempfile::tempdir().unwrap()), TestBroker::start().await.topic().await);
     let path = folder.path().join("tokens.toml");
     write(&path, text);
-    TestApp::start_on(folder, TestStore::empty().await, topic, |overrides| {
+    TestApp::start_on(folder, TestSource::empty().await, topic, |overrides| {
         overrides.set(&["server", "tokens_file"], path.to_str().unwrap());
         for (section, key, value) in options {
             overrides.set(&[section, key], *value);
@@ -69,7 +69,7 @@ async fn code_of(client: &mut Client, token: &str) -> Value {
 #[tokio::test]
 async fn an_operator_submits_watches_and_cancels() {
     let app = serve(&two()).await;
-    let (thing, device) = app.store.add_rows(10).await;
+    let (thing, device) = app.source.add_rows(10).await;
     let mut client = app.client().await;
     // So many devices that the token is needed before the message is complete.
     let devices: Vec<_> = std::iter::once(device).chain((0..3_000).map(|_| Uuid::new_v4())).collect();
@@ -93,7 +93,7 @@ async fn an_operator_submits_watches_and_cancels() {
 #[tokio::test]
 async fn a_viewer_watches_and_is_told_what_it_may_not_do() {
     let app = serve(&two()).await;
-    let (thing, device) = app.store.add_rows(10).await;
+    let (thing, device) = app.source.add_rows(10).await;
     let (task, log) = app.publish(thing, &[device]).await;
     let mut client = app.client().await;
     let request = with_token(Client::request(thing, &[device], &app.topic.name), VIEWER);
@@ -198,7 +198,7 @@ async fn a_problem_at_a_reload_is_logged_once_and_the_tokens_stay() {
         ("DATA_PATCH_SERVER_TOKENS_FILE", path.to_str().unwrap()),
         ("DATA_PATCH_LOG_LEVEL", "trace,librdkafka=trace,rdkafka=trace"),
     ];
-    let process = Process::serve(&folder, &TestStore::empty().await, &topic, &more).await;
+    let process = Process::serve(&folder, &TestSource::empty().await, &topic, &more).await;
     let mut client = Client::connect(&process.url).await;
     client.submit(&with_token(Client::request(Uuid::new_v4(), &[Uuid::new_v4()], &topic.name), OPERATOR)).await;
     let logged = async |text: &str| eventually(text, async || Process::log(&folder).contains(text)).await;

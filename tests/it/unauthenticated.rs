@@ -7,11 +7,11 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 use uuid::Uuid;
 
-use crate::support::{Client, PATIENCE, RawClient, TOKEN, TestApp, TestStore, message, raw};
+use crate::support::{Client, PATIENCE, RawClient, TOKEN, TestApp, TestSource, message, raw};
 
 /// A service with some options of `[server]` other than the defaults.
 async fn serve(options: &[(&str, i64)]) -> TestApp {
-    TestApp::start_with(TestStore::empty().await, |overrides| {
+    TestApp::start_with(TestSource::empty().await, |overrides| {
         for (name, value) in options {
             overrides.set(&["server", name], *value);
         }
@@ -169,7 +169,7 @@ async fn the_oldest_connection_of_an_address_without_a_token_is_closed() {
 
 #[tokio::test]
 async fn behind_a_trusted_proxy_each_client_has_its_own_address() {
-    let app = TestApp::start_with(TestStore::empty().await, |overrides| {
+    let app = TestApp::start_with(TestSource::empty().await, |overrides| {
         overrides.set(&["server", "max_unauthenticated_per_address"], 1).set(&["server", "trusted_proxies"], vec!["127.0.0.0/8"]);
     })
     .await;

@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::{
     outage::log_checks,
     row_counts::{File as QueueFile, RowCounts},
-    support::{Client, Process, TestBroker, TestStore, TestTopic, is_end, message, seqs},
+    support::{Client, Process, TestBroker, TestSource, TestTopic, is_end, message, seqs},
     table::TestResult,
 };
 
@@ -54,7 +54,7 @@ impl Clock {
 
 struct Fixture {
     folder: tempfile::TempDir,
-    store: TestStore,
+    source: TestSource,
     topic: TestTopic,
     clock: Clock,
 }
@@ -67,13 +67,13 @@ impl Fixture {
     async fn on(topic: TestTopic) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock = Clock::new(folder.path());
-        Self { store: TestStore::empty().await, topic, folder, clock }
+        Self { source: TestSource::empty().await, topic, folder, clock }
     }
 
     async fn serve(&self, more: &[(&str, &str)]) -> Process {
         let always = [("DATA_PATCH_WORKER_LEASE_SECONDS", "4"), ("DATA_PATCH_WORKER_RETRY_MAX_MS", "1000")];
         let variables: Vec<_> = self.clock.variables().into_iter().chain(always).chain(more.iter().copied()).collect();
-        Process::serve(&self.folder, &self.store, &self.topic, &variables).await
+        Process::serve(&self.folder, &self.source, &self.topic, &variables).await
     }
 }
 
@@ -98,7 +98,7 @@ async fn time_to_next_retry(client: &mut Client) -> Duration {
 #[ignore = "a minute; make torture"]
 async fn set_back_by_an_hour_while_a_job_waits() {
     let fixture = Fixture::new().await;
-    let (thing, device) = fixture.store.add_rows(3).await;
+    let (thing, device) = fixture.source.add_rows(3).await;
     let unreachable = no_broker();
     let process =
         fixture.serve(&[("DATA_PATCH_KAFKA_BROKERS", &unreachable), ("DATA_PATCH_KAFKA_LOOKUP_TIMEOUT_SECONDS", "1")]).await;
@@ -126,7 +126,7 @@ async fn set_back_by_an_hour_while_a_job_waits() {
     assert!(started.elapsed() < MAX_WAIT, "{:?}", started.elapsed());
     assert!(message(log.last().unwrap()).contains("3 rows published"), "{log:#?}");
     process.terminate().await;
-    let counts = RowCounts::of(&fixture.store, &fixture.topic, &task, &[device]).await;
+    let counts = RowCounts::of(&fixture.source, &fixture.topic, &task, &[device]).await;
     let note = format!("the longest wait {:.1} s, with waits of 1 s", longest.as_secs_f64());
     let found =
         TestResult::of("clock set by an hour or a day, to and fro, while jobs wait, and between stop and start", 5, counts, note);
@@ -142,7 +142,7 @@ async fn set_ahead_and_back_while_a_job_runs() {
     let accepts_all = [("message.timestamp.after.max.ms", "9223372036854775807")];
     let fixture = Fixture::on(TestBroker::start().await.topic_with(&accepts_all).await).await;
     // More rows than are sent within four checkpoints.
-    let (thing, device) = fixture.store.add_rows(100_000).await;
+    let (thing, device) = fixture.source.add_rows(100_000).await;
     let slow = [
         ("DATA_PATCH_IOTA_PAGE_ROWS", "500"),
         ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "65536"),
@@ -166,7 +166,7 @@ async fn set_ahead_and_back_while_a_job_runs() {
         process.terminate().await;
     }
     QueueFile::open(fixture.folder.path()).await.assert_finished().await;
-    let counts = RowCounts::of(&fixture.store, &fixture.topic, &task, &[device]).await;
+    let counts = RowCounts::of(&fixture.source, &fixture.topic, &task, &[device]).await;
     let found =
         TestResult::of("clock set by an hour or a day while a job runs, beside a second service", 4, counts, String::new());
     found.write();
@@ -185,7 +185,7 @@ async fn ahead_of_a_real_brokers() {
         return;
     }
     let fixture = Fixture::on(broker.topic_with(&[("message.timestamp.after.max.ms", "60000")]).await).await;
-    let (thing, device) = fixture.store.add_rows(ROWS).await;
+    let (thing, device) = fixture.source.add_rows(ROWS).await;
     let process = fixture.serve(&[("DATA_PATCH_IOTA_PAGE_ROWS", "500"), ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "65536")]).await;
     let mut client = Client::connect(&process.url).await;
     let task = client.submit(&Client::request(thing, &[device], &fixture.topic.name)).await;
@@ -207,7 +207,7 @@ async fn ahead_of_a_real_brokers() {
     log_checks::assert_exact(&log, &[device], ROWS as usize);
     process.terminate().await;
     QueueFile::open(fixture.folder.path()).await.assert_finished().await;
-    let counts = RowCounts::of(&fixture.store, &fixture.topic, &task, &[device]).await;
+    let counts = RowCounts::of(&fixture.source, &fixture.topic, &task, &[device]).await;
     let note = format!("ahead for {:.1} s; end {:.1} s after it was right", ahead.as_secs_f64(), right.as_secs_f64());
     let found = TestResult::of(what, 1, counts, note);
     found.write();

@@ -93,7 +93,7 @@ async fn a_full_disk_rejects_new_tasks_and_loses_no_accepted_one() {
         }
     };
     let mut scenario = Scenario::start(tempfile::tempdir_in(disk.path()).unwrap()).await;
-    let (thing, device) = scenario.store.add_rows(FEW).await;
+    let (thing, device) = scenario.source.add_rows(FEW).await;
     let submit = Client::request(thing, &[device], &scenario.topic.name);
     let mut submitter = Client::connect(&scenario.process.url).await;
     let (mut accepted, mut lines) = (Vec::new(), Vec::new());
@@ -150,7 +150,7 @@ async fn a_full_disk_rejects_new_tasks_and_loses_no_accepted_one() {
 async fn count_rows(scenario: &Scenario, tasks: &[String], device: Uuid) -> RowCounts {
     let mut sum = RowCounts::default();
     for task in tasks {
-        let counts = RowCounts::of(&scenario.store, &scenario.topic, task, &[device]).await;
+        let counts = RowCounts::of(&scenario.source, &scenario.topic, task, &[device]).await;
         assert_eq!((counts.rows, counts.lost), (FEW as usize, 0), "task {task}: {counts:?}");
         sum.add(counts);
     }

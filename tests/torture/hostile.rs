@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
 
 use crate::{
-    support::{Client, Process, TOKEN, TestBroker, TestStore, TestTopic, is_end, message, program},
+    support::{Client, Process, TOKEN, TestBroker, TestSource, TestTopic, is_end, message, program},
     table::TestResult,
 };
 
@@ -19,7 +19,7 @@ const ROWS: i64 = 60_000;
 
 struct Fixture {
     folder: tempfile::TempDir,
-    store: TestStore,
+    source: TestSource,
     topic: TestTopic,
     thing: Uuid,
     device: Uuid,
@@ -37,16 +37,16 @@ impl Fixture {
         let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         let raised = rustix::process::Rlimit { current: files.maximum, ..files };
         rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
-        let (folder, store, topic) =
-            (tempfile::tempdir().unwrap(), TestStore::empty().await, TestBroker::start().await.topic().await);
-        let (thing, device) = store.add_rows(ROWS).await;
+        let (folder, source, topic) =
+            (tempfile::tempdir().unwrap(), TestSource::empty().await, TestBroker::start().await.topic().await);
+        let (thing, device) = source.add_rows(ROWS).await;
         let slow = [
             ("DATA_PATCH_IOTA_PAGE_ROWS", "500"),
             ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "131072"),
             ("DATA_PATCH_WORKER_PROGRESS_LOG_INTERVAL_MS", "20"),
         ];
-        let process = Process::serve_as(program, &folder, &store, &topic, &[&slow, options].concat()).await;
-        Self { folder, store, topic, thing, device, process }
+        let process = Process::serve_as(program, &folder, &source, &topic, &[&slow, options].concat()).await;
+        Self { folder, source, topic, thing, device, process }
     }
 
     fn request(&self) -> Value {
@@ -69,7 +69,7 @@ impl Fixture {
     async fn end(self) {
         assert!(!Process::log(&self.folder).contains("panicked"));
         assert_eq!(self.process.terminate().await.0, Some(0));
-        drop(self.store);
+        drop(self.source);
     }
 }
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     row_counts::{File, RowCounts},
-    support::{Client, Process, TestBroker, TestStore, TestTopic, message, seqs},
+    support::{Client, Process, TestBroker, TestSource, TestTopic, message, seqs},
     table::TestResult,
 };
 
@@ -27,7 +27,7 @@ const fn point(name: &'static str, what: &'static str, passes: &'static [u32]) -
 
 struct Fixture {
     folder: tempfile::TempDir,
-    store: TestStore,
+    source: TestSource,
     topic: TestTopic,
     thing: Uuid,
     device: Uuid,
@@ -35,9 +35,9 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
-        let (store, topic) = (TestStore::empty().await, TestBroker::start().await.topic().await);
-        let (thing, device) = store.add_rows(ROWS).await;
-        Self { folder: tempfile::tempdir().unwrap(), store, topic, thing, device }
+        let (source, topic) = (TestSource::empty().await, TestBroker::start().await.topic().await);
+        let (thing, device) = source.add_rows(ROWS).await;
+        Self { folder: tempfile::tempdir().unwrap(), source, topic, thing, device }
     }
 
     /// A service that kills itself at a failpoint; small pages and few bytes in flight make many
@@ -49,11 +49,11 @@ impl Fixture {
             ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "262144"),
             ("DATA_PATCH_WORKER_CHECKPOINT_INTERVAL_MS", "10"),
         ];
-        Process::serve(&self.folder, &self.store, &self.topic, &more).await
+        Process::serve(&self.folder, &self.source, &self.topic, &more).await
     }
 
     async fn serve(&self) -> Process {
-        Process::serve(&self.folder, &self.store, &self.topic, &[]).await
+        Process::serve(&self.folder, &self.source, &self.topic, &[]).await
     }
 
     fn request(&self) -> Value {
@@ -76,7 +76,7 @@ impl Fixture {
         if let (Some(position), Some(first)) = (position, repeated.first()) {
             assert!(*first > position, "a row up to the checkpoint was sent again: {first} <= {position}");
         }
-        RowCounts::of(&self.store, &self.topic, &task, &[self.device]).await
+        RowCounts::of(&self.source, &self.topic, &task, &[self.device]).await
     }
 
     /// The times of rows that are in the topic more than once, in ascending order.
@@ -188,7 +188,7 @@ async fn migration() {
     for pass in PASSES {
         let fixture = Fixture::new().await;
         let at = format!("migration:{pass}");
-        let dying = Process::start(&fixture.folder, &fixture.store, &fixture.topic, &[("FAILPOINT", &at)]);
+        let dying = Process::start(&fixture.folder, &fixture.source, &fixture.topic, &[("FAILPOINT", &at)]);
         assert_eq!(dying.died().await, Some(9), "{at} was not reached");
         let process = fixture.serve().await;
         let mut client = Client::connect(&process.url).await;

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::{
     outage::{Outage, are_private},
     row_counts::RowCounts,
-    support::{Client, Process, TestBroker, TestStore, is_end, message},
+    support::{Client, Process, TestBroker, TestSource, is_end, message},
     table::TestResult,
 };
 
@@ -46,8 +46,8 @@ impl Longest {
 
 /// A table partitioned by time: the devices' rows are in the first partition, the writer's in the
 /// second, and the third is empty.
-async fn fill(store: &TestStore, with_index: bool) -> (Uuid, Vec<Uuid>) {
-    let mut connection = store.postgres().await.unwrap();
+async fn fill(source: &TestSource, with_index: bool) -> (Uuid, Vec<Uuid>) {
+    let mut connection = source.postgres().await.unwrap();
     connection
         .execute(
             r#"CREATE TABLE "Device" (id uuid PRIMARY KEY, name text, "thingId" uuid NOT NULL);
@@ -64,7 +64,7 @@ async fn fill(store: &TestStore, with_index: bool) -> (Uuid, Vec<Uuid>) {
     }
     let (thing, devices) = (Uuid::new_v4(), (0..DEVICES).map(|_| Uuid::new_v4()).collect::<Vec<_>>());
     for device in &devices {
-        store.add_device(thing, *device, "静力水准仪").await;
+        source.add_device(thing, *device, "静力水准仪").await;
         let rows = format!(
             "INSERT INTO raw_data SELECT nextval('ids'), '{device}', '2019-01-12T00:00:00Z'::timestamptz + n * interval '1 s',
                jsonb_build_object('deviceId', '{device}', 'triggerTime', '', 'data', jsonb_build_object('data', jsonb_build_object('v', n), 'x', repeat('x', 1000)))
@@ -104,8 +104,8 @@ async fn locks_at_random_moments(what: &str, with_index: bool) {
     if !are_private(what) {
         return;
     }
-    let store = TestStore::without_tables().await;
-    let (thing, devices) = fill(&store, with_index).await;
+    let source = TestSource::without_tables().await;
+    let (thing, devices) = fill(&source, with_index).await;
     let topic = TestBroker::start().await.topic().await;
     let folder = tempfile::tempdir().unwrap();
     let max_blocking = MAX_BLOCKING.as_secs().to_string();
@@ -114,12 +114,12 @@ async fn locks_at_random_moments(what: &str, with_index: bool) {
         ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "262144"),
         ("DATA_PATCH_WORKER_RETRY_MAX_MS", "2000"),
     ];
-    let process = Process::serve(&folder, &store, &topic, &settings).await;
+    let process = Process::serve(&folder, &source, &topic, &settings).await;
     let mut client = Client::connect(&process.url).await;
     let (longest, stop) = (Arc::new(Longest::default()), Arc::new(AtomicBool::new(false)));
-    let writer = tokio::spawn(write(store.postgres().await.unwrap(), Arc::clone(&longest), Arc::clone(&stop)));
+    let writer = tokio::spawn(write(source.postgres().await.unwrap(), Arc::clone(&longest), Arc::clone(&stop)));
     let locker = tokio::spawn({
-        let (mut connection, longest, stop) = (store.postgres().await.unwrap(), Arc::clone(&longest), Arc::clone(&stop));
+        let (mut connection, longest, stop) = (source.postgres().await.unwrap(), Arc::clone(&longest), Arc::clone(&stop));
         async move {
             let mut times = 0;
             while !stop.load(Relaxed) {
@@ -143,7 +143,7 @@ async fn locks_at_random_moments(what: &str, with_index: bool) {
     stop.store(true, Relaxed);
     writer.await.unwrap();
     let times = locker.await.unwrap();
-    let counts = RowCounts::of(&store, &topic, &task, &devices).await;
+    let counts = RowCounts::of(&source, &topic, &task, &devices).await;
     let waited = longest.get();
     assert!(waited < MAX_BLOCKING + SLACK, "a session waited {waited:?} for the service");
     assert_eq!((counts.rows, counts.lost), (DEVICES * ROWS, 0), "{:#?}", log.last());

@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::Path};
 use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 use uuid::Uuid;
 
-use crate::support::{TestStore, TestTopic};
+use crate::support::{TestSource, TestTopic};
 
 /// The rows of some devices, counted in a topic.
 #[derive(Debug, Default, Clone, Copy)]
@@ -21,7 +21,7 @@ pub struct RowCounts {
 impl RowCounts {
     /// Counts the rows that one task published of these devices; all rows of each device must be in
     /// the task's range.
-    pub async fn of(store: &TestStore, topic: &TestTopic, task: &str, devices: &[Uuid]) -> Self {
+    pub async fn of(source: &TestSource, topic: &TestTopic, task: &str, devices: &[Uuid]) -> Self {
         let mut of_device = HashMap::<String, Vec<(String, String)>>::new();
         for found in topic.read().await.into_iter().filter(|found| found.task == task) {
             of_device.entry(found.key).or_default().push((found.row, found.value));
@@ -31,7 +31,7 @@ impl RowCounts {
             let found = of_device.remove(&device.to_string()).unwrap_or_default();
             let mut seen = std::collections::HashSet::new();
             let once: Vec<&str> = found.iter().filter(|(row, _)| seen.insert(row)).map(|(_, value)| value.as_str()).collect();
-            let docs = store.docs(*device).await;
+            let docs = source.docs(*device).await;
             counts.rows += docs.len();
             counts.repeated += found.len() - once.len();
             counts.lost += if docs.len() == once.len() {

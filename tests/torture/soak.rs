@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     row_counts::{File, RowCounts},
-    support::{Client, Process, Reading, TOKEN, TestBroker, TestStore, TestTopic, doc, message},
+    support::{Client, Process, Reading, TOKEN, TestBroker, TestSource, TestTopic, doc, message},
     table::TestResult,
 };
 
@@ -39,7 +39,7 @@ type Thing = (Uuid, Vec<Uuid>);
 
 struct Fixture {
     folder: tempfile::TempDir,
-    store: TestStore,
+    source: TestSource,
     broker: TestBroker,
     sizes: Thing,
     many: Thing,
@@ -47,26 +47,26 @@ struct Fixture {
 
 impl Fixture {
     async fn new() -> Self {
-        let (store, mut key) = (TestStore::empty().await, 0);
-        let sizes = add(&store, &mut key, &SIZES).await;
-        let many = add(&store, &mut key, &[1; MANY]).await;
-        Self { folder: tempfile::tempdir().unwrap(), store, broker: TestBroker::start().await, sizes, many }
+        let (source, mut key) = (TestSource::empty().await, 0);
+        let sizes = add(&source, &mut key, &SIZES).await;
+        let many = add(&source, &mut key, &[1; MANY]).await;
+        Self { folder: tempfile::tempdir().unwrap(), source, broker: TestBroker::start().await, sizes, many }
     }
 }
 
 /// Adds a thing with devices of these numbers of rows.
-async fn add(store: &TestStore, key: &mut i64, sizes: &[i64]) -> Thing {
+async fn add(source: &TestSource, key: &mut i64, sizes: &[i64]) -> Thing {
     let (thing, mut devices, mut readings) = (Uuid::new_v4(), Vec::new(), Vec::new());
     for rows in sizes {
         let device = Uuid::new_v4();
-        store.add_device(thing, device, "静力水准仪").await;
+        source.add_device(thing, device, "静力水准仪").await;
         for n in 0..*rows {
             *key += 1;
             readings.push(Reading { id: *key, device, time_ms: 1_547_211_780_000 + n * 1_000, doc: Some(doc(device, n)) });
         }
         devices.push(device);
     }
-    store.add(&readings).await;
+    source.add(&readings).await;
     (thing, devices)
 }
 
@@ -183,7 +183,7 @@ async fn cycle(fixture: &Fixture, service: &Process, topics: &[TestTopic]) -> Ro
         watched.unwrap();
     }
     let mut sum = RowCounts::default();
-    let counts = tasks.iter().map(|(task, devices, topic)| RowCounts::of(&fixture.store, topic, task, devices));
+    let counts = tasks.iter().map(|(task, devices, topic)| RowCounts::of(&fixture.source, topic, task, devices));
     for counts in join_all(counts).await {
         sum.add(counts);
     }
@@ -196,7 +196,7 @@ async fn what_should_be_flat_is_flat() {
     let seconds = std::env::var("SOAK_SECONDS").map_or(240, |text| text.parse().unwrap());
     let fixture = Fixture::new().await;
     let topic = fixture.broker.topic().await;
-    let service = Process::serve(&fixture.folder, &fixture.store, &topic, &[]).await;
+    let service = Process::serve(&fixture.folder, &fixture.source, &topic, &[]).await;
     let (started, mut cycles, mut counts) = (Instant::now(), 0, RowCounts::default());
     let mut warm = None;
     while cycles <= WARM_UP || started.elapsed() < Duration::from_secs(seconds) {

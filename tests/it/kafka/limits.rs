@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::support::{
-    PATIENCE, Reading, TestBroker, TestStore, TestTopic, config,
+    PATIENCE, Reading, TestBroker, TestSource, TestTopic, config,
     replay::{self, all_rows, new_ack_tracker},
 };
 
@@ -50,11 +50,11 @@ impl JobContext for Shrinking {
 }
 
 /// Adds a device whose rows fill several batches; one row is larger than the lowered limit.
-async fn add_device(store: &TestStore, thing: Uuid, number: i64) -> Uuid {
+async fn add_device(source: &TestSource, thing: Uuid, number: i64) -> Uuid {
     let id = 1_000_000 * (number + 1);
-    let device = store.add_device_with_rows(thing, id, ROWS).await;
+    let device = source.add_device_with_rows(thing, id, ROWS).await;
     let large = format!(r#"{{"x": "{}", "deviceId": "{device}", "triggerTime": ""}}"#, "x".repeat(800_000));
-    store.add(&[Reading { id, device, time_ms: 1_547_211_780_500 + (ROWS - 100) * 1_000, doc: Some(large) }]).await;
+    source.add(&[Reading { id, device, time_ms: 1_547_211_780_500 + (ROWS - 100) * 1_000, doc: Some(large) }]).await;
     device
 }
 
@@ -66,9 +66,9 @@ enum Limit {
 }
 
 /// Works without compression and with full batches, and has the current settings in its cache.
-async fn replay_runner(store: &TestStore, topic: &TestTopic, limit: Limit) -> (ReplayRunner, TempDir) {
+async fn replay_runner(source: &TestSource, topic: &TestTopic, limit: Limit) -> (ReplayRunner, TempDir) {
     let (folder, broker) = (tempfile::tempdir().unwrap(), &topic.broker);
-    let config = config(&folder, store, broker, |overrides| {
+    let config = config(&folder, source, broker, |overrides| {
         let properties = [("compression.type".to_owned(), "none".into()), ("linger.ms".to_owned(), 500.into())];
         overrides.set(&["kafka", "properties"], toml::Table::from_iter(properties));
     });
@@ -88,13 +88,13 @@ async fn check_order_when_the_limit_is_lowered_before(at: usize, limit: Limit) {
         // The embedded broker has no size limit.
         return;
     }
-    let (store, topic) = (TestStore::empty().await, broker.topic().await);
+    let (source, topic) = (TestSource::empty().await, broker.topic().await);
     let thing = Uuid::new_v4();
     let mut devices = Vec::new();
     for number in 0..3 {
-        devices.push(add_device(&store, thing, number).await);
+        devices.push(add_device(&source, thing, number).await);
     }
-    let (runner, _folder) = replay_runner(&store, &topic, limit).await;
+    let (runner, _folder) = replay_runner(&source, &topic, limit).await;
     let report = Shrinking { topic: topic.clone(), at, limit: 700_000, sent: AtomicUsize::default() };
     let stop = Signals::default();
     let jobs = devices.iter().map(|device| {
@@ -112,7 +112,7 @@ async fn check_order_when_the_limit_is_lowered_before(at: usize, limit: Limit) {
     // Only the rows that are too large; the others are sent in batches again.
     assert_eq!(runner.kafka.rows_sent_alone(), devices.len() as u64);
     for device in devices {
-        let mut expected = store.docs(device).await;
+        let mut expected = source.docs(device).await;
         expected.retain(|doc| doc.len() < 700_000);
         let found: Vec<String> = topic.read_device(device).await.into_iter().map(|found| found.value).collect();
         let out_of_order = found.iter().zip(&expected).position(|(found, expected)| found != expected);
@@ -141,9 +141,9 @@ async fn order_holds_when_the_very_first_batch_is_rejected() {
     if !broker.is_real() {
         return;
     }
-    let (store, topic) = (TestStore::empty().await, broker.topic_with(&[("max.message.bytes", "10000")]).await);
+    let (source, topic) = (TestSource::empty().await, broker.topic_with(&[("max.message.bytes", "10000")]).await);
     let (thing, device) = (Uuid::new_v4(), Uuid::new_v4());
-    store.add_device(thing, device, "应变计").await;
+    source.add_device(thing, device, "应变计").await;
     let rows: Vec<Reading> = (0..)
         .zip(SIZES)
         .map(|(n, size)| {
@@ -152,8 +152,8 @@ async fn order_holds_when_the_very_first_batch_is_rejected() {
             Reading { id: n, device, time_ms: 1_547_211_780_000 + n * 1_000, doc: Some(doc) }
         })
         .collect();
-    store.add(&rows).await;
-    let (runner, _folder) = replay_runner(&store, &topic, Limit::Visible).await;
+    source.add(&rows).await;
+    let (runner, _folder) = replay_runner(&source, &topic, Limit::Visible).await;
     let report = Shrinking { topic: topic.clone(), at: 0, limit: 7_000, sent: AtomicUsize::default() };
     // The number of rows is known, so batches are filled.
     let replay = Replay { total: Some(1_000_000), ..all_rows(thing, device, &topic) };
@@ -161,6 +161,6 @@ async fn order_holds_when_the_very_first_batch_is_rejected() {
     let outcome = runner.run(&replay, &acks, &report, &Signals::default()).await.unwrap();
     assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
     let found: Vec<String> = topic.read_device(device).await.into_iter().map(|found| found.value[..10].to_owned()).collect();
-    let expected: Vec<String> = store.docs(device).await.into_iter().map(|doc| doc[..10].to_owned()).collect();
+    let expected: Vec<String> = source.docs(device).await.into_iter().map(|doc| doc[..10].to_owned()).collect();
     assert_eq!(found, expected);
 }

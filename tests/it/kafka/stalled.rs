@@ -11,7 +11,7 @@ use tokio::{task::JoinHandle, time::timeout};
 use uuid::Uuid;
 
 use crate::support::{
-    PATIENCE, TestBroker, TestStore, TestTopic, config, eventually, partition,
+    PATIENCE, TestBroker, TestSource, TestTopic, config, eventually, partition,
     replay::{all_rows, new_ack_tracker, replay_runner},
 };
 
@@ -31,7 +31,7 @@ impl JobContext for NoContext {
 /// A source and an embedded broker, whose partitions can lose their leaders.
 struct Site {
     _folder: TempDir,
-    store: TestStore,
+    source: TestSource,
     broker: Arc<EmbeddedBroker>,
     topic: TestTopic,
     runner: ReplayRunner,
@@ -40,21 +40,21 @@ struct Site {
 
 impl Site {
     async fn new(in_flight_bytes: i64) -> Self {
-        let (folder, store) = (tempfile::tempdir().unwrap(), TestStore::empty().await);
+        let (folder, source) = (tempfile::tempdir().unwrap(), TestSource::empty().await);
         let broker = Arc::new(EmbeddedBroker::start_beside_a_dead_one().await.unwrap());
         let topic = TestBroker::Embedded(Arc::clone(&broker)).topic().await;
-        let config = config(&folder, &store, &topic.broker, |overrides| {
+        let config = config(&folder, &source, &topic.broker, |overrides| {
             overrides.set(&["kafka", "in_flight_bytes"], in_flight_bytes);
         });
         let runner = replay_runner(&config, Kafka::without_topic_settings(&config.kafka, broker.brokers()).unwrap());
-        Self { _folder: folder, store, broker, topic, runner, thing: Uuid::new_v4() }
+        Self { _folder: folder, source, broker, topic, runner, thing: Uuid::new_v4() }
     }
 
     /// Adds a device with this many rows, whose key belongs to the dead partition or to another.
     async fn device(&self, is_dead: bool, last_id: i64, rows: i64) -> Uuid {
         let is_there = |device: &Uuid| (partition(&device.to_string()) == DEAD) == is_dead;
         let device = std::iter::repeat_with(Uuid::new_v4).find(is_there).unwrap();
-        self.store.add_this_device_with_rows(self.thing, device, last_id, rows).await;
+        self.source.add_this_device_with_rows(self.thing, device, last_id, rows).await;
         device
     }
 
@@ -74,7 +74,7 @@ impl Site {
     /// Asserts that all rows of a device are in the topic, in order and once.
     async fn assert_complete(&self, device: Uuid) {
         let found: Vec<String> = self.topic.read_device(device).await.into_iter().map(|found| found.value).collect();
-        assert!(found == self.store.docs(device).await, "{} rows found", found.len());
+        assert!(found == self.source.docs(device).await, "{} rows found", found.len());
     }
 }
 

@@ -3,11 +3,11 @@
 use chrono::{TimeDelta, Utc};
 use serde_json::Value;
 
-use crate::support::{Client, Reading, TestApp, TestBroker, TestStore, TestTopic, doc, message};
+use crate::support::{Client, Reading, TestApp, TestBroker, TestSource, TestTopic, doc, message};
 
 async fn app(topic: TestTopic, settings: &[(&str, toml::Value)]) -> TestApp {
     let folder = std::sync::Arc::new(tempfile::tempdir().unwrap());
-    TestApp::start_on(folder, TestStore::empty().await, topic, |overrides| {
+    TestApp::start_on(folder, TestSource::empty().await, topic, |overrides| {
         for (key, value) in settings {
             overrides.set(&["kafka", key], value.clone());
         }
@@ -17,7 +17,7 @@ async fn app(topic: TestTopic, settings: &[(&str, toml::Value)]) -> TestApp {
 
 /// Submits three rows of a device; returns the log until a line matches.
 async fn publish(app: &TestApp, matches: impl Fn(&Value) -> bool) -> Vec<Value> {
-    let (thing, device) = app.store.add_rows(3).await;
+    let (thing, device) = app.source.add_rows(3).await;
     let mut client = app.client().await;
     client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
     client.until(matches).await
@@ -70,9 +70,9 @@ async fn timestamps_that_the_broker_refuses_are_an_outage_that_says_why() {
         return;
     }
     let app = app(broker.topic().await, &[("timestamp", "reading".into())]).await;
-    let (thing, device) = app.store.add_rows(3).await;
+    let (thing, device) = app.source.add_rows(3).await;
     let ahead = (Utc::now() + TimeDelta::days(10)).timestamp_millis();
-    app.store.add(&[Reading { id: 9_000, device, time_ms: ahead, doc: Some(doc(device, 9)) }]).await;
+    app.source.add(&[Reading { id: 9_000, device, time_ms: ahead, doc: Some(doc(device, 9)) }]).await;
     let mut client = app.client().await;
     client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
     for _ in 0..2 {

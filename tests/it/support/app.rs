@@ -14,14 +14,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Client, TestBroker, TestStore, TestTopic};
+use super::{Client, TestBroker, TestSource, TestTopic};
 
 pub const TOKEN: &str = "123456";
 
 /// A configuration with this source and broker, a queue in `folder`, and short timeouts.
-pub fn config(folder: &TempDir, store: &TestStore, broker: &TestBroker, tweak: impl FnOnce(&mut Overrides)) -> Config {
+pub fn config(folder: &TempDir, source: &TestSource, broker: &TestBroker, tweak: impl FnOnce(&mut Overrides)) -> Config {
     let mut overrides = Overrides::default();
-    store.configure(&mut overrides);
+    source.configure(&mut overrides);
     overrides
         .set(&["server", "listen"], "127.0.0.1:0")
         .set(&["queue", "url"], format!("sqlite://{}", folder.path().join("queue.db").display()))
@@ -43,7 +43,7 @@ pub async fn open_queue(folder: &TempDir, clock: Clock) -> Queue {
 pub struct TestApp {
     pub url: String,
     pub http: String,
-    pub store: TestStore,
+    pub source: TestSource,
     pub topic: TestTopic,
     pub folder: Arc<TempDir>,
     stop: CancellationToken,
@@ -51,22 +51,27 @@ pub struct TestApp {
 }
 
 impl TestApp {
-    pub async fn start(store: TestStore) -> Self {
-        Self::start_with(store, |_| {}).await
+    pub async fn start(source: TestSource) -> Self {
+        Self::start_with(source, |_| {}).await
     }
 
-    pub async fn start_with(store: TestStore, tweak: impl FnOnce(&mut Overrides)) -> Self {
+    pub async fn start_with(source: TestSource, tweak: impl FnOnce(&mut Overrides)) -> Self {
         let topic = TestBroker::start().await.topic().await;
-        Self::start_on(Arc::new(tempfile::tempdir().unwrap()), store, topic, tweak).await
+        Self::start_on(Arc::new(tempfile::tempdir().unwrap()), source, topic, tweak).await
     }
 
-    pub async fn start_on(folder: Arc<TempDir>, store: TestStore, topic: TestTopic, tweak: impl FnOnce(&mut Overrides)) -> Self {
-        let config = config(&folder, &store, &topic.broker, tweak);
+    pub async fn start_on(
+        folder: Arc<TempDir>,
+        source: TestSource,
+        topic: TestTopic,
+        tweak: impl FnOnce(&mut Overrides),
+    ) -> Self {
+        let config = config(&folder, &source, &topic.broker, tweak);
         let listener = api::listen(config.server.listen).unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let running = tokio::spawn(app::run(config, Token::new(TOKEN), listener, topic.broker.embedded(), stop.clone()));
-        let app = Self { url: format!("ws://{address}{PATH}"), http: address.to_string(), store, topic, folder, stop, running };
+        let app = Self { url: format!("ws://{address}{PATH}"), http: address.to_string(), source, topic, folder, stop, running };
         // The listener accepts connections before the service does.
         app.get("/healthz").await;
         app

@@ -7,7 +7,7 @@ mod client;
 mod process;
 pub mod raw;
 pub mod replay;
-mod store;
+mod source;
 
 pub use app::{TOKEN, TestApp, call, config, get, get_with, open_queue};
 pub use bouncer::Bouncer;
@@ -15,7 +15,7 @@ pub use broker::{TestBroker, TestTopic, partition};
 pub use client::{Client, is_end, message, seqs};
 pub use process::{Process, program, program_with_files};
 pub use raw::RawClient;
-pub use store::{Reading, TestStore, doc};
+pub use source::{Reading, TestSource, doc};
 
 use std::time::Duration;
 

@@ -6,7 +6,7 @@ use data_patch::protocol::PATH;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::{PATIENCE, TOKEN, TestStore, TestTopic};
+use super::{PATIENCE, TOKEN, TestSource, TestTopic};
 
 /// The program, without the environment variables that configure it.
 pub fn program() -> Command {
@@ -38,19 +38,19 @@ pub struct Process {
 impl Process {
     /// Starts a service with the queue in `folder`, and waits until it listens. Another process on
     /// the same folder continues its tasks.
-    pub async fn serve(folder: &TempDir, store: &TestStore, topic: &TestTopic, more: &[(&str, &str)]) -> Self {
-        Self::serve_as(program(), folder, store, topic, more).await
+    pub async fn serve(folder: &TempDir, source: &TestSource, topic: &TestTopic, more: &[(&str, &str)]) -> Self {
+        Self::serve_as(program(), folder, source, topic, more).await
     }
 
     /// As [`serve`](Self::serve), with another command.
     pub async fn serve_as(
         program: Command,
         folder: &TempDir,
-        store: &TestStore,
+        source: &TestSource,
         topic: &TestTopic,
         more: &[(&str, &str)],
     ) -> Self {
-        let mut process = Self::start_as(program, folder, store, topic, more);
+        let mut process = Self::start_as(program, folder, source, topic, more);
         while tokio::net::TcpStream::connect(process.address).await.is_err() {
             if let Some(status) = process.child.try_wait().unwrap() {
                 panic!("the service ended with {status}: {}", Self::log(folder));
@@ -61,11 +61,11 @@ impl Process {
     }
 
     /// As [`serve`](Self::serve), without waiting until it listens.
-    pub fn start(folder: &TempDir, store: &TestStore, topic: &TestTopic, more: &[(&str, &str)]) -> Self {
-        Self::start_as(program(), folder, store, topic, more)
+    pub fn start(folder: &TempDir, source: &TestSource, topic: &TestTopic, more: &[(&str, &str)]) -> Self {
+        Self::start_as(program(), folder, source, topic, more)
     }
 
-    fn start_as(mut program: Command, folder: &TempDir, store: &TestStore, topic: &TestTopic, more: &[(&str, &str)]) -> Self {
+    fn start_as(mut program: Command, folder: &TempDir, source: &TestSource, topic: &TestTopic, more: &[(&str, &str)]) -> Self {
         // A free port: after the listener is closed, the system does not reuse it at once.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -76,7 +76,7 @@ impl Process {
             .env("DATA_PATCH_TOKEN", TOKEN)
             .env("DATA_PATCH_SERVER_LISTEN", address.to_string())
             .env("DATA_PATCH_QUEUE_URL", format!("sqlite://{}", folder.path().join("queue.db").display()))
-            .env("DATA_PATCH_IOTA_URL", store.url())
+            .env("DATA_PATCH_IOTA_URL", source.url())
             .env("DATA_PATCH_KAFKA_BROKERS", topic.broker.brokers())
             .env("DATA_PATCH_KAFKA_DEFAULT_TOPIC", &topic.name)
             // No test waits for leases to expire: a killed service is detected at once.

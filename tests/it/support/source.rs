@@ -28,12 +28,12 @@ pub fn doc(device: Uuid, value: i64) -> String {
 }
 
 /// A lock that keeps others from reading the database.
-pub enum StoreLock {
+pub enum SourceLock {
     Sqlite(SqliteConnection),
     Postgres(PgConnection),
 }
 
-impl StoreLock {
+impl SourceLock {
     pub async fn release(self) {
         match self {
             Self::Sqlite(connection) => connection.close().await.unwrap(),
@@ -43,17 +43,17 @@ impl StoreLock {
 }
 
 #[derive(Clone)]
-pub enum TestStore {
+pub enum TestSource {
     Sqlite(Arc<TempDir>),
     Postgres { url: String, schema: String },
 }
 
-impl TestStore {
+impl TestSource {
     /// Empty tables, as IoTA has them.
     pub async fn empty() -> Self {
-        let store = Self::without_tables().await;
-        store.execute(store.tables()).await;
-        store
+        let source = Self::without_tables().await;
+        source.execute(source.tables()).await;
+        source
     }
 
     pub async fn without_tables() -> Self {
@@ -74,9 +74,9 @@ impl TestStore {
 
     /// The sample of the demo.
     pub async fn sample() -> Self {
-        let store = Self::empty().await;
+        let source = Self::empty().await;
         for device in sample::devices() {
-            store.add_device(device.thing_id, device.id, device.name).await;
+            source.add_device(device.thing_id, device.id, device.name).await;
         }
         let rows: Vec<Reading> = sample::readings()
             .map(|reading| Reading {
@@ -86,8 +86,8 @@ impl TestStore {
                 doc: Some(reading.doc),
             })
             .collect();
-        store.add(&rows).await;
-        store
+        source.add(&rows).await;
+        source
     }
 
     pub fn is_postgres(&self) -> bool {
@@ -221,18 +221,18 @@ impl TestStore {
     }
 
     /// Keeps others from reading the database until the lock is released.
-    pub async fn lock(&self) -> StoreLock {
+    pub async fn lock(&self) -> SourceLock {
         match self {
             Self::Sqlite(folder) => {
                 let mut connection = Self::sqlite(folder).await;
                 sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut connection).await.unwrap();
-                StoreLock::Sqlite(connection)
+                SourceLock::Sqlite(connection)
             }
             Self::Postgres { url, .. } => {
                 let mut connection = PgConnection::connect(url).await.unwrap();
                 let lock = r#"BEGIN; LOCK TABLE "Device", raw_data IN ACCESS EXCLUSIVE MODE"#;
                 sqlx::raw_sql(lock).execute(&mut connection).await.unwrap();
-                StoreLock::Postgres(connection)
+                SourceLock::Postgres(connection)
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::{
         log_checks::{published, takeovers, waits},
     },
     row_counts::{File, RowCounts},
-    support::{Client, PATIENCE, Process, TestStore, is_end, message},
+    support::{Client, PATIENCE, Process, TestSource, is_end, message},
     table::TestResult,
 };
 
@@ -50,9 +50,9 @@ async fn a_partition_without_a_leader_delays_no_other() {
         .map(|number| if number == lost_partition { LOST } else { elsewhere[number.unsigned_abs() as usize % elsewhere.len()] })
         .collect();
     let (topic, healthy) = (nodes.topic_on(&assignment).await, nodes.topic().await);
-    let store = TestStore::empty().await;
-    let (other_thing, other_device) = store.add_rows(OTHER_ROWS).await;
-    let setup = TaskSetup { store, url: None, topic: topic.clone(), devices, rows: ROWS };
+    let source = TestSource::empty().await;
+    let (other_thing, other_device) = source.add_rows(OTHER_ROWS).await;
+    let setup = TaskSetup { source, url: None, topic: topic.clone(), devices, rows: ROWS };
     let mut scenario = start(setup).await;
     let lost: HashSet<Uuid> = scenario.devices[..lost_devices].iter().copied().collect();
 
@@ -82,10 +82,10 @@ async fn a_partition_without_a_leader_delays_no_other() {
 
     outage.end().await;
     scenario.read_during(nodes.wait_until_in_sync(&topic)).await;
-    let store = scenario.store.clone();
+    let source = scenario.source.clone();
     let outcome = scenario.finish().await;
     assert_eq!(takeovers(&outcome.log), 0, "{:#?}", outcome.log);
-    let counts = RowCounts::of(&store, &healthy, &other_task, &[other_device]).await;
+    let counts = RowCounts::of(&source, &healthy, &other_task, &[other_device]).await;
     assert_eq!((counts.lost, counts.repeated), (0, 0));
     let note = format!(
         "{lost_devices} of {DEVICES} devices were in it; without it another task's topic was done after {:.0} s, the other devices \
@@ -126,11 +126,11 @@ async fn a_topic_without_leaders_delays_no_other() {
     let what = "cluster: a topic without leaders, patches submitted to it meanwhile, and another topic";
     let Some(nodes) = nodes(what).await else { return };
     let (topic, healthy) = (nodes.topic_on(&[LOST; PARTITIONS as usize]).await, nodes.topic().await);
-    let (store, folder) = (TestStore::empty().await, tempfile::tempdir().unwrap());
+    let (source, folder) = (TestSource::empty().await, tempfile::tempdir().unwrap());
     let devices = in_different_partitions(&nodes, 3).await;
-    let thing = generate_rows(&store, &devices, MANY).await;
-    let (other_thing, other_device) = store.add_rows(OTHER_ROWS).await;
-    let process = Process::serve(&folder, &store, &topic, &SETTINGS).await;
+    let thing = generate_rows(&source, &devices, MANY).await;
+    let (other_thing, other_device) = source.add_rows(OTHER_ROWS).await;
+    let process = Process::serve(&folder, &source, &topic, &SETTINGS).await;
     let mut client = Client::connect(&process.url).await;
     // The producer knows all partitions afterwards.
     let first = client.submit(&Client::request(thing, &devices, &topic.name)).await;
@@ -168,7 +168,7 @@ async fn a_topic_without_leaders_delays_no_other() {
     File::open(folder.path()).await.assert_finished().await;
     let mut counts = RowCounts::default();
     for (task, topic, devices) in tasks {
-        counts.add(RowCounts::of(&store, topic, &task, devices).await);
+        counts.add(RowCounts::of(&source, topic, &task, devices).await);
     }
     TestResult::of(what, 1, counts, note).write();
     assert_eq!(counts.lost, 0, "{counts:?}");

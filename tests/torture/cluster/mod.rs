@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     outage::{Scenario, TaskSetup, log_checks::published},
-    support::{TestBroker, TestStore, message},
+    support::{TestBroker, TestSource, message},
 };
 use nodes::Nodes;
 
@@ -25,9 +25,9 @@ const DEVICES: usize = 8;
 
 /// Starts a task of several devices on a topic with replicas on all nodes.
 async fn scenario(nodes: &Nodes, rows: usize) -> Scenario {
-    let (store, topic) = (TestStore::empty().await, nodes.topic().await);
+    let (source, topic) = (TestSource::empty().await, nodes.topic().await);
     let devices = (0..DEVICES).map(|_| Uuid::new_v4()).collect();
-    start(TaskSetup { store, url: None, topic, devices, rows }).await
+    start(TaskSetup { source, url: None, topic, devices, rows }).await
 }
 
 /// Starts a task; returns once rows of each device are published.

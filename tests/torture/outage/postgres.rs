@@ -38,7 +38,7 @@ async fn postgres_is_stopped_and_started_behind_pgbouncer() {
     }
     let bouncer = Bouncer::start("transaction", 2).await.unwrap();
     let mut setup = TaskSetup::on(&TestBroker::start().await).await;
-    setup.url = Some(setup.store.through(&bouncer.address));
+    setup.url = Some(setup.source.through(&bouncer.address));
     let mut scenario = Scenario::start_with(tempfile::tempdir().unwrap(), setup).await;
     let started = Instant::now();
     let outage = Outage::start("stop", "postgres").await;
@@ -74,8 +74,8 @@ async fn connections_of_postgres_are_ended_again_and_again() {
 /// A task whose service reaches PostgreSQL through a proxy.
 async fn through_proxy() -> (Scenario, Proxy) {
     let mut setup = TaskSetup::on(&TestBroker::start().await).await;
-    let proxy = Proxy::in_front_of(&setup.store.url()).await;
-    setup.url = Some(proxy.url(&setup.store.url()));
+    let proxy = Proxy::in_front_of(&setup.source.url()).await;
+    setup.url = Some(proxy.url(&setup.source.url()));
     (Scenario::start_with(tempfile::tempdir().unwrap(), setup).await, proxy)
 }
 

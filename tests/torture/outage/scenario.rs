@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::log_checks;
 use crate::{
     row_counts::{File, RowCounts},
-    support::{Client, Process, TestBroker, TestStore, TestTopic, doc, is_end, message},
+    support::{Client, Process, TestBroker, TestSource, TestTopic, doc, is_end, message},
     table::TestResult,
 };
 
@@ -19,7 +19,7 @@ const ROWS: usize = 50_000;
 
 /// The source, the topic and the devices of a task.
 pub struct TaskSetup {
-    pub store: TestStore,
+    pub source: TestSource,
     /// The URL that the service uses, if it differs from the test's.
     pub url: Option<String>,
     pub topic: TestTopic,
@@ -31,8 +31,8 @@ pub struct TaskSetup {
 impl TaskSetup {
     /// A few devices and a new topic of this broker.
     pub async fn on(broker: &TestBroker) -> Self {
-        let (store, topic) = (TestStore::empty().await, broker.topic().await);
-        Self { store, url: None, topic, devices: (0..DEVICES).map(|_| Uuid::new_v4()).collect(), rows: ROWS }
+        let (source, topic) = (TestSource::empty().await, broker.topic().await);
+        Self { source, url: None, topic, devices: (0..DEVICES).map(|_| Uuid::new_v4()).collect(), rows: ROWS }
     }
 }
 
@@ -51,7 +51,7 @@ const SETTINGS: [(&str, &str); 8] = [
 
 pub struct Scenario {
     pub folder: TempDir,
-    pub store: TestStore,
+    pub source: TestSource,
     pub topic: TestTopic,
     pub process: Process,
     pub client: Client,
@@ -91,14 +91,14 @@ impl Scenario {
 
     /// As [`start`](Self::start), with another source or topic.
     pub async fn start_with(folder: TempDir, setup: TaskSetup) -> Self {
-        let TaskSetup { store, url, topic, devices, rows } = setup;
-        let thing = generate_rows(&store, &devices, rows).await;
-        let seen = TestStore::Postgres { url: url.unwrap_or_else(|| store.url()), schema: String::new() };
+        let TaskSetup { source, url, topic, devices, rows } = setup;
+        let thing = generate_rows(&source, &devices, rows).await;
+        let seen = TestSource::Postgres { url: url.unwrap_or_else(|| source.url()), schema: String::new() };
         let process = Process::serve(&folder, &seen, &topic, &SETTINGS).await;
         let mut client = Client::connect(&process.url).await;
         let task = client.submit(&Client::request(thing, &devices, &topic.name)).await;
         let log = client.until(is_partly_published).await;
-        Self { folder, store, topic, process, client, devices, rows, task, log }
+        Self { folder, source, topic, process, client, devices, rows, task, log }
     }
 
     /// Reads the next log line, which must not be the last.
@@ -163,11 +163,11 @@ impl Scenario {
         let first = recovered.elapsed();
         self.until(is_end).await;
         let took = recovered.elapsed();
-        let Self { folder, store, topic, process, task, devices, rows, log, .. } = self;
+        let Self { folder, source, topic, process, task, devices, rows, log, .. } = self;
         log_checks::assert_exact(&log, &devices, rows);
         assert_eq!(process.terminate().await.0, Some(0));
         File::open(folder.path()).await.assert_finished().await;
-        let counts = RowCounts::of(&store, &topic, &task, &devices).await;
+        let counts = RowCounts::of(&source, &topic, &task, &devices).await;
         assert_eq!(counts.rows, devices.len() * rows);
         assert_eq!(counts.lost, 0, "{counts:?}");
         Outcome { counts, log, first, took }
@@ -185,13 +185,13 @@ pub fn count_waits(log: &[Value]) -> usize {
 }
 
 /// Adds a thing with devices, and generates their rows in PostgreSQL.
-pub async fn generate_rows(store: &TestStore, devices: &[Uuid], rows: usize) -> Uuid {
+pub async fn generate_rows(source: &TestSource, devices: &[Uuid], rows: usize) -> Uuid {
     let thing = Uuid::new_v4();
     for (number, device) in devices.iter().enumerate() {
-        store.add_device(thing, *device, &format!("应变计{number:02}")).await;
+        source.add_device(thing, *device, &format!("应变计{number:02}")).await;
         let doc = doc(*device, 7).replace("\"v\": 7", "\"v\": %s");
         let first = 1_000_000 + number * rows;
-        store
+        source
             .execute(&format!(
                 "INSERT INTO raw_data SELECT {first} + n, '{device}', timestamptz '2019-01-12T00:00:00Z' + n * interval '1 s', \
                  format('{doc}', n)::jsonb FROM generate_series(1, {rows}) AS n"

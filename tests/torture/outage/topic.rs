@@ -69,7 +69,7 @@ async fn a_topic_deleted_and_created_again_gets_all_rows_after_the_checkpoint() 
     let acknowledged = File::open(scenario.folder.path()).await.number("SELECT sum(published) FROM job").await;
     scenario.until(is_end).await;
     let took = made.elapsed();
-    let Scenario { folder, store, topic, process, task, devices, log, .. } = scenario;
+    let Scenario { folder, source, topic, process, task, devices, log, .. } = scenario;
     assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
     assert_eq!(log.last().unwrap()["payload"]["state"], "succeeded");
     assert_eq!(process.terminate().await.0, Some(0));
@@ -81,7 +81,7 @@ async fn a_topic_deleted_and_created_again_gets_all_rows_after_the_checkpoint() 
         let mut seen = HashSet::new();
         let of_device = all.iter().filter(|found| found.key == key && found.task == task);
         let found: Vec<_> = of_device.filter(|found| seen.insert(&found.row)).map(|found| &found.value).collect();
-        let docs = store.docs(device).await;
+        let docs = source.docs(device).await;
         let first = docs.len() - found.len();
         assert!(docs[first..].iter().eq(found), "device {device}: rows are missing, or out of order");
         rows += docs.len() - first;

@@ -92,7 +92,7 @@ impl Driver {
 
     async fn count_task(&self, task: &Task) -> RowCounts {
         let devices: Vec<Uuid> = task.devices.iter().map(|device| device.id).collect();
-        let counts = RowCounts::of(&self.fixture.store, &self.fixture.topics[task.topic], &task.id, &devices).await;
+        let counts = RowCounts::of(&self.fixture.source, &self.fixture.topics[task.topic], &task.id, &devices).await;
         assert_eq!(counts.lost, 0, "task {}: {counts:?}", task.id);
         counts
     }

@@ -6,7 +6,7 @@ use fastrand::Rng;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::support::{Process, Reading, TestBroker, TestStore, TestTopic, doc};
+use crate::support::{Process, Reading, TestBroker, TestSource, TestTopic, doc};
 
 /// Rows of the devices: none, one, the contract's example, and enough to be interrupted.
 const ROWS: [i64; 8] = [0, 1, 178, 500, 1_000, 1_500, 2_000, 4_000];
@@ -26,7 +26,7 @@ pub struct Device {
 
 pub struct Fixture {
     pub folder: Arc<TempDir>,
-    pub store: TestStore,
+    pub source: TestSource,
     pub topics: Vec<TestTopic>,
     pub things: Vec<(Uuid, Vec<Device>)>,
 }
@@ -38,7 +38,7 @@ impl Fixture {
         for _ in 0..TOPICS {
             topics.push(broker.topic().await);
         }
-        let store = TestStore::empty().await;
+        let source = TestSource::empty().await;
         let mut things = Vec::new();
         let mut key = 0;
         for _ in 0..THINGS {
@@ -46,7 +46,7 @@ impl Fixture {
             let mut devices = Vec::new();
             for (number, rows) in ROWS.into_iter().enumerate() {
                 let id = Uuid::from_u128(rng.u128(..));
-                store.add_device(thing, id, "测斜仪").await;
+                source.add_device(thing, id, "测斜仪").await;
                 let has_invalid = number % 2 == 0;
                 let readings: Vec<_> = (1..=rows)
                     .map(|n| Reading {
@@ -56,14 +56,14 @@ impl Fixture {
                         doc: (!has_invalid || n % QUARANTINED_EVERY != 0).then(|| doc(id, n)),
                     })
                     .collect();
-                store.add(&readings).await;
+                source.add(&readings).await;
                 key += rows;
                 let quarantined = if has_invalid { rows / QUARANTINED_EVERY } else { 0 };
                 devices.push(Device { id, rows: rows - quarantined, quarantined });
             }
             things.push((thing, devices));
         }
-        Self { folder, store, topics, things }
+        Self { folder, source, topics, things }
     }
 
     /// Starts a service on the shared queue, slow enough to be interrupted, with short leases.
@@ -78,6 +78,6 @@ impl Fixture {
             // The limit of crashes has a test of its own.
             ("DATA_PATCH_WORKER_MAX_CRASHES", "1000"),
         ]);
-        Process::serve(&self.folder, &self.store, &self.topics[0], &settings.into_iter().collect::<Vec<_>>()).await
+        Process::serve(&self.folder, &self.source, &self.topics[0], &settings.into_iter().collect::<Vec<_>>()).await
     }
 }
