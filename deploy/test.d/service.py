@@ -1,4 +1,4 @@
-"""The service itself, on a broker in its process and a store of one device, until it has a value for every metric that it can have."""
+"""The service itself, on a broker in its process and a source of one device, until it has a value for every metric that it can have."""
 
 import base64
 import contextlib
@@ -69,11 +69,11 @@ def get(address, path):
 
 @contextlib.contextmanager
 def running(binary):
-    """Its address, after a task that was published, failures of Kafka, of the store and of the queue, and a refused request."""
+    """Its address, after a task that was published, failures of Kafka, of the source and of the queue, and a refused request."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        store = sqlite3.connect(folder / "iota.db")
-        store.executescript(f"""
+        source = sqlite3.connect(folder / "iota.db")
+        source.executescript(f"""
             CREATE TABLE "Device" (id TEXT PRIMARY KEY, name TEXT, "thingId" TEXT);
             CREATE TABLE raw_data (id INTEGER PRIMARY KEY, "deviceId" TEXT, "triggerTime" INTEGER, doc TEXT);
             INSERT INTO "Device" VALUES ('{DEVICE}', 'a', '{THING}');
@@ -98,8 +98,8 @@ def running(binary):
             client = WebSocket(up[1])
             client.publish()
             client.publish(topic="no-such-topic")
-            # The table is gone, so this one fails for the store.
-            store.execute("ALTER TABLE raw_data RENAME TO gone")
+            # The table is gone, so this one fails for the source.
+            source.execute("ALTER TABLE raw_data RENAME TO gone")
             client.publish()
             client.send({"token": "123456", "what": "is this"})
             client.receive()

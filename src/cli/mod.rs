@@ -30,7 +30,7 @@ struct Cli {
 const EXAMPLES: &str = "\
 Examples:
   data-patch demo --exit                                   try the whole service, with nothing installed
-  data-patch check --config config.toml                    check that store, broker and queue are usable
+  data-patch check --config config.toml                    check that source, broker and queue are usable
   data-patch serve --config config.toml --token 123456     serve ws://0.0.0.0:18010/data-patch/websocket
   DATA_PATCH_TOKEN=123456 DATA_PATCH_IOTA_URL=postgres://reader@db/iota \\
   DATA_PATCH_KAFKA_BROKERS=kafka:9092 data-patch serve     the same, configured by environment variables
@@ -39,7 +39,7 @@ Examples:
 Every option is listed in config.toml, with its default.";
 
 const DEMO_EXAMPLES: &str = "\
-Store and broker are in this process, the service is a process of its own; all of it is gone at the end. The token is 123456.
+Source and broker are in this process, the service is a process of its own; all of it is gone at the end. The token is 123456.
 
 Examples:
   data-patch demo                                   about half a minute, then it serves until Ctrl-C
@@ -83,7 +83,7 @@ enum Command {
     /// what is in the topic after it
     #[command(after_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),
-    /// Connect to queue, store and brokers, and print what was found and what is wrong
+    /// Connect to queue, source and brokers, and print what was found and what is wrong
     Check(ConfigArgs),
     /// Check that the service of this configuration is alive (for Docker's HEALTHCHECK); exits with
     /// 0 if it is
