@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
-import store
+import source
 from broker import create_topic, delete_topic
 from client import Client, Event, gapless
 from common import Report, Settings, fresh_name, note
@@ -19,7 +19,7 @@ WATCHED_SECONDS, AWAY_SECONDS = 0.6, 0.3
 
 async def run(settings: Settings) -> Report:
     report = Report("cut")
-    url = store.million(settings.postgres, settings.rows_per_device)
+    url = source.million(settings.postgres, settings.rows_per_device)
     topic = fresh_name("cut")
     create_topic(settings.kafka, topic)
     # Twenty times as many lines as by default: a cut is to fall between two of them, and lines into each gap.

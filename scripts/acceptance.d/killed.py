@@ -8,7 +8,7 @@ import re
 import time
 from dataclasses import dataclass, field
 
-import store
+import source
 from broker import create_topic, delete_topic
 from client import GONE, Client, Event, Progress, gapless
 from common import DEVICES, Report, Settings, fresh_name, note
@@ -17,12 +17,12 @@ from service import Service
 
 # Killed when the log tells of so much …
 SHARES = (0.20, 0.45, 0.70)
-# … and up to so many seconds later, when it is a million rows: right after a line the cursors are fresh, and few rows would repeat.
+# … and up to so many seconds later, when it is a million rows: right after a line the checkpoints are fresh, and few rows would repeat.
 LATER = 0.6
 # … or a little after work has begun again, when nothing is at work then.
 IDLE = 0.2
-# What may be in flight is about 12,900 of these rows (kafka.in_flight_bytes), and what goes out between two cursors (stored fifty times a
-# second) about 3,000. Above this, cursors were not stored for a while.
+# What may be in flight is about 12,900 of these rows (kafka.in_flight_bytes), and what goes out between two checkpoints (stored fifty times a
+# second) about 3,000. Above this, checkpoints were not stored for a while.
 REPEATS_PER_KILL = 20_000
 
 DEVICE = re.compile(r"device: ([0-9a-f-]{36})")
@@ -78,11 +78,11 @@ class Ledger:
 
 async def run(settings: Settings) -> Report:
     report = Report("killed")
-    url = store.million(settings.postgres, settings.rows_per_device)
+    url = source.million(settings.postgres, settings.rows_per_device)
     topic = fresh_name("killed")
     create_topic(settings.kafka, topic)
     ledger, events, progress = Ledger(), list[Event](), Progress()
-    # All at its defaults: a lease of 15 s, a cursor stored each second.
+    # All at its defaults: a lease of 15 s, a checkpoint stored each second.
     with Service(settings, "killed", url, topic) as service:
         service.start()
         service.wait_ready()

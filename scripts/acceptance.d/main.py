@@ -43,7 +43,7 @@ def parse() -> argparse.Namespace:
     # For the launcher, which looks at the arguments before it starts anything.
     parser.add_argument("--parse-only", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    # Whole devices, and whole groups of four rows in each (see store.py).
+    # Whole devices, and whole groups of four rows in each (see source.py).
     if arguments.rows < 40 or arguments.rows % (4 * DEVICES):
         parser.error("--rows must be a multiple of 40")
     return arguments

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-import store
+import source
 from broker import create_topic, delete_topic, read_topic
 from client import Client, Event, Progress, gapless
 from common import Report, Settings, fresh_name, note
@@ -17,16 +17,16 @@ def request(topic: str) -> dict[str, object]:
     """All rows of all ten devices."""
     return {
         "topic": topic,
-        "thingId": store.THING,
-        "devices": store.million_devices(),
-        "from": store.BEGIN,
-        "to": store.END,
+        "thingId": source.THING,
+        "devices": source.million_devices(),
+        "from": source.BEGIN,
+        "to": source.END,
     }
 
 
 async def run(settings: Settings) -> Report:
     report = Report("million")
-    url = store.million(settings.postgres, settings.rows_per_device)
+    url = source.million(settings.postgres, settings.rows_per_device)
     topic = fresh_name("million")
     create_topic(settings.kafka, topic)
     with Service(settings, "million", url, topic) as service:
@@ -71,7 +71,7 @@ async def run(settings: Settings) -> Report:
 
 def compare(settings: Settings, url: str, topic: str, task: str) -> tuple[Expected, Comparison]:
     note("hashing the database's rows ...")
-    expected = Expected(url, store.million_devices(), store.BEGIN, store.END)
+    expected = Expected(url, source.million_devices(), source.BEGIN, source.END)
     note("reading the topic back ...")
     comparison = Comparison(expected, task)
     for record in read_topic(settings.kafka, topic):

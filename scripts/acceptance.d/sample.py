@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 
-import store
+import source
 from broker import create_topic, delete_topic, read_topic
 from client import Client, Event, gapless
 from common import Report, Settings, fresh_name
@@ -37,7 +37,7 @@ LINES = (
 
 async def run(settings: Settings) -> Report:
     report = Report("sample")
-    url = store.sample(settings.postgres)
+    url = source.sample(settings.postgres)
     topic = fresh_name("sample")
     create_topic(settings.kafka, topic)
     expected = Expected(url, DEVICES, FROM, TO)
@@ -90,5 +90,5 @@ async def run(settings: Settings) -> Report:
     report.equal("nothing else is in the topic", strangers, 0)
     if not settings.keep:
         delete_topic(settings.kafka, topic)
-        store.drop(settings.postgres, url)
+        source.drop(settings.postgres, url)
     return report

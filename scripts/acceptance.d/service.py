@@ -55,7 +55,7 @@ class Service:
             )
 
     def wait_ready(self, seconds: float = 60) -> float:
-        """Waits until /readyz says yes: queue, store and broker are there. Returns how long that took."""
+        """Waits until /readyz says yes: queue, source and broker are there. Returns how long that took."""
         begin = time.monotonic()
         # The caller's proxy is not for loopback.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -24,7 +24,7 @@ CREATE TABLE "Device" (id uuid PRIMARY KEY, name text, "thingId" uuid NOT NULL);
 CREATE TABLE raw_data (id bigint PRIMARY KEY, "deviceId" uuid NOT NULL, "triggerTime" timestamptz NOT NULL, doc jsonb NOT NULL);
 """
 
-# In the order of arrival: one reading of each device, then the next, as a live store is written. That order is made
+# In the order of arrival: one reading of each device, then the next, as a live source is written. That order is made
 # worthless to whoever would rely on it:
 # - each tenth reading has the time of the one before, so ties must be broken by id;
 # - ids run backwards in groups of four, so within a tie the later arrival has the smaller id.

@@ -22,8 +22,8 @@ pub fn hit(name: &str) {
         name: String,
         hits_left: AtomicU64,
     }
-    static KILL_AT: OnceLock<Option<Failpoint>> = OnceLock::new();
-    static PANIC_AT: OnceLock<Option<Failpoint>> = OnceLock::new();
+    static KILL: OnceLock<Option<Failpoint>> = OnceLock::new();
+    static PANIC: OnceLock<Option<Failpoint>> = OnceLock::new();
 
     fn is_reached(failpoint: &OnceLock<Option<Failpoint>>, variable: &str, name: &str) -> bool {
         let failpoint = failpoint.get_or_init(|| {
@@ -34,10 +34,10 @@ pub fn hit(name: &str) {
         failpoint.as_ref().is_some_and(|point| point.name == name && point.hits_left.fetch_sub(1, Ordering::Relaxed) == 1)
     }
 
-    if is_reached(&KILL_AT, "FAILPOINT", name) {
+    if is_reached(&KILL, "FAILPOINT", name) {
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
     }
-    assert!(!is_reached(&PANIC_AT, "FAILPOINT_PANIC", name), "FAILPOINT_PANIC={name}");
+    assert!(!is_reached(&PANIC, "FAILPOINT_PANIC", name), "FAILPOINT_PANIC={name}");
 }
 
 /// Does nothing: the feature `enabled` is off.

@@ -136,13 +136,13 @@ async fn a_request_id_makes_one_task_however_many_send_it<S: TestStore>() {
     assert_eq!(bench.queue.backlog().await.unwrap().jobs, 1);
 }
 
-async fn held_rows_are_written_once_in_a_rerun<S: TestStore>() {
+async fn quarantined_rows_are_written_once_in_a_rerun<S: TestStore>() {
     let bench = Bench::<S>::new().await;
     let task = bench.submit(1).await;
-    let held = vec![QuarantinedRow { position: Position { time_us: 5, key: "k".into() }, reason: "no JSON".to_owned() }];
+    let quarantined = vec![QuarantinedRow { position: Position { time_us: 5, key: "k".into() }, reason: "no JSON".to_owned() }];
     for _ in 0..2 {
         let lease = bench.claim_one().await;
-        lease.checkpoint(Checkpoint { quarantined: held.clone(), ..Checkpoint::default() }).await.unwrap();
+        lease.checkpoint(Checkpoint { quarantined: quarantined.clone(), ..Checkpoint::default() }).await.unwrap();
         bench.pass(LEASE);
     }
     assert_eq!(bench.queue.quarantined_rows(task).await.unwrap().len(), 1);
@@ -196,7 +196,7 @@ on_every_store! {
     tasks_take_turns,
     jobs_are_leased_once_however_many_ask,
     a_request_id_makes_one_task_however_many_send_it,
-    held_rows_are_written_once_in_a_rerun,
+    quarantined_rows_are_written_once_in_a_rerun,
     ended_tasks_are_pruned_and_others_kept,
     a_watch_sees_each_line_once_while_they_are_written,
 }

@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 use uuid::Uuid;
 
 use crate::support::{TestStore, on_every_store};
-use reference::{Answer, LEASE_MS, MAX_CRASHES, Model, ModelJob, ModelLease, State, Step, Write};
+use reference::{Answer, LEASE_MS, MAX_CRASHES, Model, ModelJob, ModelLease, State, Step, Update};
 
 /// The queue, and what it handed out.
 struct Real<S> {
@@ -88,26 +88,26 @@ impl<S> Real<S> {
         Answer::Leased(leased, claimed.failed_crash_looping)
     }
 
-    async fn write(&self, lease: usize, write: &Write) -> Answer {
+    async fn update(&self, lease: usize, update: &Update) -> Answer {
         let lease = &self.leases[lease];
         let before = lease.job.progress.clone();
-        let report = |rows: u64| {
+        let checkpoint = |rows: u64| {
             let published = before.published + rows;
             let position = Some(Position { time_us: published.cast_signed(), key: published.to_string().into() });
             Checkpoint { progress: Progress { position, published, quarantined: 0 }, ..Checkpoint::default() }
         };
-        let written = match write {
-            Write::Counted(total) => {
+        let written = match update {
+            Update::Counted(total) => {
                 let counted = Some(DeviceCount { name: None, total: *total });
-                lease.checkpoint(Checkpoint { counted, ..report(0) }).await
+                lease.checkpoint(Checkpoint { counted, ..checkpoint(0) }).await
             }
-            Write::Report(rows) => lease.checkpoint(report(*rows)).await,
-            Write::Waits(waiting) => lease.checkpoint(Checkpoint { waiting: Some(*waiting), ..report(0) }).await,
-            Write::Succeed => lease.succeed(report(0)).await,
-            Write::Fail => lease.fail(report(0), "because".to_owned()).await,
-            Write::Retry(ms) => lease.retry(report(0), Duration::from_millis(ms.unsigned_abs())).await,
-            Write::Release => lease.release(report(0)).await,
-            Write::Cancel => lease.cancel(report(0), 0).await,
+            Update::Progress(rows) => lease.checkpoint(checkpoint(*rows)).await,
+            Update::Waits(waiting) => lease.checkpoint(Checkpoint { waiting: Some(*waiting), ..checkpoint(0) }).await,
+            Update::Succeed => lease.succeed(checkpoint(0)).await,
+            Update::Fail => lease.fail(checkpoint(0), "because".to_owned()).await,
+            Update::Retry(ms) => lease.retry(checkpoint(0), Duration::from_millis(ms.unsigned_abs())).await,
+            Update::Release => lease.release(checkpoint(0)).await,
+            Update::Cancel => lease.cancel(checkpoint(0), 0).await,
         };
         match written {
             Ok(()) => Answer::Written,
@@ -120,13 +120,15 @@ impl<S> Real<S> {
         match step {
             Step::Submit { devices, request } => self.submit(devices, request).await,
             Step::Claim { limit, service } => self.claim(limit, service, &model.answer).await,
-            Step::Write { lease, write } if !self.leases.is_empty() => self.write(lease.index(self.leases.len()), &write).await,
+            Step::Update { lease, update } if !self.leases.is_empty() => {
+                self.update(lease.index(self.leases.len()), &update).await
+            }
             Step::Cancel { task } if !self.tasks.is_empty() => {
                 let task = self.tasks[task.index(self.tasks.len())];
                 let cancelled = self.queues[1].cancel(task).await.unwrap().expect("no such task");
-                if cancelled.already_finished { Answer::EndedBefore } else { Answer::Cancelled }
+                if cancelled.already_finished { Answer::AlreadyFinished } else { Answer::Cancelled }
             }
-            Step::Pass { .. } | Step::Write { .. } | Step::Cancel { .. } => Answer::Nothing,
+            Step::Pass { .. } | Step::Update { .. } | Step::Cancel { .. } => Answer::Nothing,
         }
     }
 }

@@ -65,14 +65,14 @@ pub enum Answer {
     Written,
     Lost,
     Cancelled,
-    EndedBefore,
+    AlreadyFinished,
 }
 
 #[derive(Debug, Clone)]
 pub struct Model {
     pub now_ms: i64,
     pub tasks: Vec<ModelTask>,
-    /// In the order of their tasks and places.
+    /// In the order of their tasks and ordinals.
     pub jobs: Vec<ModelJob>,
     /// All that were ever handed out.
     pub leases: Vec<ModelLease>,
@@ -91,9 +91,9 @@ pub enum Step {
         service: usize,
     },
     /// A write of any lease that was ever handed out, stale or not.
-    Write {
+    Update {
         lease: prop::sample::Index,
-        write: Write,
+        update: Update,
     },
     Cancel {
         task: prop::sample::Index,
@@ -104,9 +104,9 @@ pub enum Step {
 }
 
 #[derive(Debug, Clone)]
-pub enum Write {
+pub enum Update {
     Counted(u64),
-    Report(u64),
+    Progress(u64),
     /// It stands still, or does not any more.
     Waits(bool),
     Succeed,
@@ -176,7 +176,7 @@ impl Model {
         for (task, turn) in tasks.iter().zip(turn + 1..) {
             (self.tasks[*task].turn, self.tasks[*task].state) = (turn, TaskState::Running);
         }
-        let (mut leased, mut given_up) = (Vec::new(), 0);
+        let (mut leased, mut failed_crash_looping) = (Vec::new(), 0);
         let mut suspects_left = self.any_suspect().then_some(1_usize);
         while leased.len() < limit && !tasks.is_empty() {
             let (mut left, mut with_more) = (limit - leased.len(), Vec::new());
@@ -198,14 +198,14 @@ impl Model {
                 for job in jobs {
                     match self.lease(job) {
                         Some(lease) => leased.push(lease),
-                        None => given_up += usize::from(self.jobs[job].state == State::Failed),
+                        None => failed_crash_looping += usize::from(self.jobs[job].state == State::Failed),
                     }
                 }
             }
             tasks = with_more;
         }
         self.leases.extend(leased.iter().cloned());
-        self.answer = Answer::Leased(leased, given_up);
+        self.answer = Answer::Leased(leased, failed_crash_looping);
     }
 
     /// `None`: it ends instead.
@@ -232,10 +232,10 @@ impl Model {
 
     fn end(&mut self, job: usize, state: State) {
         self.jobs[job].state = state;
-        self.end_task(self.jobs[job].task);
+        self.finish_task_if_done(self.jobs[job].task);
     }
 
-    fn end_task(&mut self, task: usize) {
+    fn finish_task_if_done(&mut self, task: usize) {
         let mut counts = JobCounts::default();
         for job in self.jobs.iter().filter(|job| job.task == task) {
             match job.state {
@@ -249,7 +249,7 @@ impl Model {
         self.tasks[task].lines += 1;
     }
 
-    fn write(&mut self, lease: usize, write: &Write) {
+    fn update(&mut self, lease: usize, update: &Update) {
         let lease = self.leases[lease].clone();
         let job = &mut self.jobs[lease.job];
         if job.state != State::Running || job.attempt != lease.attempt {
@@ -257,48 +257,48 @@ impl Model {
             return;
         }
         self.answer = Answer::Written;
-        if self.tasks[job.task].is_cancelling && matches!(write, Write::Retry(_) | Write::Release) {
+        if self.tasks[job.task].is_cancelling && matches!(update, Update::Retry(_) | Update::Release) {
             job.published = lease.published;
             self.end(lease.job, State::Cancelled);
             return;
         }
-        if !matches!(write, Write::Counted(_) | Write::Report(_) | Write::Waits(_)) {
+        if !matches!(update, Update::Counted(_) | Update::Progress(_) | Update::Waits(_)) {
             job.waiting = false;
         }
         // A lease that was ended for a crash that was none belongs to its holder again.
-        job.has_owner |= matches!(write, Write::Counted(_) | Write::Report(_) | Write::Waits(_));
-        let grown = matches!(write, Write::Report(rows) if *rows > 0);
-        match write {
-            Write::Counted(total) => {
+        job.has_owner |= matches!(update, Update::Counted(_) | Update::Progress(_) | Update::Waits(_));
+        let grown = matches!(update, Update::Progress(rows) if *rows > 0);
+        match update {
+            Update::Counted(total) => {
                 (job.total, job.published, job.due_ms) = (Some(*total), lease.published, self.now_ms + LEASE_MS);
                 self.tasks[job.task].lines += 1;
             }
-            Write::Report(rows) => {
+            Update::Progress(rows) => {
                 (job.published, job.due_ms) = (lease.published + rows, self.now_ms + LEASE_MS);
                 if grown {
                     (job.outages, job.crashes, job.suspected) = (0, 0, 0);
                 }
             }
-            Write::Waits(waiting) => {
+            Update::Waits(waiting) => {
                 (job.waiting, job.published, job.due_ms) = (*waiting, lease.published, self.now_ms + LEASE_MS);
             }
-            Write::Retry(wait_ms) => {
+            Update::Retry(wait_ms) => {
                 (job.state, job.due_ms, job.published) = (State::Queued, self.now_ms + wait_ms, lease.published);
                 (job.outages, job.crashes, job.suspected) = (lease.outages + 1, 0, 0);
             }
-            Write::Release => {
+            Update::Release => {
                 (job.state, job.due_ms, job.published) = (State::Queued, self.now_ms, lease.published);
                 (job.outages, job.crashes, job.suspected) = (0, 0, 0);
             }
-            Write::Succeed => self.end(lease.job, State::Succeeded),
-            Write::Fail => self.end(lease.job, State::Failed),
-            Write::Cancel => self.end(lease.job, State::Cancelled),
+            Update::Succeed => self.end(lease.job, State::Succeeded),
+            Update::Fail => self.end(lease.job, State::Failed),
+            Update::Cancel => self.end(lease.job, State::Cancelled),
         }
     }
 
     fn cancel(&mut self, task: usize) {
         if self.tasks[task].state.is_final() {
-            self.answer = Answer::EndedBefore;
+            self.answer = Answer::AlreadyFinished;
             return;
         }
         for job in self.jobs.iter_mut().filter(|job| job.task == task) {
@@ -307,7 +307,7 @@ impl Model {
             }
         }
         self.tasks[task].is_cancelling = true;
-        self.end_task(task);
+        self.finish_task_if_done(task);
         self.answer = Answer::Cancelled;
     }
 }
@@ -321,20 +321,20 @@ impl ReferenceStateMachine for Model {
     }
 
     fn transitions(_: &Self) -> BoxedStrategy<Step> {
-        let write = prop_oneof![
-            2 => (0_u64..9).prop_map(Write::Counted),
-            4 => (0_u64..5).prop_map(Write::Report),
-            2 => any::<bool>().prop_map(Write::Waits),
-            3 => Just(Write::Succeed),
-            1 => Just(Write::Fail),
-            2 => (0_i64..2 * LEASE_MS).prop_map(Write::Retry),
-            1 => Just(Write::Release),
-            1 => Just(Write::Cancel),
+        let update = prop_oneof![
+            2 => (0_u64..9).prop_map(Update::Counted),
+            4 => (0_u64..5).prop_map(Update::Progress),
+            2 => any::<bool>().prop_map(Update::Waits),
+            3 => Just(Update::Succeed),
+            1 => Just(Update::Fail),
+            2 => (0_i64..2 * LEASE_MS).prop_map(Update::Retry),
+            1 => Just(Update::Release),
+            1 => Just(Update::Cancel),
         ];
         prop_oneof![
             3 => (1_usize..5, prop::option::of(0_u8..3)).prop_map(|(devices, request)| Step::Submit { devices, request }),
             5 => (1_usize..6, 0_usize..2).prop_map(|(limit, service)| Step::Claim { limit, service }),
-            10 => (any::<prop::sample::Index>(), write).prop_map(|(lease, write)| Step::Write { lease, write }),
+            10 => (any::<prop::sample::Index>(), update).prop_map(|(lease, update)| Step::Update { lease, update }),
             1 => any::<prop::sample::Index>().prop_map(|task| Step::Cancel { task }),
             4 => prop_oneof![Just(LEASE_MS - 1), Just(LEASE_MS), 0..LEASE_MS].prop_map(|ms| Step::Pass { ms }),
         ]
@@ -375,10 +375,10 @@ impl ReferenceStateMachine for Model {
                 model.answer = Answer::Created;
             }
             Step::Claim { limit, .. } => model.claim(*limit),
-            Step::Write { lease, write } if !model.leases.is_empty() => model.write(lease.index(model.leases.len()), write),
+            Step::Update { lease, update } if !model.leases.is_empty() => model.update(lease.index(model.leases.len()), update),
             Step::Cancel { task } if !model.tasks.is_empty() => model.cancel(task.index(model.tasks.len())),
             Step::Pass { ms } => model.now_ms += ms,
-            Step::Write { .. } | Step::Cancel { .. } => {}
+            Step::Update { .. } | Step::Cancel { .. } => {}
         }
         model
     }
