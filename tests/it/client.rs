@@ -10,7 +10,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::support::{PATIENCE, TOKEN, TestApp, TestBroker, TestSource, TestTopic};
+use crate::support::{TIMEOUT, TOKEN, TestApp, TestBroker, TestSource, TestTopic};
 
 fn request(thing: Uuid, devices: &[Uuid], topic: &TestTopic) -> Request {
     Request::new(thing, devices, "2019-01-11T21:03:00.000+0800", "2029-01-15T14:30:00.000+0800").topic(&topic.name)
@@ -24,7 +24,7 @@ async fn rest(client: &mut Client) -> Vec<LogLine> {
             entries.push(entry);
         }
     };
-    tokio::time::timeout(PATIENCE, reading).await.expect("the log does not end");
+    tokio::time::timeout(TIMEOUT, reading).await.expect("the log does not end");
     entries
 }
 

@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{PATIENCE, eventually, program};
+use crate::support::{TIMEOUT, eventually, program};
 
 const DEMO: [&str; 3] = ["demo", "--listen", "127.0.0.1:0"];
 
@@ -18,7 +18,7 @@ async fn read_one_line_of(args: &[&str]) -> (String, Option<i32>) {
     let mut child = program().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
-    tokio::time::timeout(PATIENCE, out.read_line(&mut line)).await.expect("it prints nothing").unwrap();
+    tokio::time::timeout(TIMEOUT, out.read_line(&mut line)).await.expect("it prints nothing").unwrap();
     drop(out);
     let mut stderr_text = String::new();
     let mut stderr = child.stderr.take().unwrap();
@@ -26,7 +26,7 @@ async fn read_one_line_of(args: &[&str]) -> (String, Option<i32>) {
         stderr.read_to_string(&mut stderr_text).await.unwrap();
         child.wait().await.unwrap().code()
     };
-    let code = tokio::time::timeout(PATIENCE, ended).await.expect("it runs on without a reader");
+    let code = tokio::time::timeout(TIMEOUT, ended).await.expect("it runs on without a reader");
     (stderr_text, code)
 }
 
@@ -43,7 +43,7 @@ async fn a_demo_whose_reader_leaves_ends_quietly() {
 #[tokio::test]
 async fn the_demo_proves_that_every_row_arrived_although_the_service_was_killed() {
     let ended = program().args(DEMO).arg("--exit").output();
-    let output = tokio::time::timeout(PATIENCE * 2, ended).await.expect("it does not end").unwrap();
+    let output = tokio::time::timeout(TIMEOUT * 2, ended).await.expect("it does not end").unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap()), (Some(0), String::new()), "{printed}");
     for expected in [
@@ -74,7 +74,7 @@ async fn the_service_of_a_demo_that_is_killed_ends_too() {
             }
         }
     };
-    let address = tokio::time::timeout(PATIENCE, listens).await.expect("it prints nothing");
+    let address = tokio::time::timeout(TIMEOUT, listens).await.expect("it prints nothing");
     TcpStream::connect(&address).await.expect("the service listens");
     demo.kill().await.unwrap();
     eventually("the service ends", async || TcpStream::connect(&address).await.is_err()).await;
@@ -92,7 +92,7 @@ pub async fn read_until(terminal: &mut tokio::fs::File, text: &str) -> String {
             }
         }
     };
-    let found = tokio::time::timeout(PATIENCE, reading).await;
+    let found = tokio::time::timeout(TIMEOUT, reading).await;
     let output = String::from_utf8_lossy(&output).into_owned();
     assert!(found.is_ok(), "{text} is not printed: {output}");
     output
@@ -122,7 +122,7 @@ async fn on_a_terminal_the_demo_has_bars_and_a_table_and_ctrl_c_ends_it() {
     tokio::spawn(async move { tokio::io::copy(&mut terminal, &mut tokio::io::sink()).await });
     let pid = demo.id().unwrap().to_string();
     assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    let status = tokio::time::timeout(PATIENCE, demo.wait()).await.expect("it does not end").unwrap();
+    let status = tokio::time::timeout(TIMEOUT, demo.wait()).await.expect("it does not end").unwrap();
     assert_eq!(status.code(), Some(1), "not every row has arrived");
     eventually("the service ends", async || TcpStream::connect(address(&output)).await.is_err()).await;
 }
@@ -140,7 +140,7 @@ async fn on_a_terminal_a_token_is_asked_for_without_echo() {
     .await;
     terminal.write_all(b"a token that is long enough\n").await.unwrap();
     terminal.flush().await.unwrap();
-    let output = tokio::time::timeout(PATIENCE, hash.wait_with_output()).await.expect("it does not end").unwrap();
+    let output = tokio::time::timeout(TIMEOUT, hash.wait_with_output()).await.expect("it does not end").unwrap();
     // The prompt and the line break after it are all that the terminal shows.
     assert_eq!(read_until(&mut terminal, "\n").await, "token (not shown): \r\n");
     let printed = String::from_utf8(output.stdout).unwrap();

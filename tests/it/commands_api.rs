@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::{
     commands::{open_terminal, read_until},
-    support::{PATIENCE, TOKEN, TestApp, TestSource, program},
+    support::{TIMEOUT, TOKEN, TestApp, TestSource, program},
 };
 
 const RANGE: [&str; 4] = ["--from", "2019-01-11 21:03:00", "--to", "2019-01-15 14:30:00"];
@@ -40,7 +40,7 @@ fn command(address: &str, args: &[&str]) -> Command {
 }
 
 async fn ended(child: Child) -> Ran {
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("it does not end").unwrap();
+    let output = tokio::time::timeout(TIMEOUT, child.wait_with_output()).await.expect("it does not end").unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
@@ -195,7 +195,7 @@ async fn ctrl_c_ends_the_watching_and_not_the_task() {
     let task = endless(&app).await;
     let mut watch = command(&app.http, &["watch", &task]).spawn().unwrap();
     let mut out = BufReader::new(watch.stdout.take().unwrap());
-    tokio::time::timeout(PATIENCE, out.read_line(&mut String::new())).await.expect("it prints nothing").unwrap();
+    tokio::time::timeout(TIMEOUT, out.read_line(&mut String::new())).await.expect("it prints nothing").unwrap();
     let pid = watch.id().unwrap().to_string();
     assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let watched = ended(watch).await;
@@ -229,7 +229,7 @@ async fn on_a_terminal_a_running_device_has_a_bar() {
     tokio::spawn(async move { tokio::io::copy(&mut terminal, &mut tokio::io::sink()).await });
     let cancelled = run(&app, &["cancel", &task]).await;
     assert_eq!(cancelled.code, Some(0), "{cancelled:?}");
-    let status = tokio::time::timeout(PATIENCE, watch.wait()).await.expect("it does not end").unwrap();
+    let status = tokio::time::timeout(TIMEOUT, watch.wait()).await.expect("it does not end").unwrap();
     assert_eq!(status.code(), Some(1));
     app.stop().await;
 }
@@ -269,7 +269,7 @@ async fn a_lost_connection_loses_no_entry() {
         cut.send_modify(|cuts| *cuts += 1);
     }
     assert_eq!(run(&app, &["cancel", &task]).await.code, Some(0));
-    tokio::time::timeout(PATIENCE, out.read_to_string(&mut printed)).await.expect("it does not end").unwrap();
+    tokio::time::timeout(TIMEOUT, out.read_to_string(&mut printed)).await.expect("it does not end").unwrap();
     let watched = ended(watch).await;
     assert_eq!(watched.code, Some(1), "{watched:?}");
     assert!(watched.err.contains("connecting again"), "the connection was cut: {watched:?}");

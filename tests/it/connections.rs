@@ -9,7 +9,7 @@ use tokio_tungstenite::{
     tungstenite::{Error, Message},
 };
 
-use crate::support::{Client, PATIENCE, TOKEN, TestApp, TestSource, eventually};
+use crate::support::{Client, TIMEOUT, TOKEN, TestApp, TestSource, eventually};
 
 #[tokio::test]
 async fn pings_are_repeated() {
@@ -19,7 +19,7 @@ async fn pings_are_repeated() {
     .await;
     let mut client = app.client().await;
     for _ in 0..3 {
-        let frame = tokio::time::timeout(PATIENCE, client.socket.next()).await.unwrap().unwrap().unwrap();
+        let frame = tokio::time::timeout(TIMEOUT, client.socket.next()).await.unwrap().unwrap().unwrap();
         assert!(matches!(frame, Message::Ping(_)), "{frame:?}");
     }
     app.stop().await;
@@ -36,7 +36,7 @@ async fn a_peer_that_answers_no_ping_is_disconnected() {
                    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     stream.write_all(upgrade.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("it was not disconnected").unwrap();
+    tokio::time::timeout(TIMEOUT, stream.read_to_end(&mut answer)).await.expect("it was not disconnected").unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 101"));
     app.stop().await;
 }

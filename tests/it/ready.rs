@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use crate::support::{PATIENCE, TestApp, TestSource, eventually};
 #[cfg(feature = "failpoints")]
 use crate::support::{Process, TestBroker};
+use crate::support::{TIMEOUT, TestApp, TestSource, eventually};
 
 /// Opens the queue's file as another program does.
 async fn raw(app: &TestApp) -> SqliteConnection {
@@ -50,7 +50,7 @@ async fn a_queue_that_is_not_writable_is_reported_without_delay() {
     sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
     let (mut slowest, locked) = (Duration::ZERO, Instant::now());
     let text = loop {
-        assert!(locked.elapsed() < PATIENCE, "it still reports that it is ready");
+        assert!(locked.elapsed() < TIMEOUT, "it still reports that it is ready");
         let asked = Instant::now();
         let (status, body) = app.get("/readyz").await;
         slowest = slowest.max(asked.elapsed());

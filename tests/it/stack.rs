@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use uuid::Uuid;
 use yaml_rust2::{Yaml, YamlLoader};
 
-use crate::support::{PATIENCE, program, real};
+use crate::support::{TIMEOUT, program, real};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -228,7 +228,7 @@ async fn the_sample_of_the_stack_is_the_samples_twin_and_can_be_served() {
         .args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--file=deploy/postgres/10-iota-sample.sql", &url])
         .current_dir(root())
         .output();
-    let output = tokio::time::timeout(PATIENCE, load).await.unwrap().expect("psql is needed: Debian's postgresql-client");
+    let output = tokio::time::timeout(TIMEOUT, load).await.unwrap().expect("psql is needed: Debian's postgresql-client");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 
     let mut connection = PgConnection::connect(&url).await.unwrap();
@@ -272,14 +272,14 @@ async fn what_the_services_script_prints_can_be_served() {
         return;
     }
     let up = tokio::process::Command::new(root().join("scripts/services")).arg("up").output();
-    let up = tokio::time::timeout(PATIENCE, up).await.unwrap().unwrap();
+    let up = tokio::time::timeout(TIMEOUT, up).await.unwrap().unwrap();
     let output = String::from_utf8(up.stdout).unwrap();
     let (_, command) = output.split_once("To serve from it:").unwrap_or_else(|| panic!("no command: {output}"));
     let variables =
         command.split_whitespace().filter_map(|word| word.split_once('=').filter(|(name, _)| name.starts_with("DATA_PATCH_")));
     let folder = tempfile::tempdir().unwrap();
     let check = program().arg("check").envs(variables).current_dir(folder.path()).output();
-    let check = tokio::time::timeout(PATIENCE, check).await.unwrap().unwrap();
+    let check = tokio::time::timeout(TIMEOUT, check).await.unwrap().unwrap();
     let output = String::from_utf8(check.stdout).unwrap();
     assert!(check.status.success() && output.contains("all is well"), "{output}");
 }

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::support::{Client, PATIENCE, Process, TOKEN, TestApp, TestBroker, TestSource, eventually, message, program};
+use crate::support::{Client, Process, TIMEOUT, TOKEN, TestApp, TestBroker, TestSource, eventually, message, program};
 
 const OPERATOR: &str = "operator-5b1f";
 const VIEWER: &str = "viewer-c03d";
@@ -149,7 +149,7 @@ async fn a_watcher_whose_token_is_removed_is_disconnected() {
     viewer.until(|line| message(line).contains("source is unavailable")).await;
     write(&app.folder.path().join("tokens.toml"), "");
     // Log lines would keep it waiting for ever.
-    let closed = tokio::time::timeout(PATIENCE, viewer.close_code()).await.expect("it watches on");
+    let closed = tokio::time::timeout(TIMEOUT, viewer.close_code()).await.expect("it watches on");
     assert_eq!(closed, Some(1008));
     assert_eq!(code_of(&mut operator, OPERATOR).await, "wrong_token");
     app.stop().await;
@@ -179,7 +179,7 @@ async fn a_file_with_a_problem_stops_the_start() {
             .env("DATA_PATCH_QUEUE_URL", format!("sqlite://{}", folder.path().join("queue.db").display()))
             .env("DATA_PATCH_SERVER_TOKENS_FILE", &path)
             .output();
-        let output = tokio::time::timeout(PATIENCE, output).await.expect("it starts").unwrap();
+        let output = tokio::time::timeout(TIMEOUT, output).await.expect("it starts").unwrap();
         let printed = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{printed}");
         assert!(printed.contains(path.to_str().unwrap()) && printed.contains(problem), "{problem}: {printed}");
@@ -242,7 +242,7 @@ async fn every_change_of_the_file_is_noticed() {
     for token in ["two", "three"] {
         std::fs::write(&path, lines("a", token, Role::Viewer)).unwrap();
         std::fs::File::options().append(true).open(&path).unwrap().set_modified(modified).unwrap();
-        tokio::time::timeout(PATIENCE, changes.changed()).await.expect("it is not noticed").unwrap();
+        tokio::time::timeout(TIMEOUT, changes.changed()).await.expect("it is not noticed").unwrap();
         assert_eq!(tokens.authenticate(token), Some(Identity::new("a", Role::Viewer)));
         assert_eq!(tokens.authenticate("one"), None);
     }
@@ -260,7 +260,7 @@ async fn token(args: &[&str], input: &str) -> (Option<i32>, String, String) {
     // A command that reads nothing may have closed it.
     let _ = stdin.write_all(input.as_bytes()).await;
     drop(stdin);
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("it does not end").unwrap();
+    let output = tokio::time::timeout(TIMEOUT, child.wait_with_output()).await.expect("it does not end").unwrap();
     (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
 }
 
@@ -323,7 +323,7 @@ async fn check_reads_the_file() {
             .env("DATA_PATCH_KAFKA_BROKERS", "embedded")
             .env("DATA_PATCH_SERVER_TOKENS_FILE", &path)
             .output();
-        let output = tokio::time::timeout(PATIENCE, output).await.expect("it does not end").unwrap();
+        let output = tokio::time::timeout(TIMEOUT, output).await.expect("it does not end").unwrap();
         let printed = String::from_utf8(output.stdout).unwrap();
         assert!(printed.contains(expected), "{printed}");
     }

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 use uuid::Uuid;
 
-use crate::support::{Client, PATIENCE, RawClient, TOKEN, TestApp, TestSource, message, raw};
+use crate::support::{Client, RawClient, TIMEOUT, TOKEN, TestApp, TestSource, message, raw};
 
 /// A service with some options of `[server]` other than the defaults.
 async fn serve(options: &[(&str, i64)]) -> TestApp {
@@ -48,7 +48,7 @@ async fn a_slow_request_is_disconnected() {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, dripping).await.expect("it is not let go");
+    tokio::time::timeout(TIMEOUT, dripping).await.expect("it is not let go");
     app.stop().await;
 }
 
@@ -145,7 +145,7 @@ async fn memory_for_arriving_messages_is_limited_for_all_connections() {
             }
         }
     };
-    assert_eq!(tokio::time::timeout(PATIENCE, refused).await.expect("it is not refused"), 1013);
+    assert_eq!(tokio::time::timeout(TIMEOUT, refused).await.expect("it is not refused"), 1013);
     // The first message is completed, and releases its memory.
     first.send(&raw::mask_from(&text.as_bytes()[5_000..], 5_000)).await;
     assert!(first.text().await.contains("unknown_task"));

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::{
     outage::{OUTAGE_DURATION, Scenario},
     row_counts::RowCounts,
-    support::{Client, PATIENCE, is_end, message},
+    support::{Client, TIMEOUT, is_end, message},
     table::TestResult,
 };
 
@@ -107,7 +107,7 @@ async fn a_full_disk_rejects_new_tasks_and_loses_no_accepted_one() {
             Some(task) => accepted.push(task),
             None => break answer,
         }
-        assert!(full_since.elapsed() < PATIENCE, "nothing was refused: the disk did not fill up");
+        assert!(full_since.elapsed() < TIMEOUT, "nothing was refused: the disk did not fill up");
     };
     assert_eq!((&rejection["res"], &rejection["type"]), (&"error".into(), &"theme-data".into()), "{rejection}");
     assert!(message(&rejection).contains("full"), "{rejection}");
@@ -125,7 +125,7 @@ async fn a_full_disk_rejects_new_tasks_and_loses_no_accepted_one() {
             accepted.push(task);
             break freed.elapsed();
         }
-        assert!(freed.elapsed() < PATIENCE, "nothing is accepted although the disk is free: {answer}");
+        assert!(freed.elapsed() < TIMEOUT, "nothing is accepted although the disk is free: {answer}");
         // As a client would: retries without a delay would only load the queue.
         tokio::time::sleep(RETRY_DELAY).await;
     };

@@ -56,7 +56,7 @@ pub struct File(SqliteConnection);
 
 impl File {
     pub async fn open(folder: &Path) -> Self {
-        let options = SqliteConnectOptions::new().filename(folder.join("queue.db")).busy_timeout(crate::support::PATIENCE);
+        let options = SqliteConnectOptions::new().filename(folder.join("queue.db")).busy_timeout(crate::support::TIMEOUT);
         Self(SqliteConnection::connect_with(&options).await.unwrap())
     }
 

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::support::{
-    PATIENCE, Reading, TestBroker, TestSource, TestTopic, config,
+    Reading, TIMEOUT, TestBroker, TestSource, TestTopic, config,
     replay::{self, all_rows, new_ack_tracker},
 };
 
@@ -26,7 +26,7 @@ async fn set_limit(topic: &TestTopic, bytes: usize) {
         ClientConfig::new().set("bootstrap.servers", topic.broker.brokers()).create().unwrap();
     let bytes = bytes.to_string();
     let change = AlterConfig::new(ResourceSpecifier::Topic(&topic.name)).set("max.message.bytes", &bytes);
-    admin.alter_configs([&change], &AdminOptions::new().operation_timeout(Some(PATIENCE))).await.unwrap().remove(0).unwrap();
+    admin.alter_configs([&change], &AdminOptions::new().operation_timeout(Some(TIMEOUT))).await.unwrap().remove(0).unwrap();
 }
 
 /// Lowers the limit before a certain row.

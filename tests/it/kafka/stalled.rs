@@ -11,7 +11,7 @@ use tokio::{task::JoinHandle, time::timeout};
 use uuid::Uuid;
 
 use crate::support::{
-    PATIENCE, TestBroker, TestSource, TestTopic, config, eventually, partition,
+    TIMEOUT, TestBroker, TestSource, TestTopic, config, eventually, partition,
     replay::{all_rows, new_ack_tracker, replay_runner},
 };
 
@@ -86,7 +86,7 @@ struct Job {
 
 impl Job {
     async fn outcome(self) -> Outcome {
-        timeout(PATIENCE, self.running).await.expect("the job does not end").unwrap()
+        timeout(TIMEOUT, self.running).await.expect("the job does not end").unwrap()
     }
 
     async fn assert_succeeds(self) {

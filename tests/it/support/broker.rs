@@ -15,7 +15,7 @@ use rdkafka::{
 };
 use uuid::Uuid;
 
-use super::{PATIENCE, real};
+use super::{TIMEOUT, real};
 
 /// The number of a topic's partitions.
 const PARTITIONS: i32 = 3;
@@ -132,7 +132,7 @@ impl TestBroker {
                 for (key, value) in settings {
                     topic = topic.set(key, value);
                 }
-                let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+                let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
                 admin.create_topics(&[topic], &options).await.unwrap().remove(0).unwrap();
             }
         }
@@ -144,7 +144,7 @@ impl TestBroker {
         let brokers = self.brokers().to_owned();
         let fetch = move || {
             let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
-            let metadata = consumer.fetch_metadata(None, PATIENCE).unwrap();
+            let metadata = consumer.fetch_metadata(None, TIMEOUT).unwrap();
             metadata.topics().iter().map(|topic| topic.name().to_owned()).collect()
         };
         tokio::task::spawn_blocking(fetch).await.unwrap()
@@ -171,14 +171,14 @@ impl TestTopic {
             .set("enable.auto.commit", "false")
             .create()
             .unwrap();
-        let metadata = consumer.fetch_metadata(Some(&self.name), PATIENCE).unwrap();
+        let metadata = consumer.fetch_metadata(Some(&self.name), TIMEOUT).unwrap();
         let mut found = Vec::new();
         for partition in metadata.topics()[0].partitions() {
-            let (low, high) = consumer.fetch_watermarks(&self.name, partition.id(), PATIENCE).unwrap();
+            let (low, high) = consumer.fetch_watermarks(&self.name, partition.id(), TIMEOUT).unwrap();
             let mut assignment = TopicPartitionList::new();
             assignment.add_partition_offset(&self.name, partition.id(), Offset::Offset(low)).unwrap();
             consumer.assign(&assignment).unwrap();
-            let deadline = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + TIMEOUT;
             let mut next = low;
             while next < high {
                 assert!(Instant::now() < deadline, "the topic could not be read");

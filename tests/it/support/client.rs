@@ -9,7 +9,7 @@ use tokio_tungstenite::{
 };
 use uuid::Uuid;
 
-use super::{PATIENCE, TOKEN};
+use super::{TIMEOUT, TOKEN};
 
 pub struct Client {
     pub socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
@@ -86,7 +86,7 @@ impl Client {
             }
         };
         // Pings do not count: an idle service sends them too.
-        tokio::time::timeout(PATIENCE, next).await.expect("no message arrived")
+        tokio::time::timeout(TIMEOUT, next).await.expect("no message arrived")
     }
 
     /// Skips other frames, and returns the code that the connection is closed with.

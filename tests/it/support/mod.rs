@@ -20,7 +20,7 @@ pub use source::{Reading, TestSource, doc};
 use std::time::Duration;
 
 /// Timeout for everything that is awaited, also on a slow machine.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The address of a real server, if the suite runs on real servers.
 pub fn real(part: &str) -> Option<String> {
@@ -34,5 +34,5 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl Fn
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, polling).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"));
+    tokio::time::timeout(TIMEOUT, polling).await.unwrap_or_else(|_| panic!("{what}: not within {TIMEOUT:?}"));
 }

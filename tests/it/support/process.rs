@@ -6,7 +6,7 @@ use data_patch::protocol::PATH;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::{PATIENCE, TOKEN, TestSource, TestTopic};
+use super::{TIMEOUT, TOKEN, TestSource, TestTopic};
 
 /// The program, without the environment variables that configure it.
 pub fn program() -> Command {
@@ -94,13 +94,13 @@ impl Process {
 
     /// Waits until it ends by itself; returns the signal that ended it.
     pub async fn died(mut self) -> Option<i32> {
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it is still running").unwrap();
+        let status = tokio::time::timeout(TIMEOUT, self.child.wait()).await.expect("it is still running").unwrap();
         std::os::unix::process::ExitStatusExt::signal(&status)
     }
 
     /// Waits until it ends by itself; returns its exit code.
     pub async fn exit_code(mut self) -> Option<i32> {
-        tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it is still running").unwrap().code()
+        tokio::time::timeout(TIMEOUT, self.child.wait()).await.expect("it is still running").unwrap().code()
     }
 
     pub fn pid(&self) -> u32 {
@@ -134,7 +134,7 @@ impl Process {
     pub async fn terminate(mut self) -> (Option<i32>, Duration) {
         let started = std::time::Instant::now();
         self.signal("-TERM");
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it did not end").unwrap();
+        let status = tokio::time::timeout(TIMEOUT, self.child.wait()).await.expect("it did not end").unwrap();
         (status.code(), started.elapsed())
     }
 

@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::PATIENCE;
+use super::TIMEOUT;
 
 pub struct RawClient {
     pub stream: TcpStream,
@@ -47,7 +47,7 @@ impl RawClient {
         self.send(format!("GET {PATH} {version}\r\n{}\r\n\r\n", headers.join("\r\n")).as_bytes()).await;
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            head.push(tokio::time::timeout(PATIENCE, self.stream.read_u8()).await.expect("no answer").expect("closed"));
+            head.push(tokio::time::timeout(TIMEOUT, self.stream.read_u8()).await.expect("no answer").expect("closed"));
         }
         let head = String::from_utf8(head).unwrap();
         let (first, rest) = head.split_once("\r\n").unwrap();
@@ -57,7 +57,7 @@ impl RawClient {
     /// Waits until the service closes the connection.
     pub async fn closed(&mut self) {
         let mut rest = Vec::new();
-        let closed = tokio::time::timeout(PATIENCE, self.stream.read_to_end(&mut rest)).await;
+        let closed = tokio::time::timeout(TIMEOUT, self.stream.read_to_end(&mut rest)).await;
         // It may be a reset.
         let _ = closed.expect("it is not closed");
     }
@@ -80,7 +80,7 @@ impl RawClient {
             self.stream.read_exact(&mut payload).await.unwrap();
             (opcode, payload)
         };
-        tokio::time::timeout(PATIENCE, frame).await.expect("nothing comes")
+        tokio::time::timeout(TIMEOUT, frame).await.expect("nothing comes")
     }
 
     /// Skips other frames, and returns the close code.

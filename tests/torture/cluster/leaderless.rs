@@ -16,7 +16,7 @@ use crate::{
         log_checks::{published, takeovers, waits},
     },
     row_counts::{File, RowCounts},
-    support::{Client, PATIENCE, Process, TestSource, is_end, message},
+    support::{Client, Process, TIMEOUT, TestSource, is_end, message},
     table::TestResult,
 };
 
@@ -147,7 +147,7 @@ async fn a_topic_without_leaders_delays_no_other() {
     let started = Instant::now();
     let task = other.submit(&Client::request(other_thing, &[other_device], &healthy.name)).await;
     tasks.push((task, &healthy, std::slice::from_ref(&other_device)));
-    let log = tokio::time::timeout(PATIENCE, other.log()).await.expect("another topic is delayed");
+    let log = tokio::time::timeout(TIMEOUT, other.log()).await.expect("another topic is delayed");
     assert_eq!(log.last().unwrap()["payload"]["state"], "succeeded", "{log:#?}");
     let took = started.elapsed();
 

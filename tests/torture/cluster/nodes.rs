@@ -12,7 +12,7 @@ use rdkafka::{
 use uuid::Uuid;
 
 use super::PARTITIONS;
-use crate::support::{PATIENCE, TestBroker, TestTopic, eventually};
+use crate::support::{TIMEOUT, TestBroker, TestTopic, eventually};
 
 pub const ALL: [i32; 3] = [1, 2, 3];
 
@@ -86,7 +86,7 @@ impl Nodes {
     /// The leader of a partition that has rows.
     pub fn busy_leader(&self, topic: &TestTopic) -> i32 {
         let consumer = self.client();
-        let has_rows = |number: &i32| consumer.fetch_watermarks(&topic.name, *number, PATIENCE).unwrap().1 > 0;
+        let has_rows = |number: &i32| consumer.fetch_watermarks(&topic.name, *number, TIMEOUT).unwrap().1 > 0;
         let number = (0..PARTITIONS).find(has_rows).expect("no row was written");
         self.partitions(topic)[usize::try_from(number).unwrap()].leader
     }
@@ -103,7 +103,7 @@ impl Nodes {
         let mut partitions = Vec::new();
         for key in keys {
             let key = key.to_string();
-            let sent = producer.send(FutureRecord::to(&topic.name).key(&key).payload(""), PATIENCE).await;
+            let sent = producer.send(FutureRecord::to(&topic.name).key(&key).payload(""), TIMEOUT).await;
             partitions.push(sent.unwrap().partition);
         }
         partitions

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{Client, Fixture, ROWS, TOKEN, max_delay, message};
 use crate::{
-    support::{PATIENCE, RawClient, get, program_with_files, raw},
+    support::{RawClient, TIMEOUT, get, program_with_files, raw},
     table::TestResult,
 };
 
@@ -23,7 +23,7 @@ async fn connect_from(n: usize, to: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     let [.., high, low] = (n as u32).to_be_bytes();
     socket.bind((Ipv4Addr::new(127, 1, high, low.max(1)), 0).into())?;
-    timeout(PATIENCE, socket.connect(to)).await.expect("no connection is accepted")
+    timeout(TIMEOUT, socket.connect(to)).await.expect("no connection is accepted")
 }
 
 fn open_files(fixture: &Fixture) -> usize {
@@ -67,7 +67,7 @@ async fn more_connections_than_there_are_descriptors() {
             most_files = most_files.max(open_files(&fixture));
         }
     }
-    let line_delay = timeout(PATIENCE, watching).await.expect("the watched task does not end").unwrap();
+    let line_delay = timeout(TIMEOUT, watching).await.expect("the watched task does not end").unwrap();
     assert!(longest < Duration::from_secs(5), "{longest:?}");
     assert!(line_delay < Duration::from_secs(2), "{line_delay:?}");
     let log = crate::support::Process::log(&fixture.folder);

@@ -11,14 +11,14 @@ use rdkafka::{
 use super::{Scenario, scenario::DEVICES, services};
 use crate::{
     row_counts::File,
-    support::{PATIENCE, TestTopic, is_end, message, seqs},
+    support::{TIMEOUT, TestTopic, is_end, message, seqs},
     table,
 };
 
 async fn delete(topic: &TestTopic) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", topic.broker.brokers()).create().unwrap();
-    let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
     admin.delete_topics(&[&topic.name], &options).await.unwrap().remove(0).unwrap();
 }
 

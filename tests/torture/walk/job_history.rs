@@ -5,7 +5,7 @@ use std::{collections::HashMap, path::Path};
 
 use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use crate::support::PATIENCE;
+use crate::support::TIMEOUT;
 
 /// The last known state of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +56,7 @@ pub struct JobHistory {
 
 impl JobHistory {
     pub async fn open(folder: &Path) -> Self {
-        let options = SqliteConnectOptions::new().filename(folder.join("queue.db")).busy_timeout(PATIENCE);
+        let options = SqliteConnectOptions::new().filename(folder.join("queue.db")).busy_timeout(TIMEOUT);
         Self { file: SqliteConnection::connect_with(&options).await.unwrap(), jobs: HashMap::new() }
     }
 
