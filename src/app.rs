@@ -12,10 +12,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     api::{self, LogThrottle, LoginThrottle, Readiness, ReceiveBudget, ServerState, TrustedProxies, auth::Tokens},
-    config::{Config, UnknownFields},
+    config::{self, Config, UnknownFields},
     failpoint,
     protocol::{RequestPolicy, Token},
-    queue::{Clock, Queue},
+    queue::{Clock, Queue, QueueOptions},
     replay::ReplayRunner,
     service::TaskService,
     sink::kafka::{EmbeddedBroker, Kafka},
@@ -26,6 +26,11 @@ use crate::{
 
 /// The number of partitions of the embedded broker's topics.
 const EMBEDDED_PARTITIONS: i32 = 3;
+
+/// Where the queue is, for [`Queue::open`].
+pub fn queue_options(queue: &config::Queue) -> QueueOptions {
+    QueueOptions { url: queue.url.reveal().to_owned(), read_connections: queue.read_connections }
+}
 
 /// Runs the service on `listener` until `stop`, then shuts it down gracefully. `broker` is the
 /// embedded broker, if the caller has started one. Otherwise it is started here if the
@@ -44,7 +49,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let metrics = Metrics::default();
     let tokens = Arc::new(Tokens::load(token, config.server.tokens_file.as_deref())?);
-    let queue = Queue::open(&config.queue.options(), Clock::System).await?;
+    let queue = Queue::open(&queue_options(&config.queue), Clock::System).await?;
     let source = Source::new(&config.iota)?;
     let (kafka, _broker) = connect_kafka(&config, broker).await?;
     startup_checks(&config, &source, &kafka).await?;

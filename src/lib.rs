@@ -13,7 +13,7 @@
 //! | one job | [`replay`] |
 //! | durable state | [`queue`] |
 //! | external systems | [`source`] (the IoTA database), [`sink`] (Kafka) |
-//! | plain types and pure functions | [`protocol`], [`task`], [`config`], [`telemetry`]; [`failpoint`] for tests |
+//! | plain types and pure functions | [`protocol`], [`task`], [`config`], [`telemetry`]; below them [`validate`], and [`failpoint`] for tests |
 
 pub use data_patch_failpoint as failpoint;
 pub use data_patch_protocol::{self as protocol, task};

@@ -10,8 +10,10 @@ use serde::Serialize;
 use tokio::{sync::watch, time::timeout};
 use warp::{Reply, http::StatusCode, reply::Response};
 
-use super::ServerState;
-use crate::telemetry::{AllMetrics, Exposition, Snapshot};
+use super::{
+    ServerState,
+    exposition::{AllMetrics, Exposition, Snapshot},
+};
 
 /// How long the result of a check is reused.
 const CHECK_TTL: Duration = Duration::from_secs(1);

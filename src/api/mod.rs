@@ -5,6 +5,7 @@ mod admission;
 pub mod auth;
 mod connection;
 mod early_token;
+mod exposition;
 mod frames;
 mod health;
 mod http;

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 use super::out;
 use crate::{
     api::auth,
+    app::queue_options,
     config::Config,
     queue::{Clock, Queue},
     sink::kafka::Kafka,
@@ -41,7 +42,7 @@ fn print_result(name: &str, result: Result<String, impl Display>) -> anyhow::Res
 }
 
 async fn check_queue(config: &Config) -> anyhow::Result<bool> {
-    let result = match Queue::open(&config.queue.options(), Clock::System).await {
+    let result = match Queue::open(&queue_options(&config.queue), Clock::System).await {
         Err(error) => Err(error.to_string()),
         Ok(queue) => {
             let result = queue

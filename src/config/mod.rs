@@ -18,7 +18,6 @@ use std::{
 };
 
 use chrono_tz::Tz;
-use data_patch_queue::QueueOptions;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 
@@ -105,12 +104,6 @@ pub struct Worker {
     pub max_crashes: u32,
     pub retry_initial_ms: u64,
     pub retry_max_ms: u64,
-}
-
-impl Queue {
-    pub fn options(&self) -> QueueOptions {
-        QueueOptions { url: self.url.reveal().to_owned(), read_connections: self.read_connections }
-    }
 }
 
 impl Worker {

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64},
 };
 
 use prometheus_client::{
@@ -13,7 +13,7 @@ use prometheus_client::{
 
 /// All values of [`OutcomeLabel`]. They are reported from the start, so that the first failure is an
 /// increase from 0.
-pub(super) const OUTCOMES: [&str; 7] = ["succeeded", "failed", "retried", "released", "cancelled", "abandoned", "lost"];
+pub const OUTCOMES: [&str; 7] = ["succeeded", "failed", "retried", "released", "cancelled", "abandoned", "lost"];
 
 /// The outcome of an attempt on a job.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -69,7 +69,7 @@ const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 
 /// A histogram of durations in seconds.
 #[derive(Debug, Clone)]
-pub struct Durations(pub(super) Histogram);
+pub struct Durations(Histogram);
 
 impl Default for Durations {
     fn default() -> Self {
@@ -81,6 +81,25 @@ impl Durations {
     pub fn observe(&self, duration: std::time::Duration) {
         self.0.observe(duration.as_secs_f64());
     }
+
+    /// The histogram, to be registered.
+    pub fn into_histogram(self) -> Histogram {
+        self.0
+    }
+}
+
+/// A gauge with this value.
+pub fn integer_gauge(value: u64) -> Gauge {
+    let gauge = Gauge::<i64>::default();
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    gauge
+}
+
+/// A gauge with this value.
+pub fn float_gauge(value: f64) -> Gauge<f64, AtomicU64> {
+    let gauge = Gauge::default();
+    gauge.set(value);
+    gauge
 }
 
 /// Metrics of clients and workers. Clones share their values, as in the other metrics types.

@@ -1,8 +1,7 @@
-//! Logs (tracing) and metrics (Prometheus).
+//! Logs (tracing) and metrics (Prometheus). `api/exposition.rs` renders the metrics.
 
-mod exposition;
 mod metrics;
-mod process;
+pub mod process;
 
 use std::io::IsTerminal;
 
@@ -10,8 +9,10 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 
 use crate::config::{Log, LogFormat};
 
-pub use exposition::{AllMetrics, Exposition, Snapshot};
-pub use metrics::{Durations, Errors, GaugeGuard, KafkaMetrics, Metrics, ProducerGauges, SourceMetrics, count_error};
+pub use metrics::{
+    DependencyLabel, Durations, Errors, GaugeGuard, KafkaMetrics, Metrics, OUTCOMES, OutcomeLabel, ProducerGauges, SourceMetrics,
+    count_error, float_gauge, integer_gauge,
+};
 
 /// Starts logging to standard error.
 ///

@@ -17,7 +17,7 @@ use rustix::{
     time::{ClockId, clock_gettime},
 };
 
-use super::exposition::{float_gauge, integer_gauge};
+use super::{float_gauge, integer_gauge};
 
 /// Ticks per second of the times in `/proc/self/stat`: the same on all architectures of Linux,
 /// whatever the kernel's own clock is (`USER_HZ`).

@@ -12,9 +12,9 @@ const LAYERS: [&[&str]; 8] = [
     &["app"],
     &["api", "worker"],
     &["service", "replay"],
-    &["queue", "source", "sink"],
+    &["queue", "source", "sink", "client"],
     &["protocol", "task", "config", "telemetry"],
-    &["failpoint"],
+    &["failpoint", "validate"],
 ];
 
 /// Allowed imports within a layer.
@@ -31,6 +31,16 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
         }
     }
     files
+}
+
+/// The crates of this workspace that a file's code names (`data_patch_queue`), by their layer.
+fn imported_crates(text: &str) -> Vec<String> {
+    let is_name = |c: &char| c.is_alphanumeric() || *c == '_';
+    text.match_indices("data_patch_")
+        .filter(|(at, _)| !text[..*at].ends_with(|c| is_name(&c)))
+        .map(|(at, word)| text[at + word.len()..].chars().take_while(is_name).collect::<String>())
+        .filter(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("crates").join(name).is_dir())
+        .collect()
 }
 
 /// The top-level modules that a file's code imports by `crate::`.
@@ -63,24 +73,38 @@ fn imported(text: &str) -> Vec<String> {
     imported
 }
 
+/// Each file with its module, or with its crate if it is not of the service's own.
+fn files_of_layers() -> Vec<(String, PathBuf)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let first = |file: &Path, folder: &Path| {
+        let first = file.strip_prefix(folder).unwrap().iter().next().unwrap();
+        first.to_str().unwrap().trim_end_matches(".rs").to_owned()
+    };
+    let (src, crates) = (root.join("src"), root.join("crates"));
+    let modules = sources(&src).into_iter().map(|file| (first(&file, &src), file)).filter(|(module, _)| module != "lib");
+    let in_src = |file: &PathBuf| file.strip_prefix(&crates).unwrap().iter().nth(1).is_some_and(|folder| folder == "src");
+    modules.chain(sources(&crates).into_iter().filter(in_src).map(|file| (first(&file, &crates), file))).collect()
+}
+
 #[test]
 fn imports_go_downward_only() {
     let layer: BTreeMap<&str, usize> =
         LAYERS.iter().enumerate().flat_map(|(n, layer)| layer.iter().map(move |name| (*name, n))).collect();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for file in sources(&root) {
-        let relative = file.strip_prefix(&root).unwrap();
-        let module = relative.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
-        if module == "lib" {
-            continue;
-        }
+    let mut crates = 0;
+    for (module, file) in files_of_layers() {
+        let code = code(&file);
         let own = layer.get(module.as_str()).unwrap_or_else(|| panic!("{module} is in no layer"));
-        for other in imported(&code(&file)) {
-            let Some(below) = layer.get(other.as_str()) else { continue };
+        let other_crates = imported_crates(&code);
+        crates += other_crates.len();
+        let is_crate = file.iter().any(|folder| folder == "crates");
+        let modules = if is_crate { Vec::new() } else { imported(&code) };
+        for other in modules.iter().chain(&other_crates) {
+            let Some(below) = layer.get(other.as_str()) else { panic!("{other} is in no layer: {}", file.display()) };
             let is_allowed = SAME_LAYER.contains(&(module.as_str(), other.as_str()));
-            assert!(other == module || own < below || is_allowed, "{} imports crate::{other}", relative.display());
+            assert!(*other == module || own < below || is_allowed, "{} imports {other}", file.display());
         }
     }
+    assert!(crates > 0, "no import of a crate was found");
 }
 
 /// The lines of a file without comments.

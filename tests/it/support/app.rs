@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use data_patch::{
-    api, app,
+    api,
+    app::{self, queue_options},
     config::{self, Config, Overrides},
     protocol::{PATH, Token},
     queue::{Clock, Queue},
@@ -37,7 +38,7 @@ pub async fn open_queue(folder: &TempDir, clock: Clock) -> Queue {
     let mut overrides = Overrides::default();
     overrides.set(&["queue", "url"], format!("sqlite://{}", folder.path().join("queue.db").display()));
     let config = config::load(None, std::iter::empty(), overrides).unwrap();
-    Queue::open(&config.queue.options(), clock).await.unwrap()
+    Queue::open(&queue_options(&config.queue), clock).await.unwrap()
 }
 
 pub struct TestApp {

@@ -2,16 +2,17 @@
 
 use std::{collections::HashSet, fmt::Write as _};
 
-use data_patch_queue::QueueMetrics;
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{family::Family, gauge::Gauge, info::Info},
     registry::{Registry, Unit},
 };
 
-use super::{
-    metrics::{DependencyLabel, KafkaMetrics, Metrics, OUTCOMES, OutcomeLabel, SourceMetrics},
-    process,
+use crate::{
+    queue::QueueMetrics,
+    telemetry::{
+        DependencyLabel, KafkaMetrics, Metrics, OUTCOMES, OutcomeLabel, SourceMetrics, float_gauge, integer_gauge, process,
+    },
 };
 
 /// The format of the text.
@@ -127,7 +128,7 @@ impl AllMetrics<'_> {
         }
         registry.register("dependency_up", "1 if the dependency works, as in /readyz, 0 if not", dependency_up);
         let help = "From the commit of a log entry to its hand-over to a subscribed client's socket";
-        registry.register_with_unit("log_delay", help, Unit::Seconds, log_delay.0);
+        registry.register_with_unit("log_delay", help, Unit::Seconds, log_delay.into_histogram());
     }
 
     fn register_queue(&self, registry: &mut Registry) {
@@ -162,7 +163,7 @@ impl AllMetrics<'_> {
         let metrics = self.kafka.clone();
         registry.register("kafka_errors", "Errors of Kafka that ended or restarted an attempt, by cause", metrics.errors);
         let help = "From the hand-over of rows to librdkafka to the acknowledgement of the last of them";
-        registry.register_with_unit("kafka_acknowledgement", help, Unit::Seconds, metrics.acknowledgement.0);
+        registry.register_with_unit("kafka_acknowledgement", help, Unit::Seconds, metrics.acknowledgement.into_histogram());
         let help = "Bytes that are read and not acknowledged yet";
         registry.register_with_unit("in_flight", help, Unit::Bytes, integer_gauge(self.now.in_flight_bytes));
         registry.register("kafka_client_requests", "librdkafka: requests sent", metrics.requests);
@@ -185,18 +186,6 @@ impl AllMetrics<'_> {
         let help = "librdkafka: mean round trip to a broker in the last period, of the producer with the longest";
         registry.register_with_unit("kafka_client_round_trip", help, Unit::Seconds, round_trip);
     }
-}
-
-pub(super) fn integer_gauge(value: u64) -> Gauge {
-    let gauge = Gauge::<i64>::default();
-    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-    gauge
-}
-
-pub(super) fn float_gauge(value: f64) -> Gauge<f64, std::sync::atomic::AtomicU64> {
-    let gauge = Gauge::default();
-    gauge.set(value);
-    gauge
 }
 
 /// Converts an OpenMetrics text to the Prometheus text format 0.0.4. The samples are the same. In
