@@ -69,10 +69,10 @@ pub struct ServerState {
     pub retention_days: u32,
 }
 
-/// The encodings of a log entry that clients share ([`EncodedEvent::encoded`]): fewer than
+/// The encodings of a log entry that clients share ([`EncodedEntry::encoded`]): fewer than
 /// [`MAX_ENCODINGS`](crate::queue::events::MAX_ENCODINGS).
 ///
-/// [`EncodedEvent::encoded`]: crate::queue::events::EncodedEvent::encoded
+/// [`EncodedEntry::encoded`]: crate::queue::log_hub::EncodedEntry::encoded
 #[derive(Debug, Clone, Copy)]
 enum Encoding {
     /// A message of the WebSocket.

@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn each_encoding_is_made_once() {
-        let event = EncodedEvent::stored(entry(TaskId::new(), 1));
+        let event = EncodedEntry::stored(entry(TaskId::new(), 1));
         for encoding in 0..MAX_ENCODINGS {
             let first = event.encoded(encoding, |entry| format!("{encoding}: {}", entry.seq));
             assert_eq!(first, format!("{encoding}: 1"));

@@ -15,7 +15,7 @@ use super::{ApiError, Call, ServerState, json, query};
 use crate::{
     api::Encoding,
     protocol::{Attach, Token},
-    queue::{LogTail, QueueError, events::EncodedEvent},
+    queue::{LogTail, QueueError, log_hub::EncodedEntry},
     service::event_view,
     task::{Language, TaskId},
     telemetry::GaugeGuard,
@@ -130,12 +130,12 @@ impl EventStream {
 }
 
 /// A log entry as a server-sent event; the streams that follow a log in one language share it.
-fn message(event: &EncodedEvent, language: Language) -> Bytes {
+fn message(entry: &EncodedEntry, language: Language) -> Bytes {
     let encoding = match language {
         Language::English => Encoding::EnglishStream,
         Language::Chinese => Encoding::ChineseStream,
     };
-    event.encoded(encoding as usize, |entry| {
+    entry.encoded(encoding as usize, |entry| {
         let data = serde_json::to_string(&event_view(entry, language)).unwrap_or_default();
         format!("id: {}\ndata: {data}\n\n", entry.seq)
     })
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn streams_of_a_language_share_the_bytes_of_an_entry() {
         let event = Event::Published { device: uuid::Uuid::nil(), published: 1, total: 2 };
-        let event = EncodedEvent::stored(LogEntry { task: TaskId::new(), seq: 7, at_ms: 0, event, final_state: None });
+        let event = EncodedEntry::stored(LogEntry { task: TaskId::new(), seq: 7, at_ms: 0, event, final_state: None });
         let english = message(&event, Language::English);
         assert!(english.starts_with(b"id: 7\ndata: {") && english.ends_with(b"}\n\n"), "{english:?}");
         assert_eq!(message(&event, Language::English).as_ptr(), english.as_ptr());
