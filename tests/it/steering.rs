@@ -138,18 +138,18 @@ async fn a_retry_is_a_new_task_for_the_failed_devices_and_links_to_the_old_one()
 /// The limits may have changed since the task was submitted.
 #[tokio::test]
 async fn a_retry_keeps_to_what_is_allowed_now() {
-    let app = TestApp::start(TestStore::empty().await).await;
-    let (thing, device) = app.store.add_rows(3).await;
+    let app = TestApp::start(TestSource::empty().await).await;
+    let (thing, device) = app.source.add_rows(3).await;
     let mut client = app.client().await;
     let mut request = Client::request(thing, &[device], &app.topic.name);
     request["rate"] = json!(5_000);
     let task = client.submit(&request).await;
     client.until(is_end).await;
-    let (folder, store, topic) = (app.folder.clone(), app.store.clone(), app.topic.clone());
+    let (folder, source, topic) = (app.folder.clone(), app.source.clone(), app.topic.clone());
     let (retry, all) = (format!("/tasks/{task}/retry"), json!({"devices": "all"}));
     app.stop().await;
 
-    let app = TestApp::start_on(folder.clone(), store.clone(), topic.clone(), |overrides| {
+    let app = TestApp::start_on(folder.clone(), source.clone(), topic.clone(), |overrides| {
         overrides.set(&["kafka", "topics"], vec!["anxinyun_data"]);
     })
     .await;
@@ -160,7 +160,7 @@ async fn a_retry_keeps_to_what_is_allowed_now() {
     assert!(detail.contains(&topic.name) && detail.contains("allowed are anxinyun_data"), "{detail}");
     app.stop().await;
 
-    let app = TestApp::start_on(folder, store, topic, |overrides| {
+    let app = TestApp::start_on(folder, source, topic, |overrides| {
         overrides.set(&["limits", "max_rate"], 1_000);
     })
     .await;
