@@ -41,6 +41,6 @@ pub use data_patch_protocol::{
     task::{Event, Summary, TaskId, TaskState},
 };
 pub use error::{ConnectionError, Error};
-pub use http::{EventStream, HttpClient, HttpError, StreamItem, TaskQuery};
+pub use http::{EventStream, HttpClient, HttpError, JsonLines, StreamItem, TaskQuery};
 pub use request::{Moment, Request};
 pub use retry::RetryPolicy;

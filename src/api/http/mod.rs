@@ -3,6 +3,7 @@
 
 mod error;
 mod events;
+mod ndjson;
 mod openapi;
 mod query;
 mod route;

@@ -98,8 +98,18 @@ impl Transport {
             let answer = async { self.body(self.send(call).await?).await };
             match answer.await {
                 Ok(bytes) => return serde_json::from_slice(&bytes).map_err(|error| self.protocol(error.to_string())),
-                Err(Failed::Lost(_)) if call.is_repeatable && attempt < MAX_ATTEMPTS => attempt += 1,
-                Err(failed) => return Err(failed.into()),
+                Err(failed) => failed.or_repeat(call, &mut attempt)?,
+            }
+        }
+    }
+
+    /// Sends a request whose answer is read as it arrives.
+    pub async fn open(&self, call: &Call) -> Result<Incoming, HttpError> {
+        let mut attempt = 1;
+        loop {
+            match self.send(call).await {
+                Ok(response) => return Ok(response.into_body()),
+                Err(failed) => failed.or_repeat(call, &mut attempt)?,
             }
         }
     }
@@ -176,6 +186,19 @@ pub(super) enum Failed {
     /// The connection was lost: whether the service has seen the request is not known.
     Lost(HttpError),
     Final(HttpError),
+}
+
+impl Failed {
+    /// Returns if the request can be sent again after this attempt.
+    fn or_repeat(self, call: &Call, attempt: &mut u32) -> Result<(), HttpError> {
+        match self {
+            Self::Lost(_) if call.is_repeatable && *attempt < MAX_ATTEMPTS => {
+                *attempt += 1;
+                Ok(())
+            }
+            failed => Err(failed.into()),
+        }
+    }
 }
 
 impl From<Failed> for HttpError {
