@@ -65,7 +65,9 @@ fn decode(c: &mut Criterion) {
 fn record(c: &mut Criterion) {
     let reading = sample::readings().next().unwrap();
     let mut records = RecordBuilder::new(TaskId::new(), reading.device_id);
-    c.bench_function("record", |b| b.iter(|| records.headers(black_box(1_547_211_780_000_000), &RowKey::Integer(7))));
+    c.bench_function("record", |b| {
+        b.iter(|| records.headers(black_box(1_547_211_780_000_000), &RowKey::Integer(7), black_box(&[b'7'; 300])))
+    });
 }
 
 fn messages(c: &mut Criterion) {

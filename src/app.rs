@@ -55,7 +55,14 @@ pub async fn run(
     startup_checks(&config, &source, &kafka).await?;
 
     let draining = CancellationToken::new();
-    let tasks = TaskService::new(queue.clone(), request_policy(&config), metrics.clone(), draining.clone());
+    let tasks = TaskService::new(
+        queue.clone(),
+        source.clone(),
+        kafka.clone(),
+        request_policy(&config),
+        metrics.clone(),
+        draining.clone(),
+    );
     let services = (&queue, &source, &kafka);
     let state = Arc::new(server_state(&config, tokens, tasks, services, &metrics));
     let pool = Pool {

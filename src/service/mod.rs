@@ -1,12 +1,16 @@
 //! The use cases, free of any transport: what a client may do with tasks. The WebSocket and the HTTP
 //! API call the same ones.
 
+mod receipt;
+mod verify;
 mod view;
 
 use std::{collections::HashSet, net::IpAddr, num::NonZeroU32, sync::Arc};
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub use verify::Verification;
 pub use view::event_view;
 
 use crate::{
@@ -15,6 +19,8 @@ use crate::{
         Attach, RequestError, RequestPolicy, Role, Submit, ensure_allowed_topic, http::RetryDevices, lowered_rate, rate_within,
     },
     queue::{LogTail, OverlapQuery, Queue, QueueError, Steer, Steered, Submission, Submitted, TaskRow},
+    sink::kafka::Kafka,
+    source::Source,
     task::{Event, JobState, MAX_NAMED, NewTask, Requester, TaskId},
     telemetry::Metrics,
 };
@@ -53,6 +59,9 @@ pub struct TaskService {
     metrics: Metrics,
     /// The service is stopping, and takes no new tasks.
     draining: CancellationToken,
+    source: Source,
+    kafka: Kafka,
+    verifications: Arc<Semaphore>,
 }
 
 /// What became of a submit.
@@ -72,8 +81,16 @@ struct Retry {
 }
 
 impl TaskService {
-    pub fn new(queue: Queue, policy: RequestPolicy, metrics: Metrics, draining: CancellationToken) -> Self {
-        Self { queue, policy, metrics, draining }
+    pub fn new(
+        queue: Queue,
+        source: Source,
+        kafka: Kafka,
+        policy: RequestPolicy,
+        metrics: Metrics,
+        draining: CancellationToken,
+    ) -> Self {
+        let verifications = Arc::new(Semaphore::new(verify::MAX_VERIFICATIONS));
+        Self { queue, policy, metrics, draining, source, kafka, verifications }
     }
 
     /// What requests are checked against.

@@ -69,7 +69,10 @@ pub(super) struct LastProgressLog {
 
 impl LeaseRunner {
     fn new(pool: Arc<Pool>, lease: Lease, signals: JobSignals) -> Self {
-        let acks = Arc::new(AckTracker::new(lease.job.progress.clone()));
+        let mut progress = lease.job.progress.clone();
+        // An attempt that ended in order has said so.
+        progress.delivered.lost_worker |= lease.job.attempt > 1 && !progress.delivered.settled;
+        let acks = Arc::new(AckTracker::new(progress));
         let count = RowCount::new(lease.job.total);
         Self { pool, lease, acks, signals, count, wait_state: WaitState::default() }
     }
@@ -123,7 +126,8 @@ impl LeaseRunner {
     /// Stores the outcome of the attempt.
     async fn finish(&self, outcome: Outcome, logged: &LastProgressLog, slot: SlotGuard) {
         let job = &self.lease.job;
-        let (progress, quarantined) = self.acks.progress();
+        let (mut progress, quarantined) = self.acks.progress();
+        progress.delivered.settled = !matches!(outcome, Outcome::Abandoned { unanswered: 1.. });
         let events = self.count.take_notes().into_iter().chain(self.quarantine_events(&quarantined)).collect();
         let (counted, layout) = (self.count.pending().take(), self.count.layout());
         let mut checkpoint = Checkpoint { counted, progress, layout, quarantined, events, waiting: None, rows_per_second: None };

@@ -20,14 +20,14 @@ const RANGE: [&str; 4] = ["--from", "2019-01-11 21:03:00", "--to", "2019-01-15 1
 
 /// What a command printed, and how it ended.
 #[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub struct Ran {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
 }
 
 impl Ran {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
@@ -45,7 +45,7 @@ async fn ended(child: Child) -> Ran {
     Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-async fn run(app: &TestApp, args: &[&str]) -> Ran {
+pub async fn run(app: &TestApp, args: &[&str]) -> Ran {
     ended(command(&app.http, args).spawn().unwrap()).await
 }
 

@@ -31,6 +31,7 @@ mod outages;
 mod pgbouncer;
 mod quarantine;
 mod ready;
+mod receipt;
 mod reconnect;
 mod refusals;
 mod replay;

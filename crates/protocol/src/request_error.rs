@@ -46,6 +46,8 @@ pub enum RequestError {
     NothingToRetry(TaskId),
     #[error("after is {after}, but the log of task {task} ends at {last}; send the seq of the last log entry that you have")]
     AfterTheEnd { task: TaskId, after: u64, last: u64 },
+    #[error("{0} already run here, as many as may at once; send the request again when one of them is done")]
+    Busy(&'static str),
     #[error("the service is shutting down and accepts no new work; send the request again in a moment")]
     ShuttingDown,
     #[error("the queue is unavailable ({0}) and nothing was stored; send the request again in a moment")]
@@ -70,6 +72,7 @@ impl RequestError {
             Self::NotFinished(_) => "not_finished",
             Self::NothingToRetry(_) => "nothing_to_retry",
             Self::AfterTheEnd { .. } => "after_beyond_end",
+            Self::Busy(_) => "busy",
             Self::ShuttingDown => "shutting_down",
             Self::QueueUnavailable(_) => "queue_unavailable",
         }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Queue, QueueError, TaskRow};
 use crate::{
     store::Store,
-    task::{JobCounts, JobState, Position, QuarantinedRow, TaskId, TaskState},
+    task::{Delivered, JobCounts, JobState, Position, QuarantinedRow, TaskId, TaskState},
 };
 
 /// Which tasks a list contains. The default contains all.
@@ -77,6 +77,8 @@ pub struct JobRow {
     pub quarantined: u64,
     /// At its last checkpoint, if it runs.
     pub rows_per_second: Option<f64>,
+    /// What Kafka has acknowledged, at its last checkpoint.
+    pub delivered: Delivered,
     /// How often it was leased.
     pub attempts: u64,
     /// Consecutive outages without a row published in between.

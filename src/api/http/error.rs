@@ -127,6 +127,7 @@ impl From<RequestError> for ApiError {
             E::Forbidden { .. } => StatusCode::FORBIDDEN,
             E::UnknownTask(_) => StatusCode::NOT_FOUND,
             E::RequestIdConflict { .. } | E::NotFinished(_) | E::NothingToRetry(_) => StatusCode::CONFLICT,
+            E::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             E::ShuttingDown | E::QueueUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             E::NotJson(_)
             | E::Binary
@@ -143,7 +144,11 @@ impl From<RequestError> for ApiError {
             E::AfterTheEnd { .. } => Some("after".to_owned()),
             _ => None,
         };
-        let header = (status == StatusCode::SERVICE_UNAVAILABLE).then_some((header::RETRY_AFTER, "1"));
+        let header = match status {
+            StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, "1")),
+            StatusCode::TOO_MANY_REQUESTS => Some((header::RETRY_AFTER, "5")),
+            _ => None,
+        };
         Self { field, header, ..Self::new(status, error.code(), error.to_string()) }
     }
 }

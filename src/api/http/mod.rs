@@ -1,11 +1,13 @@
 //! The HTTP API under [`PREFIX`]: the same use cases as the WebSocket, with the same checks and
 //! errors. `docs/api.md` describes it.
 
+mod csv;
 mod error;
 mod events;
 mod ndjson;
 mod openapi;
 mod query;
+mod receipt;
 mod route;
 mod tasks;
 
@@ -135,6 +137,8 @@ impl Call<'_> {
             Action::Steer(id, steer) => self.steer(id, steer).await,
             Action::Retry(id) => self.retry(id).await,
             Action::Quarantine(id) => self.quarantine(id).await,
+            Action::Receipt(id) => self.receipt(id).await,
+            Action::Verify(id) => self.verify(id).await,
             Action::Service => self.service(),
         }
     }

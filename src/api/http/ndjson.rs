@@ -27,7 +27,6 @@ impl Call<'_> {
     /// Answers with the lines that a task sends, until it returns. The task is aborted when the
     /// client leaves, when its token is removed, and when the service stops; in the last two cases
     /// the answer ends with an error, so that no client takes it for complete.
-    #[expect(dead_code, reason = "the endpoints that answer so come next")]
     pub fn json_lines<T, F>(&self, produce: impl FnOnce(mpsc::Sender<T>) -> F) -> Response
     where
         T: Serialize + Send + Sync + 'static,

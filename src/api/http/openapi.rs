@@ -2,6 +2,8 @@
 //! requests. What each endpoint takes and answers is written in [`operations`]; tests hold it
 //! against the routes, and the whole against `docs/openapi.json`.
 
+mod receipt;
+
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use serde_json::{Map, Value, json};
@@ -88,7 +90,7 @@ fn document() -> Value {
             "securitySchemes": {"token": {
                 "type": "http",
                 "scheme": "bearer",
-                "description": "The service's token or a named one. A viewer may use every GET; the others need an operator.",
+                "description": "The service's token or a named one. A viewer may use every GET, and verify; the others need an operator.",
             }},
             "responses": responses(&problem),
             "schemas": schemas.0,
@@ -129,6 +131,7 @@ fn responses(problem: &Value) -> Value {
         "409": error("The key belongs to another request, the task is not finished, or it has nothing to retry."),
         "413": error("The body is larger than `server.max_message_bytes`."),
         "415": error("The body is not `application/json`."),
+        "429": header(error("As many of these run as may at once."), "Retry-After"),
         "503": header(unavailable, "Retry-After"),
     })
 }
@@ -152,7 +155,7 @@ fn operations(schemas: &mut Schemas) -> Vec<Operation> {
         on_task("pauseTask", "post", "/tasks/{taskId}/pause", "Stops a task until it is resumed"),
         on_task("resumeTask", "post", "/tasks/{taskId}/resume", "Lets a paused task continue where it is"),
     ]);
-    operations.extend([retry(schemas), quarantine(schemas)]);
+    operations.extend([retry(schemas), quarantine(schemas), receipt::receipt(schemas), receipt::verify(schemas)]);
     operations.push(Operation {
         id: "showService",
         method: "get",

@@ -21,6 +21,8 @@ pub enum Route {
     Steer(TaskId, Steer),
     Retry(TaskId),
     Quarantine(TaskId),
+    Receipt(TaskId),
+    Verify(TaskId),
     Service,
 }
 
@@ -36,6 +38,8 @@ pub enum Action {
     Steer(TaskId, Steer),
     Retry(TaskId),
     Quarantine(TaskId),
+    Receipt(TaskId),
+    Verify(TaskId),
     Service,
 }
 
@@ -68,6 +72,8 @@ impl Route {
             ["tasks", task, "resume"] => Self::Steer(id(task)?, Steer::Resume),
             ["tasks", task, "retry"] => Self::Retry(id(task)?),
             ["tasks", task, "quarantine"] => Self::Quarantine(id(task)?),
+            ["tasks", task, "receipt"] => Self::Receipt(id(task)?),
+            ["tasks", task, "verify"] => Self::Verify(id(task)?),
             _ => return Err(ApiError::unknown_path()),
         })
     }
@@ -77,8 +83,8 @@ impl Route {
         match self {
             Self::Tasks => "GET, HEAD, POST, OPTIONS",
             Self::Task(_) => "GET, HEAD, PATCH, OPTIONS",
-            Self::Steer(..) | Self::Retry(_) => "POST, OPTIONS",
-            Self::Jobs(_) | Self::Events(_) | Self::Quarantine(_) | Self::Service => "GET, HEAD, OPTIONS",
+            Self::Steer(..) | Self::Retry(_) | Self::Verify(_) => "POST, OPTIONS",
+            Self::Jobs(_) | Self::Events(_) | Self::Quarantine(_) | Self::Receipt(_) | Self::Service => "GET, HEAD, OPTIONS",
         }
     }
 
@@ -96,6 +102,8 @@ impl Route {
             Self::Jobs(id) if reads => Action::Jobs(id),
             Self::Events(id) if reads => Action::Events(id),
             Self::Quarantine(id) if reads => Action::Quarantine(id),
+            Self::Receipt(id) if reads => Action::Receipt(id),
+            Self::Verify(id) if method == Method::POST => Action::Verify(id),
             Self::Steer(id, steer) if method == Method::POST => Action::Steer(id, steer),
             Self::Retry(id) if method == Method::POST => Action::Retry(id),
             Self::Service if reads => Action::Service,
@@ -126,6 +134,8 @@ mod tests {
             ("/tasks/{id}", Method::PATCH, Action::SetRate(id)),
             ("/tasks/{id}/pause", Method::POST, Action::Steer(id, Steer::Pause)),
             ("/tasks/{id}/events", Method::GET, Action::Events(id)),
+            ("/tasks/{id}/receipt", Method::GET, Action::Receipt(id)),
+            ("/tasks/{id}/verify", Method::POST, Action::Verify(id)),
             ("/service", Method::GET, Action::Service),
         ] {
             assert_eq!(action(path, method).ok(), Some(expected), "{path}");

@@ -1,6 +1,7 @@
 //! The commands that speak to a running service over its HTTP API.
 
 mod progress;
+mod receipt;
 mod retry;
 mod show;
 mod steer;
@@ -65,6 +66,12 @@ pub enum Command {
     /// Publish the devices of a finished task again that failed or were cancelled, as a new task
     #[command(after_help = retry::EXAMPLES)]
     Retry(retry::Args),
+    /// Show what a task has published: rows, offsets and a checksum for each device
+    #[command(after_help = receipt::RECEIPT_EXAMPLES)]
+    Receipt(receipt::Args),
+    /// Read the topic back, and compare it with what a task has published
+    #[command(after_help = receipt::VERIFY_EXAMPLES)]
+    Verify(receipt::Args),
 }
 
 /// What all of these commands have.
@@ -105,6 +112,8 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Resume(args) => steer::run(args, steer::Action::Resume).await,
         Command::Rate(args) => steer::rate(args).await,
         Command::Retry(args) => retry::run(args).await,
+        Command::Receipt(args) => receipt::receipt(args).await,
+        Command::Verify(args) => receipt::verify(args).await,
     }
 }
 

@@ -9,8 +9,8 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{KafkaError, producer::Producer};
-use crate::task::{Position, Progress, QuarantinedRow};
+use super::{Delivery, KafkaError, SentRow, producer::Producer};
+use crate::task::{Delivered, Position, Progress, QuarantinedRow, RowId};
 
 /// Maximum quarantined rows that are not reported yet; at the limit, reading waits.
 const MAX_UNREPORTED: usize = 2_000;
@@ -45,6 +45,8 @@ struct State {
     position: Option<Position>,
     published: u64,
     quarantined: u64,
+    /// Where the published rows are, and their checksum.
+    delivered: Delivered,
     /// Quarantined rows before the ack watermark that are not reported yet.
     unreported: Vec<QuarantinedRow>,
     /// Number of quarantined rows that are being reported.
@@ -60,18 +62,6 @@ struct State {
     unacknowledged_since: Option<Instant>,
 }
 
-/// The delivery report of a row.
-#[derive(Debug)]
-pub enum Delivery {
-    Acknowledged,
-    /// The broker rejected the message, alone in its batch, for this size.
-    TooLarge(usize),
-    /// It was purged from the producer's queue; its size in bytes. An earlier attempt may have sent
-    /// it without a response.
-    Purged(usize),
-    Failed(KafkaError),
-}
-
 impl AckTracker {
     /// Continues from the progress that an earlier attempt stored.
     pub fn new(progress: Progress) -> Self {
@@ -84,6 +74,7 @@ impl AckTracker {
                 position: progress.position,
                 published: progress.published,
                 quarantined: progress.quarantined,
+                delivered: Delivered { settled: false, ..progress.delivered },
                 unreported: Vec::new(),
                 reporting: 0,
                 failure: None,
@@ -152,12 +143,12 @@ impl AckTracker {
     }
 
     /// Records the delivery report of a row.
-    pub(super) fn complete(&self, number: u64, position: Position, delivery: Delivery) {
+    pub(super) fn record_delivery(&self, row: SentRow, delivery: Delivery) {
         let mut state = self.state();
         state.in_flight -= 1;
         state.unacknowledged_since = None;
         let quarantined_before = state.quarantined_ahead.len();
-        state.complete(number, position, delivery);
+        state.record_delivery(row, delivery);
         if quarantined_before != state.quarantined_ahead.len() || state.failure.is_some() {
             self.capacity_freed.notify_one();
         }
@@ -195,7 +186,7 @@ impl AckTracker {
     /// The counts, without a position.
     pub fn counts(&self) -> Progress {
         let state = self.state();
-        Progress { position: None, published: state.published, quarantined: state.quarantined }
+        Progress { published: state.published, quarantined: state.quarantined, ..Progress::default() }
     }
 
     /// How long rows have been in flight without any delivery report. It is measured between calls,
@@ -267,6 +258,7 @@ impl AckTracker {
         let mut state = self.state();
         state.position = Some(position);
         (state.published, state.quarantined) = (0, 0);
+        state.delivered.restart();
     }
 
     /// The position of the last row before the ack watermark, to be stored as a checkpoint.
@@ -285,7 +277,12 @@ impl AckTracker {
     /// [`requeue`](Self::requeue).
     pub fn progress(&self) -> (Progress, Vec<QuarantinedRow>) {
         let mut state = self.state();
-        let progress = Progress { position: state.position.clone(), published: state.published, quarantined: state.quarantined };
+        let progress = Progress {
+            position: state.position.clone(),
+            published: state.published,
+            quarantined: state.quarantined,
+            delivered: state.delivered.clone(),
+        };
         let rows = std::mem::take(&mut state.unreported);
         state.reporting = rows.len();
         (progress, rows)
@@ -312,7 +309,8 @@ impl State {
         self.failure.get_or_insert(error);
     }
 
-    fn complete(&mut self, number: u64, position: Position, delivery: Delivery) {
+    fn record_delivery(&mut self, row: SentRow, delivery: Delivery) {
+        let number = row.number;
         match delivery {
             Delivery::Failed(error) => self.fail(number, error),
             Delivery::Purged(bytes) => {
@@ -322,16 +320,21 @@ impl State {
             // The ack watermark stays before the first failed row, and the rows from there on are
             // sent again. Rows are purged from the queue while rows before them are still on the
             // wire.
-            _ if self.failure.is_some() && (number != self.ack_watermark || number > self.failed) => {}
+            _ if self.failure.is_some() && (number != self.ack_watermark || number > self.failed) => {
+                self.count_repeated(&delivery);
+            }
             // An idempotent producer acknowledges the messages of a partition in order. If it ever
             // did not, moving the watermark would claim rows that are not in the topic.
             _ if number != self.ack_watermark => {
+                self.count_repeated(&delivery);
                 self.fail(
                     number,
                     KafkaError::Unavailable(format!("row {number} was acknowledged before row {}", self.ack_watermark)),
                 );
             }
-            Delivery::Acknowledged => {
+            Delivery::Acknowledged { partition, offset } => {
+                let SentRow { position, instant_us, hash, .. } = row;
+                self.delivered.add(RowId { instant_us, key: position.key.clone() }, hash, partition, offset);
                 self.published += 1;
                 self.ack_watermark += 1;
                 self.position = Some(position);
@@ -339,9 +342,16 @@ impl State {
             }
             Delivery::TooLarge(bytes) => {
                 let reason = format!("its document of {bytes} bytes is too large for the topic (max.message.bytes)");
-                self.quarantined_ahead.push_front((number, QuarantinedRow { position, reason }));
+                self.quarantined_ahead.push_front((number, QuarantinedRow { position: row.position, reason }));
                 self.advance();
             }
+        }
+    }
+
+    /// Counts a row that is in the topic and will be sent again.
+    fn count_repeated(&mut self, delivery: &Delivery) {
+        if matches!(delivery, Delivery::Acknowledged { .. }) {
+            self.delivered.repeated += 1;
         }
     }
 

@@ -5,11 +5,13 @@
 
 mod ack_tracker;
 mod batch_size;
+mod delivery;
 mod embedded;
 mod error;
 mod in_flight;
 mod partition;
 mod producer;
+mod reader;
 mod record;
 mod sender;
 mod statistics;
@@ -26,10 +28,12 @@ use std::{
 
 use rdkafka::ClientConfig;
 
-pub use ack_tracker::{AckTracker, Delivery};
+pub use ack_tracker::AckTracker;
+pub use delivery::{Delivery, SentRow};
 pub use embedded::EmbeddedBroker;
 pub use error::KafkaError;
-pub use record::RecordBuilder;
+pub use reader::{Available, TopicMessage, TopicReader, merge};
+pub use record::{ROW_HEADER, RecordBuilder, TASK_HEADER};
 pub use sender::{InFlightPermit, OutgoingRow, Sender};
 
 use crate::{
@@ -132,6 +136,23 @@ impl Kafka {
     /// unavailable.
     pub async fn look_up(&self, topic: &str) -> Result<(), KafkaError> {
         self.inner.topics.look_up(topic).await.map(|_| ())
+    }
+
+    /// A client that reads a topic back. Its functions block.
+    ///
+    /// # Errors
+    /// A property that librdkafka does not know.
+    pub fn reader(&self, topic: &str) -> Result<TopicReader, KafkaError> {
+        TopicReader::new(&self.inner.config, &self.inner.brokers, topic)
+    }
+
+    /// Whether Kafka keeps only the last message of each key of a topic, as far as this user may
+    /// know.
+    pub async fn is_compacted(&self, topic: &str) -> bool {
+        match self.inner.topics.look_up(topic).await {
+            Ok(topic) => topic.settings.is_compacted,
+            Err(error) => matches!(error, KafkaError::Compacted(_)),
+        }
     }
 
     /// Invalidates the cached topic, after an error showed that it was deleted or changed.

@@ -20,8 +20,10 @@ use rdkafka::{
     types::RDKafkaErrorCode as Code,
 };
 
-use super::{BatchMode, Delivery, KafkaError, error::is_producer_fatal, sender::InFlightPermit, statistics::ProducerStatistics};
-use crate::{failpoint, task::Position, telemetry::KafkaMetrics};
+use super::{
+    BatchMode, Delivery, KafkaError, SentRow, error::is_producer_fatal, sender::InFlightPermit, statistics::ProducerStatistics,
+};
+use crate::{failpoint, telemetry::KafkaMetrics};
 
 /// Maximum batches of a partition that librdkafka has on the wire without a response.
 const MAX_BATCHES_IN_FLIGHT: usize = 5;
@@ -228,12 +230,11 @@ pub(super) struct DeliveryCallback {
     statistics: ProducerStatistics,
 }
 
-/// The context of a message in its delivery report.
-pub(super) struct Receipt {
-    /// Released when all messages that share it are completed.
+/// What comes back with the delivery report of a message.
+pub(super) struct DeliveryContext {
+    /// Released when all messages that share it are reported.
     pub permit: Arc<InFlightPermit>,
-    pub number: u64,
-    pub position: Position,
+    pub row: SentRow,
     /// Maximum size of its batch; 0: it is alone in its batch, so a rejection for size is about
     /// this message.
     pub batch_bytes: usize,
@@ -268,12 +269,12 @@ impl ClientContext for DeliveryCallback {
 }
 
 impl ProducerContext<NoCustomPartitioner> for DeliveryCallback {
-    type DeliveryOpaque = Box<Receipt>;
+    type DeliveryOpaque = Box<DeliveryContext>;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, receipt: Box<Receipt>) {
-        let Receipt { permit, number, position, batch_bytes } = *receipt;
+    fn delivery(&self, result: &DeliveryResult<'_>, context: Box<DeliveryContext>) {
+        let DeliveryContext { permit, row, batch_bytes } = *context;
         let delivery = match result {
-            Ok(_) => Delivery::Acknowledged,
+            Ok(message) => Delivery::Acknowledged { partition: message.partition(), offset: message.offset() },
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
                 if is_producer_fatal(code) {
@@ -291,7 +292,7 @@ impl ProducerContext<NoCustomPartitioner> for DeliveryCallback {
                 }
             }
         };
-        permit.complete(number, position, delivery);
+        permit.record_delivery(row, delivery);
         failpoint::hit("acknowledged");
     }
 }

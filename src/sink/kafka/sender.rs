@@ -13,11 +13,11 @@ use rdkafka::{producer::BaseRecord, types::RDKafkaErrorCode as Code};
 use tokio::sync::OwnedMutexGuard;
 
 use super::{
-    AckTracker, Delivery, Kafka, KafkaError, RecordBuilder,
+    AckTracker, Delivery, Kafka, KafkaError, RecordBuilder, SentRow,
     batch_size::Sizes,
     error::is_producer_fatal,
     in_flight::{InFlight, Lane, Reservation},
-    producer::{FirstAck, Kind, Producer, Receipt},
+    producer::{DeliveryContext, FirstAck, Kind, Producer},
 };
 use crate::{config::Timestamp, task::Position, telemetry::Durations};
 
@@ -40,12 +40,12 @@ pub struct InFlightPermit {
 
 impl InFlightPermit {
     /// Records the delivery report of a row.
-    pub(super) fn complete(&self, number: u64, position: Position, delivery: Delivery) {
-        if matches!(delivery, Delivery::Acknowledged) {
+    pub(super) fn record_delivery(&self, row: SentRow, delivery: Delivery) {
+        if matches!(delivery, Delivery::Acknowledged { .. }) {
             self.acknowledged.store(true, Ordering::Relaxed);
         }
         self.lane.record_completed();
-        self.acks.complete(number, position, delivery);
+        self.acks.record_delivery(row, delivery);
     }
 }
 
@@ -156,18 +156,19 @@ impl Sender {
     fn enqueue(&mut self, producer: &Arc<Producer>, row: OutgoingRow, permit: &Arc<InFlightPermit>) -> Result<(), KafkaError> {
         let acks = &permit.acks;
         let number = acks.register()?;
-        let headers = self.records.headers(row.instant_us, &row.position.key);
-        let doc: &[u8] = &row.doc;
-        let receipt =
-            Box::new(Receipt { permit: Arc::clone(permit), number, position: row.position, batch_bytes: producer.batch_bytes() });
-        let mut record = BaseRecord::with_opaque_to(&self.topic, receipt).key(self.records.key()).payload(doc).headers(headers);
+        let OutgoingRow { instant_us, position, doc } = row;
+        let doc: &[u8] = &doc;
+        let (headers, hash) = self.records.headers(instant_us, &position.key, doc);
+        let row = SentRow { number, position, instant_us, hash };
+        let context = Box::new(DeliveryContext { permit: Arc::clone(permit), row, batch_bytes: producer.batch_bytes() });
+        let mut record = BaseRecord::with_opaque_to(&self.topic, context).key(self.records.key()).payload(doc).headers(headers);
         if self.timestamp == Timestamp::Reading {
-            record = record.timestamp(row.instant_us.div_euclid(1_000));
+            record = record.timestamp(instant_us.div_euclid(1_000));
         }
         // Counted before it is sent: the delivery report may arrive at once.
         self.lane.record_sent();
         let Err((error, record)) = producer.native.send(record) else { return Ok(()) };
-        let Receipt { number, position, .. } = *record.delivery_opaque;
+        let DeliveryContext { row, .. } = *record.delivery_opaque;
         let delivery = match error.rdkafka_error_code().unwrap_or(Code::Fail) {
             // Over librdkafka's own limit. Such a row is sent alone, so the rows before it are
             // completed.
@@ -179,7 +180,7 @@ impl Sender {
                 Delivery::Failed(KafkaError::of_topic(code, &self.topic))
             }
         };
-        permit.complete(number, position, delivery);
+        permit.record_delivery(row, delivery);
         acks.failure().map_or(Ok(()), Err)
     }
 }

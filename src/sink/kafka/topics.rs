@@ -57,7 +57,7 @@ pub struct Settings {
     /// The largest batch that the topic accepts.
     pub max_message_bytes: Option<usize>,
     /// Kafka keeps only the last message of each key.
-    is_compacted: bool,
+    pub is_compacted: bool,
     /// How far ahead of the broker's clock a timestamp may be, in milliseconds.
     pub timestamp_after_ms: Option<u64>,
     /// How far behind the broker's clock a timestamp may be, in milliseconds.

@@ -11,7 +11,7 @@ mod source;
 
 pub use app::{TOKEN, TestApp, call, config, get, get_with, open_queue};
 pub use bouncer::Bouncer;
-pub use broker::{TestBroker, TestTopic, partition};
+pub use broker::{Found, TestBroker, TestTopic, partition};
 pub use client::{Client, is_end, message, seqs};
 pub use process::{Process, program, program_with_files};
 pub use raw::RawClient;

@@ -6,7 +6,10 @@ mod lines;
 mod transport;
 
 use data_patch_protocol::{
-    http::{JobView, Page, QuarantineView, RateRequest, RetryDevices, RetryRequest, ServiceView, SubmitRequest, TaskView},
+    http::{
+        JobView, Page, QuarantineView, RateRequest, Receipt, RetryDevices, RetryRequest, ServiceView, SubmitRequest, TaskView,
+        VerifyLine,
+    },
     task::{JobState, TaskId, TaskState},
 };
 use form_urlencoded::Serializer;
@@ -180,6 +183,23 @@ impl HttpClient {
         self.send(call(Method::POST, format!("/tasks/{task}/retry")), Some(&RetryRequest { devices })).await
     }
 
+    /// What a task has published: so far, until it is finished.
+    ///
+    /// # Errors
+    /// As for all calls.
+    pub async fn receipt(&self, task: TaskId) -> Result<Receipt, HttpError> {
+        self.send(call(Method::GET, format!("/tasks/{task}/receipt")), None::<&()>).await
+    }
+
+    /// Reads the topic back and compares it with the receipt of a task. The last line is the
+    /// summary, or an error.
+    ///
+    /// # Errors
+    /// As for all calls.
+    pub async fn verify(&self, task: TaskId) -> Result<JsonLines<VerifyLine>, HttpError> {
+        self.lines(Method::POST, format!("/tasks/{task}/verify"), None::<&()>).await
+    }
+
     /// The service, and what requests must respect.
     ///
     /// # Errors
@@ -205,7 +225,6 @@ impl HttpClient {
     }
 
     /// Sends a request that is answered with JSON lines. Sending it twice must do no harm.
-    #[expect(dead_code, reason = "the endpoints that answer so come next")]
     async fn lines<T: DeserializeOwned>(
         &self,
         method: Method,

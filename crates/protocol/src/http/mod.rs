@@ -14,7 +14,8 @@ pub use crate::Role;
 pub use catalog::{DeviceView, Limits, ServiceView, ThingView, TokenView};
 pub use preview::{Bucket, BucketUnit, DevicePreview, Overlap, PreviewLine, PreviewRequest, PreviewSummary};
 pub use receipt::{
-    DeviceReceipt, DeviceVerdict, PartitionRange, Receipt, RowPosition, Verdict, VerifyLine, VerifyProgress, VerifySummary,
+    DeviceReceipt, DeviceVerdict, PartitionRange, Receipt, RowPosition, Verdict, VerifyError, VerifyLine, VerifyProgress,
+    VerifySummary,
 };
 pub use task::{
     DeviceStates, EventView, JobView, QuarantineView, RateRequest, RetryDevices, RetryRequest, RowCounts, SubmitRequest,

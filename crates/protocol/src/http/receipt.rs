@@ -30,17 +30,25 @@ pub struct DeviceReceipt {
     /// Rows acknowledged by Kafka, each counted once.
     pub published: u64,
     pub quarantined: u64,
-    /// Acknowledged messages beyond one for each row: rows that were sent again after a restart.
+    /// Messages in the topic beyond one for each row: rows that were sent again, as far as they are
+    /// known.
     pub repeated: u64,
+    /// `false` if a worker was lost: what it had sent after its last checkpoint was sent again by
+    /// the next one, and nobody has counted it. A verification does.
+    pub repeated_is_exact: bool,
     pub first_row: Option<RowPosition>,
     pub last_row: Option<RowPosition>,
     pub partitions: Vec<PartitionRange>,
+    /// Rows whose offset the broker did not tell; they may lie outside the offsets of
+    /// `partitions`.
+    pub unlocated: u64,
     /// The sum modulo 2^128 of XXH3-128 over `row id ‖ 0 ‖ document` of each published row, in 32
-    /// hexadecimal digits. The row id is the value of the header `data-patch-row`.
-    pub checksum: String,
+    /// hexadecimal digits. The row id is the value of the header `data-patch-row`. `null` if rows
+    /// were published by a version that did not compute it.
+    pub checksum: Option<String>,
 }
 
-/// A row: its time as it is stored, and its key.
+/// A row: the time of the reading, and the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "camelCase")]
@@ -69,6 +77,16 @@ pub enum VerifyLine {
     Progress(VerifyProgress),
     Device(DeviceVerdict),
     Summary(VerifySummary),
+    /// The verification ended here, without a result.
+    Error(VerifyError),
+}
+
+/// Why a verification has no result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct VerifyError {
+    pub detail: String,
 }
 
 /// How far the topic is read.
@@ -104,7 +122,7 @@ pub struct DeviceVerdict {
     /// Rows that the task did not publish, at most ten.
     pub unexpected: Vec<String>,
     pub unexpected_count: u64,
-    /// Why nothing can be said.
+    /// What the numbers do not say: why nothing is known, or why rows are not named.
     pub reason: Option<String>,
 }
 

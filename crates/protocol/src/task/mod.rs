@@ -1,5 +1,6 @@
 //! The domain types: tasks, jobs, their states, and the events of a task's log. Pure.
 
+mod delivered;
 mod event;
 mod position;
 mod state;
@@ -11,6 +12,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use delivered::{Checksum, Delivered, PartitionOffsets, RowHasher, RowId};
 pub use event::{DeviceCounts, Event, Failure, MAX_NAMED, Summary};
 pub use position::{Position, RowKey};
 pub use state::{IllegalChange, JobChange, JobCounts, JobState, TaskState, UnknownState};
@@ -102,6 +104,8 @@ pub struct Progress {
     pub published: u64,
     /// Rows quarantined.
     pub quarantined: u64,
+    /// Where the published rows are, and their checksum.
+    pub delivered: Delivered,
 }
 
 impl Progress {

@@ -113,7 +113,7 @@ mod tests {
 
     fn checkpoint(published: u64) -> Checkpoint {
         let position = Some(Position { time_us: 1, key: "k".to_owned().into() });
-        Checkpoint { progress: Progress { position, published, quarantined: 0 }, ..Checkpoint::default() }
+        Checkpoint { progress: Progress { position, published, quarantined: 0, ..Progress::default() }, ..Checkpoint::default() }
     }
 
     fn update(change: Option<JobChange>, published: u64) -> JobUpdate {

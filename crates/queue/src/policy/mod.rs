@@ -60,7 +60,7 @@ pub mod fixture {
             outages: 0,
             is_suspect: false,
             total: None,
-            progress: Progress { position: None, published: 4, quarantined: 0 },
+            progress: Progress { position: None, published: 4, quarantined: 0, ..Progress::default() },
             layout: None,
         }
     }

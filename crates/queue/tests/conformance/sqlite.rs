@@ -60,7 +60,7 @@ async fn a_queue_of_the_first_version_keeps_its_tasks() {
     let lease = leases.pop().expect("nothing to claim");
     let position = Some(Position { time_us: 77, key: "k".into() });
     assert_eq!((lease.job.attempt, lease.job.total), (4, Some(9)));
-    assert_eq!(lease.job.progress, Progress { position, published: 4, quarantined: 1 });
+    assert_eq!(lease.job.progress, Progress { position, published: 4, quarantined: 1, ..Progress::default() });
     assert_eq!(queue.log_after(id, 0, 9).await.unwrap()[0].event.to_string(), "said");
     assert_eq!(queue.quarantined_rows(id).await.unwrap()[0].1.reason, "torn");
     let Submitted::Conflict { task, .. } = queue.submit(task(1, Some("named"))).await.unwrap() else {

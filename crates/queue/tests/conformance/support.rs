@@ -142,7 +142,10 @@ pub fn task(devices: usize, request_id: Option<&str>) -> NewTask {
 
 pub fn progress(rows: u64) -> Checkpoint {
     let position = Position { time_us: rows.cast_signed(), key: rows.to_string().into() };
-    Checkpoint { progress: Progress { position: Some(position), published: rows, quarantined: 0 }, ..Checkpoint::default() }
+    Checkpoint {
+        progress: Progress { position: Some(position), published: rows, quarantined: 0, ..Progress::default() },
+        ..Checkpoint::default()
+    }
 }
 
 pub fn counted(name: Option<&str>, total: u64) -> Checkpoint {

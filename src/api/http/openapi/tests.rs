@@ -23,6 +23,8 @@ fn operation_id(action: Action) -> &'static str {
         Action::Steer(_, Steer::Resume) => "resumeTask",
         Action::Retry(_) => "retryTask",
         Action::Quarantine(_) => "listQuarantine",
+        Action::Receipt(_) => "showReceipt",
+        Action::Verify(_) => "verifyTask",
         Action::Service => "showService",
     }
 }

@@ -51,6 +51,7 @@ pub enum Job {
     Waiting,
     Unanswered,
     RowsPerSecond,
+    Delivered,
 }
 
 #[derive(Clone, Copy, Iden)]

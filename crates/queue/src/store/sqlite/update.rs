@@ -17,7 +17,7 @@ pub fn apply(tx: &mut Tx<'_>, job: &Job, update: &JobUpdate, until_ms: i64) -> r
     let is_cancelling = yields_to_cancellation(update) && !tx.rows(&sql::cancel_requested(job.task.id), |_| Ok(()))?.is_empty();
     let Transition { state, due_at, columns } = transition(job, update, is_cancelling, tx.now_ms, until_ms)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-    if tx.run(&sql::write_job(job.id, job.attempt, state, due_at, &columns))? == 0 {
+    if tx.run(&sql::write_job(job.id, job.attempt, state, due_at, &columns)?)? == 0 {
         return Ok(false);
     }
     let mut events = events(job, update);

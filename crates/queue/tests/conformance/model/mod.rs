@@ -94,7 +94,10 @@ impl<S> Real<S> {
         let checkpoint = |rows: u64| {
             let published = before.published + rows;
             let position = Some(Position { time_us: published.cast_signed(), key: published.to_string().into() });
-            Checkpoint { progress: Progress { position, published, quarantined: 0 }, ..Checkpoint::default() }
+            Checkpoint {
+                progress: Progress { position, published, quarantined: 0, ..Progress::default() },
+                ..Checkpoint::default()
+            }
         };
         let written = match update {
             Update::Counted(total) => {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     policy::{crash::InProgress, job::JobWrite},
     store::sqlite::schema::{Job, index},
-    task::{JobState, Position, Progress, TaskId},
+    task::{Delivered, JobState, Position, Progress, TaskId},
 };
 
 pub fn insert_job(task: TaskId, ordinal: usize, device: Uuid, now_ms: i64) -> Statement<'static> {
@@ -223,7 +223,7 @@ pub fn read_due_or_id(row: &Row<'_>) -> Result<std::result::Result<DueRow, (i64,
 }
 
 /// The columns of a due job, in the order in which [`read_due`] reads them.
-const DUE_COLUMNS: [Job; 16] = [
+const DUE_COLUMNS: [Job; 17] = [
     Job::Id,
     Job::Ordinal,
     Job::DeviceId,
@@ -240,6 +240,7 @@ const DUE_COLUMNS: [Job; 16] = [
     Job::CursorTime,
     Job::CursorKey,
     Job::CursorLayout,
+    Job::Delivered,
 ];
 
 /// Reads the columns of a row one after the other. Claims read thousands of jobs, and finding each
@@ -273,7 +274,8 @@ fn read_due(row: &Row<'_>) -> Result<DueRow> {
     let (published, quarantined) = (columns.get()?, columns.get()?);
     let (time, key, layout) = (columns.get::<Option<i64>>()?, columns.get::<Option<String>>()?, columns.get()?);
     let position = time.zip(key).map(|(time_us, key)| Position { time_us, key: key.into() });
-    let progress = Progress { position, published, quarantined };
+    let delivered = delivered(columns.get::<Option<String>>()?)?;
+    let progress = Progress { position, published, quarantined, delivered };
     Ok(DueRow {
         id,
         ordinal,
@@ -291,8 +293,16 @@ fn read_due(row: &Row<'_>) -> Result<DueRow> {
     })
 }
 
+/// The column `delivered`; `None` before the first checkpoint, or of an older version.
+pub fn delivered(json: Option<String>) -> Result<Delivered> {
+    json.map_or_else(
+        || Ok(Delivered::default()),
+        |json| serde_json::from_str(&json).map_err(|error| decode_error("delivered", error)),
+    )
+}
+
 /// Changes a job if `attempt` still has the lease.
-pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>, write: &JobWrite<'a>) -> Statement<'a> {
+pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>, write: &JobWrite<'a>) -> Result<Statement<'a>> {
     static TEXT: Sql = Sql::new(|| {
         let always = [Job::State, Job::DueAt];
         let optional = [
@@ -309,6 +319,7 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
             Job::Waiting,
             Job::Unanswered,
             Job::RowsPerSecond,
+            Job::Delivered,
             Job::Owner,
             Job::Reason,
         ];
@@ -322,6 +333,8 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
                 .and_where(eq_param(Job::State)),
         )
     });
+    let delivered = write.progress.map(|progress| serde_json::to_string(&progress.delivered));
+    let delivered = delivered.transpose().map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     let cursor = write.progress.and_then(|progress| progress.position.as_ref());
     let values = [
         state.into(),
@@ -339,11 +352,12 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
         write.waiting.map(i64::from).into(),
         write.unanswered.into(),
         write.rows_per_second.into(),
+        delivered.into(),
         write.owner.into(),
         write.reason.into(),
         id.into(),
         attempt.into(),
         JobState::Running.into(),
     ];
-    Statement::new(&TEXT, values)
+    Ok(Statement::new(&TEXT, values))
 }

@@ -7,7 +7,7 @@ use sea_query::{Expr, ExprTrait, Order, Query, SelectStatement};
 use uuid::Uuid;
 
 use super::{
-    Result, Statement, select_task, state,
+    Result, Statement, delivered, select_task, state,
     statement::{Sql, Value, build_sql, by_index, eq_param, param},
     uuid,
 };
@@ -112,6 +112,7 @@ pub fn jobs(task: TaskId, states: &[JobState], after: Option<u64>, limit: u32) -
             Job::Published,
             Job::Quarantined,
             Job::RowsPerSecond,
+            Job::Delivered,
             Job::Attempt,
             Job::Outages,
             Job::DueAt,
@@ -144,6 +145,7 @@ pub fn read_job(row: &Row<'_>, to_wall_ms: i64) -> Result<JobRow> {
         published: row.get("published")?,
         quarantined: row.get("quarantined")?,
         rows_per_second: row.get::<_, Option<f64>>("rows_per_second")?.filter(|_| state == JobState::Running),
+        delivered: delivered(row.get("delivered")?)?,
         attempts: row.get("attempt")?,
         outages: row.get("outages")?,
         due_at_ms: due_at.filter(|_| state == JobState::Queued).map(|due_at| due_at + to_wall_ms),

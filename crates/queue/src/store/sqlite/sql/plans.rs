@@ -90,7 +90,7 @@ fn statements() -> Vec<(&'static str, String)> {
         ("cancel_queued_jobs", cancel_queued_jobs(id)),
         ("end_job", end_job(1, running, None)),
         ("fail_jobs_of_unreadable_task", fail_jobs_of_unreadable_task("t".to_owned(), "")),
-        ("write_job", write_job(1, 1, running, None, &JobWrite::default())),
+        ("write_job", write_job(1, 1, running, None, &JobWrite::default()).unwrap()),
         ("last_seq", last_seq(id)),
         ("advance_log", advance_log(id, 1)),
         ("end_log", end_log(id, 1, TaskState::Failed, 0)),

@@ -1,0 +1,270 @@
+//! Reads the topic back and compares it with the receipt of a task.
+//!
+//! One pass over the offsets of the receipt gives the checksum of each device ([`tally`]), without
+//! a look at the store. Only where it differs, the rows are compared one by one with the store's
+//! ([`rows`]), so that they can be named.
+
+mod rows;
+mod tally;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::ControlFlow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::Utc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::{TaskService, unavailable};
+use crate::{
+    protocol::{
+        RequestError,
+        http::{DeviceVerdict, Verdict, VerifyError, VerifyLine, VerifyProgress, VerifySummary},
+    },
+    queue::{JobRow, Queue, TaskRow},
+    sink::kafka::{Available, Kafka, KafkaError, merge},
+    source::Source,
+    task::{PartitionOffsets, TaskId},
+};
+use rows::Differences;
+use tally::{DeviceTally, Tally};
+
+/// Verifications that may run at once. Each reads as fast as the brokers send.
+pub const MAX_VERIFICATIONS: usize = 2;
+
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A verification that may begin.
+pub struct Verification {
+    task: TaskRow,
+    jobs: Vec<JobRow>,
+    queue: Queue,
+    source: Source,
+    kafka: Kafka,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl TaskService {
+    /// Prepares the verification of what a task has published so far.
+    ///
+    /// # Errors
+    /// There is no such task, too many verifications run, or the queue cannot be read.
+    pub async fn verification(&self, id: TaskId) -> Result<Verification, RequestError> {
+        let task = self.task_row(id).await?;
+        let permit = Arc::clone(&self.verifications).try_acquire_owned().map_err(|_| RequestError::Busy("two verifications"))?;
+        let jobs = self.queue.jobs(id, &[], None, u32::MAX).await.map_err(unavailable)?;
+        let (queue, source, kafka) = (self.queue.clone(), self.source.clone(), self.kafka.clone());
+        Ok(Verification { task, jobs, queue, source, kafka, _permit: permit })
+    }
+}
+
+/// What the checksums say of a device.
+enum Judgement {
+    Complete,
+    Differs,
+    Unknown(String),
+}
+
+impl Verification {
+    /// Sends progress, a verdict for each device, and a summary. Ends early when nobody receives
+    /// them any more.
+    pub async fn run(self, lines: mpsc::Sender<VerifyLine>) {
+        let started = Instant::now();
+        if let Err(error) = self.verify(&lines, started).await {
+            tracing::warn!(task = %self.task.id, %error, "a verification has ended without a result");
+            let detail = format!("{error}. Nothing is known; verify the task again");
+            let _ = lines.send(VerifyLine::Error(VerifyError { detail })).await;
+        }
+    }
+
+    async fn verify(&self, lines: &mpsc::Sender<VerifyLine>, started: Instant) -> Result<(), KafkaError> {
+        let is_compacted = self.kafka.is_compacted(&self.task.topic).await;
+        let (mut tallies, available) = self.tally(lines).await?;
+        let mut judged: Vec<(&JobRow, DeviceTally, Judgement)> = Vec::with_capacity(self.jobs.len());
+        for job in &self.jobs {
+            let tally = tallies.remove(&job.device).unwrap_or_default();
+            let judgement = judge(job, &tally, &available);
+            judged.push((job, tally, judgement));
+        }
+        let differing: Vec<&JobRow> =
+            judged.iter().filter(|(_, _, judgement)| matches!(judgement, Judgement::Differs)).map(|(job, ..)| *job).collect();
+        let mut differences = self.differences(&differing, lines).await?;
+        let mut summary = VerifySummary {
+            verdict: Verdict::Complete,
+            devices: self.jobs.len() as u64,
+            complete_devices: 0,
+            differing_devices: 0,
+            unknown_devices: 0,
+            published: 0,
+            found: 0,
+            repeated: 0,
+            checked_at: Utc::now(),
+            took_ms: 0,
+        };
+        for (job, tally, judgement) in judged {
+            let verdict = verdict(job, tally, judgement, differences.remove(&job.device), is_compacted);
+            add(&mut summary, &verdict);
+            if lines.send(VerifyLine::Device(verdict)).await.is_err() {
+                return Ok(());
+            }
+        }
+        summary.verdict = match (summary.differing_devices, summary.unknown_devices) {
+            (1.., _) => Verdict::Differs,
+            (0, 1..) => Verdict::Unknown,
+            (0, 0) => Verdict::Complete,
+        };
+        (summary.checked_at, summary.took_ms) = (Utc::now(), started.elapsed().as_millis() as u64);
+        tracing::info!(
+            task = %self.task.id, verdict = ?summary.verdict, found = summary.found, published = summary.published,
+            took = ?started.elapsed(), "a task was verified"
+        );
+        let _ = lines.send(VerifyLine::Summary(summary)).await;
+        Ok(())
+    }
+
+    /// Reads the topic between the offsets of the receipt.
+    async fn tally(
+        &self,
+        lines: &mpsc::Sender<VerifyLine>,
+    ) -> Result<(HashMap<uuid::Uuid, DeviceTally>, HashMap<i32, Available>), KafkaError> {
+        let mut tally = Tally::new(self.task.id, &self.jobs);
+        let spans: Vec<PartitionOffsets> = self.jobs.iter().flat_map(|job| job.delivered.partitions.clone()).collect();
+        let (kafka, topic, lines) = (self.kafka.clone(), self.task.topic.clone(), lines.clone());
+        in_background(move || {
+            let reader = kafka.reader(&topic)?;
+            let partitions: BTreeSet<i32> = spans.iter().map(|span| span.partition).collect();
+            let available = reader.available(partitions)?;
+            let readable: Vec<_> = spans.into_iter().filter(|span| is_available(span, &available)).collect();
+            let total = merge(&readable).values().flatten().map(|span| (span.last - span.first + 1).cast_unsigned()).sum();
+            let (mut read, mut told_at) = (0, Instant::now());
+            let _ = lines.blocking_send(VerifyLine::Progress(VerifyProgress { read, total }));
+            reader.read(&readable, |message| {
+                if let Some(message) = message {
+                    tally.add(&message);
+                    read += 1;
+                    if read % 1_024 != 0 {
+                        return ControlFlow::Continue(());
+                    }
+                }
+                if told_at.elapsed() >= PROGRESS_INTERVAL {
+                    told_at = Instant::now();
+                    // Progress may be left out.
+                    let _ = lines.try_send(VerifyLine::Progress(VerifyProgress { read, total }));
+                }
+                if lines.is_closed() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            Ok((tally.into_devices(), available))
+        })
+        .await
+    }
+}
+
+/// Whether the topic still has these offsets.
+fn is_available(span: &PartitionOffsets, available: &HashMap<i32, Available>) -> bool {
+    available.get(&span.partition).is_some_and(|known| known.first <= span.first && span.last < known.end)
+}
+
+/// What can be said of a device without its rows.
+fn judge(job: &JobRow, tally: &DeviceTally, available: &HashMap<i32, Available>) -> Judgement {
+    let delivered = &job.delivered;
+    if delivered.rows != job.published {
+        return Judgement::Unknown(
+            "its rows were published by a version that kept no checksums; compare them with the store, or publish them again"
+                .to_owned(),
+        );
+    }
+    for span in &delivered.partitions {
+        let reason = match available.get(&span.partition) {
+            None => format!("the topic has no partition {}: it was removed, or made anew", span.partition),
+            Some(known) if span.last >= known.end => format!(
+                "partition {} ends before offset {}, where its last row was: the topic was made anew, or has lost messages",
+                span.partition, span.last
+            ),
+            Some(known) if span.first < known.first => format!(
+                "partition {} begins at offset {}, after its first row (offset {}): older messages were removed (retention)",
+                span.partition, known.first, span.first
+            ),
+            Some(_) => continue,
+        };
+        return Judgement::Unknown(reason);
+    }
+    if tally.found == delivered.rows && tally.checksum == delivered.checksum && tally.changed_copies.count == 0 {
+        Judgement::Complete
+    } else {
+        Judgement::Differs
+    }
+}
+
+fn verdict(
+    job: &JobRow,
+    tally: DeviceTally,
+    judgement: Judgement,
+    differences: Option<Differences>,
+    is_compacted: bool,
+) -> DeviceVerdict {
+    let Differences { missing, mut altered, unexpected, mut reason } = differences.unwrap_or_default();
+    let verdict = match judgement {
+        Judgement::Complete => Verdict::Complete,
+        Judgement::Unknown(why) => {
+            reason = Some(why);
+            Verdict::Unknown
+        }
+        Judgement::Differs => {
+            let only_missing = altered.count == 0 && unexpected.count == 0 && tally.changed_copies.count == 0;
+            for row in &tally.changed_copies.rows {
+                altered.add(row);
+            }
+            match () {
+                // What was forgotten on the way is found row by row.
+                () if only_missing && missing.count == 0 && reason.is_none() => Verdict::Complete,
+                () if only_missing && is_compacted => {
+                    reason = Some("the topic is compacted: it keeps only the last message of each device".to_owned());
+                    Verdict::Unknown
+                }
+                () if only_missing && job.delivered.unlocated >= missing.count => {
+                    reason = Some(format!(
+                        "Kafka did not tell the offsets of {} of its rows; they may lie outside the offsets that were read",
+                        job.delivered.unlocated
+                    ));
+                    Verdict::Unknown
+                }
+                () => Verdict::Differs,
+            }
+        }
+    };
+    DeviceVerdict {
+        device_id: job.device,
+        name: job.name.clone(),
+        verdict,
+        published: job.published,
+        found: tally.found,
+        repeated: tally.repeated,
+        missing: missing.rows,
+        missing_count: missing.count,
+        altered: altered.rows,
+        altered_count: altered.count,
+        unexpected: unexpected.rows,
+        unexpected_count: unexpected.count,
+        reason,
+    }
+}
+
+fn add(summary: &mut VerifySummary, device: &DeviceVerdict) {
+    match device.verdict {
+        Verdict::Complete => summary.complete_devices += 1,
+        Verdict::Differs => summary.differing_devices += 1,
+        Verdict::Unknown => summary.unknown_devices += 1,
+    }
+    summary.published += device.published;
+    summary.found += device.found;
+    summary.repeated += device.repeated;
+}
+
+/// Runs what blocks on a thread for it.
+async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
+) -> Result<T, KafkaError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| KafkaError::Unknown(error.to_string())).flatten()
+}
