@@ -17,7 +17,7 @@ use crate::{
     protocol::{RequestPolicy, Token},
     queue::{Clock, Queue, QueueOptions},
     replay::ReplayRunner,
-    service::TaskService,
+    service::{Catalog, TaskService},
     sink::kafka::{EmbeddedBroker, Kafka},
     source::Source,
     telemetry::Metrics,
@@ -136,6 +136,7 @@ fn server_state(
 ) -> ServerState {
     ServerState {
         tasks,
+        catalog: Catalog::new(source.clone()),
         queue: queue.clone(),
         source: source.clone(),
         kafka: kafka.clone(),

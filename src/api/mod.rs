@@ -30,7 +30,14 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warp::{Filter, Rejection, Reply, http::StatusCode, reply::Response};
 
-use crate::{config, queue::Queue, service::TaskService, sink::kafka::Kafka, source::Source, telemetry::Metrics};
+use crate::{
+    config,
+    queue::Queue,
+    service::{Catalog, TaskService},
+    sink::kafka::Kafka,
+    source::Source,
+    telemetry::Metrics,
+};
 
 use auth::Tokens;
 
@@ -45,6 +52,8 @@ pub use proxies::TrustedProxies;
 pub struct ServerState {
     /// What clients may do.
     pub tasks: TaskService,
+    /// Things and devices to choose from.
+    pub catalog: Catalog,
     pub queue: Queue,
     pub source: Source,
     pub kafka: Kafka,

@@ -127,6 +127,7 @@ pub struct Iota {
     pub time_zone: Tz,
     pub assume_unique_row_key: bool,
     pub device: DeviceTable,
+    pub thing: ThingTable,
     pub raw: RawTable,
 }
 
@@ -156,6 +157,16 @@ pub struct DeviceTable {
     pub id: String,
     pub name: String,
     pub thing: String,
+}
+
+/// Names of the table of things and of its columns.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ThingTable {
+    /// Empty: there is none.
+    pub table: String,
+    pub id: String,
+    pub name: String,
 }
 
 /// Names of the table of raw readings and of its columns.

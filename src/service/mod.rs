@@ -1,6 +1,7 @@
 //! The use cases, free of any transport: what a client may do with tasks. The WebSocket and the HTTP
 //! API call the same ones.
 
+mod catalog;
 mod receipt;
 mod verify;
 mod view;
@@ -10,6 +11,7 @@ use std::{collections::HashSet, net::IpAddr, num::NonZeroU32, sync::Arc};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub use catalog::{Catalog, CatalogCursor, CatalogFilter};
 pub use verify::Verification;
 pub use view::event_view;
 

@@ -93,7 +93,7 @@ impl TaskService {
 
 /// The first `limit` of the items, and the cursor of the last of them if there are more: one more
 /// than `limit` was read to find out.
-fn part<T, C>(mut items: Vec<T>, limit: u32, cursor: impl Fn(&T) -> C) -> (Vec<T>, Option<C>) {
+pub(super) fn part<T, C>(mut items: Vec<T>, limit: u32, cursor: impl Fn(&T) -> C) -> (Vec<T>, Option<C>) {
     let has_more = items.len() > limit as usize;
     items.truncate(limit as usize);
     let next = items.last().filter(|_| has_more).map(cursor);

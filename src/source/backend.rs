@@ -4,7 +4,8 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{
-    Device, Mapping, Page, RowSender, Selection, Source, SourceError, StoredRange, Timeouts, postgres, rows::LookUpResult, sqlite,
+    CatalogQuery, Device, DeviceRow, Mapping, Page, RowSender, Selection, Source, SourceError, StoredRange, ThingRow, Timeouts,
+    postgres, rows::LookUpResult, sqlite,
 };
 use crate::{
     config::{Database, Iota},
@@ -28,6 +29,12 @@ pub(super) trait SourceBackend {
 
     /// Returns a device if it exists and is mounted on the thing.
     async fn device(&self, mapping: &Mapping, thing: Uuid, device: Uuid) -> Result<Option<Device>, SourceError>;
+
+    /// Lists things that have devices, ordered by the beginning of their name and by id.
+    async fn things(&self, mapping: &Mapping, query: &CatalogQuery) -> Result<Vec<ThingRow>, SourceError>;
+
+    /// Lists devices of a thing, in the same order.
+    async fn devices_of(&self, mapping: &Mapping, thing: Uuid, query: &CatalogQuery) -> Result<Vec<DeviceRow>, SourceError>;
 
     /// Counts the rows of a device in a range.
     ///
@@ -146,6 +153,20 @@ impl SourceBackend for Backend {
         match self {
             Self::Postgres(server) => server.device(mapping, thing, device).await,
             Self::Sqlite(file) => file.device(mapping, thing, device).await,
+        }
+    }
+
+    async fn things(&self, mapping: &Mapping, query: &CatalogQuery) -> Result<Vec<ThingRow>, SourceError> {
+        match self {
+            Self::Postgres(server) => server.things(mapping, query).await,
+            Self::Sqlite(file) => file.things(mapping, query).await,
+        }
+    }
+
+    async fn devices_of(&self, mapping: &Mapping, thing: Uuid, query: &CatalogQuery) -> Result<Vec<DeviceRow>, SourceError> {
+        match self {
+            Self::Postgres(server) => server.devices_of(mapping, thing, query).await,
+            Self::Sqlite(file) => file.devices_of(mapping, thing, query).await,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{DocType, IdType, KeyType, Mapping, SourceError, TimeType, select::layout_check};
+use super::{DocType, IdType, KeyType, Mapping, SourceError, ThingNames, TimeType, select::layout_check};
 use crate::config::{Iota, RawTable};
 
 /// A column in the catalogue.
@@ -29,9 +29,17 @@ pub(super) struct Table {
     pub is_partitioned: bool,
 }
 
-pub(super) fn build_mapping(config: &Iota, device: &Table, raw: &Table) -> Result<Mapping, SourceError> {
+/// A table that is only missed if it does not exist.
+pub(super) fn optional(table: Result<Table, SourceError>) -> Result<Option<Table>, SourceError> {
+    match table {
+        Err(SourceError::Mapping(_)) => Ok(None),
+        table => table.map(Some),
+    }
+}
+
+pub(super) fn build_mapping(config: &Iota, device: &Table, raw: &Table, thing: Option<&Table>) -> Result<Mapping, SourceError> {
     let device_id = device.column(&config.device.id, "iota.device.id")?;
-    let thing = device.column(&config.device.thing, "iota.device.thing")?;
+    let device_thing = device.column(&config.device.thing, "iota.device.thing")?;
     device.column(&config.device.name, "iota.device.name")?;
     let key = raw.column(&config.raw.id, "iota.raw.id")?;
     let raw_device = raw.column(&config.raw.device, "iota.raw.device")?;
@@ -50,9 +58,11 @@ pub(super) fn build_mapping(config: &Iota, device: &Table, raw: &Table) -> Resul
             raw.name, config.raw.device, config.raw.device, config.raw.time, config.raw.id
         ));
     }
+    let thing_names = thing_names(config, thing, &mut warnings);
     Ok(Mapping {
+        thing_names,
         device_id: IdType::of(&config.device.id, &device_id.r#type)?,
-        thing_id: IdType::of(&config.device.thing, &thing.r#type)?,
+        thing_id: IdType::of(&config.device.thing, &device_thing.r#type)?,
         raw_device: IdType::of(&config.raw.device, &raw_device.r#type)?,
         key: KeyType::of(&config.raw.id, &key.r#type)?,
         time: TimeType::of(&config.raw.time, &time.r#type, config.time_zone)?,
@@ -64,6 +74,25 @@ pub(super) fn build_mapping(config: &Iota, device: &Table, raw: &Table) -> Resul
         layout_check,
         warnings,
     })
+}
+
+/// The names of things are only shown, so that no job fails for want of them.
+fn thing_names(config: &Iota, thing: Option<&Table>, warnings: &mut Vec<String>) -> Option<ThingNames> {
+    let names = &config.thing;
+    if names.table.is_empty() {
+        return None;
+    }
+    let id_type = thing.ok_or_else(|| no_table(&names.table)).and_then(|thing| {
+        thing.column(&names.name, "iota.thing.name")?;
+        IdType::of(&names.id, &thing.column(&names.id, "iota.thing.id")?.r#type)
+    });
+    match id_type {
+        Ok(id_type) => Some(ThingNames { table: names.clone(), id_type }),
+        Err(error) => {
+            warnings.push(format!("things are shown without names: {error}. Correct iota.thing, or set iota.thing.table = \"\""));
+            None
+        }
+    }
 }
 
 /// Fails unless the row key is unique. Two rows with the same device, time and key cannot be
@@ -114,7 +143,7 @@ impl Table {
 
 pub(super) fn no_table(name: &str) -> SourceError {
     SourceError::Mapping(format!(
-        "there is no table {name:?}; set iota.device.table and iota.raw.table (\"schema.table\" is fine), and see that this user may read them"
+        "there is no table {name:?}; set iota.device.table, iota.raw.table and iota.thing.table (\"schema.table\" is fine), and see that this user may read them"
     ))
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
-use super::{SourceError, local};
+use super::{SourceError, ThingNames, local};
 use crate::{
     config::{DeviceTable, RawTable},
     task::Position,
@@ -16,6 +16,8 @@ use crate::{
 pub struct Mapping {
     pub device: DeviceTable,
     pub raw: RawTable,
+    /// Where the names of things are.
+    pub thing_names: Option<ThingNames>,
     /// Type of `device.id`.
     pub device_id: IdType,
     pub thing_id: IdType,
@@ -258,6 +260,9 @@ impl fmt::Display for Mapping {
             "readings  {:?}: key {:?} ({:?}), device {:?} ({:?}), time {:?} ({:?}), document {:?} ({:?})",
             raw.table, raw.id, self.key, raw.device, self.raw_device, raw.time, self.time, raw.doc, self.doc
         )?;
+        if let Some(ThingNames { table, id_type }) = &self.thing_names {
+            write!(f, "\nthings    {:?}: id {:?} ({id_type:?}), name {:?}", table.table, table.id, table.name)?;
+        }
         for warning in &self.warnings {
             write!(f, "\nadvice    {warning}")?;
         }

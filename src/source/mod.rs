@@ -27,6 +27,7 @@
 
 mod backend;
 mod budget;
+mod catalog;
 mod count;
 mod discover;
 mod error;
@@ -54,11 +55,12 @@ use std::{
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use tokio::sync::{Mutex, Semaphore, oneshot};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit, oneshot};
 use uuid::Uuid;
 
 use backend::{Backend, SourceBackend as _};
 use budget::Budget;
+pub use catalog::{CatalogPosition, CatalogQuery, DeviceRow, ThingNames, ThingRow, requestable};
 pub use error::SourceError;
 pub use mapping::{DocType, IdType, KeyType, Mapping, StoredRange, TimeType};
 pub use postgres::copy;
@@ -87,6 +89,8 @@ struct Shared {
     /// Permits for connections that read pages. One connection is reserved for other statements,
     /// which would otherwise time out and report the source as unavailable.
     pages: Arc<Semaphore>,
+    /// Permits for what people wait for: lists and previews of all clients together.
+    browsing: Semaphore,
     /// Memory for rows that are read and not yet consumed.
     budget: Budget,
     /// Average bytes of a row in the page that was read last; 0 before the first page.
@@ -142,6 +146,7 @@ impl Source {
             mapping: RwLock::default(),
             refreshing: Mutex::default(),
             pages,
+            browsing: Semaphore::new(if config.connections > 5 { 2 } else { 1 }),
             budget: Budget::new(config.read_ahead_bytes),
             mean_row_bytes: AtomicU64::default(),
             metrics: SourceMetrics::default(),
@@ -210,6 +215,13 @@ impl Source {
         // The semaphore is never closed.
         let _permit = self.shared.pages.acquire().await;
         self.with_timeout("a ping", self.shared.config.timeout_seconds, self.shared.backend.ping()).await
+    }
+
+    /// A permit for a statement of a list or a preview, and one for the connection that it uses: the
+    /// reserved connection stays free for jobs.
+    async fn browsing_permit(&self) -> (Option<SemaphorePermit<'_>>, Option<SemaphorePermit<'_>>) {
+        // The semaphores are never closed.
+        (self.shared.browsing.acquire().await.ok(), self.shared.pages.acquire().await.ok())
     }
 
     /// Returns the device of this id, if it is mounted on this thing.

@@ -70,6 +70,9 @@ pub const DAM: SampleRequest = SampleRequest {
     topic: "savoir_data",
 };
 
+/// The rows of `"Thing"`: ids and names.
+pub const THINGS: [(Uuid, &str); 2] = [(BRIDGE.thing_id, "滨江大桥"), (DAM.thing_id, "青山水库大坝")];
+
 /// 静力水准仪06: the device of the contract's example log.
 #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
 pub const LEVEL_06: Uuid = BRIDGE.devices[4];

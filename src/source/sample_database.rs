@@ -15,12 +15,17 @@ pub async fn write(path: &Path) -> Result<(), sqlx::Error> {
     let mut connection = SqliteConnection::connect_with(&options).await?;
     let mut transaction = connection.begin().await?;
     sqlx::raw_sql(
-        "CREATE TABLE \"Device\" (id TEXT PRIMARY KEY NOT NULL, name TEXT, \"thingId\" TEXT NOT NULL);
+        "CREATE TABLE \"Thing\" (id TEXT PRIMARY KEY NOT NULL, name TEXT);
+         CREATE TABLE \"Device\" (id TEXT PRIMARY KEY NOT NULL, name TEXT, \"thingId\" TEXT NOT NULL);
          CREATE TABLE raw_data (id INTEGER PRIMARY KEY, \"deviceId\" TEXT NOT NULL, \"triggerTime\" INTEGER NOT NULL, doc TEXT);
          CREATE INDEX raw_data_device_time ON raw_data (\"deviceId\", \"triggerTime\", id);",
     )
     .execute(&mut *transaction)
     .await?;
+    for (thing, name) in sample::THINGS {
+        let insert = sqlx::query("INSERT INTO \"Thing\" VALUES ($1, $2)").bind(thing.to_string()).bind(name);
+        insert.execute(&mut *transaction).await?;
+    }
     for device in sample::devices() {
         sqlx::query("INSERT INTO \"Device\" VALUES ($1, $2, $3)")
             .bind(device.id.to_string())

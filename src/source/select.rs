@@ -4,6 +4,8 @@
 //! In PostgreSQL each query is bound to its mapping: the selected columns are cast to the types of
 //! the mapping, and the condition contains a check, evaluated once ([`layout_check`]).
 
+pub mod catalog;
+
 use chrono::DateTime;
 use sea_query::{
     Alias, BinOper, Condition, Expr, ExprTrait, Func, IntoTableRef, JoinType, Order, Query, SelectStatement, TableRef,

@@ -12,6 +12,7 @@ mod support;
 
 mod api;
 mod cancel;
+mod catalog;
 mod check;
 mod client;
 mod commands;

@@ -52,6 +52,8 @@ pub enum RequestError {
     ShuttingDown,
     #[error("the queue is unavailable ({0}) and nothing was stored; send the request again in a moment")]
     QueueUnavailable(String),
+    #[error("{0}; nothing was changed, send the request again in a moment")]
+    SourceUnavailable(String),
 }
 
 impl RequestError {
@@ -75,6 +77,7 @@ impl RequestError {
             Self::Busy(_) => "busy",
             Self::ShuttingDown => "shutting_down",
             Self::QueueUnavailable(_) => "queue_unavailable",
+            Self::SourceUnavailable(_) => "source_unavailable",
         }
     }
 }

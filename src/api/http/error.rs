@@ -8,7 +8,10 @@ use warp::{
 
 use crate::{
     api::auth::AuthError,
-    protocol::{RequestError, http::Problem},
+    protocol::{
+        RequestError,
+        http::{PREFIX, Problem},
+    },
 };
 
 /// Why a request is refused.
@@ -45,6 +48,12 @@ impl ApiError {
         let shown: String = text.chars().take(60).collect();
         let detail = format!("taskId is {shown:?}, which is not a UUID; it is the taskId that a submission is answered with");
         Self { field: Some("taskId".to_owned()), ..Self::new(StatusCode::BAD_REQUEST, "invalid_field", detail) }
+    }
+
+    pub fn thing_id(text: &str) -> Self {
+        let shown: String = text.chars().take(60).collect();
+        let detail = format!("thingId is {shown:?}, which is not a UUID; GET {PREFIX}/things lists the things");
+        Self { field: Some("thingId".to_owned()), ..Self::new(StatusCode::BAD_REQUEST, "invalid_field", detail) }
     }
 
     pub fn method(method: &Method, allow: &'static str) -> Self {
@@ -128,7 +137,7 @@ impl From<RequestError> for ApiError {
             E::UnknownTask(_) => StatusCode::NOT_FOUND,
             E::RequestIdConflict { .. } | E::NotFinished(_) | E::NothingToRetry(_) => StatusCode::CONFLICT,
             E::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
-            E::ShuttingDown | E::QueueUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            E::ShuttingDown | E::QueueUnavailable(_) | E::SourceUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             E::NotJson(_)
             | E::Binary
             | E::Shape

@@ -1,6 +1,7 @@
 //! The HTTP API under [`PREFIX`]: the same use cases as the WebSocket, with the same checks and
 //! errors. `docs/api.md` describes it.
 
+mod catalog;
 mod csv;
 mod error;
 mod events;
@@ -139,6 +140,8 @@ impl Call<'_> {
             Action::Quarantine(id) => self.quarantine(id).await,
             Action::Receipt(id) => self.receipt(id).await,
             Action::Verify(id) => self.verify(id).await,
+            Action::Things => self.things().await,
+            Action::Devices(thing) => self.devices(thing).await,
             Action::Service => self.service(),
         }
     }

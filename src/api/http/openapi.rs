@@ -18,8 +18,8 @@ use warp::{
 };
 
 use crate::protocol::http::{
-    DEFAULT_LIMIT, EventView, JobView, MAX_LIMIT, PREFIX, Page, Problem, QuarantineView, RateRequest, RetryRequest, ServiceView,
-    SubmitRequest, TaskView,
+    DEFAULT_LIMIT, DeviceView, EventView, JobView, MAX_LIMIT, PREFIX, Page, Problem, QuarantineView, RateRequest, RetryRequest,
+    ServiceView, SubmitRequest, TaskView, ThingView,
 };
 
 /// `GET /data-patch/openapi.json`
@@ -120,7 +120,9 @@ fn responses(problem: &Value) -> Value {
         |description: &str| json!({"description": description, "content": {"application/problem+json": {"schema": problem}}});
     let header = |error: Value, name: &str| with(error, "", "headers", json!({ name: {"schema": {"type": "string"}} }));
     let unauthorized = error("The token is missing, malformed or wrong.");
-    let unavailable = error("The service is stopping, its queue is unavailable, or it has too many connections (plain text).");
+    let unavailable = error(
+        "The service is stopping, its queue or the IoTA source is unavailable, or it has too many connections (plain text).",
+    );
     let unavailable = with(unavailable, "/content", "text/plain", text());
     json!({
         "400": error("A parameter, a header or the body is wrong; `field` says which."),
@@ -156,6 +158,7 @@ fn operations(schemas: &mut Schemas) -> Vec<Operation> {
         on_task("resumeTask", "post", "/tasks/{taskId}/resume", "Lets a paused task continue where it is"),
     ]);
     operations.extend([retry(schemas), quarantine(schemas), receipt::receipt(schemas), receipt::verify(schemas)]);
+    operations.extend([things(schemas), devices(schemas)]);
     operations.push(Operation {
         id: "showService",
         method: "get",
@@ -293,6 +296,33 @@ fn quarantine(schemas: &mut Schemas) -> Operation {
     }
 }
 
+fn things(schemas: &mut Schemas) -> Operation {
+    Operation {
+        id: "listThings",
+        method: "get",
+        path: "/things",
+        summary: "The things that have devices, by name and id",
+        parameters: vec![search(), cursor(&json!({"type": "string"})), limit()],
+        body: None,
+        answers: vec![(200, answer("A page of things.", &schemas.page::<ThingView>()))],
+        errors: Vec::new(),
+    }
+}
+
+fn devices(schemas: &mut Schemas) -> Operation {
+    let thing = parameter("path", "thingId", "The thing", &json!({"type": "string", "format": "uuid"}));
+    Operation {
+        id: "listDevices",
+        method: "get",
+        path: "/things/{thingId}/devices",
+        summary: "The devices of a thing, by name and id; none if there is no such thing",
+        parameters: vec![thing, search(), cursor(&json!({"type": "string"})), limit()],
+        body: None,
+        answers: vec![(200, answer("A page of devices.", &schemas.page::<DeviceView>()))],
+        errors: Vec::new(),
+    }
+}
+
 /// An object with a further entry, in the object that `pointer` names.
 fn with(mut object: Value, pointer: &str, name: &str, value: Value) -> Value {
     if let Some(inner) = object.pointer_mut(pointer).and_then(Value::as_object_mut) {
@@ -342,6 +372,11 @@ fn cursor(schema: &Value) -> Value {
 fn limit() -> Value {
     let schema = json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT});
     query("limit", "The most items of a page", &schema)
+}
+
+fn search() -> Value {
+    let schema = json!({"type": "string", "maxLength": 100});
+    query("q", "Only those whose name or id contains this text, in upper or lower case", &schema)
 }
 
 fn states() -> Value {

@@ -23,6 +23,9 @@ pub enum Route {
     Quarantine(TaskId),
     Receipt(TaskId),
     Verify(TaskId),
+    Things,
+    /// The devices of a thing.
+    Devices(Uuid),
     Service,
 }
 
@@ -40,6 +43,8 @@ pub enum Action {
     Quarantine(TaskId),
     Receipt(TaskId),
     Verify(TaskId),
+    Things,
+    Devices(Uuid),
     Service,
 }
 
@@ -63,6 +68,8 @@ impl Route {
         };
         Ok(match segments.as_slice() {
             ["tasks"] => Self::Tasks,
+            ["things"] => Self::Things,
+            ["things", thing, "devices"] => Self::Devices(Uuid::try_parse(thing).map_err(|_| ApiError::thing_id(thing))?),
             ["service"] => Self::Service,
             ["tasks", task] => Self::Task(id(task)?),
             ["tasks", task, "jobs"] => Self::Jobs(id(task)?),
@@ -84,7 +91,13 @@ impl Route {
             Self::Tasks => "GET, HEAD, POST, OPTIONS",
             Self::Task(_) => "GET, HEAD, PATCH, OPTIONS",
             Self::Steer(..) | Self::Retry(_) | Self::Verify(_) => "POST, OPTIONS",
-            Self::Jobs(_) | Self::Events(_) | Self::Quarantine(_) | Self::Receipt(_) | Self::Service => "GET, HEAD, OPTIONS",
+            Self::Jobs(_)
+            | Self::Events(_)
+            | Self::Quarantine(_)
+            | Self::Receipt(_)
+            | Self::Things
+            | Self::Devices(_)
+            | Self::Service => "GET, HEAD, OPTIONS",
         }
     }
 
@@ -106,6 +119,8 @@ impl Route {
             Self::Verify(id) if method == Method::POST => Action::Verify(id),
             Self::Steer(id, steer) if method == Method::POST => Action::Steer(id, steer),
             Self::Retry(id) if method == Method::POST => Action::Retry(id),
+            Self::Things if reads => Action::Things,
+            Self::Devices(thing) if reads => Action::Devices(thing),
             Self::Service if reads => Action::Service,
             _ => return Err(ApiError::method(method, self.allow())),
         })
@@ -136,6 +151,8 @@ mod tests {
             ("/tasks/{id}/events", Method::GET, Action::Events(id)),
             ("/tasks/{id}/receipt", Method::GET, Action::Receipt(id)),
             ("/tasks/{id}/verify", Method::POST, Action::Verify(id)),
+            ("/things", Method::GET, Action::Things),
+            ("/things/{id}/devices", Method::GET, Action::Devices(id.0)),
             ("/service", Method::GET, Action::Service),
         ] {
             assert_eq!(action(path, method).ok(), Some(expected), "{path}");
@@ -145,6 +162,8 @@ mod tests {
             ("/tasks/{id}/pause", Method::GET, 405),
             ("/tasks/", Method::GET, 400),
             ("/tasks/x", Method::GET, 400),
+            ("/things/x/devices", Method::GET, 400),
+            ("/things/{id}", Method::GET, 404),
             ("/tasks/{id}/x", Method::GET, 404),
             ("", Method::GET, 404),
             ("/", Method::GET, 404),

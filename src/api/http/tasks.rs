@@ -27,7 +27,7 @@ use crate::{
 };
 
 const STATES: &str = "it must be one of queued, running, succeeded, failed, cancelled";
-const CURSOR: &str = "it must be the `next` of the page before";
+pub(super) const CURSOR: &str = "it must be the `next` of the page before";
 const UUID: &str = "it must be a UUID";
 const MAX_KEY_CHARS: usize = 128;
 

@@ -57,6 +57,7 @@ impl Setup<'_> {
             .env("DATA_PATCH_SERVER_LISTEN", self.listen.to_string())
             .env("DATA_PATCH_QUEUE_URL", format!("sqlite://{}", self.folder.join("queue.db").display()))
             .env("DATA_PATCH_IOTA_URL", format!("sqlite://{}", self.database.display()))
+            .env("DATA_PATCH_IOTA_THING_TABLE", "Thing")
             .env("DATA_PATCH_KAFKA_BROKERS", self.brokers)
             .env("DATA_PATCH_LOG_LEVEL", "warn")
             // Progress that can be watched, and few rows in flight, so that the kill interrupts the

@@ -1,5 +1,6 @@
 //! The commands that speak to a running service over its HTTP API.
 
+mod catalog;
 mod progress;
 mod receipt;
 mod retry;
@@ -72,6 +73,12 @@ pub enum Command {
     /// Read the topic back, and compare it with what a task has published
     #[command(after_help = receipt::VERIFY_EXAMPLES)]
     Verify(receipt::Args),
+    /// List the things that have devices
+    #[command(after_help = catalog::THINGS_EXAMPLES)]
+    Things(catalog::ThingsArgs),
+    /// List the devices of a thing
+    #[command(after_help = catalog::DEVICES_EXAMPLES)]
+    Devices(catalog::DevicesArgs),
 }
 
 /// What all of these commands have.
@@ -114,6 +121,8 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Retry(args) => retry::run(args).await,
         Command::Receipt(args) => receipt::receipt(args).await,
         Command::Verify(args) => receipt::verify(args).await,
+        Command::Things(args) => catalog::things(args).await,
+        Command::Devices(args) => catalog::devices(args).await,
     }
 }
 
@@ -174,6 +183,12 @@ fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 /// Prints a line on standard error, which may be closed.
 fn note(text: &str) {
     let _ = writeln!(io::stderr(), "data-patch: {text}");
+}
+
+/// A text of the database as a table shows it: in one line, and without control characters, which a
+/// terminal would obey.
+fn printable(text: &str) -> String {
+    text.split_whitespace().map(|word| word.chars().filter(|c| !c.is_control()).collect::<String>()).collect::<Vec<_>>().join(" ")
 }
 
 /// The state of a task, as tables show it.

@@ -7,7 +7,7 @@ use crate::{
     config::Iota,
     source::{
         Mapping, SourceError,
-        discover::{Column, Table, build_mapping, no_table},
+        discover::{Column, Table, build_mapping, no_table, optional},
         select::{literal, quoted},
     },
 };
@@ -16,7 +16,11 @@ use crate::{
 pub async fn describe(server: &Server, config: &Iota) -> Result<Mapping, SourceError> {
     let device = table(server, &config.device.table).await?;
     let raw = table(server, &config.raw.table).await?;
-    build_mapping(config, &device, &raw)
+    let thing = match config.thing.table.as_str() {
+        "" => None,
+        name => optional(table(server, name).await)?,
+    };
+    build_mapping(config, &device, &raw, thing.as_ref())
 }
 
 async fn table(server: &Server, name: &str) -> Result<Table, SourceError> {

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{
-    Device, Mapping, Page, RowSender, Selection, Source, SourceError, StoredRange, Timeouts,
+    CatalogQuery, Device, DeviceRow, Mapping, Page, RowSender, Selection, Source, SourceError, StoredRange, ThingRow, Timeouts,
     backend::{RowCount, SourceBackend},
     pages::PAGE_BYTES,
     rows::LookUpResult,
@@ -69,6 +69,16 @@ impl SourceBackend for Server {
         let query = select::device(mapping, thing, device);
         let row = self.fetch(&query.to_string(PostgresQueryBuilder)).await?.pop();
         Ok(row.as_ref().map(Device::from_row).transpose()?)
+    }
+
+    async fn things(&self, mapping: &Mapping, query: &CatalogQuery) -> Result<Vec<ThingRow>, SourceError> {
+        let rows = self.fetch(&select::catalog::things(mapping, query).to_string(PostgresQueryBuilder)).await?;
+        Ok(rows.iter().map(ThingRow::from_row).collect::<Result<_, _>>()?)
+    }
+
+    async fn devices_of(&self, mapping: &Mapping, thing: Uuid, query: &CatalogQuery) -> Result<Vec<DeviceRow>, SourceError> {
+        let rows = self.fetch(&select::catalog::devices_of(mapping, thing, query).to_string(PostgresQueryBuilder)).await?;
+        Ok(rows.iter().map(DeviceRow::from_row).collect::<Result<_, _>>()?)
     }
 
     async fn count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<RowCount, SourceError> {

@@ -10,9 +10,10 @@ use sqlx::{AssertSqlSafe, FromRow as _, Row as _, SqlitePool, sqlite::SqliteRow}
 use uuid::Uuid;
 
 use super::{
-    Device, KeyType, Mapping, Page, Row, RowSender, Selection, SourceError, StoredRange, Timeouts,
+    CatalogQuery, Device, DeviceRow, KeyType, Mapping, Page, Row, RowSender, Selection, SourceError, StoredRange, ThingRow,
+    Timeouts,
     backend::{RowCount, SourceBackend},
-    discover::{Column, Table, build_mapping, no_table},
+    discover::{Column, Table, build_mapping, no_table, optional},
     pages::PAGE_BYTES,
     select,
 };
@@ -38,11 +39,22 @@ impl File {
     }
 }
 
+impl File {
+    async fn fetch_all(&self, query: &SelectStatement) -> Result<Vec<SqliteRow>, sqlx::Error> {
+        let sql = AssertSqlSafe(query.to_string(SqliteQueryBuilder));
+        sqlx::query(sql).persistent(false).fetch_all(&self.0).await
+    }
+}
+
 impl SourceBackend for File {
     async fn describe(&self, config: &Iota) -> Result<Mapping, SourceError> {
         let device = table(&self.0, &config.device.table).await?;
         let raw = table(&self.0, &config.raw.table).await?;
-        build_mapping(config, &device, &raw)
+        let thing = match config.thing.table.as_str() {
+            "" => None,
+            name => optional(table(&self.0, name).await)?,
+        };
+        build_mapping(config, &device, &raw, thing.as_ref())
     }
 
     async fn ping(&self) -> Result<(), SourceError> {
@@ -52,6 +64,16 @@ impl SourceBackend for File {
     async fn device(&self, mapping: &Mapping, thing: Uuid, device: Uuid) -> Result<Option<Device>, SourceError> {
         let row = self.fetch_optional(&select::device(mapping, thing, device)).await?;
         Ok(row.as_ref().map(Device::from_row).transpose()?)
+    }
+
+    async fn things(&self, mapping: &Mapping, query: &CatalogQuery) -> Result<Vec<ThingRow>, SourceError> {
+        let rows = self.fetch_all(&select::catalog::things(mapping, query)).await?;
+        Ok(rows.iter().map(ThingRow::from_row).collect::<Result<_, _>>()?)
+    }
+
+    async fn devices_of(&self, mapping: &Mapping, thing: Uuid, query: &CatalogQuery) -> Result<Vec<DeviceRow>, SourceError> {
+        let rows = self.fetch_all(&select::catalog::devices_of(mapping, thing, query)).await?;
+        Ok(rows.iter().map(DeviceRow::from_row).collect::<Result<_, _>>()?)
     }
 
     async fn count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<RowCount, SourceError> {

@@ -7,8 +7,8 @@ mod transport;
 
 use data_patch_protocol::{
     http::{
-        JobView, Page, QuarantineView, RateRequest, Receipt, RetryDevices, RetryRequest, ServiceView, SubmitRequest, TaskView,
-        VerifyLine,
+        DeviceView, JobView, Page, QuarantineView, RateRequest, Receipt, RetryDevices, RetryRequest, ServiceView, SubmitRequest,
+        TaskView, ThingView, VerifyLine,
     },
     task::{JobState, TaskId, TaskState},
 };
@@ -198,6 +198,30 @@ impl HttpClient {
     /// As for all calls.
     pub async fn verify(&self, task: TaskId) -> Result<JsonLines<VerifyLine>, HttpError> {
         self.lines(Method::POST, format!("/tasks/{task}/verify"), None::<&()>).await
+    }
+
+    /// A page of the things that have devices; `text` is a part of their name or id.
+    ///
+    /// # Errors
+    /// As for all calls.
+    pub async fn things(&self, text: Option<&str>, cursor: Option<&str>, limit: u32) -> Result<Page<ThingView>, HttpError> {
+        let parameters: Vec<_> = text.map(|text| ("q", text)).into_iter().collect();
+        self.page("/things", &parameters, cursor, limit).await
+    }
+
+    /// A page of the devices of a thing; `text` is a part of their name or id.
+    ///
+    /// # Errors
+    /// As for all calls.
+    pub async fn devices(
+        &self,
+        thing: Uuid,
+        text: Option<&str>,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<Page<DeviceView>, HttpError> {
+        let parameters: Vec<_> = text.map(|text| ("q", text)).into_iter().collect();
+        self.page(&format!("/things/{thing}/devices"), &parameters, cursor, limit).await
     }
 
     /// The service, and what requests must respect.
