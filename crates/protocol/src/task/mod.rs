@@ -10,7 +10,7 @@ use std::{fmt, num::NonZeroU32};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use uuid::{NoContext, Timestamp, Uuid};
 
 pub use delivered::{Checksum, Delivered, PartitionOffsets, RowHasher, RowId};
 pub use event::{DeviceCounts, Event, Failure, MAX_NAMED, Summary};
@@ -28,6 +28,29 @@ impl TaskId {
     /// A new id. Later ids sort after earlier ones, which keeps the queue's index compact.
     pub fn new() -> Self {
         Self(Uuid::now_v7())
+    }
+
+    /// A new id of a task that is created at this time, in milliseconds since 1970: lists find the
+    /// tasks of a time by their ids. Sorts after `last`, if that is of the same millisecond.
+    ///
+    /// ```
+    /// use data_patch_protocol::task::TaskId;
+    ///
+    /// let first = TaskId::created_at(1_547_211_780_000, TaskId::default());
+    /// let second = TaskId::created_at(1_547_211_780_000, first);
+    /// assert!(first < second && second < TaskId::created_at(1_547_211_780_001, second));
+    /// ```
+    pub fn created_at(ms: i64, last: Self) -> Self {
+        /// The highest bit after UUID's variant is left 0, so that the bits below it can be counted
+        /// up without a carry into the variant.
+        const NO_CARRY: u128 = 1 << 61;
+        let ms = u64::try_from(ms).unwrap_or(0);
+        let time = Timestamp::from_unix(NoContext, ms / 1_000, (ms % 1_000) as u32 * 1_000_000);
+        let (random, last) = (Uuid::new_v7(time).as_u128() & !NO_CARRY, last.0.as_u128());
+        let is_same_ms = random >> 80 == last >> 80;
+        // A step of random size: an id does not tell the next one.
+        let id = if is_same_ms && random <= last { last + 1 + (random & 0xffff_ffff) } else { random };
+        Self(Uuid::from_u128(id))
     }
 }
 

@@ -81,13 +81,22 @@ impl Readers {
         statement: Statement<'static>,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<Vec<T>, QueueError> {
+        self.call(move |connection| rows(connection, &statement, read)).await
+    }
+
+    /// Runs several statements on a blocking thread: each change of thread costs more than a
+    /// statement that finds its row by an index.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, QueueError> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| QueueError::Closed)?;
         let readers = self.clone();
         let task = spawn_blocking(move || {
             let _permit = permit;
             let idle = readers.idle().pop();
             let connection = idle.map_or_else(|| connect(&readers.path), Ok)?;
-            let result = rows(&connection, &statement, read)?;
+            let result = read(&connection)?;
             // A connection with an error is not reused.
             readers.idle().push(connection);
             Ok(result)

@@ -89,6 +89,10 @@ pub mod index {
     pub const TASK_STATE: &str = "task_state";
     /// `task (thing_id, id)`
     pub const TASK_THING: &str = "task_thing";
+    /// `task (topic, id)`
+    pub const TASK_TOPIC: &str = "task_topic";
+    /// `task (id, reason)`, of the tasks that have a reason
+    pub const TASK_REASON: &str = "task_reason";
     /// `job (task_id, ordinal)`
     pub const JOB_TASK: &str = "sqlite_autoindex_job_1";
     pub const JOB_DUE: &str = "job_due";

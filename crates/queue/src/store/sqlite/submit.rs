@@ -20,7 +20,7 @@ pub fn submit(tx: &mut Tx<'_>, submission: &Submission) -> rusqlite::Result<Subm
             Submitted::Conflict { task: row.id, fields }
         });
     }
-    let id = TaskId::new();
+    let id = tx.new_task_id();
     tx.run(&sql::insert_task(id, submission, tx.wall_ms))?;
     for (ordinal, device) in task.devices.iter().enumerate() {
         tx.run(&sql::insert_job(id, ordinal, *device, tx.now_ms))?;

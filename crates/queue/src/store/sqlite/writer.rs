@@ -39,14 +39,22 @@ pub struct Tx<'a> {
     /// The wall clock, in milliseconds since 1970: for times that are shown.
     pub wall_ms: i64,
     events: Vec<LogEntry>,
+    /// The last id that was given to a task.
+    last_task: TaskId,
     /// The connection's count of changed rows when this transaction began.
     changes_before: u64,
 }
 
 impl<'a> Tx<'a> {
-    fn new(connection: &'a Connection, clock: &QueueClock) -> Self {
+    fn new(connection: &'a Connection, clock: &QueueClock, last_task: TaskId) -> Self {
         let (now_ms, wall_ms) = (clock.steady_ms(), clock.wall_ms());
-        Self { connection, now_ms, wall_ms, events: Vec::new(), changes_before: connection.total_changes() }
+        Self { connection, now_ms, wall_ms, events: Vec::new(), last_task, changes_before: connection.total_changes() }
+    }
+
+    /// The id of a task that is created now.
+    pub fn new_task_id(&mut self) -> TaskId {
+        self.last_task = TaskId::created_at(self.wall_ms, self.last_task);
+        self.last_task
     }
 
     /// Writes to the file without changing a table: increments `user_version`, which this

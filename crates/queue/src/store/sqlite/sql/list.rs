@@ -1,9 +1,9 @@
-//! Lists of tasks, jobs and quarantined rows.
+//! Lists of jobs and quarantined rows, and the tasks that overlap a request.
 
 use std::borrow::Cow;
 
 use rusqlite::Row;
-use sea_query::{Expr, ExprTrait, Order, Query, SelectStatement};
+use sea_query::{Expr, ExprTrait, Order, Query};
 use uuid::Uuid;
 
 use super::{
@@ -12,93 +12,10 @@ use super::{
     uuid,
 };
 use crate::{
-    JobRow, OverlapQuery, QuarantineCursor, TaskFilter,
+    JobRow, OverlapQuery, QuarantineCursor,
     store::sqlite::schema::{Job, Quarantine, Task, index},
-    task::{JobState, TaskId, TaskState},
+    task::{JobState, TaskId},
 };
-
-/// The tasks that a list looks at: those with an id in `after..before`, in one state if it is given.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct TaskRange {
-    pub state: Option<TaskState>,
-    /// Exclusive.
-    pub after: Option<TaskId>,
-    /// Exclusive.
-    pub before: Option<TaskId>,
-}
-
-/// The tasks of a filter and a range, the newest first. The filter's states are not looked at.
-pub fn tasks(filter: &TaskFilter, range: TaskRange, limit: u32) -> Statement<'static> {
-    let mut select = select_task();
-    select.column(Task::Totals);
-    let mut values: Vec<Value<'static>> = Vec::new();
-    let table = if let Some(state) = range.state {
-        select.and_where(eq_param(Task::State));
-        values.push(state.into());
-        index::TASK_STATE
-    } else if filter.thing.is_some() {
-        index::TASK_THING
-    } else {
-        index::TASK_ID
-    };
-    let mut condition = |column: Expr, value: Value<'static>| {
-        select.and_where(column);
-        values.push(value);
-    };
-    if let Some(thing) = filter.thing {
-        condition(eq_param(Task::ThingId), thing.into());
-    }
-    if let Some(before) = range.before {
-        condition(Expr::col(Task::Id).lt(param()), before.into());
-    }
-    if let Some(after) = range.after {
-        condition(Expr::col(Task::Id).gt(param()), after.into());
-    }
-    if let Some(topic) = &filter.topic {
-        condition(eq_param(Task::Topic), topic.clone().into());
-    }
-    if let Some(created) = &filter.created_ms {
-        condition(Expr::col(Task::CreatedAt).gte(param()), (*created.start()).into());
-        condition(Expr::col(Task::CreatedAt).lte(param()), (*created.end()).into());
-    }
-    if let Some(text) = &filter.text {
-        // Functions and not LIKE, whose wildcards would have to be escaped.
-        let found = Expr::cust_with_exprs("(instr(\"id\", lower(?)) = 1 OR instr(\"reason\", ?) > 0)", [param(), param()]);
-        condition(found, text.clone().into());
-        values.push(text.clone().into());
-    }
-    if let Some(device) = filter.device {
-        let of_task = Query::select()
-            .expr(Expr::cust("1"))
-            .from(Job::Table)
-            .and_where(Expr::col((Job::Table, Job::TaskId)).equals((Task::Table, Task::Id)))
-            .and_where(Expr::col((Job::Table, Job::DeviceId)).eq(param()))
-            .take();
-        select.and_where(Expr::exists(of_task));
-        values.push(device.into());
-    }
-    finish(select, table, values, limit)
-}
-
-fn finish(mut select: SelectStatement, table: &str, mut values: Vec<Value<'static>>, limit: u32) -> Statement<'static> {
-    values.push(limit.into());
-    let text = build_sql(&select.order_by((Task::Table, Task::Id), Order::Desc).limit(0).take());
-    let text = by_index(&text, r#"FROM "task""#, table);
-    Statement { text: Cow::Owned(by_index(&text, r#"FROM "job""#, index::JOB_TASK)), values }
-}
-
-/// The id of the task that is `count` tasks older than those before `before`.
-pub fn task_at_distance(before: Option<TaskId>, count: u32) -> Statement<'static> {
-    let mut select = Query::select().column(Task::Id).from(Task::Table).take();
-    let mut values: Vec<Value<'static>> = Vec::new();
-    if let Some(before) = before {
-        select.and_where(Expr::col(Task::Id).lt(param()));
-        values.push(before.into());
-    }
-    values.extend([1_u32.into(), count.into()]);
-    let text = build_sql(&select.order_by(Task::Id, Order::Desc).limit(0).offset(0).take());
-    Statement { text: Cow::Owned(by_index(&text, r#"FROM "task""#, index::TASK_ID)), values }
-}
 
 /// The jobs of a task after an ordinal, in the order of the request.
 pub fn jobs(task: TaskId, states: &[JobState], after: Option<u64>, limit: u32) -> Statement<'static> {

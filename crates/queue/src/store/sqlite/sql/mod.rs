@@ -8,6 +8,7 @@ mod log;
 mod plans;
 mod statement;
 mod task;
+mod task_list;
 mod totals;
 
 use std::str::FromStr;
@@ -21,6 +22,7 @@ pub use list::*;
 pub use log::*;
 pub use statement::Statement;
 pub use task::*;
+pub use task_list::*;
 pub use totals::*;
 
 type Result<T> = rusqlite::Result<T>;

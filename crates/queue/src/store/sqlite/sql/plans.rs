@@ -106,27 +106,31 @@ fn statements() -> Vec<(&'static str, String)> {
 }
 
 fn lists(id: TaskId, device: Uuid) -> Vec<(&'static str, Statement<'static>)> {
+    let time = DateTime::UNIX_EPOCH;
+    let overlap = OverlapQuery { thing: device, topic: "t".to_owned(), devices: Vec::new(), from: time, to: time };
+    let mut statements = vec![
+        ("overlapping_tasks", overlapping_tasks(&overlap, "[]".to_owned(), Some(id), 1)),
+        ("task_of_thing_at", task_of_thing_at(device, 1)),
+        ("jobs", jobs(id, &[JobState::Running], Some(1), 1)),
+        ("quarantine_page", quarantine_page(id, None, 1)),
+    ];
     let every_filter = TaskFilter {
         thing: Some(device),
         device: Some(device),
         topic: Some("t".to_owned()),
         created_ms: Some(0..=1),
-        text: Some("x".to_owned()),
         ..TaskFilter::default()
     };
-    let time = DateTime::UNIX_EPOCH;
-    let overlap = OverlapQuery { thing: device, topic: "t".to_owned(), devices: Vec::new(), from: time, to: time };
-    let range = TaskRange { state: Some(TaskState::Failed), after: Some(id), before: Some(id) };
-    vec![
-        ("tasks", tasks(&TaskFilter::default(), TaskRange::default(), 1)),
-        ("tasks", tasks(&every_filter, TaskRange { state: None, ..range }, 1)),
-        ("tasks", tasks(&every_filter, range, 1)),
-        ("overlapping_tasks", overlapping_tasks(&overlap, "[]".to_owned(), Some(id), 1)),
-        ("task_of_thing_at", task_of_thing_at(device, 1)),
-        ("task_at_distance", task_at_distance(Some(id), 1)),
-        ("jobs", jobs(id, &[JobState::Running], Some(1), 1)),
-        ("quarantine_page", quarantine_page(id, None, 1)),
-    ]
+    let unfiltered = TaskFilter::default();
+    let bounds = TaskScan { filter: &unfiltered, state: None, reason: None, from: String::new(), below: "~".to_owned() };
+    let every = TaskScan { filter: &every_filter, state: Some(TaskState::Failed), reason: Some("x"), ..bounds.clone() };
+    for index in [TaskIndex::Id, TaskIndex::State, TaskIndex::Thing, TaskIndex::Topic, TaskIndex::Reason] {
+        for scan in [&bounds, &every] {
+            statements.push(("tasks", scan.tasks(index, 1)));
+            statements.push(("id_at_distance", scan.id_at_distance(index, 1)));
+        }
+    }
+    statements
 }
 
 #[test]
@@ -136,6 +140,7 @@ fn every_statement_is_in_the_list() {
         include_str!("list.rs"),
         include_str!("log.rs"),
         include_str!("task.rs"),
+        include_str!("task_list.rs"),
         include_str!("totals.rs"),
     ];
     let known: Vec<_> = statements().into_iter().map(|(name, _)| name).collect();
@@ -184,13 +189,14 @@ async fn a_queue_has_no_statistics_and_drops_those_of_others() {
     assert_eq!(tables, 0);
 }
 
-fn plans(connection: &Connection) -> BTreeMap<&'static str, Vec<String>> {
-    let plan = |text: String| {
+/// The plan of each statement, by its name and text: a name may have several texts.
+fn plans(connection: &Connection) -> BTreeMap<(&'static str, String), Vec<String>> {
+    let plan = |text: &str| {
         let mut explain = connection.prepare(&format!("EXPLAIN QUERY PLAN {text}")).unwrap();
         let values = rusqlite::params_from_iter(vec![rusqlite::types::Null; explain.parameter_count()]);
         explain.query_map(values, |row| row.get("detail")).unwrap().collect::<Result<Vec<_>>>().unwrap()
     };
-    statements().into_iter().map(|(name, text)| (name, plan(text))).collect()
+    statements().into_iter().map(|(name, text)| (plan(&text), (name, text))).map(|(plan, key)| (key, plan)).collect()
 }
 
 #[tokio::test]
@@ -206,8 +212,8 @@ async fn plans_do_not_depend_on_when_statistics_were_taken() {
         let taken: i64 = other.query_row("SELECT count(*) FROM sqlite_stat1", [], |row| row.get(0)).unwrap();
         assert!(taken > 0, "no statistics were taken");
         for connection in [writer, connection::connect(&folder.path().join("queue.db")).unwrap()] {
-            for (name, plan) in plans(&connection) {
-                assert_eq!(plan, without[name], "{name}, statistics of {tasks} tasks of {devices} devices");
+            for (statement, plan) in plans(&connection) {
+                assert_eq!(plan, without[&statement], "{statement:?}, statistics of {tasks} tasks of {devices} devices");
             }
         }
     }
@@ -216,11 +222,11 @@ async fn plans_do_not_depend_on_when_statistics_were_taken() {
 #[tokio::test]
 async fn no_statement_reads_a_whole_table() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, plan) in plans(&queue_of(folder.path(), 0, 0).await) {
+    for ((name, text), plan) in plans(&queue_of(folder.path(), 0, 0).await) {
         let whole: Vec<_> = plan.iter().filter(|step| step.contains("SCAN") || step.contains("TEMP B-TREE")).collect();
         match WHOLE_INDEX.iter().find(|(statement, _)| *statement == name) {
-            Some(_) => assert!(whole.iter().all(|step| step.contains("INDEX")), "{name}: {plan:?}"),
-            None => assert!(whole.is_empty(), "{name}: {plan:?}"),
+            Some(_) => assert!(whole.iter().all(|step| step.contains("INDEX")), "{name}: {text}: {plan:?}"),
+            None => assert!(whole.is_empty(), "{name}: {text}: {plan:?}"),
         }
     }
 }

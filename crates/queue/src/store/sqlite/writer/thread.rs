@@ -4,6 +4,7 @@ use std::{collections::VecDeque, time::Instant};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use super::{CHANNEL_CAPACITY, RequestKind, Tx, WriteRequest};
 use crate::{
@@ -11,6 +12,7 @@ use crate::{
     log_hub::LogHub,
     metrics::QueueMetrics,
     store::sqlite::{clock::QueueClock, error::queue_error},
+    task::TaskId,
 };
 
 /// The most requests in one transaction, so that the first one does not wait long for its answer.
@@ -97,6 +99,8 @@ pub(super) struct WriterThread {
     clock: QueueClock,
     metrics: QueueMetrics,
     pending: PendingRequests,
+    /// The last id that was given to a task.
+    last_task: TaskId,
 }
 
 impl WriterThread {
@@ -108,7 +112,7 @@ impl WriterThread {
         receiver: mpsc::Receiver<Box<dyn WriteRequest>>,
     ) -> Self {
         let pending = PendingRequests { receiver, small: VecDeque::new(), large: VecDeque::new() };
-        Self { connection, hub, clock, metrics, pending }
+        Self { connection, hub, clock, metrics, pending, last_task: TaskId(Uuid::nil()) }
     }
 
     /// Applies requests until the channel is closed and empty.
@@ -145,7 +149,7 @@ impl WriterThread {
         // IMMEDIATE: a transaction that reads first and writes later can fail with a stale
         // snapshot, which the busy timeout does not cover.
         let transaction = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
-        let mut tx = Tx::new(&self.connection, &self.clock);
+        let mut tx = Tx::new(&self.connection, &self.clock, self.last_task);
         let mut applied = 0;
         loop {
             if applied == batch.len() {
@@ -164,6 +168,7 @@ impl WriterThread {
         let committing = Instant::now();
         transaction.commit()?;
         self.metrics.commit_seconds.observe(committing.elapsed().as_secs_f64());
+        self.last_task = tx.last_task;
         for entry in tx.events {
             if let Some(state) = entry.final_state {
                 tracing::info!(task = %entry.task, state = state.as_str(), "{}", entry.event);
