@@ -27,6 +27,7 @@ pub const MAX_NAMED: usize = 10;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", rename_all_fields = "camelCase")]
+#[cfg_attr(test, derive(strum::EnumCount))]
 pub enum Event {
     /// The task was created. Recorded for tasks that say more than a client of the contract does:
     /// a named token, a reason, a rate, the task that they try again.
@@ -194,6 +195,9 @@ impl Event {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use strum::EnumCount;
     use uuid::Uuid;
 
     use super::*;
@@ -232,6 +236,12 @@ mod tests {
             Event::Finished(Summary { published: 2, failures, ..Summary::default() }),
             Event::Text { text: "of an older version".to_owned(), is_error: true },
         ]
+    }
+
+    #[test]
+    fn no_event_is_left_out() {
+        let kinds: BTreeSet<_> = one_of_each().iter().map(Event::kind).collect();
+        assert_eq!(kinds.len(), Event::COUNT, "an event is missing in one_of_each: {kinds:?}");
     }
 
     #[test]
