@@ -31,6 +31,7 @@ mod locks;
 mod outages;
 mod pgbouncer;
 mod quarantine;
+mod quoted_texts;
 mod ready;
 mod receipt;
 mod reconnect;
