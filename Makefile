@@ -1,6 +1,6 @@
 # What people type. `make test` runs everything that can run here, and says loudly what could not.
 
-.PHONY: help test test-announce test-embedded test-real lint demo deploy-test services services-down acceptance torture soak fuzz bench bench-hot
+.PHONY: help test test-announce test-embedded test-real test-page lint demo deploy-test services services-down acceptance torture soak fuzz bench bench-hot
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -17,6 +17,9 @@ test-announce:
 
 test-real: ## the integration tests on real PostgreSQL and Apache Kafka (scripts/services starts them)
 	@scripts/test-real
+
+test-page: ## the page in a real browser (chromium, Node.js); screenshots are left in target/page
+	@scripts/page-test
 
 lint: ## formatting, clippy, documentation
 	cargo fmt --all --check

@@ -17,7 +17,7 @@ use super::{
     admission::{AdmissionGuard, Stage},
     http,
     inbound::{Inbound, Metered},
-    socket,
+    page, socket,
     upgrade::{self, Handshake},
 };
 use crate::{protocol, telemetry::GaugeGuard};
@@ -108,6 +108,10 @@ where
             return too_many(state);
         }
         return Box::pin(http::respond(state, &guard, address, request)).await;
+    }
+    if let Some(response) = page::respond(request.method(), request.uri().path(), request.headers()) {
+        guard.reached(Stage::Answer);
+        return if guard.is_in_reserve() { too_many(state) } else { response };
     }
     if request.uri().path() != protocol::PATH {
         guard.reached(Stage::Answer);

@@ -1,4 +1,5 @@
-//! The network interface: the WebSocket of the contract, and the HTTP endpoints for operators.
+//! The network interface: the WebSocket of the contract, the HTTP API, the page, and the HTTP
+//! endpoints for operators.
 
 mod accept;
 mod admission;
@@ -11,6 +12,7 @@ mod health;
 mod http;
 mod inbound;
 mod login_throttle;
+mod page;
 mod proxies;
 mod session;
 mod socket;
@@ -165,7 +167,8 @@ fn routes(
 /// Replies to unknown paths with the list of endpoints.
 async fn handle_rejection(rejection: Rejection) -> Result<Response, Infallible> {
     let text = format!(
-        "available here: {} (a WebSocket), {} (the HTTP API), /data-patch/openapi.json, /healthz, /readyz and /metrics\n",
+        "available here: {} (a page for browsers), {} (a WebSocket), {} (the HTTP API), /data-patch/openapi.json, /healthz, /readyz and /metrics\n",
+        page::PATH,
         crate::protocol::PATH,
         crate::protocol::http::PREFIX
     );

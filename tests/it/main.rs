@@ -29,6 +29,7 @@ mod layers;
 mod layout;
 mod locks;
 mod outages;
+mod page;
 mod pgbouncer;
 mod quarantine;
 mod quoted_texts;

@@ -84,7 +84,8 @@ async fn answer(
     if parts.method == Method::OPTIONS {
         return Ok(route.options());
     }
-    if !upgrade::is_allowed_origin(&parts.headers, &state.config.allowed_origins) {
+    let headers = &parts.headers;
+    if !upgrade::is_allowed_origin(headers, &state.config.allowed_origins) && !upgrade::is_own_origin(headers) {
         return Err(ApiError::origin());
     }
     // Until the token is known to be right, the connection is among the first to be closed when
