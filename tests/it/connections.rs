@@ -125,7 +125,8 @@ async fn the_operators_endpoints() {
     assert!(metrics.contains("data_patch_rows_published_total 0"), "{metrics}");
     let (status, document) = app.get("/data-patch/openapi.json").await;
     assert!(status == 200 && document.contains(r#""openapi":"3.1.0""#), "{document}");
-    let (status, body) = app.get("/data-patch").await;
+    assert_eq!(app.get("/data-patch").await.0, 308, "the page is at /data-patch/");
+    let (status, body) = app.get("/data").await;
     assert_eq!(status, 404);
     assert!(body.contains("/data-patch/websocket"), "{body}");
     let (status, body) = app.get("/data-patch/websocket").await;

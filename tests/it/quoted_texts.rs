@@ -298,7 +298,7 @@ const FIELDS: [&str; 2] = ["devices", "limit"];
 const OF_CLIENTS: [&str; 2] = ["ET was down, ticket 4711", "ticket 4711"];
 
 /// The first words of code that is no text of the program: programs, commands, SQL, HTTP, Rust.
-const CODE: [&str; 38] = [
+const CODE: [&str; 45] = [
     "data-patch",
     "apt",
     "apt-get",
@@ -325,6 +325,13 @@ const CODE: [&str; 38] = [
     "resume",
     "rate",
     "retry",
+    "receipt",
+    "verify",
+    "preview",
+    "things",
+    "devices",
+    "completions",
+    "man",
     "token",
     "yesterday",
     "ALTER",
@@ -342,10 +349,11 @@ const CODE: [&str; 38] = [
 fn is_code(span: &str) -> bool {
     let first = span.split(' ').next().unwrap();
     let is_other = |c: char| c.is_ascii_digit() || matches!(c, '-' | '<');
+    let is_formula = span.contains('‖');
     // An option, a lint or a path; a header.
     let is_name =
         first.contains(['.', '/']) || first.contains("::") || first.ends_with(':') && first.starts_with(char::is_uppercase);
-    CODE.contains(&first) || first.starts_with(is_other) || is_name
+    CODE.contains(&first) || first.starts_with(is_other) || is_name || is_formula
 }
 
 #[test]
