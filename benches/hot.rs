@@ -66,7 +66,7 @@ fn record(c: &mut Criterion) {
     let reading = sample::readings().next().unwrap();
     let mut records = RecordBuilder::new(TaskId::new(), reading.device_id);
     c.bench_function("record", |b| {
-        b.iter(|| records.headers(black_box(1_547_211_780_000_000), &RowKey::Integer(7), black_box(&[b'7'; 300])))
+        b.iter(|| records.headers(black_box(1_547_211_780_000_000), &RowKey::Integer(7), black_box(&[b'7'; 300])));
     });
 }
 

@@ -45,7 +45,7 @@ impl Catalog {
     /// The source cannot be read.
     pub async fn things(&self, filter: CatalogFilter) -> Result<Page<ThingView>, RequestError> {
         let limit = filter.limit;
-        let rows = self.source.things(&query(filter)).await.map_err(source_error)?;
+        let rows = self.source.things(&query(filter)).await.map_err(|error| source_error(&error))?;
         let (rows, next) = part(rows, limit, |row| cursor(&row.sort, &row.id));
         let view = |row: crate::source::ThingRow| {
             let thing_id = requestable(&row.id)?;
@@ -60,7 +60,7 @@ impl Catalog {
     /// The source cannot be read.
     pub async fn devices(&self, thing: Uuid, filter: CatalogFilter) -> Result<Page<DeviceView>, RequestError> {
         let limit = filter.limit;
-        let rows = self.source.devices_of(thing, &query(filter)).await.map_err(source_error)?;
+        let rows = self.source.devices_of(thing, &query(filter)).await.map_err(|error| source_error(&error))?;
         let (rows, next) = part(rows, limit, |row| cursor(&row.sort, &row.id));
         let view = |row: crate::source::DeviceRow| Some(DeviceView { device_id: requestable(&row.id)?, name: row.name });
         Ok(Page { items: rows.into_iter().filter_map(view).collect(), next })
@@ -99,7 +99,7 @@ impl FromStr for CatalogCursor {
 }
 
 /// An error of the source, for clients.
-pub(super) fn source_error(error: SourceError) -> RequestError {
+pub(super) fn source_error(error: &SourceError) -> RequestError {
     tracing::warn!(%error, "the IoTA source cannot be read: a request is rejected");
     RequestError::SourceUnavailable(error.to_string())
 }

@@ -177,7 +177,7 @@ mod tests {
         let (tracker, _close, response) = respond(|sender| async move {
             let _notify = notify;
             sender.send(1).await.unwrap();
-            std::future::pending().await
+            std::future::pending::<()>().await;
         });
         let mut body = response.into_body();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "1\n");

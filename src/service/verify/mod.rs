@@ -104,7 +104,7 @@ impl Verification {
             took_ms: 0,
         };
         for (job, tally, judgement) in judged {
-            let verdict = verdict(job, tally, judgement, differences.remove(&job.device), is_compacted);
+            let verdict = verdict(job, &tally, judgement, differences.remove(&job.device), is_compacted);
             add(&mut summary, &verdict);
             if lines.send(VerifyLine::Device(verdict)).await.is_err() {
                 return Ok(());
@@ -199,7 +199,7 @@ fn judge(job: &JobRow, tally: &DeviceTally, available: &HashMap<i32, Available>)
 
 fn verdict(
     job: &JobRow,
-    tally: DeviceTally,
+    tally: &DeviceTally,
     judgement: Judgement,
     differences: Option<Differences>,
     is_compacted: bool,

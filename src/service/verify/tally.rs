@@ -189,11 +189,11 @@ mod tests {
 
     #[test]
     fn only_the_first_copy_of_a_row_counts() {
-        let (one, two) = (("2019-01-11T13:03:00Z/1", "a"), ("2019-01-11T13:03:00.500Z/2", "b"));
-        let (once, repeated) = (tally([one, two]), tally([one, two, one, two]));
+        let (first, second) = (("2019-01-11T13:03:00Z/1", "a"), ("2019-01-11T13:03:00.500Z/2", "b"));
+        let (once, repeated) = (tally([first, second]), tally([first, second, first, second]));
         assert_eq!((repeated.found, repeated.repeated, repeated.changed_copies.count), (2, 2, 0));
         assert_eq!(repeated.checksum, once.checksum);
-        assert_ne!(once.checksum, tally([one, (two.0, "c")]).checksum);
+        assert_ne!(once.checksum, tally([first, (second.0, "c")]).checksum);
     }
 
     #[test]
