@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::support::tree::{files, root};
+
 /// From top to bottom. Modules of one layer do not import each other, except for [`SAME_LAYER`].
 const LAYERS: [&[&str]; 8] = [
     &["main"],
@@ -20,31 +22,13 @@ const LAYERS: [&[&str]; 8] = [
 /// Allowed imports within a layer.
 const SAME_LAYER: [(&str, &str); 2] = [("protocol", "task"), ("telemetry", "config")];
 
-fn sources(folder: &Path) -> Vec<PathBuf> {
-    files(folder, &["rs"])
-}
-
-/// The files with one of these extensions.
-fn files(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() && !path.ends_with("node_modules") {
-            found.extend(files(&path, extensions));
-        } else if path.extension().is_some_and(|extension| extensions.iter().any(|wanted| extension == *wanted)) {
-            found.push(path);
-        }
-    }
-    found
-}
-
 /// The crates of this workspace that a file's code names (`data_patch_queue`), by their layer.
 fn imported_crates(text: &str) -> Vec<String> {
     let is_name = |c: &char| c.is_alphanumeric() || *c == '_';
     text.match_indices("data_patch_")
         .filter(|(at, _)| !text[..*at].ends_with(|c| is_name(&c)))
         .map(|(at, word)| text[at + word.len()..].chars().take_while(is_name).collect::<String>())
-        .filter(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("crates").join(name).is_dir())
+        .filter(|name| root().join("crates").join(name).is_dir())
         .collect()
 }
 
@@ -80,15 +64,15 @@ fn imported(text: &str) -> Vec<String> {
 
 /// Each file with its module, or with its crate if it is not of the service's own.
 fn files_of_layers() -> Vec<(String, PathBuf)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let first = |file: &Path, folder: &Path| {
         let first = file.strip_prefix(folder).unwrap().iter().next().unwrap();
         first.to_str().unwrap().trim_end_matches(".rs").to_owned()
     };
     let (src, crates) = (root.join("src"), root.join("crates"));
-    let modules = sources(&src).into_iter().map(|file| (first(&file, &src), file)).filter(|(module, _)| module != "lib");
+    let modules = files(&src, &["rs"]).into_iter().map(|file| (first(&file, &src), file)).filter(|(module, _)| module != "lib");
     let in_src = |file: &PathBuf| file.strip_prefix(&crates).unwrap().iter().nth(1).is_some_and(|folder| folder == "src");
-    modules.chain(sources(&crates).into_iter().filter(in_src).map(|file| (first(&file, &crates), file))).collect()
+    modules.chain(files(&crates, &["rs"]).into_iter().filter(in_src).map(|file| (first(&file, &crates), file))).collect()
 }
 
 #[test]
@@ -120,10 +104,10 @@ fn code(file: &Path) -> String {
 
 #[test]
 fn the_queue_names_a_database_in_its_store_only() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/queue/src");
+    let root = root().join("crates/queue/src");
     let databases = ["rusqlite", "sqlx", "sea_query", "SELECT ", "INSERT ", "UPDATE ", "DELETE ", "PRAGMA "];
     let (store, outside): (Vec<_>, Vec<_>) =
-        sources(&root).into_iter().partition(|file| file.starts_with(root.join("store/sqlite")));
+        files(&root, &["rs"]).into_iter().partition(|file| file.starts_with(root.join("store/sqlite")));
     assert!(store.iter().any(|file| code(file).contains("rusqlite")), "the store is elsewhere");
     for file in outside {
         let code = code(&file);
@@ -139,8 +123,8 @@ fn the_queue_names_a_database_in_its_store_only() {
 
 #[test]
 fn the_rules_of_the_queue_are_pure() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/queue/src/policy");
-    for file in sources(&root) {
+    let root = root().join("crates/queue/src/policy");
+    for file in files(&root, &["rs"]) {
         let code = code(&file);
         let words = code.split(|c: char| !c.is_alphanumeric() && c != '_');
         let impure = ["store", "Queue", "async", "Instant", "SystemTime", "Utc", "tokio", "tracing", "failpoint", "fs"];
@@ -152,9 +136,8 @@ fn the_rules_of_the_queue_are_pure() {
 
 #[test]
 fn no_file_is_long() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for folder in ["src", "tests", "crates", "assets"] {
-        for file in files(&root.join(folder), &["rs", "js", "mjs", "css", "py"]) {
+        for file in files(&root().join(folder), &["rs", "js", "mjs", "css", "py"]) {
             let lines = std::fs::read_to_string(&file).unwrap().lines().count();
             assert!(lines <= 400, "{} has {lines} lines", file.display());
         }

@@ -28,6 +28,7 @@ mod kafka;
 mod layers;
 mod layout;
 mod locks;
+mod named_files;
 mod outages;
 mod page;
 mod pgbouncer;

@@ -6,10 +6,11 @@
 use std::{
     cell::RefCell,
     collections::{BTreeSet, HashMap},
-    path::{Path, PathBuf},
 };
 
 use proc_macro2::{Literal, TokenStream, TokenTree};
+
+use crate::support::tree::{files, root};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Part {
@@ -19,22 +20,10 @@ enum Part {
 
 use Part::{Char, Hole};
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries
-        .flat_map(|path| if path.is_dir() { files(&path, extension) } else { vec![path] })
-        .filter(|path| path.extension().is_some_and(|its| its == extension))
-        .collect()
-}
-
 /// The string literals of the service's code, without comments and tests.
 fn texts_of_the_code() -> Vec<Vec<Part>> {
     let mut literals = BTreeSet::new();
-    for file in ["src", "crates"].iter().flat_map(|folder| files(&root().join(folder), "rs")) {
+    for file in ["src", "crates"].iter().flat_map(|folder| files(&root().join(folder), &["rs"])) {
         let is_test = file.iter().any(|part| part == "tests") || file.to_str().unwrap().ends_with("tests.rs");
         if is_test {
             continue;
@@ -359,7 +348,7 @@ fn is_code(span: &str) -> bool {
 #[test]
 fn the_code_makes_every_text_that_the_documents_quote() {
     let texts = Texts::new(texts_of_the_code());
-    let mut pages = files(&root().join("docs"), "md");
+    let mut pages = files(&root().join("docs"), &["md"]);
     pages.extend(["README.md", "README.zh-CN.md", "CONTRIBUTING.md", "SECURITY.md"].map(|page| root().join(page)));
     let (mut count, mut unknown) = (0, Vec::new());
     for page in pages {

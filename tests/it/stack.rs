@@ -1,6 +1,6 @@
 //! Checks the local stack against the project, as far as possible without Docker.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use data_patch::{
     config::{self, Config, Overrides},
@@ -11,11 +11,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use uuid::Uuid;
 use yaml_rust2::{Yaml, YamlLoader};
 
-use crate::support::{TIMEOUT, program, real};
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use crate::support::{TIMEOUT, program, real, tree::root};
 
 fn compose() -> Yaml {
     let text = std::fs::read_to_string(root().join("docker-compose.yml")).unwrap();

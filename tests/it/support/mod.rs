@@ -8,6 +8,7 @@ mod process;
 pub mod raw;
 pub mod replay;
 mod source;
+pub mod tree;
 
 pub use app::{TOKEN, TestApp, call, config, get, get_with, open_queue};
 pub use bouncer::Bouncer;
