@@ -63,7 +63,7 @@ async fn open(args: &Args) -> Queue {
     let mut overrides = Overrides::default();
     overrides.set(&["queue", "url"], format!("sqlite://{}", args.dir.join("queue.db").display()));
     let config = config::load(None, std::iter::empty(), overrides).expect("the defaults are valid");
-    Queue::open(&config.queue.options(), Clock::System).await.expect("opening the queue")
+    Queue::open(&data_patch::app::queue_options(&config.queue), Clock::System).await.expect("opening the queue")
 }
 
 fn task() -> NewTask {
