@@ -17,7 +17,7 @@ use crate::{
     protocol::{RequestPolicy, Token},
     queue::{Clock, Queue, QueueOptions},
     replay::ReplayRunner,
-    service::{Catalog, TaskService},
+    service::{Catalog, Previews, TaskService},
     sink::kafka::{EmbeddedBroker, Kafka},
     source::Source,
     telemetry::Metrics,
@@ -137,6 +137,7 @@ fn server_state(
     ServerState {
         tasks,
         catalog: Catalog::new(source.clone()),
+        previews: Previews::new(source.clone(), queue.clone(), config.server.time_zone, config.validation.mode),
         queue: queue.clone(),
         source: source.clone(),
         kafka: kafka.clone(),

@@ -35,7 +35,7 @@ use warp::{Filter, Rejection, Reply, http::StatusCode, reply::Response};
 use crate::{
     config,
     queue::Queue,
-    service::{Catalog, TaskService},
+    service::{Catalog, Previews, TaskService},
     sink::kafka::Kafka,
     source::Source,
     telemetry::Metrics,
@@ -56,6 +56,7 @@ pub struct ServerState {
     pub tasks: TaskService,
     /// Things and devices to choose from.
     pub catalog: Catalog,
+    pub previews: Previews,
     pub queue: Queue,
     pub source: Source,
     pub kafka: Kafka,

@@ -2,6 +2,7 @@
 //! API call the same ones.
 
 mod catalog;
+mod preview;
 mod receipt;
 mod verify;
 mod view;
@@ -12,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use catalog::{Catalog, CatalogCursor, CatalogFilter};
+pub use preview::{Preview, Previews};
 pub use verify::Verification;
 pub use view::event_view;
 

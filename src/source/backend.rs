@@ -1,11 +1,17 @@
 //! What a database must offer to serve as a source of readings.
 
+use std::{collections::HashMap, time::Duration};
+
+use bytes::Bytes;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{
     CatalogQuery, Device, DeviceRow, Mapping, Page, RowSender, Selection, Source, SourceError, StoredRange, ThingRow, Timeouts,
-    postgres, rows::LookUpResult, sqlite,
+    postgres,
+    preview::{CountedGroup, Edges, ProbedGroup, SamplePoint},
+    rows::LookUpResult,
+    sqlite,
 };
 use crate::{
     config::{Database, Iota},
@@ -35,6 +41,43 @@ pub(super) trait SourceBackend {
 
     /// Lists devices of a thing, in the same order.
     async fn devices_of(&self, mapping: &Mapping, thing: Uuid, query: &CatalogQuery) -> Result<Vec<DeviceRow>, SourceError>;
+
+    /// Returns those of several devices that are mounted on the thing.
+    async fn look_up(&self, mapping: &Mapping, thing: Uuid, devices: &[Uuid]) -> Result<HashMap<Uuid, Device>, SourceError>;
+
+    /// Counts the rows of several devices by bucket, at most `cap` rows of each, if an index begins
+    /// with the device. `None`: it takes longer than `limit`, or was cancelled because it blocks
+    /// others.
+    async fn bucket_counts(
+        &self,
+        mapping: &Mapping,
+        devices: &[Uuid],
+        edges: &Edges,
+        cap: Option<u32>,
+        limit: Duration,
+    ) -> Result<Option<Vec<CountedGroup>>, SourceError>;
+
+    /// Counts at most `rows` rows from the start of each of several ranges of a device, each with its
+    /// number. `None` as for [`bucket_counts`](Self::bucket_counts).
+    async fn probe(
+        &self,
+        mapping: &Mapping,
+        device: Uuid,
+        ranges: &[StoredRange],
+        rows: u32,
+        limit: Duration,
+    ) -> Result<Option<Vec<(usize, ProbedGroup)>>, SourceError>;
+
+    /// Reads the first `rows` documents from each of several points, and passes each to `on_row` with
+    /// the number of its point, one after the other. `false`: not all were read within `limit`.
+    async fn sample(
+        &self,
+        mapping: &Mapping,
+        points: &[SamplePoint],
+        rows: u32,
+        limit: Duration,
+        on_row: &mut (dyn FnMut(usize, Option<Bytes>) + Send),
+    ) -> Result<bool, SourceError>;
 
     /// Counts the rows of a device in a range.
     ///
@@ -167,6 +210,55 @@ impl SourceBackend for Backend {
         match self {
             Self::Postgres(server) => server.devices_of(mapping, thing, query).await,
             Self::Sqlite(file) => file.devices_of(mapping, thing, query).await,
+        }
+    }
+
+    async fn look_up(&self, mapping: &Mapping, thing: Uuid, devices: &[Uuid]) -> Result<HashMap<Uuid, Device>, SourceError> {
+        match self {
+            Self::Postgres(server) => server.look_up(mapping, thing, devices).await,
+            Self::Sqlite(file) => file.look_up(mapping, thing, devices).await,
+        }
+    }
+
+    async fn bucket_counts(
+        &self,
+        mapping: &Mapping,
+        devices: &[Uuid],
+        edges: &Edges,
+        cap: Option<u32>,
+        limit: Duration,
+    ) -> Result<Option<Vec<CountedGroup>>, SourceError> {
+        match self {
+            Self::Postgres(server) => server.bucket_counts(mapping, devices, edges, cap, limit).await,
+            Self::Sqlite(file) => file.bucket_counts(mapping, devices, edges, cap, limit).await,
+        }
+    }
+
+    async fn probe(
+        &self,
+        mapping: &Mapping,
+        device: Uuid,
+        ranges: &[StoredRange],
+        rows: u32,
+        limit: Duration,
+    ) -> Result<Option<Vec<(usize, ProbedGroup)>>, SourceError> {
+        match self {
+            Self::Postgres(server) => server.probe(mapping, device, ranges, rows, limit).await,
+            Self::Sqlite(file) => file.probe(mapping, device, ranges, rows, limit).await,
+        }
+    }
+
+    async fn sample(
+        &self,
+        mapping: &Mapping,
+        points: &[SamplePoint],
+        rows: u32,
+        limit: Duration,
+        on_row: &mut (dyn FnMut(usize, Option<Bytes>) + Send),
+    ) -> Result<bool, SourceError> {
+        match self {
+            Self::Postgres(server) => server.sample(mapping, points, rows, limit, on_row).await,
+            Self::Sqlite(file) => file.sample(mapping, points, rows, limit, on_row).await,
         }
     }
 

@@ -39,6 +39,7 @@ mod parallel;
 #[cfg(test)]
 mod ping_tests;
 mod postgres;
+mod preview;
 mod rows;
 pub mod sample;
 pub mod sample_database;
@@ -64,6 +65,7 @@ pub use catalog::{CatalogPosition, CatalogQuery, DeviceRow, ThingNames, ThingRow
 pub use error::SourceError;
 pub use mapping::{DocType, IdType, KeyType, Mapping, StoredRange, TimeType};
 pub use postgres::copy;
+pub use preview::{Buckets, DeviceCounts};
 use rows::RowSender;
 pub use rows::{FirstRows, OpenDevice, Rows};
 

@@ -5,6 +5,7 @@
 //! the mapping, and the condition contains a check, evaluated once ([`layout_check`]).
 
 pub mod catalog;
+pub mod preview;
 
 use chrono::DateTime;
 use sea_query::{
@@ -180,15 +181,20 @@ pub fn range(mapping: &Mapping, selection: &Selection) -> StoredRange {
 
 fn in_range(mapping: &Mapping, range: &StoredRange) -> Condition {
     let time = || column(RAW_ALIAS, &mapping.raw.time);
-    let from = range.from.map(|from| time().gte(timestamp_literal(mapping.time, from)));
-    let holes = range.holes.iter().map(|(from, to)| {
-        Expr::expr(time().gte(timestamp_literal(mapping.time, *from))).and(time().lte(timestamp_literal(mapping.time, *to))).not()
-    });
     let mut in_range = Condition::all().add(time().lte(timestamp_literal(mapping.time, range.to)));
-    for condition in from.into_iter().chain(holes) {
-        in_range = in_range.add(condition);
+    if let Some(from) = range.from {
+        in_range = in_range.add(time().gte(timestamp_literal(mapping.time, from)));
     }
-    in_range
+    if range.holes.is_empty() { in_range } else { in_range.add(outside_holes(mapping, range)) }
+}
+
+/// The condition that a time is in no hole of a range.
+fn outside_holes(mapping: &Mapping, range: &StoredRange) -> Condition {
+    let time = || column(RAW_ALIAS, &mapping.raw.time);
+    let literal = |time_us: i64| timestamp_literal(mapping.time, time_us);
+    range.holes.iter().fold(Condition::all(), |outside, (from, to)| {
+        outside.add(Expr::expr(time().gte(literal(*from))).and(time().lte(literal(*to))).not())
+    })
 }
 
 /// The sort key of a row, to be compared with a [`position`].
@@ -244,17 +250,20 @@ fn id(r#type: IdType, id: Uuid) -> Expr {
 
 /// A stored time in microseconds as a literal of the column's type.
 fn timestamp_literal(r#type: TimeType, time_us: i64) -> Expr {
-    let cast = |name: &str| {
-        // Years have four digits here: requests have no others, and rows are in their range.
-        let time = DateTime::from_timestamp_micros(time_us).unwrap_or_default();
-        let zone = if r#type == TimeType::Instant { "+00" } else { "" };
-        Expr::val(format!("{}{zone}", time.format("%Y-%m-%d %H:%M:%S%.6f"))).cast_as(Alias::new(name))
-    };
+    let cast = |name: &str| Expr::val(timestamp_text(r#type, time_us)).cast_as(Alias::new(name));
     match r#type {
         TimeType::Instant => cast("timestamptz"),
         TimeType::Local(_) => cast("timestamp"),
         TimeType::EpochMillis => Expr::val(time_us.div_euclid(1_000)),
     }
+}
+
+/// A stored time in microseconds as PostgreSQL reads it.
+fn timestamp_text(r#type: TimeType, time_us: i64) -> String {
+    // Years have four digits here: requests have no others, and rows are in their range.
+    let time = DateTime::from_timestamp_micros(time_us).unwrap_or_default();
+    let zone = if r#type == TimeType::Instant { "+00" } else { "" };
+    format!("{}{zone}", time.format("%Y-%m-%d %H:%M:%S%.6f"))
 }
 
 /// A row key as a literal of the column's type. A key that is no value of the type was stored under

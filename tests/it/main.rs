@@ -32,6 +32,7 @@ mod named_files;
 mod outages;
 mod page;
 mod pgbouncer;
+mod preview;
 mod quarantine;
 mod quoted_texts;
 mod ready;

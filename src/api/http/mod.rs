@@ -7,6 +7,7 @@ mod error;
 mod events;
 mod ndjson;
 mod openapi;
+mod preview;
 mod query;
 mod receipt;
 mod route;
@@ -141,6 +142,7 @@ impl Call<'_> {
             Action::Quarantine(id) => self.quarantine(id).await,
             Action::Receipt(id) => self.receipt(id).await,
             Action::Verify(id) => self.verify(id).await,
+            Action::Preview => self.preview().await,
             Action::Things => self.things().await,
             Action::Devices(thing) => self.devices(thing).await,
             Action::Service => self.service(),

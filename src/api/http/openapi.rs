@@ -2,6 +2,7 @@
 //! requests. What each endpoint takes and answers is written in [`operations`]; tests hold it
 //! against the routes, and the whole against `docs/openapi.json`.
 
+mod catalog;
 mod receipt;
 
 use std::{collections::BTreeMap, sync::LazyLock};
@@ -18,8 +19,8 @@ use warp::{
 };
 
 use crate::protocol::http::{
-    DEFAULT_LIMIT, DeviceView, EventView, JobView, MAX_LIMIT, PREFIX, Page, Problem, QuarantineView, RateRequest, RetryRequest,
-    ServiceView, SubmitRequest, TaskView, ThingView,
+    DEFAULT_LIMIT, EventView, JobView, MAX_LIMIT, PREFIX, Page, Problem, QuarantineView, RateRequest, RetryRequest, ServiceView,
+    SubmitRequest, TaskView,
 };
 
 /// `GET /data-patch/openapi.json`
@@ -90,7 +91,7 @@ fn document() -> Value {
             "securitySchemes": {"token": {
                 "type": "http",
                 "scheme": "bearer",
-                "description": "The service's token or a named one. A viewer may use every GET, and verify; the others need an operator.",
+                "description": "The service's token or a named one. A viewer may use every GET, preview and verify; the others need an operator.",
             }},
             "responses": responses(&problem),
             "schemas": schemas.0,
@@ -158,7 +159,7 @@ fn operations(schemas: &mut Schemas) -> Vec<Operation> {
         on_task("resumeTask", "post", "/tasks/{taskId}/resume", "Lets a paused task continue where it is"),
     ]);
     operations.extend([retry(schemas), quarantine(schemas), receipt::receipt(schemas), receipt::verify(schemas)]);
-    operations.extend([things(schemas), devices(schemas)]);
+    operations.extend([catalog::preview(schemas), catalog::things(schemas), catalog::devices(schemas)]);
     operations.push(Operation {
         id: "showService",
         method: "get",
@@ -296,33 +297,6 @@ fn quarantine(schemas: &mut Schemas) -> Operation {
     }
 }
 
-fn things(schemas: &mut Schemas) -> Operation {
-    Operation {
-        id: "listThings",
-        method: "get",
-        path: "/things",
-        summary: "The things that have devices, by name and id",
-        parameters: vec![search(), cursor(&json!({"type": "string"})), limit()],
-        body: None,
-        answers: vec![(200, answer("A page of things.", &schemas.page::<ThingView>()))],
-        errors: Vec::new(),
-    }
-}
-
-fn devices(schemas: &mut Schemas) -> Operation {
-    let thing = parameter("path", "thingId", "The thing", &json!({"type": "string", "format": "uuid"}));
-    Operation {
-        id: "listDevices",
-        method: "get",
-        path: "/things/{thingId}/devices",
-        summary: "The devices of a thing, by name and id; none if there is no such thing",
-        parameters: vec![thing, search(), cursor(&json!({"type": "string"})), limit()],
-        body: None,
-        answers: vec![(200, answer("A page of devices.", &schemas.page::<DeviceView>()))],
-        errors: Vec::new(),
-    }
-}
-
 /// An object with a further entry, in the object that `pointer` names.
 fn with(mut object: Value, pointer: &str, name: &str, value: Value) -> Value {
     if let Some(inner) = object.pointer_mut(pointer).and_then(Value::as_object_mut) {
@@ -372,11 +346,6 @@ fn cursor(schema: &Value) -> Value {
 fn limit() -> Value {
     let schema = json!({"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT});
     query("limit", "The most items of a page", &schema)
-}
-
-fn search() -> Value {
-    let schema = json!({"type": "string", "maxLength": 100});
-    query("q", "Only those whose name or id contains this text, in upper or lower case", &schema)
 }
 
 fn states() -> Value {

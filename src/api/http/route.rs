@@ -23,6 +23,7 @@ pub enum Route {
     Quarantine(TaskId),
     Receipt(TaskId),
     Verify(TaskId),
+    Previews,
     Things,
     /// The devices of a thing.
     Devices(Uuid),
@@ -43,6 +44,7 @@ pub enum Action {
     Quarantine(TaskId),
     Receipt(TaskId),
     Verify(TaskId),
+    Preview,
     Things,
     Devices(Uuid),
     Service,
@@ -51,7 +53,7 @@ pub enum Action {
 impl Action {
     /// Whether the request has a body that means something.
     pub fn has_body(self) -> bool {
-        matches!(self, Self::Submit | Self::SetRate(_) | Self::Retry(_))
+        matches!(self, Self::Submit | Self::Preview | Self::SetRate(_) | Self::Retry(_))
     }
 }
 
@@ -68,6 +70,7 @@ impl Route {
         };
         Ok(match segments.as_slice() {
             ["tasks"] => Self::Tasks,
+            ["previews"] => Self::Previews,
             ["things"] => Self::Things,
             ["things", thing, "devices"] => Self::Devices(Uuid::try_parse(thing).map_err(|_| ApiError::thing_id(thing))?),
             ["service"] => Self::Service,
@@ -90,7 +93,7 @@ impl Route {
         match self {
             Self::Tasks => "GET, HEAD, POST, OPTIONS",
             Self::Task(_) => "GET, HEAD, PATCH, OPTIONS",
-            Self::Steer(..) | Self::Retry(_) | Self::Verify(_) => "POST, OPTIONS",
+            Self::Steer(..) | Self::Retry(_) | Self::Verify(_) | Self::Previews => "POST, OPTIONS",
             Self::Jobs(_)
             | Self::Events(_)
             | Self::Quarantine(_)
@@ -119,6 +122,7 @@ impl Route {
             Self::Verify(id) if method == Method::POST => Action::Verify(id),
             Self::Steer(id, steer) if method == Method::POST => Action::Steer(id, steer),
             Self::Retry(id) if method == Method::POST => Action::Retry(id),
+            Self::Previews if method == Method::POST => Action::Preview,
             Self::Things if reads => Action::Things,
             Self::Devices(thing) if reads => Action::Devices(thing),
             Self::Service if reads => Action::Service,
@@ -151,6 +155,7 @@ mod tests {
             ("/tasks/{id}/events", Method::GET, Action::Events(id)),
             ("/tasks/{id}/receipt", Method::GET, Action::Receipt(id)),
             ("/tasks/{id}/verify", Method::POST, Action::Verify(id)),
+            ("/previews", Method::POST, Action::Preview),
             ("/things", Method::GET, Action::Things),
             ("/things/{id}/devices", Method::GET, Action::Devices(id.0)),
             ("/service", Method::GET, Action::Service),
@@ -160,6 +165,7 @@ mod tests {
         for (path, method, status) in [
             ("/tasks", Method::DELETE, 405),
             ("/tasks/{id}/pause", Method::GET, 405),
+            ("/previews", Method::GET, 405),
             ("/tasks/", Method::GET, 400),
             ("/tasks/x", Method::GET, 400),
             ("/things/x/devices", Method::GET, 400),

@@ -155,6 +155,11 @@ impl ConnectionGuard {
         Ok(boundary)
     }
 
+    /// The session itself.
+    pub fn inner(&mut self) -> &mut sqlx::PgConnection {
+        self.connection.inner()
+    }
+
     /// Returns the connection to the pool, after its statements have ended.
     pub fn release(self) {
         self.connection.return_to_pool();

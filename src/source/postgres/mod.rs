@@ -8,7 +8,11 @@ mod discover;
 pub(super) mod error;
 mod lock_watchdog;
 mod pool;
+mod preview;
 
+use std::{collections::HashMap, time::Duration};
+
+use bytes::Bytes;
 use sea_query::{PostgresQueryBuilder, SelectStatement};
 use sqlx::{FromRow as _, Row as _, postgres::PgRow};
 use tokio::sync::oneshot;
@@ -18,6 +22,7 @@ use super::{
     CatalogQuery, Device, DeviceRow, Mapping, Page, RowSender, Selection, Source, SourceError, StoredRange, ThingRow, Timeouts,
     backend::{RowCount, SourceBackend},
     pages::PAGE_BYTES,
+    preview::{CountedGroup, Edges, ProbedGroup, SamplePoint},
     rows::LookUpResult,
     select,
 };
@@ -79,6 +84,49 @@ impl SourceBackend for Server {
     async fn devices_of(&self, mapping: &Mapping, thing: Uuid, query: &CatalogQuery) -> Result<Vec<DeviceRow>, SourceError> {
         let rows = self.fetch(&select::catalog::devices_of(mapping, thing, query).to_string(PostgresQueryBuilder)).await?;
         Ok(rows.iter().map(DeviceRow::from_row).collect::<Result<_, _>>()?)
+    }
+
+    async fn look_up(&self, mapping: &Mapping, thing: Uuid, devices: &[Uuid]) -> Result<HashMap<Uuid, Device>, SourceError> {
+        let query = select::devices(mapping, thing, devices.iter().copied());
+        Ok(read_devices(&self.fetch(&query.to_string(PostgresQueryBuilder)).await?)?.into_iter().collect())
+    }
+
+    async fn bucket_counts(
+        &self,
+        mapping: &Mapping,
+        devices: &[Uuid],
+        edges: &Edges,
+        cap: Option<u32>,
+        limit: Duration,
+    ) -> Result<Option<Vec<CountedGroup>>, SourceError> {
+        let query = select::preview::bucket_counts(mapping, devices, edges, cap);
+        Ok(self.fetch_within(&query, limit).await?.as_deref().map(preview::read).transpose()?)
+    }
+
+    async fn probe(
+        &self,
+        mapping: &Mapping,
+        device: Uuid,
+        ranges: &[StoredRange],
+        rows: u32,
+        limit: Duration,
+    ) -> Result<Option<Vec<(usize, ProbedGroup)>>, SourceError> {
+        let query = select::preview::probes(mapping, device, ranges, rows);
+        let Some(rows) = self.fetch_within(&query, limit).await? else { return Ok(None) };
+        let numbered =
+            |row: &PgRow| Ok((usize::try_from(row.try_get::<i64, _>("n")?).unwrap_or(usize::MAX), ProbedGroup::from_row(row)?));
+        Ok(Some(rows.iter().map(numbered).collect::<Result<_, sqlx::Error>>()?))
+    }
+
+    async fn sample(
+        &self,
+        mapping: &Mapping,
+        points: &[SamplePoint],
+        rows: u32,
+        limit: Duration,
+        on_row: &mut (dyn FnMut(usize, Option<Bytes>) + Send),
+    ) -> Result<bool, SourceError> {
+        self.documents(&select::preview::samples(mapping, points, rows), limit, on_row).await
     }
 
     async fn count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<RowCount, SourceError> {
@@ -171,7 +219,10 @@ impl SourceBackend for Server {
 
 /// Looks devices up by id.
 async fn devices(connection: &mut ConnectionGuard, query: &SelectStatement) -> Result<Vec<(Uuid, Device)>, SourceError> {
-    let rows = connection.fetch(&query.to_string(PostgresQueryBuilder)).await?;
+    Ok(read_devices(&connection.fetch(&query.to_string(PostgresQueryBuilder)).await?)?)
+}
+
+fn read_devices(rows: &[PgRow]) -> Result<Vec<(Uuid, Device)>, sqlx::Error> {
     let read = |row: &PgRow| {
         // The query compares ids with UUIDs, so each can be parsed.
         let id = Uuid::try_parse(row.try_get("id")?).map_err(|error| sqlx::Error::Decode(error.into()))?;

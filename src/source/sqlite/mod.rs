@@ -3,6 +3,8 @@
 mod connection;
 pub(super) mod error;
 
+use std::{collections::HashMap, time::Duration};
+
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use sea_query::{SelectStatement, SqliteQueryBuilder};
@@ -15,6 +17,7 @@ use super::{
     backend::{RowCount, SourceBackend},
     discover::{Column, Table, build_mapping, no_table, optional},
     pages::PAGE_BYTES,
+    preview::{CountedGroup, Edges, ProbedGroup, SamplePoint},
     select,
 };
 use crate::{
@@ -76,6 +79,77 @@ impl SourceBackend for File {
         Ok(rows.iter().map(DeviceRow::from_row).collect::<Result<_, _>>()?)
     }
 
+    async fn look_up(&self, mapping: &Mapping, thing: Uuid, devices: &[Uuid]) -> Result<HashMap<Uuid, Device>, SourceError> {
+        let rows = self.fetch_all(&select::devices(mapping, thing, devices.iter().copied())).await?;
+        let read = |row: &SqliteRow| {
+            let id = Uuid::try_parse(row.try_get("id")?).map_err(|error| sqlx::Error::Decode(error.into()))?;
+            Ok((id, Device::from_row(row)?))
+        };
+        Ok(rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?)
+    }
+
+    async fn bucket_counts(
+        &self,
+        mapping: &Mapping,
+        devices: &[Uuid],
+        edges: &Edges,
+        cap: Option<u32>,
+        limit: Duration,
+    ) -> Result<Option<Vec<CountedGroup>>, SourceError> {
+        let work = async {
+            let mut groups = Vec::new();
+            for (n, device) in (0..).zip(devices) {
+                let rows = self.fetch_all(&select::preview::device_buckets(mapping, *device, edges, cap)).await?;
+                for row in &rows {
+                    groups.push(CountedGroup { n, ..CountedGroup::from_row(row)? });
+                }
+            }
+            Ok(groups)
+        };
+        within(limit, work).await
+    }
+
+    async fn probe(
+        &self,
+        mapping: &Mapping,
+        device: Uuid,
+        ranges: &[StoredRange],
+        rows: u32,
+        limit: Duration,
+    ) -> Result<Option<Vec<(usize, ProbedGroup)>>, SourceError> {
+        let work = async {
+            let mut groups = Vec::new();
+            for (n, range) in ranges.iter().enumerate() {
+                let row = self.fetch_optional(&select::preview::probe(mapping, device, range, rows)).await?;
+                let group = ProbedGroup::from_row(&row.ok_or(sqlx::Error::RowNotFound)?)?;
+                groups.push((n, group));
+            }
+            Ok(groups)
+        };
+        within(limit, work).await
+    }
+
+    async fn sample(
+        &self,
+        mapping: &Mapping,
+        points: &[SamplePoint],
+        rows: u32,
+        limit: Duration,
+        on_row: &mut (dyn FnMut(usize, Option<Bytes>) + Send),
+    ) -> Result<bool, SourceError> {
+        let work = async {
+            for (n, point) in points.iter().enumerate() {
+                for row in &self.fetch_all(&select::preview::sample(mapping, point, rows)).await? {
+                    // Unchecked: a column of text may contain a blob in SQLite.
+                    let doc: Option<Vec<u8>> = row.try_get_unchecked("d")?;
+                    on_row(n, doc.map(Bytes::from));
+                }
+            }
+            Ok(())
+        };
+        Ok(within(limit, work).await?.is_some())
+    }
+
     async fn count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<RowCount, SourceError> {
         let row = self.fetch_optional(&select::count(mapping, device, range)).await?.ok_or(sqlx::Error::RowNotFound)?;
         Ok(RowCount::from_row(&row)?)
@@ -122,6 +196,12 @@ impl SourceBackend for File {
     async fn explain_count(&self, _: &Mapping, _: Uuid, _: &StoredRange) -> Result<Option<String>, SourceError> {
         Ok(None)
     }
+}
+
+/// The result of short statements; `None` if they take longer than `limit`. Each of them ends by
+/// itself soon.
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, SourceError>>) -> Result<Option<T>, SourceError> {
+    tokio::time::timeout(limit, work).await.ok().transpose()
 }
 
 async fn table(pool: &SqlitePool, name: &str) -> Result<Table, SourceError> {

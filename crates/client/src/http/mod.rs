@@ -7,8 +7,8 @@ mod transport;
 
 use data_patch_protocol::{
     http::{
-        DeviceView, JobView, Page, QuarantineView, RateRequest, Receipt, RetryDevices, RetryRequest, ServiceView, SubmitRequest,
-        TaskView, ThingView, VerifyLine,
+        DeviceView, JobView, Page, PreviewLine, PreviewRequest, QuarantineView, RateRequest, Receipt, RetryDevices, RetryRequest,
+        ServiceView, SubmitRequest, TaskView, ThingView, VerifyLine,
     },
     task::{JobState, TaskId, TaskState},
 };
@@ -198,6 +198,14 @@ impl HttpClient {
     /// As for all calls.
     pub async fn verify(&self, task: TaskId) -> Result<JsonLines<VerifyLine>, HttpError> {
         self.lines(Method::POST, format!("/tasks/{task}/verify"), None::<&()>).await
+    }
+
+    /// What a request would publish: a line for each device as it is known, then the summary.
+    ///
+    /// # Errors
+    /// As for all calls.
+    pub async fn preview(&self, request: &PreviewRequest) -> Result<JsonLines<PreviewLine>, HttpError> {
+        self.lines(Method::POST, "/previews".to_owned(), Some(request)).await
     }
 
     /// A page of the things that have devices; `text` is a part of their name or id.

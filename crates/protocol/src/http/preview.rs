@@ -38,6 +38,9 @@ pub struct DevicePreview {
     /// Rows that were validated, and how many of them would be quarantined.
     pub sampled: u64,
     pub sample_quarantined: u64,
+    /// How long publishing it takes by itself: at the rate asked for, otherwise at the speed of recent
+    /// tasks.
+    pub estimated_seconds: Option<f64>,
     /// Why the device would fail, or its preview is incomplete.
     pub problem: Option<String>,
 }

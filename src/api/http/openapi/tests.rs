@@ -25,6 +25,7 @@ fn operation_id(action: Action) -> &'static str {
         Action::Quarantine(_) => "listQuarantine",
         Action::Receipt(_) => "showReceipt",
         Action::Verify(_) => "verifyTask",
+        Action::Preview => "preview",
         Action::Things => "listThings",
         Action::Devices(_) => "listDevices",
         Action::Service => "showService",
