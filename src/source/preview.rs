@@ -156,7 +156,7 @@ fn estimate(range: &StoredRange, group: &ProbedGroup, limit: u32) -> (u64, bool)
         return (rows, rows >= u64::from(limit));
     }
     let (seen, all) = ((reached - from).max(1), (last - from).max(1));
-    let estimated = u128::from(rows) * all.unsigned_abs() as u128 / seen.unsigned_abs() as u128;
+    let estimated = u128::from(rows) * u128::from(all.unsigned_abs()) / u128::from(seen.unsigned_abs());
     (u64::try_from(estimated).unwrap_or(u64::MAX).max(rows), true)
 }
 

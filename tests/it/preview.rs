@@ -48,6 +48,11 @@ async fn preview(app: &TestApp, request: &PreviewRequest) -> (Vec<DevicePreview>
     tokio::time::timeout(TIMEOUT, reading).await.unwrap()
 }
 
+/// At a hundred rows a second.
+fn seconds(rows: u64) -> f64 {
+    f64::from(u32::try_from(rows).unwrap()) / 100.0
+}
+
 #[tokio::test]
 async fn the_contracts_request_is_previewed_exactly() {
     let app = TestApp::start(TestSource::sample().await).await;
@@ -75,7 +80,7 @@ async fn the_contracts_request_is_previewed_exactly() {
         }
         assert_eq!(preview.buckets.iter().map(|bucket| bucket.rows).sum::<u64>(), preview.rows);
         assert!(preview.sampled >= 16 && preview.sample_quarantined == 0 && preview.bytes > preview.rows * 100, "{preview:?}");
-        assert_eq!(preview.estimated_seconds, Some(preview.rows as f64 / 100.0));
+        assert_eq!(preview.estimated_seconds, Some(seconds(preview.rows)));
     }
     let level = previews.iter().find(|preview| preview.device_id == sample::LEVEL_06).unwrap();
     assert_eq!((level.rows, level.name.as_deref()), (178, Some("静力水准仪06")));
@@ -85,7 +90,7 @@ async fn the_contracts_request_is_previewed_exactly() {
     let rows = previews.iter().map(|preview| preview.rows).sum::<u64>();
     assert_eq!((summary.devices, summary.problem_devices, summary.rows, summary.is_estimate), (9, 2, rows, false));
     assert_eq!((summary.bucket_unit, summary.bucket_units), (BucketUnit::Minute, 30));
-    assert_eq!(summary.estimated_seconds, Some(rows as f64 / 100.0));
+    assert_eq!(summary.estimated_seconds, Some(seconds(rows)));
     assert!(summary.overlaps.is_empty(), "{summary:?}");
     let tasks = app.call("GET", "/tasks", &Value::Null).await.json();
     assert_eq!(tasks["items"], json!([]), "a preview creates no task");
@@ -187,7 +192,7 @@ async fn ten_thousand_devices(source: &TestSource) -> (Uuid, Vec<Uuid>) {
     let devices: Vec<_> = (0..10_000).map(|_| Uuid::new_v4()).collect();
     let rows: Vec<_> = (0..20_000_i64)
         .map(|n| {
-            let device = devices[n as usize % devices.len()];
+            let device = devices[usize::try_from(n).unwrap() % devices.len()];
             Reading { id: n, device, time_ms: 1_547_211_780_000 + n * 100, doc: Some(doc(device, n)) }
         })
         .collect();

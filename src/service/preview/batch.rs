@@ -133,17 +133,16 @@ impl<'a> Batches<'a> {
             return Ok(Vec::new());
         }
         if !self.source.has_index().await? {
-            return Ok(match self.source.bucket_counts(devices, buckets, None, SCAN_LIMIT).await? {
-                Some(counts) => counts.into_iter().map(Ok).collect(),
-                None => {
-                    let problem = format!(
-                        "its rows are not counted: no index begins with the device, and reading the whole table takes longer than {} s",
-                        SCAN_LIMIT.as_secs()
-                    );
-                    self.given_up = Some(problem.clone());
-                    devices.iter().map(|_| Err(problem.clone())).collect()
-                }
-            });
+            if let Some(counts) = self.source.bucket_counts(devices, buckets, None, SCAN_LIMIT).await? {
+                return Ok(counts.into_iter().map(Ok).collect());
+            }
+            let problem = format!(
+                "its rows are not counted: no index begins with the device, and reading the whole table takes longer than {} s, \
+                 or others wait for it",
+                SCAN_LIMIT.as_secs()
+            );
+            self.given_up = Some(problem.clone());
+            return Ok(devices.iter().map(|_| Err(problem.clone())).collect());
         }
         let started = Instant::now();
         let counted = self.source.bucket_counts(devices, buckets, Some(MAX_COUNTED), STATEMENT_LIMIT).await?;
@@ -190,9 +189,9 @@ impl<'a> Batches<'a> {
     /// Reads some documents of each device that has rows.
     async fn sample(&self, counted: &mut [(Uuid, Result<DeviceCounts, String>)]) -> Vec<Sample> {
         let mut samples = vec![Sample::default(); counted.len()];
-        let (least, most) = SAMPLE_DEVICE_ROWS;
+        let (fewest, most) = SAMPLE_DEVICE_ROWS;
         let of_all = SAMPLE_ROWS / self.task.devices.len().max(1);
-        let rows = of_all.min(SAMPLE_BATCH_ROWS / counted.len().max(1)).clamp(least, most);
+        let rows = of_all.min(SAMPLE_BATCH_ROWS / counted.len().max(1)).clamp(fewest, most);
         let parts_of_device = SAMPLE_PARTS.min(i64::try_from(rows).unwrap_or(SAMPLE_PARTS));
         let rows_of_part = u32::try_from(rows).unwrap_or(u32::MAX) / u32::try_from(parts_of_device).unwrap_or(1).max(1);
         let (mut owners, mut parts) = (Vec::new(), Vec::new());

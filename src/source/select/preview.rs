@@ -73,7 +73,7 @@ pub fn bucket_counts(mapping: &Mapping, devices: &[Uuid], edges: &Edges, cap: Op
 /// In SQLite: counts at most `limit` rows from the start of a stored range: their number, the first time, the
 /// last time of those that were counted, and the last time of the range.
 pub fn probe(mapping: &Mapping, device: Uuid, range: &StoredRange, limit: u32) -> SelectStatement {
-    probed(mapping, id(mapping.raw_device, device), in_range(mapping, range), limit)
+    probed(mapping, &id(mapping.raw_device, device), &in_range(mapping, range), limit)
 }
 
 /// In PostgreSQL: as [`probe`], for several ranges, each with its number.
@@ -87,7 +87,7 @@ pub fn probes(mapping: &Mapping, device: Uuid, ranges: &[StoredRange], limit: u3
     if let Some(range) = ranges.first().filter(|range| !range.holes.is_empty()) {
         in_range = in_range.add(super::outside_holes(mapping, range));
     }
-    let probe = probed(mapping, id(mapping.raw_device, device), in_range, limit);
+    let probe = probed(mapping, &id(mapping.raw_device, device), &in_range, limit);
     let of_group = |name: &str| Expr::col((Alias::new(GROUPS_ALIAS), Alias::new(name)));
     Query::select()
         .expr_as(as_bigint(Expr::col((Alias::new(LIST_ALIAS), Alias::new("column1")))), Alias::new("n"))
@@ -99,7 +99,7 @@ pub fn probes(mapping: &Mapping, device: Uuid, ranges: &[StoredRange], limit: u3
         .take()
 }
 
-fn probed(mapping: &Mapping, device: Expr, range: Condition, limit: u32) -> SelectStatement {
+fn probed(mapping: &Mapping, device: &Expr, range: &Condition, limit: u32) -> SelectStatement {
     let selected = |order| {
         Query::select()
             .expr_as(column(RAW_ALIAS, &mapping.raw.time), Alias::new("t"))
