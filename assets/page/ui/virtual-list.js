@@ -202,7 +202,7 @@ export class VirtualList extends HTMLElement {
   #render() {
     cancelAnimationFrame(this.#frame);
     this.#frame = 0;
-    const { create, fill, measured, onend } = this.#options;
+    const { create, fill, measured, onend, role } = this.#options;
     const heights = this.#heights;
     const top = this.scrollTop;
     const first = Math.max(0, heights.at(top) - MARGIN_ROWS);
@@ -230,17 +230,25 @@ export class VirtualList extends HTMLElement {
       previous = row;
       if (isNew || this.#all) {
         row.dataset.index = String(index);
-        row.setAttribute("aria-rowindex", String(index + 2));
+        // The first row of a table is its head.
+        if (role === "rowgroup") row.setAttribute("aria-rowindex", String(index + 2));
         fill(row, index);
         fresh.push(index);
       }
     }
     if (measured) this.#measure(fresh);
-    for (const [index, row] of this.#shown) row.style.transform = `translateY(${heights.before(index)}px)`;
+    // Rows of one height stay where they were put.
+    for (const index of measured ? this.#shown.keys() : fresh) this.#place(index);
     this.#content.style.height = `${heights.before(heights.length)}px`;
     this.#free.length = Math.min(this.#free.length, 40);
     this.#all = false;
     if (onend && last === heights.length) onend();
+  }
+
+  /** @param {number} index */
+  #place(index) {
+    const row = this.#shown.get(index);
+    if (row) row.style.transform = `translateY(${this.#heights.before(index)}px)`;
   }
 
   /** @param {number[]} indexes */

@@ -1,7 +1,6 @@
 // Chromium, and what the tests look at in it.
 
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -17,26 +16,54 @@ const FLAGS = [
 ];
 
 export class Browser {
-  /** @param {any} [options] of the context */
+  /** @param {any} [options] of the context: language, colours, size of the window */
   static async start(options = {}) {
     const browser = new Browser();
-    browser.profile = mkdtempSync(join(tmpdir(), "data-patch-browser-"));
-    browser.context = await chromium.launchPersistentContext(browser.profile, {
-      executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-      headless: true,
-      args: FLAGS,
+    // Each start makes a profile of its own, and removes it at the end.
+    browser.process = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", headless: true, args: FLAGS });
+    browser.context = await browser.newContext(options);
+    return browser;
+  }
+
+  /**
+   * Runs something in a browser of its own.
+   * @param {(browser: Browser) => Promise<void>} body
+   */
+  static async with(body) {
+    const browser = await Browser.start();
+    try {
+      await body(browser);
+    } finally {
+      await browser.stop();
+    }
+  }
+
+  /** What somebody else would see, with storage of their own. @param {any} [options] */
+  newContext(options = {}) {
+    return this.process.newContext({
       viewport: { width: 1280, height: 860 },
       locale: "en-GB",
       colorScheme: "light",
       timezoneId: "Asia/Shanghai",
+      permissions: ["clipboard-read", "clipboard-write"],
       ...options,
     });
-    return browser;
   }
 
-  async stop() {
-    await this.context.close();
-    rmSync(this.profile, { recursive: true, force: true });
+  /** The memory of the processes that draw pages, in MiB: shared parts are counted in proportion. */
+  async rendererMemory() {
+    const session = await this.process.newBrowserCDPSession();
+    const { processInfo } = await session.send("SystemInfo.getProcessInfo");
+    await session.detach();
+    const sizes = processInfo.filter(({ type }) => type === "renderer").map(({ id }) => {
+      const rollup = readFileSync(`/proc/${id}/smaps_rollup`, "utf8");
+      return Number(/^Pss:\s+(\d+)/m.exec(rollup)?.[1]) / 1024;
+    });
+    return Math.max(...sizes);
+  }
+
+  stop() {
+    return this.process.close();
   }
 }
 

@@ -12,12 +12,12 @@ const PATIENCE = 20_000;
 export class Visit {
   /**
    * Opens a page of its own.
-   * @param {import("./browser.mjs").Browser} browser @param {string} url with the path of the page
+   * @param {{ context: any }} browser @param {string} url with the path of the page
    */
-  static async start(browser, url) {
+  static async start({ context }, url) {
     const visit = new Visit();
     visit.url = url;
-    visit.page = await browser.context.newPage();
+    visit.page = await context.newPage();
     visit.page.setDefaultTimeout(PATIENCE);
     visit.found = complaints(visit.page);
     return visit;

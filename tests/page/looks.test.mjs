@@ -1,0 +1,119 @@
+// How it looks, and whether everybody can use it: both languages, both themes, a phone, and axe-core.
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { test } from "node:test";
+
+import { Visit } from "./support/pages.mjs";
+import { BRIDGE, DAM, deviceIds } from "./support/service.mjs";
+import { shared } from "./support/shared.mjs";
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true };
+const RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
+
+/** A task of each kind, for the pictures. @type {Promise<{ failed: string, done: string }> | null} */
+let made = null;
+
+function tasks() {
+  const make = async (request) => {
+    const { taskId } = await shared.service.submit(request);
+    await shared.service.finished(taskId);
+    return taskId;
+  };
+  const piezometers = [...deviceIds("渗压计", 11), "00000000-0000-4000-8000-000000000001"];
+  made ??= (async () => ({
+    failed: await make({ thingId: DAM, devices: piezometers, reason: "公式有误，重算" }),
+    done: await make({ thingId: BRIDGE, devices: deviceIds("静力水准仪", 7), reason: "ET was down, ticket 4711" }),
+  }))();
+  return made;
+}
+
+/** @param {any} options @param {(visit: Visit) => Promise<void>} body */
+async function as(options, body) {
+  const context = await shared.browser.newContext(options);
+  const visit = await Visit.start({ context }, shared.url);
+  try {
+    await body(visit);
+    await visit.end();
+  } finally {
+    await context.close();
+  }
+}
+
+/** Nothing that axe-core finds may be serious. @param {Visit} visit @param {string} where */
+async function isAccessible(visit, where) {
+  // By the debugger, which the page's own policy does not concern.
+  await visit.page.evaluate(AXE);
+  const { violations } = await visit.page.evaluate((values) => /** @type {any} */ (window).axe.run(document, { runOnly: { type: "tag", values } }), RULES);
+  const found = violations.map(({ id, impact, nodes }) => `${impact} ${id}: ${nodes.map(({ html }) => html.slice(0, 160)).join(" | ")}`);
+  assert.deepEqual(found, [], where);
+}
+
+/** Nothing may be wider than the screen. @param {Visit} visit @param {string} where */
+async function fits(visit, where) {
+  const [content, screen] = await visit.page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+  assert.ok(content <= screen, `${where}: ${content} of ${screen} pixels`);
+}
+
+/** Every view. @param {Visit} visit @param {string} name */
+async function everyView(visit, name, isPhone = false) {
+  const { page } = visit;
+  const { failed } = await tasks();
+  await visit.open("/tasks");
+  await page.waitForSelector("dialog.sign-in[open]");
+  await isAccessible(visit, `${name}: sign-in`);
+  await visit.signIn();
+  await page.waitForSelector(".task-row[data-task]");
+  await visit.screenshot(`${name}-tasks`);
+  await isAccessible(visit, `${name}: tasks`);
+  if (isPhone) await fits(visit, `${name}: tasks`);
+  for (const part of ["devices", "log", "quarantine", "receipt"]) {
+    await visit.open(`/tasks/${failed}?tab=${part}`);
+    await page.reload();
+    await page.waitForSelector(`.tab-${part}[aria-selected=true]`);
+    if (part === "log") await page.waitForSelector(".entry[data-level=error]");
+    if (part === "quarantine") await page.waitForSelector(".quarantine-row[data-index]");
+    if (part === "devices") await page.waitForSelector(".device-row[data-index]");
+    await visit.screenshot(`${name}-task-${part}`);
+    await isAccessible(visit, `${name}: ${part}`);
+    if (isPhone) await fits(visit, `${name}: ${part}`);
+  }
+}
+
+test("English and light", () => as({}, (visit) => everyView(visit, "en-light")));
+
+test("Chinese and dark", () => as({ locale: "zh-CN", colorScheme: "dark" }, async (visit) => {
+  await everyView(visit, "zh-dark");
+  const texts = await visit.page.evaluate(() => document.body.innerText);
+  assert.doesNotMatch(texts, /\b(Tasks|Devices|Receipt|Sign out|connected)\b/, "a text is not translated");
+}));
+
+test("a phone", () => as(PHONE, (visit) => everyView(visit, "phone", true)));
+
+test("language and colours are chosen, and kept", () => as({}, async (visit) => {
+  const { page } = visit;
+  await visit.openAs(`/tasks/${(await tasks()).failed}`);
+  await visit.sees(/3 rows quarantined/);
+  await page.getByRole("button", { name: /^中文/ }).click();
+  await visit.sees(/3 行被隔离/);
+  assert.equal(await page.getAttribute("html", "lang"), "zh-CN");
+  await page.getByRole("button", { name: "配色：跟随系统" }).click();
+  await page.getByRole("button", { name: "配色：浅色" }).click();
+  assert.equal(await page.getAttribute("html", "data-theme"), "dark");
+  await page.reload();
+  await visit.sees(/3 行被隔离/);
+  assert.equal(await page.getAttribute("html", "data-theme"), "dark");
+  const back = await page.evaluate(() => getComputedStyle(document.documentElement).backgroundColor);
+  assert.match(back, /^rgb\(1?\d, /, "a dark colour");
+}));
+
+test("each text is there in both languages", async () => {
+  const load = (name) => {
+    const text = readFileSync(new URL(`../../assets/page/text/${name}.js`, import.meta.url), "utf8");
+    return import(`data:text/javascript,${encodeURIComponent(text)}`);
+  };
+  const [{ en }, { zh }] = [await load("en"), await load("zh")];
+  assert.deepEqual(Object.keys(zh).sort(), Object.keys(en).sort());
+});
