@@ -69,7 +69,8 @@ async function everyView(visit, name, isPhone = false) {
   await visit.screenshot(`${name}-tasks`);
   await isAccessible(visit, `${name}: tasks`);
   if (isPhone) await fits(visit, `${name}: tasks`);
-  for (const part of ["devices", "log", "quarantine", "receipt"]) {
+  // Where there is room the log is beside the others, and has no tab.
+  for (const part of ["devices", ...(isPhone ? ["log"] : []), "quarantine", "receipt"]) {
     await visit.open(`/tasks/${failed}?tab=${part}`);
     await page.reload();
     await page.waitForSelector(`.tab-${part}[aria-selected=true]`);

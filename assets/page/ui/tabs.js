@@ -1,11 +1,11 @@
-// Panels of which one is shown, as the ARIA practices describe tabs. Where there is room the style
-// sheet shows the log beside the others; its tab is then not needed.
+// Panels of which one is shown, as the ARIA practices describe tabs. A panel may be shown apart from the
+// others where there is room; its tab is then not needed.
 
 import { h, newId, setText } from "../lib/dom.js";
 
 /**
  * @param {string} label
- * @param {{ name: string, label: string, panel: HTMLElement }[]} parts
+ * @param {{ name: string, label: string, panel: HTMLElement, apart?: MediaQueryList }[]} parts
  * @param {string} selected
  * @param {(name: string) => void} onselect
  */
@@ -27,7 +27,8 @@ export function tabs(label, parts, selected, onselect) {
 
   /** @param {string} name @param {boolean} isUser */
   function select(name, isUser) {
-    const chosen = all.has(name) ? name : parts[0].name;
+    const part = parts.find((candidate) => candidate.name === name && !candidate.apart?.matches);
+    const chosen = (part ?? parts[0]).name;
     for (const [key, { tab, panel }] of all) {
       tab.setAttribute("aria-selected", String(key === chosen));
       tab.tabIndex = key === chosen ? 0 : -1;
@@ -49,6 +50,9 @@ export function tabs(label, parts, selected, onselect) {
     select(name, true);
   });
 
+  for (const { apart, panel } of parts) {
+    apart?.addEventListener("change", () => panel.isConnected && select(element.dataset.selected ?? "", false));
+  }
   select(selected, false);
   return {
     element,

@@ -15,6 +15,9 @@ import { TaskLog } from "./task-log.js";
 import { TaskQuarantine } from "./task-quarantine.js";
 import { TaskReceipt } from "./task-receipt.js";
 
+/** Where the log is shown beside the other parts, as the style sheet says too. */
+const WIDE = matchMedia("(min-width: 1100px)");
+
 export class TaskView extends HTMLElement {
   #model;
   #title = h("h1", {}, h("span"));
@@ -46,7 +49,7 @@ export class TaskView extends HTMLElement {
     const receipt = new TaskReceipt(model);
     this.#tabs = tabs(t("task.parts"), [
       { name: "devices", label: t("task.devices"), panel: devices },
-      { name: "log", label: t("task.log"), panel: log },
+      { name: "log", label: t("task.log"), panel: log, apart: WIDE },
       { name: "quarantine", label: t("task.quarantine"), panel: quarantine },
       { name: "receipt", label: t("task.receipt"), panel: receipt },
     ], query.get("tab") ?? "devices", (name) => this.#remember({ tab: name === "devices" ? null : name }));
