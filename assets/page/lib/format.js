@@ -50,6 +50,11 @@ export function duration(seconds) {
   return t("daysHours", { d: Math.floor(s / 86400), h: Math.floor((s % 86400) / 3600) });
 }
 
+/** The same for something that is over: with tenths of a second where they matter. @param {number} seconds */
+export function exactDuration(seconds) {
+  return seconds < 10 ? t("seconds", { n: seconds.toFixed(1) }) : duration(seconds);
+}
+
 function format(key, options) {
   let found = formats.get(key);
   if (!found) {

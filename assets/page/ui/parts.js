@@ -31,9 +31,9 @@ export function jobState(job) {
   return job.state === "queued" && job.waiting ? "waiting" : job.state;
 }
 
-/** A bar that is filled to a part. @param {string} [label] for screen readers */
+/** A bar that is filled to a part, with another part at its end for what failed. @param {string} [label] for screen readers */
 export function bar(label) {
-  const element = h("div", { class: "bar" }, h("i"));
+  const element = h("div", { class: "bar" }, h("i"), h("i", { class: "lost" }));
   if (label) {
     element.setAttribute("role", "progressbar");
     element.setAttribute("aria-label", label);
@@ -47,15 +47,22 @@ export function bar(label) {
  * @param {HTMLElement} element made by `bar`
  * @param {number | null} part from 0 to 1; `null` if it is not known
  * @param {string} state
+ * @param {number} [failed] the part that failed, from 0 to 1
  */
-export function setBar(element, part, state) {
-  const percent = Math.round((part ?? 0) * 1000) / 10;
-  const fill = /** @type {HTMLElement} */ (element.firstChild);
+export function setBar(element, part, state, failed = 0) {
+  const percent = Math.round((part ?? 0) * (1 - failed) * 1000) / 10;
+  const [fill, lost] = /** @type {HTMLElement[]} */ (/** @type {any} */ (element.children));
   fill.style.width = `${percent}%`;
+  lost.style.width = `${Math.round(failed * 1000) / 10}%`;
   element.dataset.state = state;
   if (!element.hasAttribute("role")) return;
   if (part === null) element.removeAttribute("aria-valuenow");
   else element.setAttribute("aria-valuenow", String(Math.floor(percent)));
+}
+
+/** The part of a task that failed. @param {any} task */
+export function failedPart(task) {
+  return task.devices.failed / task.devices.total;
 }
 
 /** How much of its rows a task or device has done, from 0 to 1. @param {number} done @param {number | null} all */

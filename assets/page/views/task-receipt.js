@@ -2,7 +2,7 @@
 
 import { get, request } from "../lib/api.js";
 import { h, setText, show } from "../lib/dom.js";
-import { dateTime, duration, number, shortId } from "../lib/format.js";
+import { dateTime, exactDuration, number, shortId } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
 import { session } from "../lib/session.js";
 import { objects } from "../lib/stream.js";
@@ -127,7 +127,7 @@ export class TaskReceipt extends HTMLElement {
     const parameters = {
       devices: number(summary.devices), complete: number(summary.completeDevices), differing: number(summary.differingDevices),
       unknown: number(summary.unknownDevices), published: number(summary.published), found: number(summary.found),
-      time: dateTime(summary.checkedAt), took: duration(summary.tookMs / 1000),
+      time: dateTime(summary.checkedAt), took: exactDuration(summary.tookMs / 1000),
     };
     setText(this.#result, t(`receipt.result.${summary.verdict}`, parameters));
   }

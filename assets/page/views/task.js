@@ -1,12 +1,12 @@
 // One task: its progress, its devices and its log, what was quarantined, and its receipt.
 
 import { h, setText, show } from "../lib/dom.js";
-import { dateTime, duration, number, range, shortId, speed } from "../lib/format.js";
+import { dateTime, duration, exactDuration, number, range, shortId, speed } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
 import { link, remember, route } from "../lib/router.js";
 import { isFinal, TaskModel } from "../lib/task-model.js";
 import { thingName } from "../lib/things.js";
-import { bar, partOf, pill, setBar, setPill, taskState } from "../ui/parts.js";
+import { bar, failedPart, partOf, pill, setBar, setPill, taskState } from "../ui/parts.js";
 import { tabs } from "../ui/tabs.js";
 import { errorText } from "../ui/toast.js";
 import { TaskActions } from "./task-actions.js";
@@ -117,7 +117,7 @@ export class TaskView extends HTMLElement {
     // While devices are not counted, the part of the devices is what is known.
     const isCounted = countedDevices + failed + cancelled >= total;
     const ended = total - task.devices.queued - task.devices.running;
-    setBar(this.#bar, isCounted ? partOf(published + quarantined, counted) : ended / total, state);
+    setBar(this.#bar, isCounted ? partOf(published + quarantined, counted) : ended / total, state, failedPart(task));
     setText(this.#done, isCounted
       ? t("rowsOf", { done: number(published), all: number(counted) })
       : t("rows", { n: published, count: number(published) }));
@@ -140,7 +140,7 @@ export class TaskView extends HTMLElement {
     if (!task) return;
     const parts = [];
     if (isFinal(task.state) && task.finishedAt) {
-      parts.push(t("task.took", { time: duration((Date.parse(task.finishedAt) - Date.parse(task.createdAt)) / 1000) }));
+      parts.push(t("task.took", { time: exactDuration((Date.parse(task.finishedAt) - Date.parse(task.createdAt)) / 1000) }));
     } else {
       if (task.rowsPerSecond !== null) parts.push(t("task.speed", { speed: speed(task.rowsPerSecond) }));
       if (task.estimatedEnd) parts.push(t("task.left", { time: duration((Date.parse(task.estimatedEnd) - Date.now()) / 1000) }));

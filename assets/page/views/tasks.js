@@ -6,7 +6,7 @@ import { dateTime, number, range, recent, shortId } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
 import { go, link, remember } from "../lib/router.js";
 import { thingName } from "../lib/things.js";
-import { bar, partOf, pill, setBar, setPill, taskState } from "../ui/parts.js";
+import { bar, failedPart, partOf, pill, setBar, setPill, taskState } from "../ui/parts.js";
 import { errorText } from "../ui/toast.js";
 import { VirtualList } from "../ui/virtual-list.js";
 import { TaskFilters } from "./task-filters.js";
@@ -193,7 +193,7 @@ function fillRow(row, task) {
   setText(devices.firstChild, t("tasks.deviceCount", { n: task.devices.total, count: number(task.devices.total) }));
   setText(devices.lastChild, task.devices.failed > 0 ? t("tasks.failedCount", { count: number(task.devices.failed) }) : "");
   const isCounted = countedDevices >= task.devices.total - task.devices.failed - task.devices.cancelled;
-  setBar(rows.firstChild, isCounted ? partOf(published + quarantined, counted) : null, taskState(task));
+  setBar(rows.firstChild, isCounted ? partOf(published + quarantined, counted) : null, taskState(task), failedPart(task));
   setText(rows.lastChild, isCounted && counted !== published
     ? t("rowsOf", { done: number(published), all: number(counted) }) : t("rows", { n: published, count: number(published) }));
   setText(created.firstChild, recent(task.createdAt));
