@@ -111,7 +111,8 @@ export async function request(method, path, options = {}) {
       session.forget(token, "refused");
       continue;
     }
-    if (response.status === 503 && repeat) {
+    // The source or the queue is away, or too much of this kind runs: later it is different.
+    if ((response.status === 503 || response.status === 429) && repeat) {
       await sleep(1000 * Number(response.headers.get("retry-after") ?? 1), signal);
       continue;
     }

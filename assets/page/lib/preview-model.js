@@ -1,6 +1,7 @@
 // What the service says would be published: for the window that is shown, and for the range that is
 // chosen. Each is asked for when it changes; an answer to an earlier question is dropped.
 
+import { Unreachable } from "./api.js";
 import { sleep } from "./dom.js";
 import { draft } from "./draft.js";
 import { toRfc3339 } from "./format.js";
@@ -9,6 +10,8 @@ import { objects } from "./stream.js";
 const UNITS = { minute: 60_000, hour: 3_600_000, day: 86_400_000 };
 /** Views are told at most so often while an answer arrives. */
 const NOTIFY_MS = 100;
+/** Before an answer that was cut is asked for again. */
+const CUT_MS = 500;
 
 /** One question and its answer so far. */
 class Preview extends EventTarget {
@@ -50,6 +53,11 @@ class Preview extends EventTarget {
     this.#tell();
     await sleep(delay, signal);
     if (signal.aborted) return;
+    while (this.isLoading && !signal.aborted) await this.#read(devices, span, signal);
+  }
+
+  /** @param {string[]} devices @param {import("./draft.js").Span} span @param {AbortSignal} signal */
+  async #read(devices, span, signal) {
     const found = new Map();
     const body = {
       src: "iota", thingId: draft.thing?.thingId, devices, from: toRfc3339(span.from), to: toRfc3339(span.to),
@@ -65,6 +73,8 @@ class Preview extends EventTarget {
       }
     } catch (error) {
       if (signal.aborted) return;
+      // An answer that was cut is asked for again, when the service can be reached.
+      if (error instanceof Unreachable) return sleep(CUT_MS, signal);
       this.error = error;
     }
     this.isLoading = false;

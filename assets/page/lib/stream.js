@@ -1,8 +1,7 @@
 // Answers that arrive bit by bit: lines of JSON, and server-sent events. `EventSource` cannot send a
 // token, so its protocol is read here.
 
-import { request, Unreachable } from "./api.js";
-import { connection } from "./connection.js";
+import { ApiError, request, Unreachable } from "./api.js";
 import { sleep } from "./dom.js";
 
 /** The service sends a comment every 15 s; a stream that is silent for longer is broken. */
@@ -42,26 +41,30 @@ async function* lines(response, signal) {
 }
 
 /**
- * The objects of an answer in NDJSON.
+ * The objects of an answer in NDJSON, which is complete when it ends with a summary.
  * @param {string} method @param {string} path
  * @param {{ body?: any, signal: AbortSignal, repeat?: boolean }} options
  * @returns {AsyncGenerator<any>}
  */
 export async function* objects(method, path, options) {
+  const { signal } = options;
   const headers = { accept: "application/x-ndjson" };
   const response = await request(method, path, { ...options, headers });
+  let last = null;
   try {
-    for await (const line of lines(response, options.signal)) {
-      if (line.trim()) yield JSON.parse(line);
+    for await (const line of lines(response, signal)) {
+      if (!line.trim()) continue;
+      last = JSON.parse(line);
+      if (last.kind === "error") throw new ApiError(response.status, last);
+      yield last;
     }
   } catch (error) {
-    options.signal.throwIfAborted();
-    if (error instanceof TypeError || error instanceof SyntaxError) {
-      connection.failed();
-      throw new Unreachable(String(error));
-    }
-    throw error;
+    signal.throwIfAborted();
+    if (!(error instanceof TypeError || error instanceof SyntaxError)) throw error;
   }
+  if (last?.kind === "summary") return;
+  // Cut, by a restart for example. Whether the service is there, the next request finds out.
+  throw new Unreachable("the answer ended early");
 }
 
 /**

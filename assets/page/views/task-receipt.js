@@ -1,10 +1,9 @@
 // What the task has published, device by device, and whether the topic still has it.
 
-import { get, request } from "../lib/api.js";
+import { get, request, Unreachable } from "../lib/api.js";
 import { h, setText, show } from "../lib/dom.js";
 import { dateTime, exactDuration, number, shortId } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
-import { session } from "../lib/session.js";
 import { objects } from "../lib/stream.js";
 import { isFinal } from "../lib/task-model.js";
 import { bar, pill, setBar, setPill } from "../ui/parts.js";
@@ -73,7 +72,6 @@ export class TaskReceipt extends HTMLElement {
       this.#isLoading = false;
     }
     setText(this.#note, t(this.#receipt.isFinal ? "receipt.final" : "receipt.soFar"));
-    show(this.#verify, session.isOperator);
     this.#list.update(this.#receipt.devices.length);
   }
 
@@ -84,12 +82,13 @@ export class TaskReceipt extends HTMLElement {
     name.title = device.deviceId;
     setText(published, device.counted === null ? number(device.published) : `${number(device.published)} / ${number(device.counted)}`);
     setText(quarantined, device.quarantined ? number(device.quarantined) : "");
-    setText(repeated, device.repeated ? number(device.repeated) : "");
+    // After a crash the rows that were sent again are not all known.
+    setText(repeated, device.repeatedIsExact === false ? `≥ ${number(device.repeated)}` : device.repeated ? number(device.repeated) : "");
     const ranges = device.partitions.map((part) => `${part.partition}: ${part.firstOffset}–${part.lastOffset}`);
     setText(offsets, ranges.join(", "));
-    offsets.title = ranges.join("\n");
-    setText(checksum, device.checksum);
-    checksum.title = device.checksum;
+    offsets.title = [...ranges, ...(device.unlocated ? [t("receipt.unlocated", { n: device.unlocated, count: number(device.unlocated) })] : [])].join("\n");
+    setText(checksum, device.checksum ?? "–");
+    checksum.title = device.checksum ?? t("receipt.noChecksum");
     const found = this.#verdicts.get(device.deviceId);
     show(verdict.firstChild, Boolean(found));
     if (!found) return setText(verdict.lastChild, "");
@@ -114,7 +113,8 @@ export class TaskReceipt extends HTMLElement {
         else if (line.kind === "summary") this.#conclude(line);
       }
     } catch (error) {
-      if (!this.#model.signal.aborted) setText(this.#result, errorText(error));
+      if (this.#model.signal.aborted) return;
+      setText(this.#result, error instanceof Unreachable ? t("receipt.cut") : errorText(error));
     } finally {
       this.#verify.disabled = false;
       this.#list.refill();

@@ -90,6 +90,16 @@ export class TasksView extends HTMLElement {
     }, /** @type {Record<string, string[]>} */ ({}));
   }
 
+  /**
+   * A page of the list that has items, unless there are none: a page may be empty and yet not the last.
+   * @param {Record<string, any>} query @param {AbortSignal} signal
+   */
+  async #page(query, signal) {
+    let page = await get("/tasks", { query, signal });
+    while (page.items.length === 0 && page.next !== null) page = await get("/tasks", { query: { ...query, cursor: page.next }, signal });
+    return page;
+  }
+
   /** Loads the list from its beginning. */
   async #load() {
     this.#request.abort();
@@ -104,7 +114,7 @@ export class TasksView extends HTMLElement {
   /** @param {number} limit @param {AbortSignal} signal */
   async #fetch(limit, signal) {
     try {
-      const page = await get("/tasks", { query: this.#parameters(limit), signal });
+      const page = await this.#page(this.#parameters(limit), signal);
       this.#tasks = [...page.items, ...this.#tasks.slice(Math.max(page.items.length, limit))];
       if (this.#tasks.length === page.items.length) this.#next = page.next;
       show(this.#error, false);
@@ -121,7 +131,7 @@ export class TasksView extends HTMLElement {
     const { signal } = this.#request;
     this.#isLoading = true;
     try {
-      const page = await get("/tasks", { query: { ...this.#parameters(FIRST_PAGE), cursor: this.#next }, signal });
+      const page = await this.#page({ ...this.#parameters(FIRST_PAGE), cursor: this.#next }, signal);
       this.#tasks.push(...page.items);
       this.#next = page.next;
       this.#update(true);

@@ -43,7 +43,12 @@ export class Visit {
 
   /** Waits for a text. @param {string | RegExp} text */
   async sees(text) {
-    await this.page.getByText(text).filter({ visible: true }).first().waitFor();
+    try {
+      await this.page.getByText(text).filter({ visible: true }).first().waitFor();
+    } catch (error) {
+      await this.page.screenshot({ path: join(SCREENSHOTS, "not-seen.png") });
+      throw error;
+    }
   }
 
   /** @param {string} name */

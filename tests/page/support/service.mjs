@@ -67,6 +67,7 @@ export class Service {
         DATA_PATCH_SERVER_TOKENS_FILE: join(this.folder, "tokens.toml"),
         DATA_PATCH_QUEUE_URL: `sqlite://${join(this.folder, "queue.db")}`,
         DATA_PATCH_IOTA_URL: `sqlite://${join(this.folder, "iota.db")}`,
+        DATA_PATCH_IOTA_THING_TABLE: "Thing",
         DATA_PATCH_KAFKA_BROKERS: "embedded",
         DATA_PATCH_KAFKA_DEFAULT_TOPIC: TOPIC,
         DATA_PATCH_KAFKA_LOOKUP_TIMEOUT_SECONDS: "1",
