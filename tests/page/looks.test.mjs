@@ -57,6 +57,39 @@ async function fits(visit, where) {
   assert.ok(content <= screen, `${where}: ${content} of ${screen} pixels`);
 }
 
+/** A finger that moves from one place to another. @param {Visit} visit @param {number[]} from @param {number[]} to */
+async function swipe(visit, from, to) {
+  const session = await visit.page.context().newCDPSession(visit.page);
+  const touch = (type, [x, y]) => session.send("Input.dispatchTouchEvent", { type, touchPoints: type === "touchEnd" ? [] : [{ x, y }] });
+  await touch("touchStart", from);
+  for (let step = 1; step <= 8; step += 1) await touch("touchMove", from.map((at, axis) => at + ((to[axis] - at) * step) / 8));
+  await touch("touchEnd", to);
+}
+
+/** A new patch, with a range that is drawn by a finger on a phone. @param {Visit} visit @param {string} name */
+async function newPatch(visit, name, isPhone = false) {
+  const { page } = visit;
+  const range = isPhone ? "" : "&from=2019-01-13T16:00:00Z&to=2019-01-15T03:59:59.999999Z";
+  await visit.open(`/new?thing=${BRIDGE}&since=2019-01-11T00:00:00%2B08:00&until=2019-01-18T00:00:00%2B08:00${range}`);
+  await page.reload();
+  await page.locator("dp-strips:not([data-loading]) .unit").filter({ hasText: /rows by|行数/ }).waitFor();
+  if (isPhone) {
+    await page.locator(".frame").scrollIntoViewIfNeeded();
+    const box = await page.locator(".frame").boundingBox();
+    const y = box.y + 40;
+    await swipe(visit, [box.x + box.width * 0.6, y], [box.x + box.width * 0.85, y + 3]);
+  }
+  await page.locator("button.publish:enabled").waitFor();
+  await visit.screenshot(`${name}-new`);
+  await isAccessible(visit, `${name}: new`);
+  if (isPhone) await fits(visit, `${name}: new`);
+  await page.locator(".select").click();
+  await page.locator(".choice").first().waitFor();
+  await visit.screenshot(`${name}-devices`);
+  await isAccessible(visit, `${name}: devices`);
+  await page.keyboard.press("Escape");
+}
+
 /** Every view. @param {Visit} visit @param {string} name */
 async function everyView(visit, name, isPhone = false) {
   const { page } = visit;
@@ -76,11 +109,13 @@ async function everyView(visit, name, isPhone = false) {
     await page.waitForSelector(`.tab-${part}[aria-selected=true]`);
     if (part === "log") await page.waitForSelector(".entry[data-level=error]");
     if (part === "quarantine") await page.waitForSelector(".quarantine-row[data-index]");
+    if (part === "receipt") await page.waitForSelector(".receipt-row[data-index]");
     if (part === "devices") await page.waitForSelector(".device-row[data-index]");
     await visit.screenshot(`${name}-task-${part}`);
     await isAccessible(visit, `${name}: ${part}`);
     if (isPhone) await fits(visit, `${name}: ${part}`);
   }
+  await newPatch(visit, name, isPhone);
 }
 
 test("English and light", () => as({}, (visit) => everyView(visit, "en-light")));

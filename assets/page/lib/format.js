@@ -52,7 +52,7 @@ export function duration(seconds) {
 
 /** The same for something that is over: with tenths of a second where they matter. @param {number} seconds */
 export function exactDuration(seconds) {
-  return seconds < 10 ? t("seconds", { n: seconds.toFixed(1) }) : duration(seconds);
+  return seconds < 10 ? t("seconds", { n: Math.max(0.1, seconds).toFixed(1) }) : duration(seconds);
 }
 
 function format(key, options) {

@@ -1,7 +1,7 @@
 // A new patch: which thing and devices, which range of time, to which topic, and why.
 
-import { get } from "../lib/api.js";
-import { field, h, setText } from "../lib/dom.js";
+import { ApiError, get } from "../lib/api.js";
+import { field, h, setAttribute, setText, show } from "../lib/dom.js";
 import { draft } from "../lib/draft.js";
 import { number, shortId } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
@@ -10,7 +10,7 @@ import { remember } from "../lib/router.js";
 import { session } from "../lib/session.js";
 import { rememberThing } from "../lib/things.js";
 import { Combobox } from "../ui/combobox.js";
-import { toastError } from "../ui/toast.js";
+import { errorText, toastError } from "../ui/toast.js";
 import { chooseDevices } from "./choose-devices.js";
 import { PublishBar } from "./publish-bar.js";
 import { RangeTools } from "./range-tools.js";
@@ -41,6 +41,7 @@ export class NewView extends HTMLElement {
   #strips = new Strips(this.#preview);
   #tools = new RangeTools(this.#preview);
   #publish = new PublishBar(this.#preview);
+  #error = h("p", { class: "error", role: "alert", hidden: true });
   #start = h("div", { class: "empty" });
   #picture = h("section", { class: "card picture", "aria-label": t("new.picture") });
 
@@ -68,6 +69,7 @@ export class NewView extends HTMLElement {
         field(t("filter.topic"), this.#topic),
         field(t("new.rate"), this.#rate),
         field(t("new.reason"), this.#reason),
+        this.#error,
         h("datalist", { id: "topics" }, ...limits.topics.map((topic) => h("option", { value: topic })))),
       this.#start, this.#picture, this.#publish);
     for (const [name, input] of /** @type {const} */ ([["topic", this.#topic], ["rate", this.#rate], ["reason", this.#reason]])) {
@@ -192,8 +194,18 @@ export class NewView extends HTMLElement {
   #showRequest() {
     const { thing, all, chosen } = draft;
     this.#things.setText(thing ? (thing.name ?? shortId(thing.thingId)) : "");
-    setText(this.#devices, thing ? t("new.devicesOf", { chosen: number(chosen.size), all: number(all.length) }) : t("new.noThing"));
+    setText(this.#devices, thing ? t("devices.shown", { shown: number(chosen.size), all: number(all.length) }) : t("new.noThing"));
     this.#devices.disabled = !thing;
+  }
+
+  /** What is wrong with a field of the request, beside it. */
+  #showError() {
+    const error = this.#preview.chosen.error ?? this.#preview.shown.error;
+    const name = error instanceof ApiError ? error.field : "";
+    const inputs = { topic: this.#topic, rate: this.#rate, reason: this.#reason };
+    for (const [field, input] of Object.entries(inputs)) setAttribute(input, "aria-invalid", field === name ? "true" : null);
+    setText(this.#error, error ? errorText(error) : "");
+    show(this.#error, Boolean(error));
   }
 
   #showPreview() {
@@ -204,6 +216,7 @@ export class NewView extends HTMLElement {
     setText(this.#start, draft.thing ? t("new.chooseDevices") : t("new.chooseThing"));
     this.#publish.hidden = !hasDevices;
     if (!hasDevices) return;
+    this.#showError();
     this.#strips.update();
     this.#tools.update();
     this.#publish.update();

@@ -4,7 +4,6 @@ import { around, draft } from "../lib/draft.js";
 import { field, h, setAttribute, setText, show } from "../lib/dom.js";
 import { fromLocal, toLocalInput, zoneName } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
-import { errorText } from "../ui/toast.js";
 
 const HOUR = 3_600_000;
 const DAY = 24 * HOUR;
@@ -24,6 +23,7 @@ export class RangeTools extends HTMLElement {
   #fit = h("button", { type: "button", text: t("zoom.range"), onclick: () => draft.range && this.#show(around(draft.range)) });
   #all = h("button", { type: "button", text: t("zoom.data"), onclick: () => this.#findData() });
   #isSearching = false;
+  #shownRange = "null";
   /** What is wrong with the times that were typed. */
   #problem = "";
 
@@ -64,15 +64,16 @@ export class RangeTools extends HTMLElement {
 
   update() {
     const { range } = draft;
-    for (const [input, time] of /** @type {const} */ ([[this.#from, range?.from], [this.#to, range?.to]])) {
-      const value = time === undefined ? "" : toLocalInput(time);
-      if (document.activeElement !== input && input.value !== value && !this.#problem) input.value = value;
+    const key = JSON.stringify(range);
+    if (key !== this.#shownRange) {
+      // What is being typed stays, until the range changes.
+      this.#shownRange = key;
+      this.#from.value = range ? toLocalInput(range.from) : "";
+      this.#to.value = range ? toLocalInput(range.to) : "";
     }
     show(this.#fit, range !== null);
-    const error = this.#preview.shown.error ?? this.#preview.chosen.error;
-    const text = this.#problem || (error ? errorText(error) : "");
-    setText(this.#error, text);
-    show(this.#error, text !== "");
+    setText(this.#error, this.#problem);
+    show(this.#error, this.#problem !== "");
     if (this.#isSearching && this.#preview.shown.summary) this.#found();
   }
 

@@ -181,7 +181,7 @@ export class Strips extends HTMLElement {
   #pressed(event) {
     const { left, width } = this.#area();
     const isOnStrip = event.clientX >= left - 4 && event.clientX <= left + width + 4;
-    if (event.button === 0 && isOnStrip && this.#preview.shown.span) this.#drag.draw(event, draft.range);
+    if (event.button === 0 && isOnStrip) this.#drag.draw(event, draft.range);
   }
 
   /** @param {import("../lib/draft.js").Span} range */

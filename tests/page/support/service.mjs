@@ -12,7 +12,7 @@ import { fileURLToPath } from "node:url";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 const ROOT = join(HERE, "../../..");
-const PROGRAM = process.env.DATA_PATCH ?? join(ROOT, "target/debug/data-patch");
+export const PROGRAM = process.env.DATA_PATCH ?? join(ROOT, "target/debug/data-patch");
 
 export const TOKEN = "123456";
 export const VIEWER = "viewer-token-for-tests";
