@@ -10,7 +10,7 @@ fn names(text: &str) -> impl Iterator<Item = &str> {
     text.split(move |c| !is_of_path(c)).map(|word| word.trim_start_matches("../")).filter(|word| {
         let name = word.rsplit('/').next().unwrap();
         // `*_tests.rs` is a pattern.
-        name.starts_with(|c: char| c.is_ascii_alphanumeric()) && Path::new(word).extension().is_some_and(|its| its == &["rs"])
+        name.starts_with(|c: char| c.is_ascii_alphanumeric()) && Path::new(word).extension().is_some_and(|its| its == "rs")
     })
 }
 
