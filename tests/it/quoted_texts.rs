@@ -296,6 +296,7 @@ const CODE: [&str; 45] = [
     "eval",
     "kubectl",
     "make",
+    "node",
     "pip",
     "promtool",
     "psql",
@@ -332,16 +333,15 @@ const CODE: [&str; 45] = [
     "mod",
     "trait",
     "n",
-    "job{task=…",
 ];
 
 fn is_code(span: &str) -> bool {
     let first = span.split(' ').next().unwrap();
     let is_other = |c: char| c.is_ascii_digit() || matches!(c, '-' | '<');
     let is_formula = span.contains('‖');
-    // An option, a lint or a path; a header.
+    // An option, a lint or a path; a variable; a header.
     let is_name =
-        first.contains(['.', '/']) || first.contains("::") || first.ends_with(':') && first.starts_with(char::is_uppercase);
+        first.contains(['.', '/', '=']) || first.contains("::") || first.ends_with(':') && first.starts_with(char::is_uppercase);
     CODE.contains(&first) || first.starts_with(is_other) || is_name || is_formula
 }
 
