@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use catalog::{Catalog, CatalogCursor, CatalogFilter};
-pub use preview::{Preview, Previews};
+pub use preview::{Division, Preview, Previews};
 pub use verify::Verification;
 pub use view::event_view;
 

@@ -32,7 +32,7 @@ impl Ran {
     }
 }
 
-fn command(address: &str, args: &[&str]) -> Command {
+pub fn command(address: &str, args: &[&str]) -> Command {
     let mut command = program();
     command.args(args).env("DATA_PATCH_URL", format!("http://{address}")).env("DATA_PATCH_TOKEN", TOKEN).env("LC_ALL", "C");
     command.stdout(Stdio::piped()).stderr(Stdio::piped());

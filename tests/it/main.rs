@@ -17,6 +17,7 @@ mod check;
 mod client;
 mod commands;
 mod commands_api;
+mod commands_preview;
 mod configuration;
 mod connections;
 mod contract;

@@ -1,8 +1,10 @@
 //! The commands that speak to a running service over its HTTP API.
 
 mod catalog;
+mod preview;
 mod progress;
 mod receipt;
+mod request;
 mod retry;
 mod show;
 mod steer;
@@ -43,6 +45,9 @@ pub enum Command {
     /// Publish the readings of devices again, and watch it
     #[command(after_help = submit::EXAMPLES)]
     Submit(submit::Args),
+    /// Show what a submit would publish, and publish nothing
+    #[command(after_help = preview::EXAMPLES)]
+    Preview(preview::Args),
     /// Watch a task until it is finished
     #[command(after_help = watch::EXAMPLES)]
     Watch(watch::Args),
@@ -111,6 +116,7 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
     }
     match command {
         Command::Submit(args) => submit::run(args).await,
+        Command::Preview(args) => preview::run(args).await,
         Command::Watch(args) => watch::run(args).await,
         Command::Tasks(args) => tasks::run(args).await,
         Command::Show(args) => show::run(args).await,

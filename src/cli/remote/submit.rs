@@ -1,20 +1,25 @@
 //! `data-patch submit`.
 
-use std::{io::Read, path::PathBuf, process::ExitCode};
+use std::{
+    io::{IsTerminal as _, stdin, stdout},
+    process::ExitCode,
+};
 
-use anyhow::Context as _;
-use data_patch_client::HttpClient;
+use console::Term;
+use data_patch_client::{HttpClient, HttpError};
 use uuid::Uuid;
 
-use super::{RemoteArgs, UsageError, out, print_json, time, watch};
+use super::{RemoteArgs, out, preview, print_json, request::RequestArgs, time, watch};
 use crate::protocol::http::{SubmitRequest, TaskView};
 
 pub const EXAMPLES: &str = "\
 Times: RFC 3339, or 2019-01-11 21:03:00 in the service's zone; also \"3 days ago\", \"yesterday 08:00\", \"today\", \"now\".
+On a terminal it shows first what would be published, and asks; --yes does not ask.
 Without --detach it watches the task until it is finished; Ctrl-C ends the watching only.
 
 Examples (THING and DEVICE are UUIDs):
   data-patch submit THING DEVICE --from '2019-01-11 21:03:00' --to '2019-01-15 14:30:00'
+  data-patch submit THING --all --from yesterday --to today --yes
   data-patch submit THING --devices-file devices.txt --from 'yesterday 08:00' --to now --rate 500 --reason 'ticket 4711'
   task=$(data-patch submit THING DEVICE --from '3 days ago' --to now --detach --quiet)
   cat devices.txt | data-patch submit THING --devices-file - --from 2019-01-11 --to 2019-01-12 --json
@@ -23,62 +28,51 @@ Exit codes: 0 succeeded, 1 the task failed or was cancelled, 2 usage, 3 not reac
 
 #[derive(clap::Args)]
 pub struct Args {
-    /// The thing that the devices are mounted on
-    thing: Uuid,
-    /// The devices
-    #[arg(required_unless_present = "devices_file")]
-    devices: Vec<Uuid>,
-    /// Start of the range, inclusive
-    #[arg(long, value_name = "TIME")]
-    from: String,
-    /// End of the range, inclusive
-    #[arg(long, value_name = "TIME")]
-    to: String,
-    /// The Kafka topic; without it the service's default one
-    #[arg(long)]
-    topic: Option<String>,
-    /// More devices: a file with an id on each line, or - for standard input; # begins a comment
-    #[arg(long, value_name = "FILE|-")]
-    devices_file: Option<PathBuf>,
-    /// Most rows a second, for the whole task
-    #[arg(long, value_name = "ROWS")]
-    rate: Option<u32>,
-    /// Why, for the colleague who sees the task later
-    #[arg(long)]
-    reason: Option<String>,
+    #[command(flatten)]
+    request: RequestArgs,
     /// The same id again creates nothing, and shows the task that it created
     #[arg(long, value_name = "ID")]
     request_id: Option<String>,
     /// Print the task's id and end, without watching it
     #[arg(long)]
     detach: bool,
+    /// Do not ask, also on a terminal
+    #[arg(long, short)]
+    yes: bool,
     #[command(flatten)]
     remote: RemoteArgs,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut devices = args.devices;
-    if let Some(path) = &args.devices_file {
-        devices.extend(read_devices(path)?);
-    }
-    if devices.is_empty() {
-        return Err(UsageError("no device: name one, or a file with some".to_owned()).into());
-    }
+    let request = args.request.read()?;
     let client = args.remote.client()?;
-    let request = SubmitRequest {
-        src: "iota".to_owned(),
-        thing_id: args.thing,
-        devices,
-        from: time::resolve(&client, args.from).await?,
-        to: time::resolve(&client, args.to).await?,
-        topic: args.topic,
-        // With an id, the request can be sent again if its answer is lost.
-        request_id: Some(args.request_id.unwrap_or_else(|| Uuid::new_v4().to_string())),
-        reason: args.reason,
-        rate: args.rate,
-    };
+    let mut request = request.resolve(&client).await?;
+    // With an id, the request can be sent again if its answer is lost.
+    request.request_id = Some(args.request_id.unwrap_or_else(|| Uuid::new_v4().to_string()));
+    let is_attended = stdin().is_terminal() && stdout().is_terminal() && !args.remote.json && !args.remote.quiet;
+    if is_attended && !args.yes && !is_confirmed(&client, &request).await? {
+        super::note("nothing is submitted");
+        return Ok(ExitCode::FAILURE);
+    }
     let task = client.submit(&request).await?;
     created(&client, &task, args.detach, &args.remote).await
+}
+
+/// Shows what would be published, and asks whether it should be.
+async fn is_confirmed(client: &HttpClient, request: &SubmitRequest) -> anyhow::Result<bool> {
+    if let Err(error) = preview::strips(client, request).await {
+        match error.downcast_ref() {
+            // An older service, or one whose source is unavailable: a task would wait for it.
+            Some(HttpError::Refused(problem)) if problem.code == "unknown_path" => {}
+            Some(HttpError::Unreachable { .. }) => super::note(&format!("no preview: {error}")),
+            _ => return Err(error),
+        }
+    }
+    let terminal = Term::stderr();
+    let topic = request.topic.as_deref().unwrap_or("the default topic");
+    terminal.write_str(&format!("publish to {topic}? [y/N] "))?;
+    let answer = terminal.read_line()?.trim().to_lowercase();
+    Ok(["y", "yes", "是"].contains(&answer.as_str()))
 }
 
 /// Prints a task that was created, and watches it.
@@ -99,35 +93,4 @@ pub async fn created(client: &HttpClient, task: &TaskView, detach: bool, remote:
         return Ok(ExitCode::SUCCESS);
     }
     watch::follow(client, *task_id, 0, remote).await
-}
-
-fn read_devices(path: &PathBuf) -> anyhow::Result<Vec<Uuid>> {
-    let name = path.display();
-    let mut text = String::new();
-    let read = if path.as_os_str() == "-" {
-        std::io::stdin().lock().read_to_string(&mut text)
-    } else {
-        std::fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text))
-    };
-    read.with_context(|| UsageError(format!("the devices file {name} cannot be read")))?;
-    parse_devices(&text).map_err(|line| UsageError(format!("line {line} of the devices file {name} is no UUID")).into())
-}
-
-/// The ids of a file; the number of the first line that is none.
-fn parse_devices(text: &str) -> Result<Vec<Uuid>, usize> {
-    let lines = text.lines().enumerate().map(|(n, line)| (n + 1, line.split('#').next().unwrap_or_default().trim()));
-    lines.filter(|(_, line)| !line.is_empty()).map(|(n, line)| Uuid::try_parse(line).map_err(|_| n)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_devices_file_has_an_id_on_each_line_and_comments() {
-        let id = Uuid::from_u128(7);
-        assert_eq!(parse_devices(&format!("# two\n\n{id}\r\n  {id} # again\n")), Ok(vec![id, id]));
-        assert_eq!(parse_devices(&format!("{id}\n\nx")), Err(3));
-        assert_eq!(parse_devices(""), Ok(vec![]));
-    }
 }

@@ -25,7 +25,7 @@ use crate::{
     validate::ValidationMode,
 };
 use batch::Batches;
-use buckets::Division;
+pub use buckets::Division;
 
 /// Previews that run at the same time. Each holds its list of devices.
 const MAX_RUNNING: usize = 16;
