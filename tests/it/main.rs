@@ -34,6 +34,7 @@ mod outages;
 mod page;
 mod pgbouncer;
 mod preview;
+mod preview_source;
 mod quarantine;
 mod quoted_texts;
 mod ready;
