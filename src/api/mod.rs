@@ -48,6 +48,7 @@ pub use admission::EXTRA_SOCKETS;
 pub use health::Readiness;
 pub use inbound::ReceiveBudget;
 pub use login_throttle::LoginThrottle;
+pub use page::PATH as PAGE_PATH;
 pub use proxies::TrustedProxies;
 
 /// State shared by all connections.

@@ -75,7 +75,7 @@ async fn run_until(args: &DemoArgs, stop: &CancellationToken) -> anyhow::Result<
     let mut demo = Demo { view, setup, service, client };
     let arrived = tokio::time::timeout(DEMO_TIMEOUT, demo.run_tasks()).await.context("the tasks did not end")??;
     demo.client.close().await;
-    next_steps(args.exit, &url)?;
+    next_steps(args.exit, listen)?;
     if !args.exit {
         tokio::select! {
             error = demo.service.died() => return Err(error),
@@ -183,7 +183,7 @@ fn message_text(sample: &SampleRequest) -> String {
     message.to_string()
 }
 
-fn next_steps(exits: bool, url: &str) -> anyhow::Result<()> {
+fn next_steps(exits: bool, listen: SocketAddr) -> anyhow::Result<()> {
     if exits {
         return out::line(
             "\nNext: without --exit, `data-patch demo` keeps serving for requests of your own. With your own source and Kafka:\n\
@@ -192,7 +192,9 @@ fn next_steps(exits: bool, url: &str) -> anyhow::Result<()> {
         );
     }
     out::line(&format!(
-        "\nServing until Ctrl-C. Next, a request of your own:\n  websocat {url}\nand paste this line:\n{}",
+        "\nServing until Ctrl-C, with a page at http://{listen}{} (its token is {TOKEN}).\n\
+         Next, a request of your own:\n  websocat ws://{listen}{PATH}\nand paste this line:\n{}",
+        api::PAGE_PATH,
         message_text(&sample::BRIDGE)
     ))
 }

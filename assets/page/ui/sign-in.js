@@ -9,7 +9,7 @@ export class SignIn extends HTMLElement {
   #stop = new AbortController();
   #reason = h("p", { class: "muted" });
   #error = h("p", { class: "error", role: "alert", hidden: true });
-  #input = h("input", { type: "password", autocomplete: "off", required: true, spellcheck: "false", name: "token" });
+  #input = h("input", { type: "password", autocomplete: "off", spellcheck: "false", name: "token" });
   #button = h("button", { class: "go", type: "submit", text: t("signIn") });
   #dialog = /** @type {HTMLDialogElement} */ (h("dialog", { class: "sign-in", "aria-labelledby": "sign-in-title" }));
 

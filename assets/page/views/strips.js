@@ -260,13 +260,16 @@ export class Strips extends HTMLElement {
     const perMs = width / (to - from);
     const step = this.#preview.step;
     const most = device.buckets.reduce((max, bucket) => Math.max(max, bucket.rows), 1);
+    // On whole pixels of the screen: bars that are narrower than one would blur into a pattern.
+    const whole = (x) => Math.round(x * scale) / scale;
     const gap = step * perMs > 3 ? 1 : 0;
     for (const { start, rows } of device.buckets) {
       const at = Date.parse(start);
       const isChosen = range !== null && at + step > range.from && at <= range.to;
       context.fillStyle = isChosen ? this.#colours.chosen : this.#colours.idle;
       const bar = Math.max(2, (rows / most) * height * FULL);
-      context.fillRect((at - from) * perMs, height - bar, Math.max(1, step * perMs - gap), bar);
+      const [left, right] = [whole((at - from) * perMs), whole((at + step - from) * perMs)];
+      context.fillRect(left, height - bar, Math.max(1 / scale, right - left - gap), bar);
     }
   }
 }
