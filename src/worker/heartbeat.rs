@@ -160,7 +160,7 @@ impl<'w> Heartbeat<'w> {
     /// The checkpoint to write now, or `None` if it can wait.
     fn next_write(&mut self, flush_requested: bool) -> Option<PendingWrite> {
         let LeaseRunner { acks, lease, pool, signals, count, .. } = self.runner;
-        let (progress, quarantined) = acks.progress();
+        let (progress, quarantined) = acks.checkpoint();
         let now = Instant::now();
         if progress != self.stored {
             self.last_progress_at = now;

@@ -126,7 +126,7 @@ impl LeaseRunner {
     /// Stores the outcome of the attempt.
     async fn finish(&self, outcome: Outcome, logged: &LastProgressLog, slot: SlotGuard) {
         let job = &self.lease.job;
-        let (mut progress, quarantined) = self.acks.progress();
+        let (mut progress, quarantined) = self.acks.checkpoint();
         progress.delivered.settled = !matches!(outcome, Outcome::Abandoned { unanswered: 1.. });
         let events = self.count.take_notes().into_iter().chain(self.quarantine_events(&quarantined)).collect();
         let (counted, layout) = (self.count.pending().take(), self.count.layout());

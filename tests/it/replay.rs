@@ -52,7 +52,7 @@ async fn no_more_than_a_batch_is_sent_without_yielding() {
         outcome = runner.run(&replay, &acks, &turns, &stop) => outcome.unwrap(),
     };
     assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
-    assert_eq!(acks.progress().0.published, 5_000);
+    assert_eq!(acks.checkpoint().0.published, 5_000);
     let most = turns.most.load(Relaxed);
     assert!(most <= 512, "{most} rows without yielding");
 }

@@ -1,5 +1,14 @@
 //! Tracks the rows of one job (sent, acknowledged or quarantined) in the order in which they were
 //! read.
+//!
+//! From an acknowledgement to a stored checkpoint:
+//!
+//! 1. librdkafka reports a row (`DeliveryCallback` in `producer.rs`);
+//! 2. [`AckTracker::record_delivery`] moves the ack watermark over it;
+//! 3. the heartbeat (`worker/heartbeat.rs`) takes [`AckTracker::checkpoint`] when one is due;
+//! 4. `Lease::checkpoint` (`crates/queue/src/lease.rs`) stores it, if the lease is still this
+//!    attempt's;
+//! 5. the next attempt starts with it: [`AckTracker::new`].
 
 use std::{
     collections::VecDeque,
@@ -272,10 +281,14 @@ impl AckTracker {
         state.published + state.quarantined
     }
 
-    /// Returns the current position and counts, and the quarantined rows to report with them. The
-    /// caller must then call [`confirm_reported`](Self::confirm_reported) or
+    /// What may be stored now: the progress up to the ack watermark, and the quarantined rows to
+    /// report with it. The caller must then call [`confirm_reported`](Self::confirm_reported) or
     /// [`requeue`](Self::requeue).
-    pub fn progress(&self) -> (Progress, Vec<QuarantinedRow>) {
+    ///
+    /// An acknowledged row of an idempotent producer is in the topic for good, so there is nothing
+    /// to wait for. A producer with transactions would have to commit here, and move the watermark
+    /// only then.
+    pub fn checkpoint(&self) -> (Progress, Vec<QuarantinedRow>) {
         let mut state = self.state();
         let progress = Progress {
             position: state.position.clone(),

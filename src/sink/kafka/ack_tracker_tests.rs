@@ -17,7 +17,7 @@ fn report(acks: &AckTracker, number: u64, delivery: Delivery) {
 }
 
 fn progress(acks: &AckTracker) -> (Option<i64>, u64, u64) {
-    let (progress, _) = acks.progress();
+    let (progress, _) = acks.checkpoint();
     (progress.position.map(|position| position.time_us), progress.published, progress.quarantined)
 }
 
@@ -124,7 +124,7 @@ fn the_checksum_has_each_counted_row_once() {
         repeated: 1,
         ..Delivered::default()
     };
-    assert_eq!(acks.progress().0.delivered, expected);
+    assert_eq!(acks.checkpoint().0.delivered, expected);
 }
 
 #[test]
@@ -134,6 +134,6 @@ fn an_attempt_goes_on_with_the_checksum_of_the_one_before() {
     let acks = AckTracker::new(Progress { published: 1, delivered: before, ..Progress::default() });
     acks.register().unwrap();
     report(&acks, 0, Delivery::Acknowledged { partition: 0, offset: 8 });
-    let delivered = acks.progress().0.delivered;
+    let delivered = acks.checkpoint().0.delivered;
     assert_eq!((delivered.rows, delivered.checksum, delivered.settled), (2, Checksum(41), false));
 }

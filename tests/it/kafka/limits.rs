@@ -104,7 +104,7 @@ async fn check_order_when_the_limit_is_lowered_before(at: usize, limit: Limit) {
             let acks = new_ack_tracker();
             let outcome = runner.run(&replay, &acks, report, stop).await.unwrap();
             assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
-            let progress = acks.progress().0;
+            let progress = acks.checkpoint().0;
             assert_eq!((progress.published, progress.quarantined), (ROWS as u64, 1));
         }
     });

@@ -146,7 +146,7 @@ async fn rows_that_wait_for_a_leader_are_dropped_when_their_job_is_abandoned() {
     let acks = Arc::clone(&job.acks);
     let Outcome::Abandoned { unanswered } = job.outcome().await else { panic!("not abandoned") };
     assert!(unanswered <= ROWS as u64, "{unanswered}");
-    assert_eq!(acks.progress().0.published, 0);
+    assert_eq!(acks.checkpoint().0.published, 0);
 
     // The other job on the same producer continues, without an outage.
     other.assert_succeeds().await;
