@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -65,6 +66,53 @@ def read_topic(brokers: str, name: str) -> Iterator[Record]:
                     del highs[record.partition]
     finally:
         consumer.close()
+
+
+class Ends:
+    """How many records a topic has, watched."""
+
+    def __init__(self, brokers: str, name: str) -> None:
+        self._consumer = Consumer({"bootstrap.servers": brokers, "group.id": name, "enable.auto.commit": False, **QUIET})
+        self._name = name
+
+    def total(self) -> int:
+        return sum(
+            self._consumer.get_watermark_offsets(TopicPartition(self._name, partition), timeout=30)[1]
+            for partition in range(PARTITIONS)
+        )
+
+    def wait_for(self, total: int, seconds: float = 60) -> None:
+        begin = time.monotonic()
+        while self.total() < total:
+            if time.monotonic() - begin > seconds:
+                raise RuntimeError(f"the topic did not get {total} records within {seconds} s")
+            time.sleep(0.02)
+
+    def last_change(self, quiet: float) -> float:
+        """Waits until nothing arrives for so many seconds; returns when the last record was seen to arrive."""
+        last, changed = self.total(), time.monotonic()
+        while time.monotonic() - changed < quiet:
+            time.sleep(0.02)
+            total = self.total()
+            if total != last:
+                last, changed = total, time.monotonic()
+        return changed
+
+    def watch(self, seconds: float) -> tuple[float, int, int]:
+        """How long was watched, how many records came, and the most within any second."""
+        samples = [(time.monotonic(), self.total())]
+        while samples[-1][0] - samples[0][0] < seconds:
+            time.sleep(0.02)
+            samples.append((time.monotonic(), self.total()))
+        most, start = 0, 0
+        for at, total in samples:
+            while at - samples[start][0] > 1:
+                start += 1
+            most = max(most, total - samples[start][1])
+        return samples[-1][0] - samples[0][0], samples[-1][1] - samples[0][1], most
+
+    def close(self) -> None:
+        self._consumer.close()
 
 
 def _record(message: Message) -> Record:

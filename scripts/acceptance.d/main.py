@@ -13,10 +13,11 @@ import cut
 import killed
 import million
 import sample
+import steered
 from broker import murmur2
 from common import DEVICES, ROOT, WORK, Report, Settings
 
-PARTS = {"sample": sample.run, "million": million.run, "cut": cut.run, "killed": killed.run}
+PARTS = {"sample": sample.run, "million": million.run, "cut": cut.run, "killed": killed.run, "steered": steered.run}
 
 USAGE = """\
 An independent proof of the service on real PostgreSQL, real Kafka and the release binary.
@@ -25,7 +26,8 @@ An independent proof of the service on real PostgreSQL, real Kafka and the relea
   killed    the same, with the service killed (SIGKILL) three times on the way
   sample    the contract's request of seven devices, twenty times: how long it takes
   cut       a watcher whose connection is cut ten times sees each log line once
-  all       the four of them
+  steered   preview, pause, resume, rate, cancel, retry, receipt and verification while a million rows are on their way
+  all       the five of them
 
 The service's own log of each part is in target/acceptance. Exit code 0 only when all passed."""
 
