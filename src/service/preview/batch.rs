@@ -29,7 +29,7 @@ const SCAN_LIMIT: Duration = Duration::from_secs(10);
 /// other devices are not counted.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// A device with more rows, as they are estimated, is not counted.
-const EXACT_ROWS: u64 = 3_000_000;
+const EXACT_ROWS: u64 = 1_000_000;
 /// Large devices may be counted for this long together; the others are estimated.
 const EXACT_TIME: Duration = Duration::from_secs(20);
 /// Rows of a bucket that are counted to estimate the others: of few devices, and of many.
