@@ -24,7 +24,7 @@ RUN mkdir src \
     && cargo clean --release --package data-patch \
     && rm -r src
 
-# config.toml and the migrations are compiled in.
+# config.toml, the migrations and the page are compiled in.
 COPY . .
 RUN $BUILD
 

@@ -72,6 +72,7 @@ class App extends HTMLElement {
     this.#view = view;
     this.#main.replaceChildren(view);
     this.querySelector("dp-header")?.setAttribute("current", name);
+    document.title = name === "task" ? "data-patch" : `${t(`nav.${name}`)} · data-patch`;
     scrollTo(0, 0);
     // Whoever reads the page with a screen reader must hear that there is another view.
     if (!isFirst) this.#main.focus({ preventScroll: true });

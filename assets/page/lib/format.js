@@ -17,9 +17,18 @@ export function zoneName() {
   return zone;
 }
 
-/** @param {number} value */
-export function number(value) {
-  return value.toLocaleString(locale());
+/** Made once: to make a format takes longer than to use it a hundred times. @type {Map<string, Intl.NumberFormat>} */
+const numbers = new Map();
+
+/** @param {number} value @param {number} [digits] after the point, at most */
+export function number(value, digits = 0) {
+  const key = `${locale()} ${digits}`;
+  let format = numbers.get(key);
+  if (!format) {
+    format = new Intl.NumberFormat(locale(), { maximumFractionDigits: digits });
+    numbers.set(key, format);
+  }
+  return format.format(value);
 }
 
 /** @param {number} bytes */
@@ -30,12 +39,12 @@ export function size(bytes) {
     bytes /= 1000;
     unit += 1;
   }
-  return `${bytes.toLocaleString(locale(), { maximumFractionDigits: bytes < 10 && unit > 0 ? 1 : 0 })} ${units[unit]}`;
+  return `${number(bytes, bytes < 10 && unit > 0 ? 1 : 0)} ${units[unit]}`;
 }
 
 /** @param {number} value rows a second */
 export function speed(value) {
-  return value.toLocaleString(locale(), { maximumFractionDigits: value < 10 ? 1 : 0 });
+  return number(value, value < 10 ? 1 : 0);
 }
 
 /**

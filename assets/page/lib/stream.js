@@ -14,7 +14,8 @@ const SILENCE = 40_000;
  * @returns {AsyncGenerator<string>}
  */
 async function* lines(response, signal) {
-  const reader = /** @type {ReadableStream<Uint8Array>} */ (response.body).pipeThrough(new TextDecoderStream()).getReader();
+  const body = /** @type {ReadableStream<any>} */ (response.body);
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   const stop = () => reader.cancel().catch(() => {});
   signal.addEventListener("abort", stop);
   let timer = 0;

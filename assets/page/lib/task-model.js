@@ -7,23 +7,35 @@
 import { call, get } from "./api.js";
 import { sleep } from "./dom.js";
 import { events } from "./stream.js";
+import { isKnownEvent } from "../text/events.js";
 
 const TASK_MS = 1000;
 const PAGE = 500;
 /** Between two pages of a large task. */
 const PAGE_MS = 500;
 /** Views are told at most so often. */
-const NOTIFY_MS = 200;
+const NOTIFY_MS = 250;
 /** A page that nobody looks at does not keep a connection for long. */
 const HIDDEN_MS = 30_000;
 /** Entries of the log that are kept; of more, the oldest are dropped. */
-export const MAX_ENTRIES = 100_000;
+export const MAX_ENTRIES = 50_000;
 
 const FINAL = ["succeeded", "failed", "cancelled"];
 
 /** @param {string} state */
 export function isFinal(state) {
   return FINAL.includes(state);
+}
+
+/**
+ * An entry as it is kept: without the text that the page makes itself, and with the id of its device only
+ * once in memory.
+ * @param {any} entry @param {Map<string, any>} devices
+ */
+function compact({ seq, time, isError, event, state, text }, devices) {
+  const device = event.device && devices.get(event.device)?.deviceId;
+  if (device) event.device = device;
+  return isKnownEvent(event.kind) ? { seq, time, isError, event, state } : { seq, time, isError, event, state, text };
 }
 
 /** Rows of a device that need no more work. @param {any} job */
@@ -150,6 +162,7 @@ export class TaskModel extends EventTarget {
     do {
       const page = await get(`${this.path}/jobs`, { query: { limit: PAGE, cursor }, signal: this.signal });
       for (const job of page.items) {
+        if (job.name !== this.jobs[index]?.name) this.#tell("names");
         this.jobs[index] = job;
         this.#byDevice.set(job.deviceId, job);
         index += 1;
@@ -217,7 +230,7 @@ export class TaskModel extends EventTarget {
 
   /** @param {any} entry */
   #add(entry) {
-    this.entries.push(entry);
+    this.entries.push(compact(entry, this.#byDevice));
     if (this.entries.length > MAX_ENTRIES * 1.1) {
       const excess = this.entries.length - MAX_ENTRIES;
       this.entries.splice(0, excess);
@@ -231,8 +244,10 @@ export class TaskModel extends EventTarget {
   #apply(event) {
     const job = event.device ? this.#byDevice.get(event.device) : null;
     if (!job || isFinal(job.state)) return;
-    if (event.kind === "counted") Object.assign(job, { name: event.name ?? job.name, counted: event.total });
-    else if (event.kind === "published") {
+    if (event.kind === "counted") {
+      Object.assign(job, { name: event.name ?? job.name, counted: event.total });
+      this.#tell("names");
+    } else if (event.kind === "published") {
       job.published = Math.max(job.published, event.published);
       if (job.state === "queued") job.state = "running";
       if (rowsDone(job) >= event.total) Object.assign(job, { state: "succeeded", rowsPerSecond: null, estimatedEnd: null });

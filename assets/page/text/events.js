@@ -8,6 +8,11 @@ const WARNINGS = new Set([
   "overlaps", "fields_ignored", "count_mismatch", "quarantined", "waiting", "stalled", "taken_over", "cancelled", "cancel_requested",
 ]);
 
+/** Whether the page has a text for this kind. @param {string} kind */
+export function isKnownEvent(kind) {
+  return kind in EN;
+}
+
 /** @param {any} entry @returns {"info" | "warn" | "error"} */
 export function severity(entry) {
   if (entry.isError) return "error";
@@ -28,7 +33,7 @@ export function eventText(entry, nameOf) {
 
 const en = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
 const who = (by) => `${by.token} (${by.address})`;
-const seconds = (ms) => (ms / 1000).toLocaleString("en", { maximumFractionDigits: ms < 10_000 ? 1 : 0 });
+const seconds = (ms) => number(ms / 1000, ms < 10_000 ? 1 : 0);
 
 /** @param {any} row */
 const rowText = (row) => `${dateTime(row.position.timeUs / 1000)} ${row.position.key}`;

@@ -2,7 +2,8 @@
 
 import { ApiError, Unreachable } from "../lib/api.js";
 import { h } from "../lib/dom.js";
-import { t } from "../lib/i18n.js";
+import { language, t } from "../lib/i18n.js";
+import { zhErrors } from "../text/zh-errors.js";
 
 const SHOWN_MS = 6000;
 
@@ -27,7 +28,13 @@ export function toastError(error) {
 /** @param {unknown} error */
 export function errorText(error) {
   if (error instanceof Unreachable) return t("unreachable");
-  if (error instanceof ApiError) return error.message;
+  if (error instanceof ApiError) return withReason(error);
   console.error(error);
   return String(error);
+}
+
+/** The service explains its errors in English; in another language its code is said first. @param {ApiError} error */
+export function withReason(error) {
+  const known = language() === "zh" ? zhErrors[error.code] : undefined;
+  return known ? `${known}（${error.message}）` : error.message;
 }

@@ -8,7 +8,7 @@ import { t } from "../lib/i18n.js";
 import { go, link } from "../lib/router.js";
 import { session } from "../lib/session.js";
 import { pill, setPill } from "../ui/parts.js";
-import { toast, toastError } from "../ui/toast.js";
+import { errorText, toast, toastError } from "../ui/toast.js";
 
 /** Overlapping tasks that are shown; the rest is counted. */
 const MAX_OVERLAPS = 4;
@@ -131,7 +131,7 @@ export class PublishBar extends HTMLElement {
       draft.reset();
       go(["tasks", task.taskId]);
     } catch (error) {
-      if (error instanceof ApiError && error.field) toast(`${t(`field.${error.field}`)}: ${error.message}`, "error");
+      if (error instanceof ApiError && error.field) toast(`${t(`field.${error.field}`)}: ${errorText(error)}`, "error");
       else toastError(error);
     } finally {
       this.#isSending = false;

@@ -11,9 +11,11 @@ const COLUMNS = ["device", "state", "progress", "rows", "speed", "left"];
 /** Devices that need attention come first. */
 const STATES = ["failed", "waiting", "running", "queued", "cancelled", "succeeded"];
 
-/** What a column is sorted by: numbers, or texts. @type {Record<string, (job: any) => any>} */
+/** Names become known while a task runs. */
+const RANK_MS = 3000;
+
+/** What a column is sorted by, except for the names. @type {Record<string, (job: any) => number>} */
 const SORT_KEYS = {
-  device: (job) => job.name ?? job.deviceId,
   state: (job) => STATES.indexOf(jobState(job)),
   progress: (job) => partOf(rowsDone(job), job.counted) ?? -1,
   rows: (job) => job.counted ?? -1,
@@ -34,6 +36,9 @@ export class TaskDevices extends HTMLElement {
   /** @type {Map<string, HTMLElement>} */
   #heads = new Map();
   #status = h("span", { class: "muted", role: "status" });
+  /** @type {Map<string, number>} */
+  #ranks = new Map();
+  #rankedAt = 0;
   #collator = new Intl.Collator(undefined, { numeric: true });
   #list = new VirtualList({
     label: t("task.devices"),
@@ -131,13 +136,24 @@ export class TaskDevices extends HTMLElement {
   #order(jobs) {
     if (!this.#sort) return;
     const column = this.#sort.replace("-", "");
-    const key = SORT_KEYS[column];
+    const key = column === "device" ? this.#rankByName() : SORT_KEYS[column];
     if (!key) return;
     const direction = this.#sort.startsWith("-") ? -1 : 1;
-    const compare = column === "device" ? this.#collator.compare : (a, b) => a - b;
     const keyed = jobs.map((job) => ({ job, key: key(job) }));
-    keyed.sort((a, b) => direction * compare(a.key, b.key));
+    keyed.sort((a, b) => direction * (a.key - b.key));
     keyed.forEach(({ job }, index) => (jobs[index] = job));
+  }
+
+  /** The place of a device by its name. To compare names takes long, so it is done again only now and then. */
+  #rankByName() {
+    const { jobs } = this.#model;
+    if (jobs.length !== this.#ranks.size || performance.now() - this.#rankedAt > RANK_MS) {
+      const named = jobs.map((job) => ({ id: job.deviceId, name: job.name ?? job.deviceId }));
+      named.sort((a, b) => this.#collator.compare(a.name, b.name));
+      this.#ranks = new Map(named.map(({ id }, index) => [id, index]));
+      this.#rankedAt = performance.now();
+    }
+    return (/** @type {any} */ job) => this.#ranks.get(job.deviceId) ?? 0;
   }
 }
 

@@ -58,7 +58,7 @@ export class TaskLog extends HTMLElement {
     this.#followScrolling();
     this.#model.addEventListener("log", () => this.#update(), { signal });
     // The names of devices become known.
-    this.#model.addEventListener("jobs", () => this.#list.refill(), { signal });
+    this.#model.addEventListener("names", () => this.#list.refill(), { signal });
     this.addEventListener("shown", () => this.#isFollowing && this.#list.scrollToEnd());
     this.#showCounts();
   }

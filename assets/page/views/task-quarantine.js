@@ -39,7 +39,7 @@ export class TaskQuarantine extends HTMLElement {
     super();
     this.#model = model;
     model.addEventListener("task", () => this.#update());
-    model.addEventListener("jobs", () => this.#list.refill());
+    model.addEventListener("names", () => this.#list.refill());
     this.addEventListener("shown", () => {
       this.#isStarted = true;
       this.#update();
