@@ -233,3 +233,37 @@ async fn a_device_with_many_rows_is_counted_by_itself() {
     assert_eq!(previews[0].buckets.iter().map(|bucket| bucket.rows).sum::<u64>(), 50_000);
     app.stop().await;
 }
+
+#[tokio::test]
+async fn a_source_that_is_away_is_an_error_of_the_request() {
+    let source = TestSource::empty().await;
+    let (thing, device) = source.add_rows(3).await;
+    let app = TestApp::start_with(source, |overrides| {
+        overrides.set(&["iota", "timeout_seconds"], 1);
+    })
+    .await;
+    let asked = serde_json::to_value(request(thing, &[device], "2019-01-11 00:00:00", "2019-01-12 00:00:00")).unwrap();
+    let lock = app.source.lock().await;
+    let answer = app.call("POST", "/previews", &asked).await;
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (503, Some("source_unavailable")), "{answer:?}");
+    assert!(answer.head.contains("retry-after: 1"), "{answer:?}");
+    lock.release().await;
+    assert_eq!(app.call("POST", "/previews", &asked).await.status, 200);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn names_are_not_executed_and_extreme_ranges_are_counted() {
+    let source = TestSource::empty().await;
+    let (thing, device) = (Uuid::new_v4(), Uuid::new_v4());
+    source.add_device(thing, device, "''); DROP TABLE raw_data; --").await;
+    let app = TestApp::start(source).await;
+    let (previews, summary) =
+        preview(&app, &request(thing, &[device, device], "2019-01-11 00:00:00", "2019-01-12 00:00:00")).await;
+    assert_eq!((previews.len(), summary.devices, summary.rows), (1, 1, 0), "a device that is named twice is one");
+    assert_eq!(previews[0].name.as_deref(), Some("'); DROP TABLE raw_data; --"));
+    // The widest range that a request can name.
+    let (_, summary) = preview(&app, &request(thing, &[device], "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z")).await;
+    assert_eq!((summary.bucket_unit, summary.problem_devices), (BucketUnit::Day, 0), "{summary:?}");
+    app.stop().await;
+}

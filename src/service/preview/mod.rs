@@ -31,6 +31,8 @@ pub use buckets::Division;
 const MAX_RUNNING: usize = 16;
 /// How long a further one waits.
 const RUNNING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a line waits for a client that does not read.
+const SEND_TIMEOUT: Duration = Duration::from_mins(1);
 /// Overlapping tasks that a summary names.
 const MAX_OVERLAPS: u32 = 20;
 /// Devices of an overlapping task that a summary names.
@@ -106,7 +108,8 @@ impl Preview {
             for mut device in devices {
                 device.estimated_seconds = self.seconds(device.rows);
                 add(&mut summary, &device);
-                if lines.send(PreviewLine::Device(device)).await.is_err() {
+                // A client that reads nothing must not keep others from their previews.
+                if lines.send_timeout(PreviewLine::Device(device), SEND_TIMEOUT).await.is_err() {
                     return;
                 }
             }
@@ -117,7 +120,7 @@ impl Preview {
             Vec::new()
         });
         // The receiver may have left.
-        let _ = lines.send(PreviewLine::Summary(summary)).await;
+        let _ = lines.send_timeout(PreviewLine::Summary(summary), SEND_TIMEOUT).await;
     }
 
     fn empty_summary(&self) -> PreviewSummary {

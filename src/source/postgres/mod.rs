@@ -77,18 +77,18 @@ impl SourceBackend for Server {
     }
 
     async fn things(&self, mapping: &Mapping, query: &CatalogQuery) -> Result<Vec<ThingRow>, SourceError> {
-        let rows = self.fetch(&select::catalog::things(mapping, query).to_string(PostgresQueryBuilder)).await?;
+        let rows = self.fetch_list(&select::catalog::things(mapping, query)).await?;
         Ok(rows.iter().map(ThingRow::from_row).collect::<Result<_, _>>()?)
     }
 
     async fn devices_of(&self, mapping: &Mapping, thing: Uuid, query: &CatalogQuery) -> Result<Vec<DeviceRow>, SourceError> {
-        let rows = self.fetch(&select::catalog::devices_of(mapping, thing, query).to_string(PostgresQueryBuilder)).await?;
+        let rows = self.fetch_list(&select::catalog::devices_of(mapping, thing, query)).await?;
         Ok(rows.iter().map(DeviceRow::from_row).collect::<Result<_, _>>()?)
     }
 
     async fn look_up(&self, mapping: &Mapping, thing: Uuid, devices: &[Uuid]) -> Result<HashMap<Uuid, Device>, SourceError> {
         let query = select::devices(mapping, thing, devices.iter().copied());
-        Ok(read_devices(&self.fetch(&query.to_string(PostgresQueryBuilder)).await?)?.into_iter().collect())
+        Ok(read_devices(&self.fetch_list(&query).await?)?.into_iter().collect())
     }
 
     async fn bucket_counts(

@@ -11,6 +11,8 @@ use sqlx::{AssertSqlSafe, Row as _, postgres::PgRow};
 use super::{Server, connection::ConnectionGuard};
 use crate::source::SourceError;
 
+/// The time limit of a list.
+const LIST_LIMIT: Duration = Duration::from_secs(5);
 /// SQLSTATE of a statement that was cancelled, also for its time limit.
 const QUERY_CANCELED: &str = "57014";
 
@@ -30,6 +32,14 @@ impl Server {
         let mut rows = Vec::new();
         let is_complete = self.each_within(query, limit, &mut |row| rows.push(row)).await?;
         Ok(is_complete.then_some(rows))
+    }
+
+    /// The rows of a list that somebody waits for.
+    pub(super) async fn fetch_list(&self, query: &SelectStatement) -> Result<Vec<PgRow>, SourceError> {
+        let seconds = LIST_LIMIT.as_secs();
+        self.fetch_within(query, LIST_LIMIT)
+            .await?
+            .ok_or_else(|| SourceError::Unavailable(format!("a list took longer than {seconds} s, or others wait for its table")))
     }
 
     /// Passes each row to `on_row` as it arrives; `false` if not all arrived in time.
