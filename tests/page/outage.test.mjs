@@ -38,7 +38,7 @@ test("what was asked for while the service was away is done when it is back", as
   await visit.page.getByRole("button", { name: "Pause" }).click();
   await visit.sees("The service cannot be reached");
   await service.run();
-  await visit.page.getByRole("button", { name: "Try now" }).click().catch(() => {});
+  await visit.page.getByRole("button", { name: "Try now" }).click({ timeout: 1000 }).catch(() => {});
   await visit.sees(/paused by default/);
   await service.call("POST", `/tasks/${task.taskId}/cancel`);
   await visit.end();

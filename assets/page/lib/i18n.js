@@ -9,9 +9,11 @@ const KEY = "data-patch-language";
 /** Tells that the language has changed. */
 export const languageChanged = new EventTarget();
 
-/** @returns {"en" | "zh"} */
+/** @type {"en" | "zh"} */
+let current = document.documentElement.lang.startsWith("zh") ? "zh" : "en";
+
 export function language() {
-  return document.documentElement.lang.startsWith("zh") ? "zh" : "en";
+  return current;
 }
 
 /** The language as a tag for `Intl` and `Accept-Language`. */
@@ -21,6 +23,7 @@ export function locale() {
 
 /** @param {"en" | "zh"} chosen */
 export function setLanguage(chosen) {
+  current = chosen;
   document.documentElement.lang = chosen === "zh" ? "zh-CN" : "en";
   try {
     localStorage.setItem(KEY, chosen);
