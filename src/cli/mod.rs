@@ -1,6 +1,7 @@
 //! The command line: arguments and exit codes.
 
 mod check;
+mod completion;
 mod demo;
 mod health;
 mod out;
@@ -72,27 +73,73 @@ Examples:
   data-patch token hash night-duty --role operator         ask for the token, show its lines
   data-patch token hash night-duty < night-duty.token >> tokens.toml";
 
+const SERVE_EXAMPLES: &str = "\
+SIGTERM or Ctrl-C stops it gracefully; a second one at once. Both are safe: unfinished tasks continue at the next start.
+
+Examples:
+  data-patch serve --config config.toml                    the token is in DATA_PATCH_TOKEN, or in server.token_file
+  DATA_PATCH_LOG_FORMAT=json data-patch serve              an option as a variable
+  data-patch serve --listen 127.0.0.1:18010                behind a proxy on this machine";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  data-patch check --config config.toml
+  DATA_PATCH_IOTA_URL=postgres://reader@db/iota data-patch check && echo usable";
+
+const HEALTH_EXAMPLES: &str = "\
+Examples:
+  data-patch health --config config.toml                   asks the service at server.listen of this file
+  data-patch health || systemctl restart data-patch";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+The ids of tasks, things and devices are completed too, if the service answers at once and its token is known: from
+DATA_PATCH_TOKEN, --token-file or --profile. The Debian package has these scripts.
+
+Examples:
+  source <(data-patch completions bash)                    in ~/.bashrc
+  source <(data-patch completions zsh)                     in ~/.zshrc, after compinit
+  data-patch completions fish | source                     in ~/.config/fish/config.fish";
+
+const MAN_EXAMPLES: &str = "\
+The Debian package has these pages.
+
+Examples:
+  data-patch man ~/.local/share/man/man1 && man data-patch-submit";
+
 #[derive(Subcommand)]
 enum Command {
     /// Run the service
-    #[command(
-        after_help = "SIGTERM or Ctrl-C stops it gracefully; a second one at once. Both are safe: unfinished tasks continue at the next start."
-    )]
+    #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArgs),
     /// See it work, with nothing installed: two requests, a service that is killed on the way, and
     /// what is in the topic after it
     #[command(after_help = DEMO_EXAMPLES)]
     Demo(DemoArgs),
     /// Connect to queue, source and brokers, and print what was found and what is wrong
+    #[command(after_help = CHECK_EXAMPLES)]
     Check(ConfigArgs),
     /// Check that the service of this configuration is alive (for Docker's HEALTHCHECK); exits with
     /// 0 if it is
+    #[command(after_help = HEALTH_EXAMPLES)]
     Health(ConfigArgs),
     /// Make tokens with names and roles, for server.tokens_file
     #[command(subcommand, after_help = TOKEN_EXAMPLES)]
     Token(TokenCommand),
     #[command(flatten)]
     Remote(remote::Command),
+    /// Print a script that completes commands, options and ids in a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions {
+        #[arg(value_parser = clap::builder::PossibleValuesParser::new(completion::shells()))]
+        shell: String,
+    },
+    /// Write a manual page for each command
+    #[command(after_help = MAN_EXAMPLES)]
+    Man {
+        /// The folder; it is created if there is none
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
 }
 
 #[derive(Subcommand)]
@@ -157,6 +204,9 @@ struct DemoArgs {
 
 /// Parses the command line and runs the command.
 pub fn main() -> ExitCode {
+    if completion::answers_shell() {
+        return ExitCode::SUCCESS;
+    }
     let command = Cli::parse().command;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -171,6 +221,8 @@ pub fn main() -> ExitCode {
             Command::Token(TokenCommand::New(args)) => token::new(args),
             Command::Token(TokenCommand::Hash(args)) => token::hash(args),
             Command::Remote(command) => remote::run(command).await,
+            Command::Completions { shell } => completion::print_script(&shell),
+            Command::Man { folder } => completion::write_man_pages(&folder),
         }
     });
     // A blocked thread (a look-up of librdkafka) must not delay the exit.

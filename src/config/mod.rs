@@ -23,6 +23,7 @@ use serde::{Deserialize, Deserializer, de};
 
 pub use data_patch_validate::ValidationMode;
 pub use load::{ConfigError, DEFAULTS, Overrides, load};
+pub use option_names::did_you_mean;
 pub use secret::SecretUrl;
 
 /// All options. `config.toml` describes each of them.

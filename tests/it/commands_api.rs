@@ -39,7 +39,7 @@ pub fn command(address: &str, args: &[&str]) -> Command {
     command
 }
 
-async fn ended(child: Child) -> Ran {
+pub async fn ended(child: Child) -> Ran {
     let output = tokio::time::timeout(TIMEOUT, child.wait_with_output()).await.expect("it does not end").unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
@@ -50,7 +50,7 @@ pub async fn run(app: &TestApp, args: &[&str]) -> Ran {
 }
 
 /// A task that runs until it is cancelled: a row a second.
-async fn endless(app: &TestApp) -> String {
+pub async fn endless(app: &TestApp) -> String {
     let (thing, device) = app.source.add_rows(1_000).await;
     let (thing, device) = (thing.to_string(), device.to_string());
     let args =

@@ -18,6 +18,7 @@ mod client;
 mod commands;
 mod commands_api;
 mod commands_preview;
+mod commands_shell;
 mod configuration;
 mod connections;
 mod contract;

@@ -2,6 +2,7 @@
 
 mod catalog;
 mod preview;
+mod profile;
 mod progress;
 mod receipt;
 mod request;
@@ -15,7 +16,7 @@ mod watch;
 
 use std::{
     io::{self, IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -27,6 +28,7 @@ use uuid::Uuid;
 
 use super::{out, token};
 use crate::{protocol::http::TaskView, task::TaskId};
+use profile::Profile;
 
 /// Wrong arguments, or a token that is not given.
 const USAGE: u8 = 2;
@@ -37,8 +39,8 @@ const REFUSED: u8 = 4;
 /// Ctrl-C: 128 + SIGINT.
 const INTERRUPTED: u8 = 130;
 
-const EXIT_CODES: &str = "\
-Exit codes: 0 succeeded, 1 the task failed or was cancelled, 2 usage, 3 not reachable, 4 refused, 130 interrupted (the task goes on).";
+/// Where the service is if nothing else says so.
+const DEFAULT_URL: &str = "http://127.0.0.1:18010";
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -58,13 +60,13 @@ pub enum Command {
     #[command(after_help = show::EXAMPLES)]
     Show(show::Args),
     /// Cancel a task: what is published stays, nothing more is added
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = steer::CANCEL_EXAMPLES)]
     Cancel(steer::Args),
     /// Pause a task
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = steer::PAUSE_EXAMPLES)]
     Pause(steer::Args),
     /// Resume a paused task where it is
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = steer::RESUME_EXAMPLES)]
     Resume(steer::Args),
     /// Set the most rows a second of a task
     #[command(after_help = steer::RATE_EXAMPLES)]
@@ -89,11 +91,14 @@ pub enum Command {
 /// What all of these commands have.
 #[derive(clap::Args)]
 pub struct RemoteArgs {
-    /// The service
-    #[arg(long, value_name = "URL", env = "DATA_PATCH_URL", default_value = "http://127.0.0.1:18010")]
-    url: String,
+    /// The service; without it that of the profile, or http://127.0.0.1:18010
+    #[arg(long, value_name = "URL", env = "DATA_PATCH_URL")]
+    url: Option<String>,
+    /// Service and token by the name of a profile in ~/.config/data-patch/profiles.toml
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
     /// A file whose first line is the token; without it the variable DATA_PATCH_TOKEN is used, or the
-    /// token is asked for on a terminal
+    /// profile's token, or the token is asked for on a terminal
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// Print JSON, for programs
@@ -148,27 +153,68 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 impl RemoteArgs {
     /// A client of the service.
     fn client(&self) -> anyhow::Result<HttpClient> {
-        let client = HttpClient::new(&self.url, &self.token()?)?;
-        Ok(if is_chinese() { client.in_chinese() } else { client })
-    }
-
-    fn token(&self) -> anyhow::Result<String> {
-        let token = if let Some(path) = &self.token_file {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| UsageError(format!("the token file {} cannot be read", path.display())))?;
-            text.lines().next().unwrap_or_default().trim().to_owned()
-        } else if let Some(token) = std::env::var_os("DATA_PATCH_TOKEN") {
-            token.to_string_lossy().trim().to_owned()
-        } else if io::stdin().is_terminal() {
-            token::ask()?
-        } else {
-            return Err(UsageError("no token: set DATA_PATCH_TOKEN, or name a file with --token-file".to_owned()).into());
+        let profile = self.profile.as_deref().map(profile::load).transpose()?.unwrap_or_default();
+        let token = match self.known_token(&profile)? {
+            Some(token) => token,
+            None if io::stdin().is_terminal() => token::ask()?,
+            None => {
+                let remedy = "set DATA_PATCH_TOKEN, or name a file with --token-file, or a profile with --profile";
+                return Err(UsageError(format!("no token: {remedy}")).into());
+            }
         };
         if token.is_empty() {
             return Err(UsageError("the token is empty".to_owned()).into());
         }
-        Ok(token)
+        let client = HttpClient::new(self.url(&profile), &token)?;
+        Ok(if is_chinese() { client.in_chinese() } else { client })
     }
+
+    fn url<'a>(&'a self, profile: &'a Profile) -> &'a str {
+        self.url.as_deref().or(profile.url.as_deref()).unwrap_or(DEFAULT_URL)
+    }
+
+    /// The token, unless it has to be asked for: an option goes before a variable, and that before
+    /// the profile.
+    fn known_token(&self, profile: &Profile) -> anyhow::Result<Option<String>> {
+        if let Some(path) = &self.token_file {
+            return read_token(path).map(Some);
+        }
+        if let Some(token) = std::env::var_os("DATA_PATCH_TOKEN") {
+            return Ok(Some(token.to_string_lossy().trim().to_owned()));
+        }
+        match &profile.token_file {
+            Some(path) => read_token(path).map(Some),
+            None => Ok(profile.token.clone()),
+        }
+    }
+}
+
+fn read_token(path: &Path) -> anyhow::Result<String> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| UsageError(format!("the token file {} cannot be read", path.display())))?;
+    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+}
+
+/// A client of the service that the words of an unfinished command line name, if its token is known.
+pub fn client_of(words: &[String]) -> Option<HttpClient> {
+    let option = |name: &str| {
+        let value = |(index, word): (usize, &String)| match word.strip_prefix(name)? {
+            "" => words.get(index + 1).cloned(),
+            rest => rest.strip_prefix('=').map(str::to_owned),
+        };
+        words.iter().enumerate().find_map(value)
+    };
+    let variable = std::env::var("DATA_PATCH_URL").ok();
+    let remote = RemoteArgs {
+        url: option("--url").or(variable),
+        profile: option("--profile"),
+        token_file: option("--token-file").map(PathBuf::from),
+        json: false,
+        quiet: true,
+    };
+    let profile = remote.profile.as_deref().map(profile::load).transpose().ok()?.unwrap_or_default();
+    let token = remote.known_token(&profile).ok()??;
+    HttpClient::new(remote.url(&profile), &token).ok()
 }
 
 /// Whether the language of the environment is Chinese. The first variable that is set counts.
@@ -193,7 +239,7 @@ fn note(text: &str) {
 
 /// A text of the database as a table shows it: in one line, and without control characters, which a
 /// terminal would obey.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     text.split_whitespace().map(|word| word.chars().filter(|c| !c.is_control()).collect::<String>()).collect::<Vec<_>>().join(" ")
 }
 

@@ -5,6 +5,27 @@ use std::{num::NonZeroU32, process::ExitCode, str::FromStr};
 use super::{RemoteArgs, out, print_json, state};
 use crate::{protocol::http::TaskView, task::TaskId};
 
+pub const CANCEL_EXAMPLES: &str = "\
+Examples:
+  data-patch cancel 0190a5b2-7c3e-7d41-9f00-2f1f5f0f8b11
+  data-patch tasks --state running --quiet | xargs -n 1 data-patch cancel
+
+Exit codes: 0 done, 2 usage, 3 not reachable, 4 refused.";
+
+pub const PAUSE_EXAMPLES: &str = "\
+Examples:
+  data-patch pause 0190a5b2-7c3e-7d41-9f00-2f1f5f0f8b11
+  data-patch pause \"$task\" --json | jq .paused
+
+Exit codes: 0 done, 2 usage, 3 not reachable, 4 refused.";
+
+pub const RESUME_EXAMPLES: &str = "\
+Examples:
+  data-patch resume 0190a5b2-7c3e-7d41-9f00-2f1f5f0f8b11
+  data-patch resume \"$task\" && data-patch watch \"$task\"
+
+Exit codes: 0 done, 2 usage, 3 not reachable, 4 refused.";
+
 pub const RATE_EXAMPLES: &str = "\
 Examples:
   data-patch rate 0190a5b2-7c3e-7d41-9f00-2f1f5f0f8b11 500
