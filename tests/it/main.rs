@@ -11,6 +11,7 @@
 mod support;
 
 mod api;
+mod asyncapi;
 mod cancel;
 mod catalog;
 mod check;
