@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 use chrono::Utc;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -20,9 +20,12 @@ use crate::{
     service::{Catalog, Previews, TaskService},
     sink::kafka::{EmbeddedBroker, Kafka},
     source::Source,
-    telemetry::Metrics,
+    telemetry::{Metrics, Traces},
     worker::Pool,
 };
+
+#[cfg(feature = "otlp")]
+use crate::{service::trace_finished, telemetry::otlp::Exporter};
 
 /// The number of partitions of the embedded broker's topics.
 const EMBEDDED_PARTITIONS: i32 = 3;
@@ -54,6 +57,7 @@ pub async fn run(
     let (kafka, _broker) = connect_kafka(&config, broker).await?;
     startup_checks(&config, &source, &kafka).await?;
 
+    let (traces, exporting) = start_traces(&config, &queue, &metrics)?;
     let draining = CancellationToken::new();
     let tasks = TaskService::new(
         queue.clone(),
@@ -62,7 +66,8 @@ pub async fn run(
         request_policy(&config),
         metrics.clone(),
         draining.clone(),
-    );
+    )
+    .with_traces(traces.clone());
     let services = (&queue, &source, &kafka);
     let state = Arc::new(server_state(&config, tokens, tasks, services, &metrics));
     let pool = Pool {
@@ -70,6 +75,7 @@ pub async fn run(
         replay_runner: ReplayRunner { source, kafka: kafka.clone(), validation: config.validation },
         config: config.worker.clone(),
         metrics,
+        traces,
     };
 
     // Of the shutdown time, 70 % are for rows in flight and 20 % for connections; the rest is for
@@ -105,12 +111,50 @@ pub async fn run(
     state.close_connections.cancel();
     server_task.await.context("the server died")?;
     retention_task.await.context("the retention of tasks died")?;
+    exporting.stop().await;
     queue.close().await;
     // librdkafka takes a second or two to stop its threads. Everything is acknowledged or stored,
     // so the shutdown does not wait for it.
     tokio::task::spawn_blocking(move || drop((state, kafka)));
     tracing::info!("stopped; unfinished tasks resume at the next start");
     Ok(())
+}
+
+/// The tasks that record and send traces, each with what stops it.
+#[derive(Default)]
+struct Exporting(Vec<(JoinHandle<()>, CancellationToken)>);
+
+impl Exporting {
+    /// Sends what is recorded, if that takes no longer than a moment: a receiver that is gone does not
+    /// delay the shutdown.
+    async fn stop(self) {
+        const LAST_EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
+        let stopping = async {
+            for (task, stop) in self.0 {
+                stop.cancel();
+                let _ = task.await;
+            }
+        };
+        if tokio::time::timeout(LAST_EXPORT_TIMEOUT, stopping).await.is_err() {
+            tracing::warn!("the last traces could not be sent in time and are dropped");
+        }
+    }
+}
+
+/// Starts tracing, if an endpoint is configured.
+#[cfg_attr(not(feature = "otlp"), allow(unused_variables, clippy::unnecessary_wraps))]
+fn start_traces(config: &Config, queue: &Queue, metrics: &Metrics) -> anyhow::Result<(Traces, Exporting)> {
+    #[cfg(feature = "otlp")]
+    if !config.telemetry.endpoint.is_empty() {
+        let (traces, spans) = Traces::recording(config.telemetry.sample_ratio, metrics.traces.clone());
+        let exporter = Exporter::new(&config.telemetry, &queue.owner(), spans, metrics.traces.clone())?;
+        let (stop_recording, stop_exporting) = (CancellationToken::new(), CancellationToken::new());
+        let recording = tokio::spawn(trace_finished(queue.clone(), traces.clone(), stop_recording.clone()));
+        let exporting = tokio::spawn(exporter.run(stop_exporting.clone()));
+        // What is recorded last is sent too.
+        return Ok((traces, Exporting(vec![(recording, stop_recording), (exporting, stop_exporting)])));
+    }
+    Ok((Traces::default(), Exporting::default()))
 }
 
 /// What requests are checked against.

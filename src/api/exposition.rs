@@ -101,6 +101,7 @@ impl AllMetrics<'_> {
             jobs_running,
             circuit_breakers_open,
             log_delay,
+            traces,
         } = self.service.clone();
         registry.register("tasks_created", "Tasks created", tasks_created);
         registry.register("requests_rejected", "Messages of clients that were rejected, by payload.code", requests_rejected);
@@ -115,6 +116,9 @@ impl AllMetrics<'_> {
         );
         registry.register("rows_published", "Rows acknowledged by Kafka", rows_published);
         registry.register("rows_quarantined", "Rows quarantined, because ET cannot read them", rows_quarantined);
+        registry.register("trace_spans_exported", "Spans of traces that were sent", traces.exported);
+        let help = "Spans of traces that were not sent: too many were waiting, or the receiver failed";
+        registry.register("trace_spans_dropped", help, traces.dropped);
         registry.register("connections", "WebSocket connections", connections);
         registry.register("log_subscriptions", "Subscriptions to task logs, summed over connections", log_subscriptions);
         registry.register("jobs_running", "Jobs leased by this process", jobs_running);

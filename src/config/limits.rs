@@ -1,8 +1,12 @@
 //! Limits of single values, and conditions between several.
 
+use hyper::{
+    Uri,
+    header::{HeaderName, HeaderValue},
+};
 use tracing_subscriber::EnvFilter;
 
-use super::Config;
+use super::{Config, Telemetry};
 
 /// A value that is of the right type and still refused.
 #[derive(Debug)]
@@ -51,6 +55,7 @@ pub fn check(config: &Config) -> Result<(), Violation> {
     check_range("kafka.lookup_timeout_seconds", kafka.lookup_timeout_seconds, 1, 600)?;
     check_range("validation.max_quarantined", validation.max_quarantined, 1, 100_000_000)?;
     check_strings(config)?;
+    check_telemetry(&config.telemetry)?;
     if worker.checkpoint_interval_ms * 3 > worker.lease_seconds * 1_000 {
         let problem = "must be at most a third of worker.lease_seconds, or healthy jobs would lose their leases";
         return Err(conflict("worker.checkpoint_interval_ms", problem, "worker.lease_seconds"));
@@ -86,6 +91,36 @@ fn check_strings(config: &Config) -> Result<(), Violation> {
     if let Err(error) = EnvFilter::try_new(&config.log.level) {
         let problem = format!("{:?} is not a level or filter ({error}); \"info\" is one", config.log.level);
         return Err(invalid("log.level", &problem));
+    }
+    Ok(())
+}
+
+fn check_telemetry(telemetry: &Telemetry) -> Result<(), Violation> {
+    let Telemetry { endpoint, headers, sample_ratio, service_name } = telemetry;
+    if !(0.0..=1.0).contains(sample_ratio) {
+        return Err(invalid("telemetry.sample_ratio", "must be from 0 to 1"));
+    }
+    if service_name.trim().is_empty() {
+        return Err(invalid("telemetry.service_name", "is empty; \"data-patch\" is the default"));
+    }
+    // Not shown: a value may be a token.
+    if headers
+        .pairs()
+        .any(|(name, value)| HeaderName::try_from(name).is_err() || value.is_empty() || HeaderValue::try_from(value).is_err())
+    {
+        return Err(invalid("telemetry.headers", "must be like \"name=value,name=value\""));
+    }
+    if endpoint.is_empty() {
+        return Ok(());
+    }
+    if !cfg!(feature = "otlp") {
+        return Err(invalid("telemetry.endpoint", "needs a build with `--features otlp`"));
+    }
+    let url: Option<Uri> = endpoint.parse().ok();
+    let is_base =
+        |url: &Uri| matches!(url.scheme_str(), Some("http" | "https")) && url.authority().is_some() && url.query().is_none();
+    if !url.is_some_and(|url| is_base(&url)) {
+        return Err(invalid("telemetry.endpoint", "must be a URL like \"http://collector:4318\""));
     }
     Ok(())
 }

@@ -24,7 +24,7 @@ use serde::{Deserialize, Deserializer, de};
 pub use data_patch_validate::ValidationMode;
 pub use load::{ConfigError, DEFAULTS, Overrides, load};
 pub use option_names::did_you_mean;
-pub use secret::SecretUrl;
+pub use secret::{SecretHeaders, SecretUrl};
 
 /// All options. `config.toml` describes each of them.
 #[derive(Debug, Clone, Deserialize)]
@@ -37,7 +37,19 @@ pub struct Config {
     pub kafka: Kafka,
     pub validation: Validation,
     pub limits: Limits,
+    pub telemetry: Telemetry,
     pub log: Log,
+}
+
+/// Where traces are sent.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Telemetry {
+    /// Empty: nowhere.
+    pub endpoint: String,
+    pub headers: SecretHeaders,
+    pub sample_ratio: f64,
+    pub service_name: String,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]

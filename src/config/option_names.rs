@@ -74,9 +74,11 @@ pub fn renamed_variable(name: &str, known: &[String]) -> Option<(String, &'stati
 
 /// `; did you mean …?` if one of the known names is similar, else nothing.
 pub fn did_you_mean(name: &str, known: &[String]) -> String {
+    // What all variables begin with makes no two of them similar.
+    let own = |name: &str| name.strip_prefix(PREFIX).unwrap_or(name).to_owned();
     known
         .iter()
-        .map(|known| (strsim::jaro_winkler(name, known), known))
+        .map(|known| (strsim::jaro_winkler(&own(name), &own(known)), known))
         .filter(|(similarity, _)| *similarity > MIN_SIMILARITY)
         .max_by(|(one, _), (other, _)| one.total_cmp(other))
         .map_or_else(String::new, |(_, known)| format!("; did you mean {known}?"))

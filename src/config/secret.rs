@@ -23,6 +23,25 @@ const HARMLESS: [&str; 14] = [
     "vfs",
 ];
 
+/// Headers of HTTP requests, `name=value` with commas between them. `Debug` shows their names only.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct SecretHeaders(String);
+
+impl SecretHeaders {
+    /// Names and values. A part without `=` is a name with an empty value.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let parts = self.0.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.map(|part| part.split_once('=').map_or((part, ""), |(name, value)| (name.trim(), value.trim())))
+    }
+}
+
+impl fmt::Debug for SecretHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.pairs().map(|(name, _)| name)).finish()
+    }
+}
+
 /// A connection string. `Display` and `Debug` never show the password.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]

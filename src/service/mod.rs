@@ -4,16 +4,18 @@
 mod catalog;
 mod preview;
 mod receipt;
+mod traces;
 mod verify;
 mod view;
 
-use std::{collections::HashSet, net::IpAddr, num::NonZeroU32, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, num::NonZeroU32, sync::Arc, time::SystemTime};
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use catalog::{Catalog, CatalogCursor, CatalogFilter};
 pub use preview::{Division, Preview, Previews};
+pub use traces::trace_finished;
 pub use verify::Verification;
 pub use view::event_view;
 
@@ -26,7 +28,7 @@ use crate::{
     sink::kafka::Kafka,
     source::Source,
     task::{Event, JobState, MAX_NAMED, NewTask, Requester, TaskId},
-    telemetry::Metrics,
+    telemetry::{Metrics, Traces},
 };
 
 /// Who asks.
@@ -66,6 +68,7 @@ pub struct TaskService {
     source: Source,
     kafka: Kafka,
     verifications: Arc<Semaphore>,
+    traces: Traces,
 }
 
 /// What became of a submit.
@@ -94,7 +97,14 @@ impl TaskService {
         draining: CancellationToken,
     ) -> Self {
         let verifications = Arc::new(Semaphore::new(verify::MAX_VERIFICATIONS));
-        Self { queue, policy, metrics, draining, source, kafka, verifications }
+        Self { queue, policy, metrics, draining, source, kafka, verifications, traces: Traces::default() }
+    }
+
+    /// Records submissions.
+    #[must_use]
+    pub fn with_traces(mut self, traces: Traces) -> Self {
+        self.traces = traces;
+        self
     }
 
     /// What requests are checked against.
@@ -126,7 +136,9 @@ impl TaskService {
         retry: Option<Retry>,
         events: Vec<Event>,
     ) -> Result<SubmitOutcome, RequestError> {
+        let begun = SystemTime::now();
         let retry_of = retry.map(|retry| retry.of);
+        let topic = self.traces.is_on().then(|| task.topic.clone());
         let (thing, devices, from, to) = (task.thing, task.devices.len(), task.from, task.to);
         let says_more = &*caller.token != DEFAULT_TOKEN || task.reason.is_some() || task.rate.is_some() || retry_of.is_some();
         let submitted = says_more.then(|| Event::Submitted {
@@ -146,6 +158,10 @@ impl TaskService {
                 tracing::info!(task = %id, %thing, devices, %from, %to, token = &**token, %address, "a task was created");
                 failpoint::hit("accepted");
                 self.metrics.tasks_created.inc();
+                let span = self.traces.start_at(id.0, "submit", begun);
+                traces::describe(&span, thing, topic.unwrap_or_default(), &caller.token);
+                span.set("data_patch.devices", devices as u64);
+                span.end(None);
                 Ok(SubmitOutcome::Created(id))
             }
             Submitted::Existing(row) => Ok(SubmitOutcome::Existing(row)),

@@ -11,6 +11,14 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
 
+/// What became of the spans of traces.
+#[derive(Debug, Clone, Default)]
+pub struct TraceMetrics {
+    pub exported: Counter,
+    /// Not sent: too many were waiting, or the receiver failed.
+    pub dropped: Counter,
+}
+
 /// All values of [`OutcomeLabel`]. They are reported from the start, so that the first failure is an
 /// increase from 0.
 pub const OUTCOMES: [&str; 7] = ["succeeded", "failed", "retried", "released", "cancelled", "abandoned", "lost"];
@@ -116,6 +124,7 @@ pub struct Metrics {
     pub circuit_breakers_open: Family<DependencyLabel, Gauge>,
     /// From the commit of a log entry to its hand-over to a subscribed client's socket.
     pub log_delay: Durations,
+    pub traces: TraceMetrics,
 }
 
 impl Metrics {

@@ -1,7 +1,10 @@
 //! Logs (tracing) and metrics (Prometheus). `api/exposition.rs` renders the metrics.
 
 mod metrics;
+#[cfg(feature = "otlp")]
+pub mod otlp;
 pub mod process;
+pub mod traces;
 
 use std::io::IsTerminal;
 
@@ -11,8 +14,9 @@ use crate::config::{Log, LogFormat};
 
 pub use metrics::{
     DependencyLabel, Durations, Errors, GaugeGuard, KafkaMetrics, Metrics, OUTCOMES, OutcomeLabel, ProducerGauges, SourceMetrics,
-    count_error, float_gauge, integer_gauge,
+    TraceMetrics, count_error, float_gauge, integer_gauge,
 };
+pub use traces::Traces;
 
 /// Starts logging to standard error.
 ///

@@ -237,6 +237,8 @@ impl<'w> Heartbeat<'w> {
     fn confirm(&mut self, write: PendingWrite) {
         let PendingWrite { checkpoint, logs_progress, .. } = write;
         self.runner.acks.confirm_reported();
+        let Progress { published, quarantined, .. } = checkpoint.progress;
+        self.runner.span.event("checkpoint", || vec![("published", published.into()), ("quarantined", quarantined.into())]);
         if self.runner.lease.job.has_progressed(&checkpoint.progress) {
             self.slot.close_breakers();
         }

@@ -25,7 +25,7 @@ use crate::{
     queue::{Lease, Queue},
     replay::ReplayRunner,
     task::TaskId,
-    telemetry::Metrics,
+    telemetry::{Metrics, Traces},
 };
 use aligned_interval::AlignedInterval;
 use rate::TaskRates;
@@ -56,6 +56,7 @@ pub struct Pool {
     pub replay_runner: ReplayRunner,
     pub config: config::Worker,
     pub metrics: Metrics,
+    pub traces: Traces,
 }
 
 /// A job that runs in this pool.

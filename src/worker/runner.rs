@@ -17,6 +17,7 @@ use crate::{
     replay::{self, LeaseExpired, Outcome, Replay},
     sink::kafka::AckTracker,
     task::{Event, Progress, QuarantinedRow},
+    telemetry::traces::TraceSpan,
 };
 
 /// Signals to a job, and the times of its periodic writes.
@@ -53,6 +54,8 @@ pub(super) struct LeaseRunner {
     pub signals: JobSignals,
     pub count: RowCount,
     pub wait_state: WaitState,
+    /// This attempt, in the trace of its task.
+    pub span: TraceSpan,
 }
 
 /// The delay before a failed write to the queue is retried.
@@ -74,7 +77,10 @@ impl LeaseRunner {
         progress.delivered.lost_worker |= lease.job.attempt > 1 && !progress.delivered.settled;
         let acks = Arc::new(AckTracker::new(progress));
         let count = RowCount::new(lease.job.total);
-        Self { pool, lease, acks, signals, count, wait_state: WaitState::default() }
+        let span = pool.traces.start(lease.job.task.id.0, "job");
+        span.set("data_patch.device", lease.job.device);
+        span.set("data_patch.attempt", lease.job.attempt);
+        Self { pool, lease, acks, signals, count, wait_state: WaitState::default(), span }
     }
 
     async fn run(self, slot: SlotGuard) {
@@ -90,8 +96,13 @@ impl LeaseRunner {
             layout: job.layout.clone(),
         };
         let signals = replay::Signals { stop: self.signals.stop.clone(), abort: self.signals.abort.clone() };
-        let context =
-            LeaseContext { lease: &self.lease, count: &self.count, wait_state: &self.wait_state, rate: &self.signals.rate };
+        let context = LeaseContext {
+            lease: &self.lease,
+            count: &self.count,
+            wait_state: &self.wait_state,
+            rate: &self.signals.rate,
+            span: &self.span,
+        };
         let done = CancellationToken::new();
         let work = async {
             let outcome = self.pool.replay_runner.run(&replay, &self.acks, &context, &signals).await;
@@ -101,7 +112,7 @@ impl LeaseRunner {
         let mut heartbeat = Heartbeat::new(&self, &slot);
         let (outcome, is_lost) = tokio::join!(work, heartbeat.run(&done));
         let (logged, counted_rows) = heartbeat.into_parts();
-        match outcome {
+        let outcome = match outcome {
             Ok(outcome) if !is_lost => self.finish(outcome, &logged, slot).await,
             outcome => {
                 let reason = outcome.err().map_or_else(|| "the lease is lost".to_owned(), |error| error.to_string());
@@ -109,10 +120,19 @@ impl LeaseRunner {
                     reason,
                     "the job is abandoned; rows that were sent after the last checkpoint are sent again by the next worker"
                 );
-                self.pool.metrics.job_attempt("lost");
+                "lost"
             }
-        }
-        self.count_rows(&counted_rows);
+        };
+        self.pool.metrics.job_attempt(outcome);
+        let counts = self.count_rows(&counted_rows);
+        self.end_span(outcome, &counts);
+    }
+
+    fn end_span(self, outcome: &'static str, counts: &Progress) {
+        self.span.set("data_patch.outcome", outcome);
+        self.span.set("data_patch.published", counts.published);
+        self.span.set("data_patch.quarantined", counts.quarantined);
+        self.span.end(matches!(outcome, "failed" | "lost").then(|| outcome.to_owned()));
     }
 
     /// Adds the rows since `before` to the metrics, and returns the present counts.
@@ -123,8 +143,8 @@ impl LeaseRunner {
         now
     }
 
-    /// Stores the outcome of the attempt.
-    async fn finish(&self, outcome: Outcome, logged: &LastProgressLog, slot: SlotGuard) {
+    /// Stores the outcome of the attempt, and returns its name.
+    async fn finish(&self, outcome: Outcome, logged: &LastProgressLog, slot: SlotGuard) -> &'static str {
         let job = &self.lease.job;
         let (mut progress, quarantined) = self.acks.checkpoint();
         progress.delivered.settled = !matches!(outcome, Outcome::Abandoned { unanswered: 1.. });
@@ -170,16 +190,17 @@ impl LeaseRunner {
             Outcome::Outage { reason, .. } | Outcome::Unknown { reason } => {
                 let backoff = self.backoff(job.next_outage_count(has_progressed));
                 tracing::warn!(reason, published, ?backoff, "an outage: the job is retried after a backoff");
+                self.span.set("data_patch.reason", reason.clone());
                 events.push(Event::Waiting { device: job.device, published, reason, retry_ms: backoff.as_millis() as u64 });
                 ("retried", self.write(checkpoint, |checkpoint| self.lease.retry(checkpoint, backoff)).await)
             }
             Outcome::Failed(reason) => self.fail(checkpoint, reason).await,
         };
         match written {
-            Ok(()) => self.pool.metrics.job_attempt(name),
+            Ok(()) => name,
             Err(error) => {
                 tracing::warn!(%error, "the outcome of the job could not be stored; another worker resumes from its checkpoint when the lease expires");
-                self.pool.metrics.job_attempt("lost");
+                "lost"
             }
         }
     }
@@ -187,6 +208,7 @@ impl LeaseRunner {
     async fn fail(&self, mut checkpoint: Checkpoint, reason: String) -> (&'static str, Result<(), LeaseError>) {
         let job = &self.lease.job;
         let published = checkpoint.progress.published;
+        self.span.set("data_patch.reason", reason.clone());
         tracing::error!(reason, published, "the job failed; its task continues with the other devices");
         checkpoint.events.push(Event::Failed { device: Some(job.device), name: job.name.clone(), reason: reason.clone() });
         ("failed", self.write(checkpoint, |checkpoint| self.lease.fail(checkpoint, reason.clone())).await)
@@ -296,10 +318,12 @@ struct LeaseContext<'a> {
     count: &'a RowCount,
     wait_state: &'a WaitState,
     rate: &'a TaskRate,
+    span: &'a TraceSpan,
 }
 
 impl replay::JobContext for LeaseContext<'_> {
     fn counted(&self, name: Option<String>, total: u64) {
+        self.span.event("counted", || vec![("rows", total.into())]);
         *self.count.pending() = Some(DeviceCount { name, total });
         self.count.total.get_or_init(|| total);
     }
@@ -317,7 +341,9 @@ impl replay::JobContext for LeaseContext<'_> {
     }
 
     async fn pace(&self, rows: usize) -> usize {
-        self.rate.take(rows).await
+        let rows = self.rate.take(rows).await;
+        self.span.event("rows read", || vec![("rows", (rows as u64).into())]);
+        rows
     }
 
     fn ensure_lease_valid(&self) -> Result<(), LeaseExpired> {

@@ -52,4 +52,6 @@ mod stack;
 mod steering;
 mod telemetry;
 mod tokens;
+#[cfg(feature = "otlp")]
+mod traces;
 mod unauthenticated;

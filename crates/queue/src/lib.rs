@@ -30,7 +30,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
@@ -98,6 +98,21 @@ pub struct Queue {
     inner: Arc<Inner>,
 }
 
+/// A subscription to the tasks that this process finishes ([`Queue::finished_tasks`]).
+pub struct FinishedTasks(broadcast::Receiver<LogEntry>);
+
+impl FinishedTasks {
+    /// The next last entry. `Err` is the number of entries that were missed because more than 1,024
+    /// waited; `None` means that the queue is gone.
+    pub async fn next(&mut self) -> Option<Result<LogEntry, u64>> {
+        match self.0.recv().await {
+            Ok(entry) => Some(Ok(entry)),
+            Err(broadcast::error::RecvError::Lagged(missed)) => Some(Err(missed)),
+            Err(broadcast::error::RecvError::Closed) => None,
+        }
+    }
+}
+
 struct Inner {
     store: AnyStore,
     metrics: QueueMetrics,
@@ -146,6 +161,11 @@ impl Queue {
     /// Follows a task's log from the entry after `after`.
     pub fn tail(&self, task: TaskId, after: u64) -> LogTail {
         LogTail::new(self.clone(), self.inner.hub.subscribe(task), task, after)
+    }
+
+    /// The last entries of the logs of the tasks that this process finishes from now on.
+    pub fn finished_tasks(&self) -> FinishedTasks {
+        FinishedTasks(self.inner.hub.finished())
     }
 
     /// Waits until a job may have become claimable in this process. Work that other processes add

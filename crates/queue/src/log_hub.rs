@@ -17,6 +17,9 @@ use crate::task::{LogEntry, TaskId};
 /// Signals buffered for a slow subscriber. One that is further behind reads the file.
 const CHANNEL_CAPACITY: usize = 256;
 
+/// Last entries buffered for a slow subscriber, who misses older ones.
+const FINISHED_CAPACITY: usize = 1_024;
+
 /// The encodings that an entry may have. Callers number them from 0 and agree on which is which.
 pub const MAX_ENCODINGS: usize = 3;
 
@@ -54,10 +57,17 @@ pub enum LogSignal {
     TailAdvanced(u64),
 }
 
-/// One broadcast channel for each task with a subscriber.
-#[derive(Debug, Clone, Default)]
+/// One broadcast channel for each task with a subscriber, and one for the last entries of all tasks.
+#[derive(Debug, Clone)]
 pub struct LogHub {
     channels: Arc<Mutex<HashMap<TaskId, Channel>>>,
+    finished: broadcast::Sender<LogEntry>,
+}
+
+impl Default for LogHub {
+    fn default() -> Self {
+        Self { channels: Arc::default(), finished: broadcast::Sender::new(FINISHED_CAPACITY) }
+    }
 }
 
 #[derive(Debug)]
@@ -84,8 +94,16 @@ impl LogHub {
         Subscription { hub: self.clone(), task, receiver: Some(receiver) }
     }
 
+    /// Subscribes to the last entries of all tasks that this process finishes.
+    pub fn finished(&self) -> broadcast::Receiver<LogEntry> {
+        self.finished.subscribe()
+    }
+
     /// Signals a committed entry.
     pub fn publish(&self, entry: LogEntry) {
+        if entry.final_state.is_some() && self.finished.receiver_count() > 0 {
+            let _ = self.finished.send(entry.clone());
+        }
         if let Some(channel) = self.channels().get_mut(&entry.task) {
             channel.last_seq = channel.last_seq.max(entry.seq);
             // An error means that the last subscriber has just left.
