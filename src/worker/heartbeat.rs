@@ -28,6 +28,8 @@ const PARK_AFTER: Duration = Duration::from_secs(2);
 /// A cancelled job whose rows in flight are not acknowledged for this long drops the rows that were
 /// not sent yet.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A heartbeat that fails is tried four times a second, and logged this often.
+const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 pub(super) struct Heartbeat<'w> {
     runner: &'w LeaseRunner,
@@ -93,6 +95,7 @@ impl<'w> Heartbeat<'w> {
     /// Runs until `done`. Returns whether the lease was lost.
     pub async fn run(&mut self, done: &CancellationToken) -> bool {
         let LeaseRunner { acks, lease, signals, .. } = self.runner;
+        let mut failure_logged_at: Option<Instant> = None;
         loop {
             let flush_requested = tokio::select! {
                 biased;
@@ -105,7 +108,10 @@ impl<'w> Heartbeat<'w> {
             self.check_ack_silence();
             let Some(write) = self.next_write(flush_requested) else { continue };
             match lease.checkpoint(write.checkpoint.clone()).await {
-                Ok(()) => self.confirm(write),
+                Ok(()) => {
+                    failure_logged_at = None;
+                    self.confirm(write);
+                }
                 Err(error) => {
                     self.restore(write);
                     if matches!(error, LeaseError::Lost) || lease.remaining().is_zero() {
@@ -115,7 +121,10 @@ impl<'w> Heartbeat<'w> {
                         done.cancelled().await;
                         return true;
                     }
-                    tracing::warn!(%error, remaining = ?lease.remaining(), "the heartbeat failed; retrying while the lease is valid");
+                    if failure_logged_at.is_none_or(|at| at.elapsed() >= FAILURE_LOG_INTERVAL) {
+                        failure_logged_at = Some(Instant::now());
+                        tracing::warn!(%error, remaining = ?lease.remaining(), "the heartbeat failed; retrying while the lease is valid");
+                    }
                     tokio::time::sleep(WRITE_RETRY_DELAY).await;
                 }
             }

@@ -55,3 +55,4 @@ mod tokens;
 #[cfg(feature = "otlp")]
 mod traces;
 mod unauthenticated;
+mod upgrade;

@@ -34,7 +34,7 @@ pub enum OpenError {
     #[error("queue file {file} cannot be opened: {source}. Its directory must exist and be writable for this user")]
     Open { file: String, source: Source },
     #[error(
-        "queue file {file} is locked exclusively by another program. Services can share a file; end the program that locks it (a backup, a shell)"
+        "queue file {file} is locked exclusively by another program. Services can share a file; end the program that locks it (a backup, a shell), or wait if it is a service that migrates the tables"
     )]
     Locked { file: String },
     #[error(

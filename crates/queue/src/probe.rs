@@ -15,6 +15,11 @@ pub enum ProbeError {
          Restore the original file, or restart the service to continue with the current one"
     )]
     Replaced { file: String },
+    #[error(
+        "queue file {file} was migrated by a newer version (migration {version} is unknown to this one), which may have \
+         renamed what this one writes. Stop this service, and start that version or a later one"
+    )]
+    Newer { file: String, version: i64 },
     #[error("the metadata of queue file {file} cannot be read: {source}")]
     Unreadable { file: String, source: io::Error },
 }
@@ -23,7 +28,7 @@ impl Queue {
     /// Commits a small change and checks that the path still names the file that was written.
     ///
     /// # Errors
-    /// The file cannot be written, or it was removed or replaced.
+    /// The file cannot be written, it was removed or replaced, or a newer version has migrated it.
     pub async fn probe(&self) -> Result<(), ProbeError> {
         self.inner.store.probe().await
     }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use data_patch_protocol::task::{Position, Progress, TaskId, TaskState};
-use data_patch_queue::{Clock, OpenError, Queue, Submitted};
+use data_patch_queue::{Clock, OpenError, ProbeError, Queue, Submitted};
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -31,6 +31,16 @@ async fn a_queue_of_a_newer_version_is_told() {
     sqlx::raw_sql(sql).execute(&mut raw(&bench.store.path()).await).await.unwrap();
     let error = open_error(&bench.store.path()).await;
     assert!(matches!(error, OpenError::Newer { version: 9999, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_newer_version_that_migrates_the_file_in_use_is_told() {
+    let bench = Bench::<SqliteFile>::new().await;
+    bench.queue.probe().await.unwrap();
+    let sql = "INSERT INTO _sqlx_migrations VALUES (9999, 'later', 'now', 1, x'00', 0)";
+    sqlx::raw_sql(sql).execute(&mut raw(&bench.store.path()).await).await.unwrap();
+    let error = bench.queue.probe().await.unwrap_err();
+    assert!(matches!(error, ProbeError::Newer { version: 9999, .. }), "{error}");
 }
 
 #[tokio::test]

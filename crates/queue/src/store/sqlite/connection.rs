@@ -28,6 +28,9 @@ pub fn connect(path: &Path) -> rusqlite::Result<Connection> {
     // Query planner stability guarantee: one plan per statement. Without it SQLite planned anew for
     // each value of a limit or a time, which took most of the time of a claim.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    // By default SQLite takes a quoted name that is no column for a string. If a newer version has
+    // renamed a column, reading it must be an error and not give its name.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     // FULL: a commit is on disk before it is reported. WAL mode is stored in the file.
     connection.pragma_update(None, "synchronous", "FULL")?;

@@ -185,8 +185,12 @@ impl Store for SqliteStore {
     }
 
     async fn probe(&self) -> Result<(), ProbeError> {
-        self.writer.write(|tx: &mut Tx<'_>| tx.touch()).await?;
+        let touch = |tx: &mut Tx<'_>| tx.touch().and_then(|()| tx.newest_migration());
+        let version = self.writer.write(touch).await?;
         let file = self.file.clone();
+        if version > open::newest_known() {
+            return Err(ProbeError::Newer { file: file.display(), version });
+        }
         spawn_blocking(move || file.check()).await.map_err(|_| QueueError::Closed)?
     }
 

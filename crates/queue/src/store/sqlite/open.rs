@@ -1,9 +1,9 @@
 //! Opening the queue file: its directory and its migrations.
 
-use std::str::FromStr;
+use std::{str::FromStr, time::Instant};
 
 use sqlx::{
-    SqlitePool,
+    ConnectOptions, SqlitePool,
     migrate::{MigrateError, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -14,6 +14,7 @@ use super::{
     connection::{self, BUSY_TIMEOUT, Readers},
     instance::ServiceInstance,
     probe::Identity,
+    sql,
     writer::Writer,
 };
 use crate::{OpenError, QueueOptions, store::StoreContext};
@@ -31,7 +32,7 @@ impl SqliteStore {
             std::fs::create_dir_all(directory).map_err(|source| OpenError::Directory { file: file.clone(), source })?;
         }
         let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(connect);
-        migrate(&pool).await.map_err(|error| open_error_of(file.clone(), error))?;
+        migrate(&pool, &file).await.map_err(|error| open_error_of(file.clone(), error))?;
         pool.close().await;
 
         let instance = ServiceInstance::register(&path).map_err(|source| OpenError::Directory { file: file.clone(), source })?;
@@ -55,10 +56,34 @@ fn migration_options(url: &str) -> Result<SqliteConnectOptions, sqlx::Error> {
         // FULL: a commit is on disk before it is reported.
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
-        .busy_timeout(BUSY_TIMEOUT))
+        .busy_timeout(BUSY_TIMEOUT)
+        // A migration of a large file is logged as such, and not as a slow statement.
+        .disable_statement_logging())
 }
 
-async fn migrate(pool: &SqlitePool) -> Result<(), MigrateError> {
+/// The last migration that this version knows.
+pub fn newest_known() -> i64 {
+    MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+/// Migrates the tables. The log says so unless the file is new or up to date: a large file takes
+/// a while, in which the service does not answer yet.
+async fn migrate(pool: &SqlitePool, file: &str) -> Result<(), MigrateError> {
+    let newest = sqlx::query_scalar::<_, Option<i64>>(sql::NEWEST_MIGRATION).fetch_one(pool).await;
+    let Some(from) = newest.ok().flatten().filter(|from| *from < newest_known()) else { return run_migrations(pool).await };
+    let (to, begin) = (newest_known(), Instant::now());
+    tracing::info!(
+        file,
+        from,
+        to,
+        "the queue's tables are being migrated; the service is up after that. It can be stopped or killed and started again"
+    );
+    run_migrations(pool).await?;
+    tracing::info!(file, to, took = ?begin.elapsed(), "the queue's tables are migrated");
+    Ok(())
+}
+
+async fn run_migrations(pool: &SqlitePool) -> Result<(), MigrateError> {
     #[cfg(feature = "failpoints")]
     pool.acquire().await?.lock_handle().await?.set_commit_hook(|| {
         crate::failpoint::hit("migration");

@@ -22,6 +22,10 @@ impl Identity {
         Ok(Self { path: path.to_owned(), file: (metadata.dev(), metadata.ino()) })
     }
 
+    pub fn display(&self) -> String {
+        self.path.display().to_string()
+    }
+
     /// The size of the file and its write-ahead log in bytes.
     pub fn bytes(&self) -> u64 {
         [self.path.clone(), self.log()].iter().filter_map(|path| fs::metadata(path).ok()).map(|metadata| metadata.len()).sum()
@@ -36,7 +40,7 @@ impl Identity {
     /// Checks the file and its write-ahead log, which contains the latest commits and exists while
     /// a connection is open.
     pub fn check(&self) -> Result<(), ProbeError> {
-        let file = || self.path.display().to_string();
+        let file = || self.display();
         let lost = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => ProbeError::Replaced { file: file() },
             _ => ProbeError::Unreadable { file: file(), source: error },

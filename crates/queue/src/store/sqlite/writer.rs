@@ -64,6 +64,11 @@ impl<'a> Tx<'a> {
         self.connection.pragma_update(None, "user_version", number.wrapping_add(1))
     }
 
+    /// The last migration of the file. A newer version may have migrated it since it was opened.
+    pub fn newest_migration(&self) -> rusqlite::Result<i64> {
+        self.connection.query_row(sql::NEWEST_MIGRATION, [], |row| row.get(0))
+    }
+
     /// Whether the transaction has so many changed rows that no further request should join it.
     pub fn is_full(&self) -> bool {
         self.changed() >= MAX_ROWS_PER_TRANSACTION

@@ -27,6 +27,9 @@ pub use totals::*;
 
 type Result<T> = rusqlite::Result<T>;
 
+/// The last migration of the file, which sqlx has noted.
+pub const NEWEST_MIGRATION: &str = "SELECT max(version) FROM _sqlx_migrations";
+
 /// An error for a stored string that cannot be parsed.
 fn decode_error(column: &str, error: impl std::error::Error) -> Error {
     Error::FromSqlConversionFailure(0, Type::Text, format!("{column}: {error}").into())
