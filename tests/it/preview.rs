@@ -1,6 +1,5 @@
 //! A preview says what a submit would publish, publishes nothing, and disturbs nobody.
 
-
 use data_patch::{
     protocol::http::{BucketUnit, DevicePreview, PreviewLine, PreviewRequest, PreviewSummary},
     source::sample,
