@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::support::{Client, Process, TIMEOUT, TOKEN, TestApp, TestBroker, TestSource, eventually, message, program};
+use crate::support::{Client, Process, TIMEOUT, TOKEN, TestApp, TestBroker, TestSource, call, eventually, message, program};
 
 const OPERATOR: &str = "operator-5b1f";
 const VIEWER: &str = "viewer-c03d";
@@ -109,6 +109,14 @@ async fn a_viewer_watches_and_is_told_what_it_may_not_do() {
     client.send(&json!({"token": VIEWER, "taskId": task})).await;
     assert_eq!(message(&client.next().await), "task attached.");
     assert_eq!(client.log().await, log);
+    // A preview publishes nothing.
+    let mut body = Client::request(thing, &[device], &app.topic.name);
+    body.as_object_mut().unwrap().remove("token");
+    let bearer = format!("authorization: Bearer {VIEWER}");
+    for (path, status) in [("/previews", 200), ("/tasks", 403)] {
+        let answer = call(&app.http, "POST", path, &[&bearer], &body.to_string()).await;
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+    }
     assert_eq!(app.topic.read().await.len(), 10, "nothing else was published");
     app.stop().await;
 }

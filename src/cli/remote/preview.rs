@@ -1,6 +1,7 @@
 //! `data-patch preview`, and what `submit` shows before it asks.
 
 use std::{
+    fmt::Write as _,
     io::{IsTerminal as _, stdout},
     process::ExitCode,
 };
@@ -179,10 +180,11 @@ fn print_summary(summary: &PreviewSummary) -> anyhow::Result<()> {
     let PreviewSummary { devices, problem_devices, rows, is_estimate, bytes, .. } = summary;
     let mut text = format!("{}, {} rows", super::devices(*devices), count(*rows, *is_estimate));
     if *bytes > 0 {
-        text.push_str(&format!(", about {}", HumanBytes(*bytes)));
+        // Writing to a string cannot fail.
+        let _ = write!(text, ", about {}", HumanBytes(*bytes));
     }
     if let Some(duration) = summary.estimated_seconds.and_then(|seconds| std::time::Duration::try_from_secs_f64(seconds).ok()) {
-        text.push_str(&format!(", about {}", HumanDuration(duration)));
+        let _ = write!(text, ", about {}", HumanDuration(duration));
     }
     out::line(&text)?;
     if *problem_devices > 0 {

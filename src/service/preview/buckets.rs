@@ -20,7 +20,7 @@ pub struct Division {
 }
 
 impl Division {
-    /// Divides a range into as many buckets as possible, at most [`MAX_BUCKETS`]. They begin at whole
+    /// Divides a range into as many buckets as possible, at most 200. They begin at whole
     /// minutes, hours or days of the zone, as it is at the start of the range.
     pub fn of(from: DateTime<Utc>, to: DateTime<Utc>, zone: Tz) -> Self {
         let offset = i64::from(zone.offset_from_utc_datetime(&from.naive_utc()).fix().local_minus_utc());

@@ -1,7 +1,7 @@
 //! What a submission would publish. Nothing is published or stored.
 //!
 //! The devices are read in batches, whose size follows from how long they take. Of each device at
-//! most [`MAX_COUNTED`] rows are counted together with others; a device with more is counted by
+//! most `batch::MAX_COUNTED` rows are counted together with others; a device with more is counted by
 //! itself, or estimated.
 
 mod batch;
