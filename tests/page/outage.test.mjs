@@ -65,3 +65,45 @@ test("a service of another version is noticed after its restart, and its page is
   await visit.page.getByText("This page is of the version before").waitFor({ state: "hidden" });
   await visit.end();
 });
+
+test("a network that is cut and comes back leaves no gap in the log", async () => {
+  const { service } = shared;
+  const task = await service.submit({ thingId: BRIDGE, devices: deviceIds("静力水准仪", 7), rate: 400 });
+  const context = await shared.browser.newContext();
+  try {
+    const visit = await Visit.start({ context }, shared.url);
+    await visit.openAs(`/tasks/${task.taskId}`);
+    await visit.sees(/of 528 published/);
+    await context.setOffline(true);
+    await visit.sees("The service cannot be reached");
+    await context.setOffline(false);
+    await service.call("PATCH", `/tasks/${task.taskId}`, { rate: null });
+    await visit.sees(/finished: 7 of 7 devices/);
+    const { lastSeq } = await service.finished(task.taskId);
+    await visit.page.waitForFunction((count) => document.querySelector("dp-task-log .chip")?.textContent?.endsWith(` ${count}`), String(lastSeq));
+    const entries = visit.page.locator("dp-task-log .entry");
+    const seqs = await entries.evaluateAll((rows) => rows.map((row) => Number(/** @type {HTMLElement} */ (row).dataset.seq)));
+    assert.deepEqual(seqs, seqs.map((_, index) => seqs[0] + index), "in order, none missing, none twice");
+    await visit.end();
+  } finally {
+    await context.close();
+  }
+});
+
+test("a patch that is published while the service is away is published once", async () => {
+  const { service } = shared;
+  const visit = await Visit.start(shared.browser, shared.url);
+  const { page } = visit;
+  const range = "from=2019-01-12T16:00:00Z&to=2019-01-13T15:59:59.999999Z";
+  await visit.openAs(`/new?thing=${BRIDGE}&${range}&reason=published-once`);
+  const button = page.getByRole("button", { name: "Publish 336 rows to" });
+  await button.waitFor();
+  await service.kill("SIGTERM");
+  await button.click();
+  await visit.sees("The service cannot be reached");
+  await service.run();
+  await page.waitForURL(/#\/tasks\/[0-9a-f-]{36}/);
+  await visit.sees("336 of 336 rows");
+  assert.equal((await service.call("GET", "/tasks?q=published-once")).items.length, 1);
+  await visit.end();
+});

@@ -57,3 +57,22 @@ test("signing out forgets the token", async () => {
   assert.equal(await visit.page.evaluate(() => sessionStorage.length), 0);
   await visit.end();
 });
+
+test("the policy forbids what is not the page's own, and each visit notices", async () => {
+  const visit = await Visit.start(shared.browser, shared.url);
+  await visit.open();
+  await visit.sees("Enter the token of the service");
+  const ran = await visit.page.evaluate(async () => {
+    const script = document.createElement("script");
+    script.textContent = "window.injected = true";
+    document.head.append(script);
+    await fetch("http://127.0.0.1:9/").catch(() => {});
+    return /** @type {any} */ (window).injected ?? false;
+  });
+  assert.equal(ran, false);
+  for (const what of ["inline script", "127.0.0.1:9"]) {
+    assert.ok(visit.found.some((text) => text.includes("Content Security Policy") && text.includes(what)), `${what}: ${visit.found}`);
+  }
+  visit.found.length = 0;
+  await visit.end();
+});
