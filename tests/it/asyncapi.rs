@@ -88,7 +88,9 @@ fn every_message_has_valid_examples_and_an_operation() {
     for name in &all {
         let examples = document.examples(name);
         assert!(!examples.is_empty(), "{name}");
-        examples.iter().for_each(|example| assert_valid(&document, name, example));
+        for example in examples {
+            assert_valid(&document, name, &example);
+        }
     }
 }
 

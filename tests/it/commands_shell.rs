@@ -110,11 +110,15 @@ async fn bash_completes_commands_and_the_ids_of_the_service() {
     };
     assert_eq!(complete(&["can"]).await, ["cancel"]);
     assert_eq!(complete(&["show", ""]).await[..2], [running.clone(), finished.clone()], "the newest first");
-    assert_eq!(complete(&["cancel", &running[..4]]).await, [running.clone()], "what is finished cannot be cancelled");
+    assert_eq!(
+        complete(&["cancel", &running[..4]]).await,
+        *std::slice::from_ref(&running),
+        "what is finished cannot be cancelled"
+    );
     assert_eq!(complete(&["retry", ""]).await[0], finished);
     assert_eq!(complete(&["retry", &finished, ""]).await[0], device.to_string());
     let thing = thing.to_string();
-    assert_eq!(complete(&["submit", &thing[..13]]).await, [thing.clone()]);
+    assert_eq!(complete(&["submit", &thing[..13]]).await, *std::slice::from_ref(&thing));
     let devices = complete(&["submit", &thing, ""]).await;
     assert!(devices.contains(&device.to_string()) && !devices.contains(&other.to_string()), "{devices:?}");
     app.stop().await;
@@ -222,7 +226,7 @@ async fn on_80_columns_no_line_of_a_bar_is_longer_and_no_color_has_none() {
     for line in without_escapes(&output).split(['\r', '\n']).filter(|line| line.contains(" of 1")) {
         // Bars are padded to the width of the terminal, and then there is no line break between two.
         let width = console::measure_text_width(line);
-        assert!(width <= 80 || width % 80 == 0, "{width}: {line:?}");
+        assert!(width <= 80 || width.is_multiple_of(80), "{width}: {line:?}");
     }
     // Sequences that end in m set a colour; others move the cursor.
     let sequences =

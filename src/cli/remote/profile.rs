@@ -118,8 +118,8 @@ mod tests {
             "[site]\nurl = \"https://a\"\ntoken = \"s3cret\"\n[test]\ntoken_file = \"test.token\"\n[far]\ntoken_file = \"/x\"";
         let site = read_text(text, 0o600, "site").ok().unwrap();
         assert_eq!((site.url.as_deref(), site.token.as_deref(), site.token_file), (Some("https://a"), Some("s3cret"), None));
-        let test = read_text(text, 0o600, "test").ok().unwrap();
-        assert_eq!((test.url, test.token, test.token_file), (None, None, Some(PathBuf::from("test.token"))));
+        let other = read_text(text, 0o600, "test").ok().unwrap();
+        assert_eq!((other.url, other.token, other.token_file), (None, None, Some(PathBuf::from("test.token"))));
         assert_eq!(read_text(text, 0o600, "far").ok().unwrap().token_file, Some(PathBuf::from("/x")));
     }
 
