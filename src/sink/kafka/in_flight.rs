@@ -15,10 +15,13 @@ use std::{
 
 use tokio::sync::oneshot;
 
-use super::KafkaError;
+use super::{KafkaError, throttle::Throttle};
 
 /// A partition is stalled if it has rows in flight and acknowledges nothing for this long.
 const STALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// So many times the delay of a quota is added: the partitions of a broker wait for one another.
+const THROTTLED_TURNS: u32 = 10;
 
 /// A job waits this long for a stalled partition before it returns to the queue.
 const STALLED_LANE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -91,6 +94,7 @@ struct ByteBudget<W> {
     /// Lanes with waiting requests, in round-robin order.
     round_robin: VecDeque<Key>,
     last_ticket: u64,
+    stall_timeout: Duration,
 }
 
 #[derive(Debug)]
@@ -136,7 +140,8 @@ impl<W> LaneState<W> {
 
 impl<W> ByteBudget<W> {
     fn new(limit: usize) -> Self {
-        Self { limit, used: 0, set_aside: 0, lanes: HashMap::new(), round_robin: VecDeque::new(), last_ticket: 0 }
+        let (lanes, round_robin) = (HashMap::new(), VecDeque::new());
+        Self { limit, used: 0, set_aside: 0, lanes, round_robin, last_ticket: 0, stall_timeout: STALL_TIMEOUT }
     }
 
     fn lane(&mut self, lane: &Arc<Lane>) -> &mut LaneState<W> {
@@ -235,7 +240,7 @@ impl<W> ByteBudget<W> {
                 continue;
             }
             let since = *state.silent_since.get_or_insert(now);
-            state.is_stalled = now.saturating_sub(since) >= STALL_TIMEOUT;
+            state.is_stalled = now.saturating_sub(since) >= self.stall_timeout;
             if state.is_stalled {
                 let bytes = (state.reserved - state.set_aside).min(self.limit - self.set_aside);
                 state.set_aside += bytes;
@@ -264,6 +269,7 @@ impl<W> ByteBudget<W> {
 pub(super) struct InFlight {
     budget: Mutex<ByteBudget<oneshot::Sender<Reservation>>>,
     lanes: Mutex<HashMap<Key, Arc<Lane>>>,
+    throttle: Throttle,
     started: Instant,
     /// Time of the last stall check, in milliseconds since `started`.
     checked_ms: AtomicU64,
@@ -296,9 +302,9 @@ impl Drop for WaiterGuard<'_> {
 }
 
 impl InFlight {
-    pub fn new(limit: usize) -> Arc<Self> {
+    pub fn new(limit: usize, throttle: Throttle) -> Arc<Self> {
         let (budget, lanes) = (Mutex::new(ByteBudget::new(limit)), Mutex::default());
-        Arc::new(Self { budget, lanes, started: Instant::now(), checked_ms: AtomicU64::new(0) })
+        Arc::new(Self { budget, lanes, throttle, started: Instant::now(), checked_ms: AtomicU64::new(0) })
     }
 
     /// Returns the lane of a partition.
@@ -360,7 +366,11 @@ impl InFlight {
         if now_ms >= checked_ms + interval_ms
             && self.checked_ms.compare_exchange(checked_ms, now_ms, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
-            self.change(|budget| budget.check_stalls(now));
+            let stall_timeout = STALL_TIMEOUT + THROTTLED_TURNS * self.throttle.delay();
+            self.change(|budget| {
+                budget.stall_timeout = stall_timeout;
+                budget.check_stalls(now);
+            });
         }
     }
 

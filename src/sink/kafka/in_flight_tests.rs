@@ -127,6 +127,20 @@ fn lanes_without_delivery_reports_leave_bytes_for_others() {
 }
 
 #[test]
+fn a_partition_that_a_quota_delays_is_not_stalled() {
+    let (mut budget, lanes) = (ByteBudget::new(100), lanes(1));
+    budget.request(&lanes[0], 10, 0);
+    budget.grant();
+    lanes[0].record_sent();
+    budget.stall_timeout = STALL_TIMEOUT + at(4);
+    budget.check_stalls(at(0));
+    budget.check_stalls(at(5));
+    assert_eq!(budget.stalled_for(&lanes[0], at(5)), None);
+    budget.check_stalls(at(6));
+    assert_eq!(budget.stalled_for(&lanes[0], at(6)), Some(at(6)));
+}
+
+#[test]
 fn a_stall_is_measured_from_the_last_delivery_report() {
     let (mut budget, lanes) = (ByteBudget::new(100), lanes(1));
     budget.request(&lanes[0], 10, 0);

@@ -15,6 +15,7 @@ mod reader;
 mod record;
 mod sender;
 mod statistics;
+mod throttle;
 mod topics;
 
 use std::{
@@ -43,6 +44,8 @@ use crate::{
 use batch_size::BatchSizes;
 use in_flight::InFlight;
 use producer::{Kind, Producer, ProducerKey, Reaper};
+use statistics::ProducerStatistics;
+use throttle::Throttle;
 use topics::Topics;
 
 /// How the rows of a job are batched.
@@ -74,6 +77,7 @@ struct Inner {
     producers: Mutex<HashMap<ProducerKey, Arc<Producer>>>,
     reaper: Reaper,
     in_flight: Arc<InFlight>,
+    throttle: Throttle,
     sent_alone: Arc<AtomicU64>,
     metrics: KafkaMetrics,
 }
@@ -96,6 +100,7 @@ impl Kafka {
     }
 
     fn build(config: &config::Kafka, brokers: &str, supports_describe_configs: bool) -> Result<Self, KafkaError> {
+        let throttle = Throttle::default();
         let kafka = Self {
             inner: Arc::new(Inner {
                 topics: Topics::new(
@@ -109,7 +114,8 @@ impl Kafka {
                 brokers: brokers.to_owned(),
                 producers: Mutex::default(),
                 reaper: Reaper::new(),
-                in_flight: InFlight::new(config.in_flight_bytes),
+                in_flight: InFlight::new(config.in_flight_bytes, throttle.clone()),
+                throttle,
                 sent_alone: Arc::default(),
                 metrics: KafkaMetrics::default(),
             }),
@@ -281,7 +287,8 @@ impl Kafka {
         if config.get("statistics.interval.ms").is_none() {
             config.set("statistics.interval.ms", statistics::INTERVAL_MS);
         }
-        let producer = Producer::new(&config, key.clone(), &self.inner.reaper, self.inner.metrics.clone())?;
+        let statistics = ProducerStatistics::new(self.inner.metrics.clone(), self.inner.throttle.clone());
+        let producer = Producer::new(&config, key.clone(), &self.inner.reaper, statistics)?;
         producers.insert(key, Arc::clone(&producer));
         Ok(producer)
     }

@@ -23,7 +23,7 @@ use rdkafka::{
 use super::{
     BatchMode, Delivery, KafkaError, SentRow, error::is_producer_fatal, sender::InFlightPermit, statistics::ProducerStatistics,
 };
-use crate::{failpoint, telemetry::KafkaMetrics};
+use crate::failpoint;
 
 /// Maximum batches of a partition that librdkafka has on the wire without a response.
 const MAX_BATCHES_IN_FLIGHT: usize = 5;
@@ -74,9 +74,14 @@ impl std::fmt::Debug for Producer {
 }
 
 impl Producer {
-    pub fn new(config: &ClientConfig, key: ProducerKey, reaper: &Reaper, metrics: KafkaMetrics) -> Result<Arc<Self>, KafkaError> {
+    pub fn new(
+        config: &ClientConfig,
+        key: ProducerKey,
+        reaper: &Reaper,
+        statistics: ProducerStatistics,
+    ) -> Result<Arc<Self>, KafkaError> {
         let state = Arc::new(State { is_retired: AtomicBool::new(false), producer: OnceLock::new(), reaper: reaper.clone() });
-        let callback = DeliveryCallback { state: Arc::clone(&state), statistics: ProducerStatistics::new(metrics) };
+        let callback = DeliveryCallback { state: Arc::clone(&state), statistics };
         let native = ThreadedProducer::from_config_and_context(config, callback)?;
         let (first_acks, used_at) = (Mutex::default(), Mutex::new(Instant::now()));
         let producer = Arc::new(Self { native, key, state: Arc::clone(&state), first_acks, used_at });

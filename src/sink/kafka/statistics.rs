@@ -7,6 +7,7 @@ use std::{
 
 use rdkafka::statistics::{Broker, Statistics};
 
+use super::throttle::Throttle;
 use crate::telemetry::{KafkaMetrics, ProducerGauges};
 
 /// The interval of statistics, unless the operator sets `statistics.interval.ms`.
@@ -16,6 +17,7 @@ pub(super) const INTERVAL_MS: &str = "10000";
 pub(super) struct ProducerStatistics {
     metrics: KafkaMetrics,
     gauges: Arc<ProducerGauges>,
+    throttle: Throttle,
     reported: Mutex<Counts>,
 }
 
@@ -49,9 +51,9 @@ fn seconds(value: i64, unit: fn(u64) -> Duration) -> f64 {
 }
 
 impl ProducerStatistics {
-    pub fn new(metrics: KafkaMetrics) -> Self {
+    pub fn new(metrics: KafkaMetrics, throttle: Throttle) -> Self {
         let gauges = metrics.producer();
-        Self { metrics, gauges, reported: Mutex::default() }
+        Self { metrics, gauges, throttle, reported: Mutex::default() }
     }
 
     pub fn take(&self, statistics: &Statistics) {
@@ -75,6 +77,10 @@ impl ProducerStatistics {
         // librdkafka's internal threads appear as brokers without a host, and bootstrap servers
         // without an id.
         let brokers = || statistics.brokers.values().filter(|broker| broker.nodeid >= 0);
+        // In milliseconds, unlike other times, which are in microseconds.
+        let throttle = |broker: &Broker| broker.throttle.as_ref().map(|window| seconds(window.max, Duration::from_millis));
+        let throttle_seconds = brokers().filter_map(throttle).fold(0.0, f64::max);
+        self.throttle.record(Duration::from_secs_f64(throttle_seconds));
         self.gauges.update(|state| {
             state.queued_messages = statistics.msg_cnt;
             state.queued_bytes = statistics.msg_size;
@@ -86,9 +92,7 @@ impl ProducerStatistics {
                     Some((broker.nodename.clone(), latest.or_else(previous)?))
                 })
                 .collect();
-            // In milliseconds, unlike other times, which are in microseconds.
-            let throttle = |broker: &Broker| broker.throttle.as_ref().map(|window| seconds(window.max, Duration::from_millis));
-            state.throttle_seconds = brokers().filter_map(throttle).fold(0.0, f64::max);
+            state.throttle_seconds = throttle_seconds;
         });
     }
 }
