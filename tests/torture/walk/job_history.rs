@@ -13,6 +13,8 @@ struct Job {
     attempt: i64,
     state: String,
     owner: Option<String>,
+    /// The last known owner of this attempt.
+    holder: Option<String>,
     published: i64,
     quarantined: i64,
     position: Option<i64>,
@@ -36,7 +38,10 @@ impl Job {
         // The lease of a service that is dead or frozen is expired, possibly together with its last
         // write. Until the next attempt begins, a service that was only frozen may still write.
         let is_orphaned = self.state == "running" && next.state == "running" && next.owner.is_none();
-        let is_by_holder = next.owner == self.owner && (self.state == "running" || self == next);
+        // Its lease then belongs to it again.
+        let is_renewed = self.owner.is_none() && (self.holder.is_none() || next.owner == self.holder);
+        let is_of_holder = next.owner == self.owner || is_renewed;
+        let is_by_holder = is_of_holder && (self.state == "running" || self == next);
         has_no_regression && (next.attempt > self.attempt || is_by_holder || is_orphaned)
     }
 }
@@ -65,10 +70,13 @@ impl JobHistory {
         let sql = "SELECT id, attempt, state, owner, published, quarantined, cursor_time FROM job";
         let mut totals = JobTotals { open: 0, published: 0, quarantined: 0 };
         for row in sqlx::query(sql).fetch_all(&mut self.file).await.unwrap() {
+            let (attempt, owner): (i64, Option<String>) = (row.get(1), row.get(3));
+            let before = self.jobs.get(&row.get(0)).filter(|before| before.attempt == attempt);
             let job = Job {
-                attempt: row.get(1),
+                attempt,
                 state: row.get(2),
-                owner: row.get(3),
+                holder: owner.clone().or_else(|| before?.holder.clone()),
+                owner,
                 published: row.get(4),
                 quarantined: row.get(5),
                 position: row.get(6),
