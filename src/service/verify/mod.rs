@@ -1,7 +1,7 @@
 //! Reads the topic back and compares it with the receipt of a task.
 //!
 //! One pass over the offsets of the receipt gives the checksum of each device ([`tally`]), without
-//! a look at the store. Only where it differs, the rows are compared one by one with the store's
+//! a look at the source. Only where it differs, the rows are compared one by one with the source's
 //! ([`rows`]), so that they can be named.
 
 mod rows;
@@ -171,7 +171,7 @@ fn judge(job: &JobRow, tally: &DeviceTally, available: &HashMap<i32, Available>)
     let delivered = &job.delivered;
     if delivered.rows != job.published {
         return Judgement::Unknown(
-            "its rows were published by a version that kept no checksums; compare them with the store, or publish them again"
+            "its rows were published by a version that kept no checksums; compare them with the source, or publish them again"
                 .to_owned(),
         );
     }

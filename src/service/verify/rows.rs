@@ -1,4 +1,4 @@
-//! Names the rows of devices whose checksum differs, by comparing the topic with the store.
+//! Names the rows of devices whose checksum differs, by comparing the topic with the source.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,7 +26,7 @@ const MAX_DEVICES: usize = 100;
 /// Rows that are compared one by one: each takes about 40 bytes.
 const MAX_ROWS: u64 = 2_000_000;
 
-/// How the topic differs from the store.
+/// How the topic differs from the source.
 #[derive(Debug, Default)]
 pub struct Differences {
     pub missing: Named,
@@ -74,7 +74,7 @@ impl Verification {
                     unexpected.insert(job.device, rows);
                 }
                 Err(error) => {
-                    let reason = format!("its rows cannot be compared one by one, because the store cannot be read: {error}");
+                    let reason = format!("its rows cannot be compared one by one, because the source cannot be read: {error}");
                     result = Differences { reason: Some(reason), ..Differences::default() };
                 }
             }
@@ -102,7 +102,7 @@ impl Verification {
         .await
     }
 
-    /// Compares a device with the store, and removes the rows that both have from `found`.
+    /// Compares a device with the source, and removes the rows that both have from `found`.
     async fn compare(&self, job: &JobRow, found: &mut FoundRows, result: &mut Differences) -> Result<(), SourceError> {
         let quarantined = self.quarantined(job).await?;
         let mut records = RecordBuilder::new(self.task.id, job.device);

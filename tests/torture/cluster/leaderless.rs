@@ -123,7 +123,7 @@ async fn in_different_partitions(nodes: &Nodes, number: usize) -> Vec<Uuid> {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
 async fn a_topic_without_leaders_delays_no_other() {
-    let what = "cluster: a topic without leaders, patches submitted to it meanwhile, and another topic";
+    let what = "cluster: a topic without leaders, tasks submitted to it meanwhile, and another topic";
     let Some(nodes) = nodes(what).await else { return };
     let (topic, healthy) = (nodes.topic_on(&[LOST; PARTITIONS as usize]).await, nodes.topic().await);
     let (source, folder) = (TestSource::empty().await, tempfile::tempdir().unwrap());
