@@ -26,11 +26,14 @@ pub const PATH: &str = "/data-patch/";
 const ASSETS: &str = "assets/";
 const INDEX: &str = "index.html";
 
+/// A value of `Cache-Control`.
+type CachePolicy = &'static str;
+
 const METHODS: &str = "GET, HEAD";
 /// Browsers ask whether there is another version.
-const REVALIDATE: &str = "no-cache";
+const REVALIDATE: CachePolicy = "no-cache";
 /// Another version of the file has another path.
-const FOREVER: &str = "public, max-age=31536000, immutable";
+const FOREVER: CachePolicy = "public, max-age=31536000, immutable";
 
 /// On everything below [`PATH`]. The page loads nothing from elsewhere, and is in no frame.
 const SECURITY: [(&str, &str); 5] = [
@@ -42,14 +45,10 @@ const SECURITY: [(&str, &str); 5] = [
 ];
 
 /// What a path of the page means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Target {
     /// The path without its slash.
     Redirect,
-    File {
-        name: &'static str,
-        cache: &'static str,
-    },
+    File(&'static File, CachePolicy),
     /// A file of another version, or none at all.
     Missing,
 }
@@ -76,10 +75,7 @@ pub fn respond(method: &Method, path: &str, headers: &HeaderMap) -> Option<Respo
             response
         }
         Target::Missing => text(StatusCode::NOT_FOUND, "no such file in this version; load the page again\n"),
-        Target::File { name, cache } => match FILES.iter().find(|file| file.name == name) {
-            Some(file) => file.respond(headers, cache),
-            None => text(StatusCode::NOT_FOUND, "no such file in this version; load the page again\n"),
-        },
+        Target::File(file, cache) => file.respond(headers, cache),
     })
 }
 
@@ -87,16 +83,19 @@ fn target(path: &str) -> Option<Target> {
     let Some(below) = path.strip_prefix(PATH) else {
         return (path == PATH.trim_end_matches('/')).then_some(Target::Redirect);
     };
-    if below.is_empty() {
-        return Some(Target::File { name: INDEX, cache: REVALIDATE });
-    }
-    let (build, name) = below.strip_prefix(ASSETS)?.split_once('/').unwrap_or_default();
-    let file = FILES.iter().find(|file| build == BUILD && file.name == name && name != INDEX);
-    Some(file.map_or(Target::Missing, |file| Target::File { name: file.name, cache: FOREVER }))
+    let (wanted, cache) = if below.is_empty() {
+        (INDEX, REVALIDATE)
+    } else {
+        let (build, name) = below.strip_prefix(ASSETS)?.split_once('/').unwrap_or_default();
+        // The index is at the path of the page only.
+        (if build == BUILD && name != INDEX { name } else { "" }, FOREVER)
+    };
+    let file = FILES.iter().find(|file| file.name == wanted);
+    Some(file.map_or(Target::Missing, |file| Target::File(file, cache)))
 }
 
 impl File {
-    fn respond(&self, headers: &HeaderMap, cache: &'static str) -> Response {
+    fn respond(&self, headers: &HeaderMap, cache: CachePolicy) -> Response {
         let encoding = accepted(&joined(headers, &header::ACCEPT_ENCODING));
         let (content, suffix) = match encoding {
             Encoding::Identity => (self.plain, ""),
@@ -198,17 +197,20 @@ mod tests {
 
     #[test]
     fn only_paths_of_the_page_are_answered() {
-        assert_eq!(target("/data-patch"), Some(Target::Redirect));
-        assert_eq!(target("/data-patch/"), Some(Target::File { name: INDEX, cache: REVALIDATE }));
-        let main = format!("/data-patch/assets/{BUILD}/main.js");
-        assert_eq!(target(&main), Some(Target::File { name: "main.js", cache: FOREVER }));
-        for missing in
-            ["assets/", "assets/0/main.js", &format!("assets/{BUILD}/index.html"), &format!("assets/{BUILD}/../main.js")]
-        {
-            assert_eq!(target(&format!("/data-patch/{missing}")), Some(Target::Missing), "{missing}");
+        let meaning = |path: &str| match target(path) {
+            Some(Target::File(file, cache)) => Some((file.name, cache)),
+            Some(Target::Redirect) => Some(("redirect", "")),
+            Some(Target::Missing) => Some(("missing", "")),
+            None => None,
+        };
+        assert_eq!(meaning("/data-patch"), Some(("redirect", "")));
+        assert_eq!(meaning("/data-patch/"), Some((INDEX, REVALIDATE)));
+        assert_eq!(meaning(&format!("/data-patch/assets/{BUILD}/main.js")), Some(("main.js", FOREVER)));
+        for missing in ["", "0/main.js", &format!("{BUILD}/index.html"), &format!("{BUILD}/"), &format!("{BUILD}/../main.js")] {
+            assert_eq!(meaning(&format!("/data-patch/assets/{missing}")), Some(("missing", "")), "{missing}");
         }
         for other in ["/", "/healthz", "/data-patch/openapi.json", "/data-patch/websocket", "/data-patchy"] {
-            assert_eq!(target(other), None, "{other}");
+            assert_eq!(meaning(other), None, "{other}");
         }
     }
 

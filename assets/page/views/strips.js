@@ -11,6 +11,9 @@ import { VirtualList } from "../ui/virtual-list.js";
 import { RangeDrag } from "./range-drag.js";
 
 const ROW = 30;
+/** At least so many strips are shown, and more where the window is higher than what is around them. */
+const MIN_ROWS = 8;
+const AROUND = 470;
 /** The part of its row that the highest bar of a device fills. */
 const FULL = 0.8;
 /** Pixels that a mark of the axis needs. */
@@ -21,6 +24,10 @@ const LABEL = 46;
 export class Strips extends HTMLElement {
   #preview;
   #stop = new AbortController();
+  /** The devices that are shown. @type {{ deviceId: string, name: string | null }[]} */
+  #devices = [];
+  /** The width of the strips in pixels. */
+  #width = 1;
   #colours = { idle: "", chosen: "" };
   #axis = h("div", { class: "axis", "aria-hidden": "true" });
   #frame = h("div", { class: "frame" });
@@ -34,7 +41,7 @@ export class Strips extends HTMLElement {
     label: t("strips.label"),
     estimate: ROW,
     create: () => this.#createRow(),
-    fill: (row, index) => this.#fillRow(row, draft.shown[index]),
+    fill: (row, index) => this.#fillRow(row, this.#devices[index]),
   });
   #resized = new ResizeObserver(() => this.update());
 
@@ -100,8 +107,11 @@ export class Strips extends HTMLElement {
   /** Shows the present state of draft and preview. */
   update() {
     const { shown } = this.#preview;
-    this.#list.update(draft.shown.length);
-    this.#list.style.height = `${Math.min(draft.shown.length, 12) * ROW}px`;
+    this.#devices = draft.shown;
+    this.#width = this.#area().width;
+    const fitting = Math.max(MIN_ROWS, Math.floor((innerHeight - AROUND) / ROW));
+    this.#list.style.height = `${Math.min(this.#devices.length, fitting) * ROW}px`;
+    this.#list.update(this.#devices.length);
     const unit = shown.summary ? t(`strips.by.${shown.summary.bucketUnit}`, { n: shown.summary.bucketUnits }) : "";
     setText(/** @type {Element} */ (this.querySelector(".unit")), unit);
     this.#showAxis();
@@ -246,7 +256,7 @@ export class Strips extends HTMLElement {
 
   /** @param {HTMLCanvasElement} canvas @param {any} device */
   #draw(canvas, device) {
-    const { width } = this.#area();
+    const width = this.#width;
     const height = ROW - 8;
     const scale = devicePixelRatio || 1;
     const pixels = [Math.round(width * scale), Math.round(height * scale)];
