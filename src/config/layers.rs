@@ -132,6 +132,7 @@ fn default_of<'a>(defaults: &'a Table, path: &[&str]) -> Option<&'a Value> {
 fn parse_as(default: Option<&Value>, text: &str) -> Result<Value, &'static str> {
     Ok(match default {
         Some(Value::Integer(_)) => Value::Integer(text.trim().parse().map_err(|_| "is not a whole number")?),
+        Some(Value::Float(_)) => Value::Float(text.trim().parse().map_err(|_| "is not a number")?),
         Some(Value::Boolean(_)) => Value::Boolean(text.trim().parse().map_err(|_| "is neither true nor false")?),
         Some(Value::Array(_)) => {
             Value::Array(text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(Value::from).collect())

@@ -122,6 +122,10 @@ fn check_telemetry(telemetry: &Telemetry) -> Result<(), Violation> {
     if !url.is_some_and(|url| is_base(&url)) {
         return Err(invalid("telemetry.endpoint", "must be a URL like \"http://collector:4318\""));
     }
+    // It is logged.
+    if endpoint.contains('@') {
+        return Err(invalid("telemetry.endpoint", "has a password, which would be shown; put it into telemetry.headers"));
+    }
     Ok(())
 }
 

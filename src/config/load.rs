@@ -124,6 +124,7 @@ fn type_name(found: &Actual) -> &'static str {
 fn plain(expected: &str) -> &str {
     match expected {
         "u32" | "u64" | "usize" => "a whole number, not negative",
+        "f64" => "a number",
         "a boolean" => "true or false",
         "a sequence" => "an array",
         "a map" => "a table",

@@ -55,6 +55,11 @@ fn what_is_wrong_is_named() {
         ("[kafka.properties]\nacks = \"1\"", "kafka.properties.acks"),
         ("[kafka]\ntopics = [\"a\"]", "kafka.default_topic"),
         ("[log]\nlevel = \"info=loud=x\"", "log.level"),
+        ("[telemetry]\nendpoint = \"collector:4318\"", "telemetry.endpoint"),
+        ("[telemetry]\nendpoint = \"http://u:s3cret@collector:4318\"", "telemetry.endpoint"),
+        ("[telemetry]\nheaders = \"authorization: Bearer s3cret\"", "telemetry.headers"),
+        ("[telemetry]\nsample_ratio = 1.5", "telemetry.sample_ratio"),
+        ("[telemetry]\nsample_ratio = \"all\"", "telemetry.sample_ratio: is a string; expected a number"),
         ("worker = 3", "worker: is a whole number; expected a table"),
         ("[worker]\nmax_crashes = -1", "worker.max_crashes: is -1; expected a whole number, not negative"),
         ("[worker.concurrency]\na = 1", "worker.concurrency: is a table; expected a whole number"),
@@ -63,8 +68,10 @@ fn what_is_wrong_is_named() {
     ] {
         let error = from_file(text).unwrap_err().to_string();
         assert!(error.contains(named), "{text}: {error}");
+        assert!(!error.contains("s3cret"), "{error}");
     }
     for (name, value) in [
+        ("DATA_PATCH_TELEMETRY_SAMPLE_RATIO", "half"),
         ("DATA_PATCH_WORKER_CONCURENCY", "1"),
         ("DATA_PATCH_WORKER_CONCURRENCY", "many"),
         ("DATA_PATCH_IOTA_ASSUME_UNIQUE_ROW_KEY", "yes"),
@@ -121,6 +128,15 @@ fn an_error_names_where_the_value_comes_from() {
         let error = load(Some(file.path()), variables, flags).unwrap_err().to_string();
         assert!(error.starts_with(begin) && error.contains(rest), "{text}: {error}");
     }
+}
+
+#[test]
+fn a_share_is_a_number_with_or_without_a_fraction() {
+    let ratio = |config: Result<Config, ConfigError>| config.unwrap().telemetry.sample_ratio.to_string();
+    assert_eq!(ratio(from_file("[telemetry]\nsample_ratio = 1")), "1");
+    assert_eq!(ratio(from_file("[telemetry]\nsample_ratio = 0.25")), "0.25");
+    assert_eq!(ratio(with(&[("DATA_PATCH_TELEMETRY_SAMPLE_RATIO", "0.5")])), "0.5");
+    assert_eq!(ratio(with(&[("DATA_PATCH_TELEMETRY_SAMPLE_RATIO", "0")])), "0");
 }
 
 #[test]
