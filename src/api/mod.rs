@@ -82,8 +82,8 @@ pub struct ServerState {
     pub retention_days: u32,
 }
 
-/// The encodings of a log entry that clients share ([`EncodedEntry::encoded`]): fewer than
-/// [`MAX_ENCODINGS`](crate::queue::events::MAX_ENCODINGS).
+/// The encodings of a log entry that clients share ([`EncodedEntry::encoded`]): at most
+/// [`MAX_ENCODINGS`](crate::queue::log_hub::MAX_ENCODINGS).
 ///
 /// [`EncodedEntry::encoded`]: crate::queue::log_hub::EncodedEntry::encoded
 #[derive(Debug, Clone, Copy)]
