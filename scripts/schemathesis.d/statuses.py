@@ -7,8 +7,8 @@ import json
 import sys
 
 # Of every endpoint, and how it is answered elsewhere: wrong tokens are answered later and later, roles need further tokens,
-# a large body is a megabyte, and the service is neither stopping nor overloaded. tests/it/api.rs has all of them.
-ELSEWHERE = {"401", "403", "413", "503"}
+# a large body is a megabyte, and the service is neither stopping nor overloaded. tests/it has all of them.
+ELSEWHERE = {"401", "403", "413", "429", "503"}
 # Of one endpoint: it has no parameter that could be wrong; a stream has no more than this only after the end of its task.
 UNREACHED = {("showService", "400"), ("listEvents", "204")}
 

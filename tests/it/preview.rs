@@ -266,3 +266,33 @@ async fn names_are_not_executed_and_extreme_ranges_are_counted() {
     assert_eq!((summary.bucket_unit, summary.problem_devices), (BucketUnit::Day, 0), "{summary:?}");
     app.stop().await;
 }
+
+#[tokio::test]
+async fn more_previews_than_may_run_are_told_so() {
+    let source = TestSource::empty().await;
+    let (thing, device) = source.add_rows(3).await;
+    let app = TestApp::start(source).await;
+    let asked = serde_json::to_value(request(thing, &[device], "2019-01-11 00:00:00", "2019-01-12 00:00:00")).unwrap();
+    // The source knows its tables by now.
+    assert_eq!(app.call("POST", "/previews", &asked).await.status, 200);
+    let lock = app.source.lock().await;
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let (address, asked) = (app.http.clone(), asked.to_string());
+        calls.spawn(async move { crate::support::call(&address, "POST", "/previews", &[], &asked).await });
+    }
+    let refused = loop {
+        let answer = calls.join_next().await.expect("none was refused").unwrap();
+        assert!([429, 503].contains(&answer.status), "{answer:?}");
+        if answer.status == 429 {
+            break answer;
+        }
+    };
+    assert!(refused.json()["code"] == "busy" && refused.head.contains("retry-after:"), "{refused:?}");
+    lock.release().await;
+    while let Some(answer) = calls.join_next().await {
+        assert!([200, 429, 503].contains(&answer.unwrap().status));
+    }
+    assert_eq!(app.call("POST", "/previews", &asked).await.status, 200, "there is room again");
+    app.stop().await;
+}
