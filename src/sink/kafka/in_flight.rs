@@ -26,9 +26,9 @@ const THROTTLED_TURNS: u32 = 10;
 /// A job waits this long for a stalled partition before it returns to the queue.
 const STALLED_LANE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Before its first delivery report a lane may reserve at most this fraction (1/32) of all bytes,
-/// or one larger request. This limits the bytes sent to partitions that are already unavailable:
-/// otherwise each of them would take all remaining bytes.
+/// Before its first delivery report a lane may reserve at most this fraction (1/32) of the bytes that
+/// are not set aside, or one larger request. This limits the bytes sent to partitions that are
+/// already unavailable: the more of them there are, the less each gets.
 const UNPROVEN_SHARE: usize = 32;
 
 /// How often waiting jobs check for stalled partitions.
@@ -131,9 +131,9 @@ struct Grant<W> {
 
 impl<W> LaneState<W> {
     /// Whether the next request of this lane may be granted if it fits the budget.
-    fn may_reserve(&self, limit: usize) -> bool {
+    fn may_reserve(&self, unstalled_bytes: usize) -> bool {
         let bytes = self.waiting.front().map_or(0, |waiting| waiting.bytes);
-        let is_within_unproven_share = self.reserved == 0 || self.reserved + bytes <= limit / UNPROVEN_SHARE;
+        let is_within_unproven_share = self.reserved == 0 || self.reserved + bytes <= unstalled_bytes / UNPROVEN_SHARE;
         is_within_unproven_share || self.lane.completed.load(Ordering::Relaxed) != self.completed_at_start
     }
 }
@@ -189,7 +189,7 @@ impl<W> ByteBudget<W> {
         while skipped < self.round_robin.len() {
             let Some(key) = self.round_robin.pop_front() else { break };
             let Some(state) = self.lanes.get_mut(&key).filter(|state| !state.waiting.is_empty()) else { continue };
-            if state.is_stalled || !state.may_reserve(self.limit) {
+            if state.is_stalled || !state.may_reserve(self.limit - self.set_aside) {
                 self.round_robin.push_back(key);
                 skipped += 1;
                 continue;

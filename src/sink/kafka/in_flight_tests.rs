@@ -127,6 +127,32 @@ fn lanes_without_delivery_reports_leave_bytes_for_others() {
 }
 
 #[test]
+fn hundreds_of_unavailable_lanes_leave_bytes_for_others() {
+    let (mut budget, lanes) = (ByteBudget::new(32_000), lanes(301));
+    // Twenty a second start to send to a partition without a leader, and want much more than they
+    // get.
+    for (second, group) in (0..).zip(lanes[..300].chunks(20)) {
+        for lane in group {
+            for _ in 0..100 {
+                budget.request(lane, 10, 0);
+            }
+        }
+        for grant in budget.grant() {
+            grant.lane.record_sent();
+        }
+        budget.check_stalls(at(second));
+    }
+    for second in 16..20 {
+        budget.check_stalls(at(second));
+        for grant in budget.grant() {
+            grant.lane.record_sent();
+        }
+    }
+    budget.request(&lanes[300], 1_000, 99);
+    assert!(replies(budget.grant()).contains(&99), "{} used, {} set aside", budget.used, budget.set_aside);
+}
+
+#[test]
 fn a_partition_that_a_quota_delays_is_not_stalled() {
     let (mut budget, lanes) = (ByteBudget::new(100), lanes(1));
     budget.request(&lanes[0], 10, 0);
