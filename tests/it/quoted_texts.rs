@@ -287,7 +287,7 @@ const FIELDS: [&str; 2] = ["devices", "limit"];
 const OF_CLIENTS: [&str; 2] = ["ET was down, ticket 4711", "ticket 4711"];
 
 /// The first words of code that is no text of the program: programs, commands, SQL, HTTP, Rust.
-const CODE: [&str; 45] = [
+const CODE: [&str; 46] = [
     "data-patch",
     "apt",
     "apt-get",
@@ -325,6 +325,7 @@ const CODE: [&str; 45] = [
     "token",
     "yesterday",
     "ALTER",
+    "BEGIN",
     "COPY",
     "WHERE",
     "GET",
