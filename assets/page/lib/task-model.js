@@ -6,6 +6,7 @@
 
 import { call, get } from "./api.js";
 import { sleep } from "./dom.js";
+import { isScrolling } from "./scrolling.js";
 import { events } from "./stream.js";
 import { isKnownEvent } from "../text/events.js";
 
@@ -15,6 +16,8 @@ const PAGE = 500;
 const PAGE_MS = 500;
 /** Views are told at most so often. */
 const NOTIFY_MS = 250;
+/** And so often while a list is scrolled. */
+const NOTIFY_SCROLLING_MS = 1000;
 /** A page that nobody looks at does not keep a connection for long. */
 const HIDDEN_MS = 30_000;
 /** Entries of the log that are kept; of more, the oldest are dropped. */
@@ -62,6 +65,7 @@ export class TaskModel extends EventTarget {
   #byDevice = new Map();
   #changed = new Set();
   #timer = 0;
+  #notifiedAt = 0;
   #isEnded = false;
   #refreshNow = () => {};
 
@@ -114,12 +118,19 @@ export class TaskModel extends EventTarget {
   /** @param {string} what */
   #tell(what) {
     this.#changed.add(what);
-    this.#timer ||= setTimeout(() => {
-      this.#timer = 0;
-      const changed = [...this.#changed];
-      this.#changed.clear();
-      for (const name of changed) this.dispatchEvent(new Event(name));
-    }, NOTIFY_MS);
+    this.#timer ||= setTimeout(() => this.#notify(), NOTIFY_MS);
+  }
+
+  #notify() {
+    if (isScrolling() && performance.now() - this.#notifiedAt < NOTIFY_SCROLLING_MS) {
+      this.#timer = setTimeout(() => this.#notify(), NOTIFY_MS);
+      return;
+    }
+    this.#timer = 0;
+    this.#notifiedAt = performance.now();
+    const changed = [...this.#changed];
+    this.#changed.clear();
+    for (const name of changed) this.dispatchEvent(new Event(name));
   }
 
   /** Waits for the next time to ask, which is later while nobody looks. @param {number} ms */

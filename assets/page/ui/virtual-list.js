@@ -4,6 +4,7 @@
 // to be as high as `estimate` says. The rows above the screen keep their place when others change.
 
 import { h } from "../lib/dom.js";
+import { moved } from "../lib/scrolling.js";
 
 const NARROW = matchMedia("(max-width: 720px)");
 /** Rows beyond the edges of the screen, so that scrolling does not show gaps. */
@@ -95,6 +96,8 @@ export class VirtualList extends HTMLElement {
   #all = true;
   #resized = new ResizeObserver(() => this.#sizeChanged());
   #width = 0;
+  /** Where the list has scrolled itself to. */
+  #ownTop = 0;
   #fit = () => {
     const { length } = this.#heights;
     this.#heights.clear();
@@ -112,7 +115,7 @@ export class VirtualList extends HTMLElement {
     this.setAttribute("role", this.#options.role ?? "region");
     this.setAttribute("aria-label", this.#options.label);
     if (!this.#content.parentNode) this.append(this.#content);
-    this.addEventListener("scroll", () => this.#schedule(false), { passive: true });
+    this.addEventListener("scroll", () => this.#scrolled(), { passive: true });
     this.#resized.observe(this);
     NARROW.addEventListener("change", this.#fit);
   }
@@ -164,6 +167,7 @@ export class VirtualList extends HTMLElement {
     // Rows that are shown for the first time may turn out to be higher.
     for (let pass = 0; pass < 3 && !this.isAtEnd; pass += 1) {
       this.scrollTop = this.scrollHeight;
+      this.#ownTop = this.scrollTop;
       this.#render();
     }
   }
@@ -190,6 +194,11 @@ export class VirtualList extends HTMLElement {
       this.#heights.resize(length, this.#rowHeight);
     }
     this.#schedule(true);
+  }
+
+  #scrolled() {
+    if (Math.abs(this.scrollTop - this.#ownTop) > 1) moved();
+    this.#schedule(false);
   }
 
   /** @param {boolean} all whether rows that are shown must be filled again */
@@ -263,6 +272,7 @@ export class VirtualList extends HTMLElement {
     if (above !== 0 && this.scrollTop > 0) {
       this.#content.style.height = `${this.#heights.before(this.#heights.length)}px`;
       this.scrollTop += above;
+      this.#ownTop = this.scrollTop;
     }
   }
 }
