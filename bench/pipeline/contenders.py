@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from sets import Set, store
+from sets import Set, source
 
 from client import Client
 from service import Service
@@ -111,7 +111,7 @@ def psql_kcat(settings: SimpleNamespace, rows: Set, topic: str, flags: str) -> T
         wheres = [(f"\"deviceId\" = '{one}'", '"triggerTime", id') for one in rows.devices]
     else:
         wheres = [("true", '"deviceId", "triggerTime", id')]
-    copies = [COPY.format(where=where, order=order, begin=store.BEGIN, end=store.END).replace("\n", "") for where, order in wheres]
+    copies = [COPY.format(where=where, order=order, begin=source.BEGIN, end=source.END).replace("\n", "") for where, order in wheres]
     commands = " ".join("-c " + quoted(copy) for copy in copies)
     return shell(f"psql -X -q -d {quoted(rows.url)} {commands} | kcat -P -b {settings.kafka} -t {topic} -K $'\\t' {flags}")
 
@@ -123,4 +123,4 @@ def quoted(text: str) -> str:
 def script(settings: SimpleNamespace, rows: Set, topic: str) -> Took:
     devices = settings.work / "devices.txt"
     devices.write_text("\n".join(rows.devices))
-    return shell(f"{sys.executable} {HERE}/careful.py {quoted(rows.url)} {settings.kafka} {topic} {devices} {store.BEGIN} {store.END}")
+    return shell(f"{sys.executable} {HERE}/careful.py {quoted(rows.url)} {settings.kafka} {topic} {devices} {source.BEGIN} {source.END}")

@@ -7,7 +7,7 @@ import time
 from types import SimpleNamespace
 
 import sample
-from sets import store
+from sets import source
 
 from broker import create_topic, delete_topic
 from client import Client
@@ -20,7 +20,7 @@ RUNS = 200
 
 async def run(settings: SimpleNamespace, runs: int) -> dict[str, float]:
     """Returns the time in milliseconds."""
-    url, topic = store.sample(settings.postgres), fresh_name("bench-sample")
+    url, topic = source.sample(settings.postgres), fresh_name("bench-sample")
     create_topic(settings.kafka, topic)
     request: dict[str, object] = {
         "topic": topic, "thingId": sample.THING, "devices": sample.DEVICES, "from": sample.FROM, "to": sample.TO,
@@ -44,7 +44,7 @@ async def run(settings: SimpleNamespace, runs: int) -> dict[str, float]:
             await client.close()
     finally:
         delete_topic(settings.kafka, topic)
-        store.drop(settings.postgres, url)
+        source.drop(settings.postgres, url)
     took, created = took[WARM_UPS:], created[WARM_UPS:]
     return {
         "p50": statistics.median(took),

@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "acceptance.d"))
-import store  # noqa: E402
+import source  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Set:
     rows: int
 
     def request(self, topic: str) -> dict[str, object]:
-        return {"topic": topic, "thingId": store.THING, "devices": self.devices, "from": store.BEGIN, "to": store.END}
+        return {"topic": topic, "thingId": source.THING, "devices": self.devices, "from": source.BEGIN, "to": source.END}
 
 
 def device(number: int) -> str:
@@ -32,36 +32,36 @@ def device(number: int) -> str:
 
 def jsonb(admin: str, name: str, devices: int, rows_each: int) -> Set:
     """Rows in the order of arrival, as in production: one reading of each device, then the next of each."""
-    url = store.database(admin, name)
+    url = source.database(admin, name)
     result = Set(url, [device(number) for number in range(1, devices + 1)], devices * rows_each)
-    if store.is_done(admin, name):
+    if source.is_done(admin, name):
         return result
     say(f"making database {name}: {result.rows:,} rows ...")
-    store.begin(admin, name, store.TABLES)
+    source.begin(admin, name, source.TABLES)
     with psycopg.connect(url, autocommit=True) as fresh:
         fresh.execute(
             sql.SQL(
                 """INSERT INTO "Device" SELECT ('00000000-0000-4000-8000-' || lpad(d::text, 12, '0'))::uuid, '静力水准仪' || d, {thing}
                 FROM generate_series(1, {devices}) AS d"""
-            ).format(thing=sql.Literal(store.THING), devices=sql.Literal(devices))
+            ).format(thing=sql.Literal(source.THING), devices=sql.Literal(devices))
         )
         fresh.execute(
-            sql.SQL(store.READINGS).format(
-                rows=sql.SQL("{}::bigint").format(sql.Literal(rows_each)), devices=sql.Literal(devices), thing=sql.Literal(store.THING), begin=sql.Literal(store.BEGIN)
+            sql.SQL(source.READINGS).format(
+                rows=sql.SQL("{}::bigint").format(sql.Literal(rows_each)), devices=sql.Literal(devices), thing=sql.Literal(source.THING), begin=sql.Literal(source.BEGIN)
             )
         )
-    store.finish(admin, name)
+    source.finish(admin, name)
     return result
 
 
 def json(admin: str, name: str, of: Set) -> Set:
     """The same rows, their documents as `json`."""
-    url = store.database(admin, name)
+    url = source.database(admin, name)
     result = Set(url, of.devices, of.rows)
-    if store.is_done(admin, name):
+    if source.is_done(admin, name):
         return result
     say(f"making database {name}: the same rows as json ...")
-    store.begin(admin, name, store.TABLES.replace("doc jsonb", "doc json"))
+    source.begin(admin, name, source.TABLES.replace("doc jsonb", "doc json"))
     for table in ('"Device"', "raw_data"):
         # From the first page: with synchronized scans, a scan would start in the middle.
         copy = f"SET synchronize_seqscans = off; COPY {table} TO STDOUT"
@@ -69,7 +69,7 @@ def json(admin: str, name: str, of: Set) -> Set:
         subprocess.run(["psql", "-X", "-q", "-d", url, "-c", f"COPY {table} FROM STDIN"], stdin=out.stdout, check=True)
         if out.wait() != 0:
             raise RuntimeError(f"{table} could not be copied")
-    store.finish(admin, name)
+    source.finish(admin, name)
     return result
 
 

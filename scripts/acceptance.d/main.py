@@ -14,10 +14,11 @@ import killed
 import million
 import sample
 import steered
+import streams
 from broker import murmur2
 from common import DEVICES, ROOT, WORK, Report, Settings
 
-PARTS = {"sample": sample.run, "million": million.run, "cut": cut.run, "killed": killed.run, "steered": steered.run}
+PARTS = {"sample": sample.run, "million": million.run, "cut": cut.run, "killed": killed.run, "steered": steered.run, "streams": streams.run}
 
 USAGE = """\
 An independent proof of the service on real PostgreSQL, real Kafka and the release binary.
@@ -27,7 +28,8 @@ An independent proof of the service on real PostgreSQL, real Kafka and the relea
   sample    the contract's request of seven devices, twenty times: how long it takes
   cut       a watcher whose connection is cut ten times sees each log line once
   steered   preview, pause, resume, rate, cancel, retry, receipt and verification while a million rows are on their way
-  all       the five of them
+  streams   2,000 event streams over HTTP follow a task of a million rows, each without a gap
+  all       the six of them
 
 The service's own log of each part is in target/acceptance. Exit code 0 only when all passed."""
 
