@@ -177,47 +177,39 @@ impl Backend {
     }
 }
 
+/// Calls the same operation on whatever database it is. No future is boxed.
+macro_rules! dispatch {
+    ($backend:expr, $database:ident => $call:expr) => {
+        match $backend {
+            Backend::Postgres($database) => $call,
+            Backend::Sqlite($database) => $call,
+        }
+    };
+}
+
 impl SourceBackend for Backend {
     async fn describe(&self, config: &Iota) -> Result<Mapping, SourceError> {
-        match self {
-            Self::Postgres(server) => server.describe(config).await,
-            Self::Sqlite(file) => file.describe(config).await,
-        }
+        dispatch!(self, database => database.describe(config).await)
     }
 
     async fn ping(&self) -> Result<(), SourceError> {
-        match self {
-            Self::Postgres(server) => server.ping().await,
-            Self::Sqlite(file) => file.ping().await,
-        }
+        dispatch!(self, database => database.ping().await)
     }
 
     async fn device(&self, mapping: &Mapping, thing: Uuid, device: Uuid) -> Result<Option<Device>, SourceError> {
-        match self {
-            Self::Postgres(server) => server.device(mapping, thing, device).await,
-            Self::Sqlite(file) => file.device(mapping, thing, device).await,
-        }
+        dispatch!(self, database => database.device(mapping, thing, device).await)
     }
 
     async fn things(&self, mapping: &Mapping, query: &CatalogQuery) -> Result<Vec<ThingRow>, SourceError> {
-        match self {
-            Self::Postgres(server) => server.things(mapping, query).await,
-            Self::Sqlite(file) => file.things(mapping, query).await,
-        }
+        dispatch!(self, database => database.things(mapping, query).await)
     }
 
     async fn devices_of(&self, mapping: &Mapping, thing: Uuid, query: &CatalogQuery) -> Result<Vec<DeviceRow>, SourceError> {
-        match self {
-            Self::Postgres(server) => server.devices_of(mapping, thing, query).await,
-            Self::Sqlite(file) => file.devices_of(mapping, thing, query).await,
-        }
+        dispatch!(self, database => database.devices_of(mapping, thing, query).await)
     }
 
     async fn look_up(&self, mapping: &Mapping, thing: Uuid, devices: &[Uuid]) -> Result<HashMap<Uuid, Device>, SourceError> {
-        match self {
-            Self::Postgres(server) => server.look_up(mapping, thing, devices).await,
-            Self::Sqlite(file) => file.look_up(mapping, thing, devices).await,
-        }
+        dispatch!(self, database => database.look_up(mapping, thing, devices).await)
     }
 
     async fn bucket_counts(
@@ -228,10 +220,7 @@ impl SourceBackend for Backend {
         cap: Option<u32>,
         limit: Duration,
     ) -> Result<Option<Vec<CountedGroup>>, SourceError> {
-        match self {
-            Self::Postgres(server) => server.bucket_counts(mapping, devices, edges, cap, limit).await,
-            Self::Sqlite(file) => file.bucket_counts(mapping, devices, edges, cap, limit).await,
-        }
+        dispatch!(self, database => database.bucket_counts(mapping, devices, edges, cap, limit).await)
     }
 
     async fn probe(
@@ -242,10 +231,7 @@ impl SourceBackend for Backend {
         rows: u32,
         limit: Duration,
     ) -> Result<Option<Vec<(usize, ProbedGroup)>>, SourceError> {
-        match self {
-            Self::Postgres(server) => server.probe(mapping, device, ranges, rows, limit).await,
-            Self::Sqlite(file) => file.probe(mapping, device, ranges, rows, limit).await,
-        }
+        dispatch!(self, database => database.probe(mapping, device, ranges, rows, limit).await)
     }
 
     async fn sample(
@@ -256,17 +242,11 @@ impl SourceBackend for Backend {
         limit: Duration,
         on_row: &mut (dyn FnMut(usize, Option<Bytes>) + Send),
     ) -> Result<bool, SourceError> {
-        match self {
-            Self::Postgres(server) => server.sample(mapping, points, rows, limit, on_row).await,
-            Self::Sqlite(file) => file.sample(mapping, points, rows, limit, on_row).await,
-        }
+        dispatch!(self, database => database.sample(mapping, points, rows, limit, on_row).await)
     }
 
     async fn count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<RowCount, SourceError> {
-        match self {
-            Self::Postgres(server) => server.count(mapping, device, range).await,
-            Self::Sqlite(file) => file.count(mapping, device, range).await,
-        }
+        dispatch!(self, database => database.count(mapping, device, range).await)
     }
 
     async fn page(
@@ -277,10 +257,7 @@ impl SourceBackend for Backend {
         timeouts: Timeouts,
         sender: &mut RowSender,
     ) -> Result<Page, SourceError> {
-        match self {
-            Self::Postgres(server) => server.page(mapping, selection, limit, timeouts, sender).await,
-            Self::Sqlite(file) => file.page(mapping, selection, limit, timeouts, sender).await,
-        }
+        dispatch!(self, database => database.page(mapping, selection, limit, timeouts, sender).await)
     }
 
     async fn page_until_boundary(
@@ -292,10 +269,7 @@ impl SourceBackend for Backend {
         boundary_tx: oneshot::Sender<Option<Position>>,
         sender: &mut RowSender,
     ) -> Result<(), SourceError> {
-        match self {
-            Self::Postgres(server) => server.page_until_boundary(mapping, selection, rows, timeouts, boundary_tx, sender).await,
-            Self::Sqlite(file) => file.page_until_boundary(mapping, selection, rows, timeouts, boundary_tx, sender).await,
-        }
+        dispatch!(self, database => database.page_until_boundary(mapping, selection, rows, timeouts, boundary_tx, sender).await)
     }
 
     fn open(
@@ -306,23 +280,14 @@ impl SourceBackend for Backend {
         reply_to: oneshot::Sender<LookUpResult>,
         sender: RowSender,
     ) {
-        match self {
-            Self::Postgres(server) => server.open(source, thing, selection, reply_to, sender),
-            Self::Sqlite(file) => file.open(source, thing, selection, reply_to, sender),
-        }
+        dispatch!(self, database => database.open(source, thing, selection, reply_to, sender))
     }
 
     async fn any_ids(&self, mapping: &Mapping) -> Result<[Option<String>; 2], SourceError> {
-        match self {
-            Self::Postgres(server) => server.any_ids(mapping).await,
-            Self::Sqlite(file) => file.any_ids(mapping).await,
-        }
+        dispatch!(self, database => database.any_ids(mapping).await)
     }
 
     async fn explain_count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<Option<String>, SourceError> {
-        match self {
-            Self::Postgres(server) => server.explain_count(mapping, device, range).await,
-            Self::Sqlite(file) => file.explain_count(mapping, device, range).await,
-        }
+        dispatch!(self, database => database.explain_count(mapping, device, range).await)
     }
 }
