@@ -24,7 +24,7 @@ use crate::{
         http::{DeviceVerdict, Verdict, VerifyError, VerifyLine, VerifyProgress, VerifySummary},
     },
     queue::{JobRow, Queue, TaskRow},
-    sink::kafka::{Available, Kafka, KafkaError, merge},
+    sink::kafka::{self, Available, Kafka, KafkaError, merge},
     source::Source,
     task::{PartitionOffsets, TaskId},
 };
@@ -131,9 +131,9 @@ impl Verification {
     ) -> Result<(HashMap<uuid::Uuid, DeviceTally>, HashMap<i32, Available>), KafkaError> {
         let mut tally = Tally::new(self.task.id, &self.jobs);
         let spans: Vec<PartitionOffsets> = self.jobs.iter().flat_map(|job| job.delivered.partitions.clone()).collect();
-        let (kafka, topic, lines) = (self.kafka.clone(), self.task.topic.clone(), lines.clone());
-        in_background(move || {
-            let reader = kafka.reader(&topic)?;
+        let (reading, topic, lines) = (self.kafka.clone(), self.task.topic.clone(), lines.clone());
+        kafka::in_background(move || {
+            let reader = reading.reader(&topic)?;
             let partitions: BTreeSet<i32> = spans.iter().map(|span| span.partition).collect();
             let available = reader.available(partitions)?;
             let readable: Vec<_> = spans.into_iter().filter(|span| is_available(span, &available)).collect();
@@ -158,6 +158,7 @@ impl Verification {
             Ok((tally.into_devices(), available))
         })
         .await
+        .flatten()
     }
 }
 
@@ -213,24 +214,23 @@ fn verdict(
         }
         Judgement::Differs => {
             let only_missing = altered.count == 0 && unexpected.count == 0 && tally.changed_copies.count == 0;
-            for row in &tally.changed_copies.rows {
-                altered.add(row);
-            }
-            match () {
+            altered.append(&tally.changed_copies);
+            if !only_missing || reason.is_some() {
+                Verdict::Differs
+            } else if missing.count == 0 {
                 // What was forgotten on the way is found row by row.
-                () if only_missing && missing.count == 0 && reason.is_none() => Verdict::Complete,
-                () if only_missing && is_compacted => {
-                    reason = Some("the topic is compacted: it keeps only the last message of each device".to_owned());
-                    Verdict::Unknown
-                }
-                () if only_missing && job.delivered.unlocated >= missing.count => {
-                    reason = Some(format!(
-                        "Kafka did not tell the offsets of {} of its rows; they may lie outside the offsets that were read",
-                        job.delivered.unlocated
-                    ));
-                    Verdict::Unknown
-                }
-                () => Verdict::Differs,
+                Verdict::Complete
+            } else if is_compacted {
+                reason = Some("the topic is compacted: it keeps only the last message of each device".to_owned());
+                Verdict::Unknown
+            } else if job.delivered.unlocated >= missing.count {
+                reason = Some(format!(
+                    "Kafka did not tell the offsets of {} of its rows; they may lie outside the offsets that were read",
+                    job.delivered.unlocated
+                ));
+                Verdict::Unknown
+            } else {
+                Verdict::Differs
             }
         }
     };
@@ -262,9 +262,62 @@ fn add(summary: &mut VerifySummary, device: &DeviceVerdict) {
     summary.repeated += device.repeated;
 }
 
-/// Runs what blocks on a thread for it.
-async fn in_background<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, KafkaError> + Send + 'static,
-) -> Result<T, KafkaError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| KafkaError::Unknown(error.to_string())).flatten()
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::{tally::Named, *};
+    use crate::task::{Delivered, JobState};
+
+    fn job(delivered: Delivered) -> JobRow {
+        JobRow {
+            ordinal: 0,
+            device: Uuid::from_u128(7),
+            name: None,
+            state: JobState::Succeeded,
+            total: Some(3),
+            published: delivered.rows,
+            quarantined: 0,
+            rows_per_second: None,
+            delivered,
+            attempts: 1,
+            outages: 0,
+            due_at_ms: None,
+            reason: None,
+        }
+    }
+
+    /// The verdict on a device whose checksum differs.
+    fn of_differing(unlocated: u64, tally: &DeviceTally, differences: Differences) -> DeviceVerdict {
+        let job = job(Delivered { rows: 3, unlocated, ..Delivered::default() });
+        verdict(&job, tally, Judgement::Differs, Some(differences), false)
+    }
+
+    fn named(count: u64) -> Named {
+        Named { rows: Vec::new(), count }
+    }
+
+    #[test]
+    fn a_device_that_differs_and_is_not_compared_row_by_row_differs() {
+        let differences = Differences { reason: Some("too many".to_owned()), ..Differences::default() };
+        let verdict = of_differing(0, &DeviceTally::default(), differences);
+        assert_eq!((verdict.verdict, verdict.reason.as_deref()), (Verdict::Differs, Some("too many")));
+    }
+
+    #[test]
+    fn rows_that_may_lie_elsewhere_are_not_known_to_be_missing() {
+        let missing = |count| Differences { missing: named(count), ..Differences::default() };
+        let of = |unlocated, count| of_differing(unlocated, &DeviceTally::default(), missing(count)).verdict;
+        assert_eq!((of(2, 2), of(1, 2), of(0, 0)), (Verdict::Unknown, Verdict::Differs, Verdict::Complete));
+    }
+
+    #[test]
+    fn every_changed_copy_counts_as_altered() {
+        let mut tally = DeviceTally::default();
+        for row in 0..12 {
+            tally.changed_copies.add(&row.to_string());
+        }
+        let verdict = of_differing(0, &tally, Differences { altered: named(1), ..Differences::default() });
+        assert_eq!((verdict.verdict, verdict.altered_count, verdict.altered.len()), (Verdict::Differs, 13, 10));
+    }
 }

@@ -9,13 +9,13 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{
-    Verification, in_background,
+    Verification,
     tally::{DeviceTally, Named, row_key, row_of_task},
 };
 use crate::{
     protocol::http::VerifyLine,
     queue::JobRow,
-    sink::kafka::{KafkaError, RecordBuilder},
+    sink::kafka::{self, KafkaError, RecordBuilder},
     source::{Selection, SourceError},
     task::{PartitionOffsets, Position, RowHasher, RowId, RowKey},
 };
@@ -193,9 +193,10 @@ impl Verification {
         let spans: Vec<PartitionOffsets> = jobs.iter().flat_map(|job| job.delivered.partitions.clone()).collect();
         let tallies: HashMap<_, _> =
             jobs.iter().map(|job| (job.device, DeviceTally::new(job.delivered.partitions.clone()))).collect();
-        let (kafka, topic, task, lines) = (self.kafka.clone(), self.task.topic.clone(), self.task.id.to_string(), lines.clone());
-        in_background(move || {
-            kafka.reader(&topic)?.read(&spans, |message| {
+        let (reading, topic, task, lines) =
+            (self.kafka.clone(), self.task.topic.clone(), self.task.id.to_string(), lines.clone());
+        kafka::in_background(move || {
+            reading.reader(&topic)?.read(&spans, |message| {
                 if let Some(message) = message
                     && let Some((device, row)) = row_of_task(&message, &task)
                     && tallies.get(&device).is_some_and(|tally| tally.contains(&message))
@@ -207,5 +208,6 @@ impl Verification {
             Ok(state)
         })
         .await
+        .flatten()
     }
 }

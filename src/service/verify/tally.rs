@@ -32,6 +32,12 @@ impl Named {
             self.rows.push(row.to_owned());
         }
     }
+
+    /// Adds the rows of another.
+    pub fn append(&mut self, other: &Self) {
+        self.count += other.count;
+        self.rows.extend(other.rows.iter().take(MAX_NAMED.saturating_sub(self.rows.len())).cloned());
+    }
 }
 
 /// What the topic has of a device.

@@ -36,6 +36,7 @@ pub use error::KafkaError;
 pub use reader::{Available, TopicMessage, TopicReader, merge};
 pub use record::{ROW_HEADER, RecordBuilder, TASK_HEADER};
 pub use sender::{InFlightPermit, OutgoingRow, Sender};
+pub use topics::in_background;
 
 use crate::{
     config::{self, Timestamp},

@@ -206,8 +206,8 @@ fn cache(ttl: Ttl) -> Cache<String, Option<Topic>> {
     Cache::builder().max_capacity(MAX_CACHED).expire_after(ttl).build()
 }
 
-/// Runs a look-up of librdkafka, which blocks, on a thread for blocking calls.
-async fn in_background<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Result<T, KafkaError> {
+/// Runs a call of librdkafka that blocks on a thread for blocking calls.
+pub async fn in_background<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Result<T, KafkaError> {
     tokio::task::spawn_blocking(ask).await.map_err(|error| KafkaError::Unavailable(error.to_string()))
 }
 
