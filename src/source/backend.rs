@@ -280,7 +280,7 @@ impl SourceBackend for Backend {
         reply_to: oneshot::Sender<LookUpResult>,
         sender: RowSender,
     ) {
-        dispatch!(self, database => database.open(source, thing, selection, reply_to, sender))
+        dispatch!(self, database => database.open(source, thing, selection, reply_to, sender));
     }
 
     async fn any_ids(&self, mapping: &Mapping) -> Result<[Option<String>; 2], SourceError> {

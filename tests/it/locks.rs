@@ -85,21 +85,6 @@ async fn a_page_is_limited_in_bytes_and_has_at_least_one_row() {
     assert_eq!(keys(&source, all_of(device)).await, expected);
 }
 
-/// A view whose rows are slow while `speed` is set; it simulates a table without an index.
-async fn slow_table(test: &TestSource, device: Uuid) {
-    test.execute(&format!(
-        "DROP TABLE raw_data;
-         CREATE TABLE base (id bigint PRIMARY KEY, \"deviceId\" uuid, \"triggerTime\" timestamptz, doc jsonb);
-         CREATE TABLE speed (seconds double precision); INSERT INTO speed VALUES (0.05);
-         CREATE FUNCTION slow() RETURNS boolean LANGUAGE plpgsql VOLATILE AS
-           $$ BEGIN PERFORM pg_sleep(seconds) FROM speed; RETURN true; END $$;
-         CREATE VIEW raw_data AS SELECT * FROM base WHERE slow();
-         INSERT INTO base SELECT n, '{device}', '2019-01-11T00:00:00Z'::timestamptz + n * interval '1 s', '{{}}'
-           FROM generate_series(1, 1000) AS n;"
-    ))
-    .await;
-}
-
 fn source_with_short_blocking(test: &TestSource) -> Source {
     open(test, |overrides| {
         overrides.set(&["iota", "max_blocking_seconds"], 2).set(&["iota", "assume_unique_row_key"], true);
@@ -132,7 +117,7 @@ async fn a_count_is_cancelled_for_a_waiting_lock_and_repeated() {
         return;
     }
     let device = Uuid::new_v4();
-    slow_table(&test, device).await;
+    test.make_slow(device).await;
     let (source, selection) = (source_with_short_blocking(&test), all_of(device));
     let (counted, waited) = tokio::join!(source.count(&selection), lock_table(&test, device, "COUNT"));
     assert!(waited < Duration::from_secs(3), "a lock was waited for {waited:?}");
@@ -146,7 +131,7 @@ async fn a_page_is_cancelled_for_a_waiting_lock_and_read_again() {
         return;
     }
     let device = Uuid::new_v4();
-    slow_table(&test, device).await;
+    test.make_slow(device).await;
     let source = source_with_short_blocking(&test);
     let (read, waited) = tokio::join!(keys(&source, all_of(device)), lock_table(&test, device, "COPY"));
     assert!(waited < Duration::from_secs(3), "a lock was waited for {waited:?}");
@@ -158,7 +143,7 @@ async fn an_abandoned_statement_is_cancelled_in_the_database() {
     let test = TestSource::empty().await;
     let Some(mut connection) = test.postgres().await else { return };
     let device = Uuid::new_v4();
-    slow_table(&test, device).await;
+    test.make_slow(device).await;
     let source = source_with_short_blocking(&test);
     let selection: Selection = all_of(device);
     let left = tokio::time::timeout(Duration::from_secs(2), source.count(&selection)).await;

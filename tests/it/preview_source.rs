@@ -134,29 +134,14 @@ async fn times_that_exist_twice_are_counted_once() {
     );
 }
 
-/// A view whose rows are slow while `speed` is set; it simulates a large table without an index.
-async fn slow_table(test: &TestSource, thing: Uuid, device: Uuid) {
-    test.add_device(thing, device, "slow").await;
-    test.execute(&format!(
-        "DROP TABLE raw_data;
-         CREATE TABLE base (id bigint PRIMARY KEY, \"deviceId\" uuid, \"triggerTime\" timestamptz, doc jsonb);
-         CREATE TABLE speed (seconds double precision); INSERT INTO speed VALUES (0.05);
-         CREATE FUNCTION slow() RETURNS boolean LANGUAGE plpgsql VOLATILE AS
-           $$ BEGIN PERFORM pg_sleep(seconds) FROM speed; RETURN true; END $$;
-         CREATE VIEW raw_data AS SELECT * FROM base WHERE slow();
-         INSERT INTO base SELECT n, '{device}', '2019-01-11T00:00:00Z'::timestamptz + n * interval '1 s', '{{}}'
-           FROM generate_series(1, 1000) AS n;"
-    ))
-    .await;
-}
-
 async fn slow_app(max_blocking_seconds: u32) -> Option<(TestApp, Uuid, Uuid)> {
     let test = TestSource::empty().await;
     if !test.is_postgres() {
         return None;
     }
     let (thing, device) = (Uuid::new_v4(), Uuid::new_v4());
-    slow_table(&test, thing, device).await;
+    test.add_device(thing, device, "slow").await;
+    test.make_slow(device).await;
     let app = TestApp::start_with(test, |overrides| {
         overrides.set(&["iota", "max_blocking_seconds"], max_blocking_seconds).set(&["iota", "assume_unique_row_key"], true);
     })

@@ -15,23 +15,14 @@ pub struct Csv {
 
 impl Csv {
     pub fn new(columns: &[&str]) -> Self {
-        Self { text: columns.join(",") }.end_line()
+        Self { text: columns.join(",") + "\r\n" }
     }
 
     /// Adds a row. Fields that may hold any text are to be [`quoted`].
     pub fn row(&mut self, fields: &[&dyn Display]) {
-        for (index, field) in fields.iter().enumerate() {
-            if index > 0 {
-                self.text.push(',');
-            }
-            self.text.push_str(&field.to_string());
-        }
-        self.text.push_str("\r\n");
-    }
-
-    fn end_line(mut self) -> Self {
-        self.text.push_str("\r\n");
-        self
+        let fields: Vec<_> = fields.iter().map(ToString::to_string).collect();
+        self.text += &fields.join(",");
+        self.text += "\r\n";
     }
 
     pub fn response(self) -> Response {

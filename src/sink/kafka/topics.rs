@@ -207,6 +207,9 @@ fn cache(ttl: Ttl) -> Cache<String, Option<Topic>> {
 }
 
 /// Runs a call of librdkafka that blocks on a thread for blocking calls.
+///
+/// # Errors
+/// The call has panicked.
 pub async fn in_background<T: Send + 'static>(ask: impl FnOnce() -> T + Send + 'static) -> Result<T, KafkaError> {
     tokio::task::spawn_blocking(ask).await.map_err(|error| KafkaError::Unavailable(error.to_string()))
 }

@@ -195,6 +195,22 @@ impl TestSource {
         self.add(&rows).await;
     }
 
+    /// PostgreSQL only: replaces the table of readings by a view on a thousand rows of a device, which
+    /// are slow while `speed` is set. It simulates a large table without an index.
+    pub async fn make_slow(&self, device: Uuid) {
+        self.execute(&format!(
+            "DROP TABLE raw_data;
+             CREATE TABLE base (id bigint PRIMARY KEY, \"deviceId\" uuid, \"triggerTime\" timestamptz, doc jsonb);
+             CREATE TABLE speed (seconds double precision); INSERT INTO speed VALUES (0.05);
+             CREATE FUNCTION slow() RETURNS boolean LANGUAGE plpgsql VOLATILE AS
+               $$ BEGIN PERFORM pg_sleep(seconds) FROM speed; RETURN true; END $$;
+             CREATE VIEW raw_data AS SELECT * FROM base WHERE slow();
+             INSERT INTO base SELECT n, '{device}', '2019-01-11T00:00:00Z'::timestamptz + n * interval '1 s', '{{}}'
+               FROM generate_series(1, 1000) AS n;"
+        ))
+        .await;
+    }
+
     /// The stored documents of a device, in the order of time and key.
     pub async fn docs(&self, device: Uuid) -> Vec<String> {
         let sql =
