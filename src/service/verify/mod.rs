@@ -287,6 +287,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn offsets_that_the_topic_does_not_have_prove_nothing() {
+        let partitions = vec![PartitionOffsets { partition: 2, first: 10, last: 20 }];
+        let job = job(Delivered { partitions, ..Delivered::default() });
+        let reason =
+            |available: &[(i32, Available)]| match judge(&job, &DeviceTally::default(), &available.iter().copied().collect()) {
+                Judgement::Unknown(reason) => reason,
+                Judgement::Complete => "complete".to_owned(),
+                Judgement::Differs => "differs".to_owned(),
+            };
+        assert!(reason(&[]).contains("no partition 2"));
+        assert!(reason(&[(2, Available { first: 0, end: 20 })]).contains("ends before offset 20"));
+        assert!(reason(&[(2, Available { first: 11, end: 21 })]).contains("begins at offset 11"));
+        assert_eq!(reason(&[(2, Available { first: 10, end: 21 })]), "complete");
+    }
+
+    #[test]
+    fn rows_of_a_version_without_checksums_prove_nothing() {
+        let job = JobRow { published: 3, ..job(Delivered::default()) };
+        assert!(
+            matches!(judge(&job, &DeviceTally::default(), &HashMap::new()), Judgement::Unknown(reason) if reason.contains("checksums"))
+        );
+    }
+
     /// The verdict on a device whose checksum differs.
     fn of_differing(unlocated: u64, tally: &DeviceTally, differences: Differences) -> DeviceVerdict {
         let job = job(Delivered { rows: 3, unlocated, ..Delivered::default() });
