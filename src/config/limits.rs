@@ -6,7 +6,7 @@ use hyper::{
 };
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, Telemetry};
+use super::{Config, Readings, ReadingsUrl, Telemetry};
 
 /// A value that is of the right type and still refused.
 #[derive(Debug)]
@@ -56,6 +56,7 @@ pub fn check(config: &Config) -> Result<(), Violation> {
     check_range("validation.max_quarantined", validation.max_quarantined, 1, 100_000_000)?;
     check_strings(config)?;
     check_telemetry(&config.telemetry)?;
+    check_readings(&iota.readings)?;
     if worker.checkpoint_interval_ms * 3 > worker.lease_seconds * 1_000 {
         let problem = "must be at most a third of worker.lease_seconds, or healthy jobs would lose their leases";
         return Err(conflict("worker.checkpoint_interval_ms", problem, "worker.lease_seconds"));
@@ -91,6 +92,24 @@ fn check_strings(config: &Config) -> Result<(), Violation> {
     if let Err(error) = EnvFilter::try_new(&config.log.level) {
         let problem = format!("{:?} is not a level or filter ({error}); \"info\" is one", config.log.level);
         return Err(invalid("log.level", &problem));
+    }
+    Ok(())
+}
+
+fn check_readings(readings: &Readings) -> Result<(), Violation> {
+    check_range("iota.readings.settle_seconds", readings.settle_seconds, 0, 3_600)?;
+    if !readings.is_configured() {
+        return Ok(());
+    }
+    let url = ReadingsUrl::parse(&readings.url).map_err(|problem| invalid("iota.readings.url", problem))?;
+    for (key, name) in [("iota.readings.device", &readings.device), ("iota.readings.time", &readings.time)] {
+        if name.is_empty() {
+            return Err(invalid(key, "is empty; it names a field of the documents"));
+        }
+    }
+    if !readings.has_one_credential_at_most(&url) {
+        let problem = "is one of several credentials; give one of: user and password in the url, username and password, api_key, bearer_token";
+        return Err(conflict("iota.readings.url", problem, "iota.readings.username"));
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ mod layers;
 mod limits;
 mod load;
 mod option_names;
+mod readings;
 mod secret;
 
 use std::{
@@ -24,7 +25,8 @@ use serde::{Deserialize, Deserializer, de};
 pub use data_patch_validate::ValidationMode;
 pub use load::{ConfigError, DEFAULTS, Overrides, load};
 pub use option_names::did_you_mean;
-pub use secret::{SecretHeaders, SecretUrl};
+pub use readings::{Readings, ReadingsUrl};
+pub use secret::{Secret, SecretHeaders, SecretUrl};
 
 /// All options. `config.toml` describes each of them.
 #[derive(Debug, Clone, Deserialize)]
@@ -142,6 +144,7 @@ pub struct Iota {
     pub device: DeviceTable,
     pub thing: ThingTable,
     pub raw: RawTable,
+    pub readings: Readings,
 }
 
 /// The databases that `iota.url` can name.

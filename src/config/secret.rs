@@ -42,6 +42,27 @@ impl fmt::Debug for SecretHeaders {
     }
 }
 
+/// A password or token. `Debug` does not show it.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(secret.into())
+    }
+
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "\"\"" } else { "\"…\"" })
+    }
+}
+
 /// A connection string. `Display` and `Debug` never show the password.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]

@@ -1,4 +1,5 @@
-//! What a database must offer to serve as a source of readings.
+//! What stores must offer to serve as a source: the database of things and devices, and the store of
+//! readings, which is the same one or another.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -8,7 +9,8 @@ use uuid::Uuid;
 
 use super::{
     CatalogQuery, Device, DeviceRow, Mapping, Page, RowSender, Selection, Source, SourceError, StoredRange, ThingRow, Timeouts,
-    postgres,
+    discover::Tables,
+    elastic, postgres,
     preview::{CountedGroup, Edges, ProbedGroup, SamplePoint},
     rows::LookUpResult,
     sqlite,
@@ -18,17 +20,20 @@ use crate::{
     task::Position,
 };
 
-/// The operations that differ between databases. [`Source`] adds what they have in
-/// common: timeouts, the connection permits, the memory budget, paging and the cached [`Mapping`].
+/// The database of things and devices.
 ///
-/// Every operation is a read, is cancel-safe, and classifies its errors as [`SourceError`] does:
+/// Every operation of this trait and of [`ReadingsBackend`] is a read, is cancel-safe, and
+/// classifies its errors as [`SourceError`] does:
 /// [`is_retryable`](SourceError::is_retryable) must be true for an outage, or jobs fail for good.
-pub(super) trait SourceBackend {
-    /// Reads the types, nullability and indexes of the configured columns.
+/// [`Source`] adds what they have in common: timeouts, the connection permits, the memory budget,
+/// paging and the cached [`Mapping`].
+pub(super) trait CatalogBackend {
+    /// Reads the types, nullability and indexes of the configured tables. The table of readings is
+    /// left out if the readings are elsewhere.
     ///
     /// # Errors
-    /// [`SourceError::Mapping`] if a table, a column or a unique row key is missing.
-    async fn describe(&self, config: &Iota) -> Result<Mapping, SourceError>;
+    /// [`SourceError::Mapping`] if a table is missing.
+    async fn describe(&self, config: &Iota) -> Result<Tables, SourceError>;
 
     /// Runs the cheapest statement that proves that the database answers.
     async fn ping(&self) -> Result<(), SourceError>;
@@ -44,6 +49,17 @@ pub(super) trait SourceBackend {
 
     /// Returns those of several devices that are mounted on the thing.
     async fn look_up(&self, mapping: &Mapping, thing: Uuid, devices: &[Uuid]) -> Result<HashMap<Uuid, Device>, SourceError>;
+
+    /// Returns the id of any device and of its thing, separated by a space; for `data-patch check`.
+    async fn any_device(&self, mapping: &Mapping) -> Result<Option<String>, SourceError>;
+}
+
+/// The store of raw readings: a table of the same database, or another store.
+pub(super) trait ReadingsBackend {
+    /// Whether [`bucket_counts`](Self::bucket_counts) stops at its cap.
+    fn caps_counts(&self) -> bool {
+        true
+    }
 
     /// Counts the rows of several devices by bucket, at most `cap` rows of each, if an index begins
     /// with the device. `None`: it takes longer than `limit`, or was cancelled because it blocks
@@ -86,43 +102,10 @@ pub(super) trait SourceBackend {
     /// the caller then counts the range in halves.
     async fn count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<RowCount, SourceError>;
 
-    /// Reads the first `limit` rows of a selection, ordered by time and row key, and pushes each
-    /// row to `sender` as it arrives. Stops early after [`PAGE_BYTES`](super::pages::PAGE_BYTES),
-    /// but never before the first row, and when `sender` is closed: the page is then not
-    /// [complete](Page::is_complete).
-    ///
-    /// # Errors
-    /// [`SourceError::Changed`] if the types of the columns have changed since `mapping` was
-    /// loaded. A backend must detect this itself: the order of the rows, and so every checkpoint,
-    /// depends on the types.
-    async fn page(
-        &self,
-        mapping: &Mapping,
-        selection: &Selection,
-        limit: u32,
-        timeouts: Timeouts,
-        sender: &mut RowSender,
-    ) -> Result<Page, SourceError>;
-
-    /// Reads the next `rows` rows of a selection, and sends the position of the last of them to
-    /// `boundary_tx` as soon as it is known: the next page is then read in parallel. `None`: there
-    /// are no further rows. A backend that knows the boundary only at the end of the page needs
-    /// nothing else than [`page`](Self::page).
-    async fn page_until_boundary(
-        &self,
-        mapping: &Mapping,
-        selection: Selection,
-        rows: u32,
-        timeouts: Timeouts,
-        boundary_tx: oneshot::Sender<Option<Position>>,
-        sender: &mut RowSender,
-    ) -> Result<(), SourceError> {
-        let page = self.page(mapping, &selection, rows, timeouts, sender).await?;
-        let is_last = page.is_complete && page.rows < u64::from(rows);
-        // If the receiver was dropped, the rows are not needed either.
-        let _ = boundary_tx.send(page.last.filter(|_| !is_last));
-        Ok(())
-    }
+    /// Reads a selection to its end into `sender`, at first at most `first_rows` rows at a time.
+    /// With `is_finished` all rows are read already. Rows that are dropped for lack of memory are
+    /// read again, until all of them are consumed or the receiver is dropped.
+    async fn read(&self, source: &Source, selection: Selection, sender: RowSender, first_rows: Option<u32>, is_finished: bool);
 
     /// Looks a device up, sends the result to `reply_to`, and reads its rows into `sender`, all in
     /// the background. A backend may do so for several devices together.
@@ -133,20 +116,57 @@ pub(super) trait SourceBackend {
         selection: Selection,
         reply_to: oneshot::Sender<LookUpResult>,
         sender: RowSender,
-    ) {
-        let source = source.clone();
-        tokio::spawn(async move {
-            let _ = reply_to.send(source.device(thing, selection.device).await);
-            source.read(selection, sender, false).await;
-        });
-    }
+    );
 
-    /// Returns the id of any device and of its thing (separated by a space), and the device id of
-    /// any reading; for `data-patch check`.
-    async fn any_ids(&self, mapping: &Mapping) -> Result<[Option<String>; 2], SourceError>;
+    /// Returns the device id of any reading; for `data-patch check`.
+    async fn any_reading(&self, mapping: &Mapping) -> Result<Option<String>, SourceError>;
 
     /// Returns the query plan of [`count`](Self::count), if the database can tell it.
     async fn explain_count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<Option<String>, SourceError>;
+}
+
+/// A store of readings that is read page by page, each page after the position of the one before.
+/// [`Source::read_pages`](super::Source) adds everything else.
+pub(super) trait PagedReadings: Clone + Send + Sync + 'static {
+    /// Reads the first `limit` rows of a selection, ordered by time and row key, and pushes each
+    /// row to `sender` as it arrives. Stops early after [`PAGE_BYTES`](super::pages::PAGE_BYTES),
+    /// but never before the first row, and when `sender` is closed: the page is then not
+    /// [complete](Page::is_complete).
+    ///
+    /// # Errors
+    /// [`SourceError::Changed`] if the types of the columns have changed since `mapping` was
+    /// loaded. A backend must detect this itself: the order of the rows, and so every checkpoint,
+    /// depends on the types.
+    fn page(
+        &self,
+        mapping: &Mapping,
+        selection: &Selection,
+        limit: u32,
+        timeouts: Timeouts,
+        sender: &mut RowSender,
+    ) -> impl Future<Output = Result<Page, SourceError>> + Send;
+
+    /// Reads the next `rows` rows of a selection, and sends the position of the last of them to
+    /// `boundary_tx` as soon as it is known: the next page is then read in parallel. `None`: there
+    /// are no further rows. A backend that knows the boundary only at the end of the page needs
+    /// nothing else than [`page`](Self::page).
+    fn page_until_boundary(
+        &self,
+        mapping: &Mapping,
+        selection: Selection,
+        rows: u32,
+        timeouts: Timeouts,
+        boundary_tx: oneshot::Sender<Option<Position>>,
+        sender: &mut RowSender,
+    ) -> impl Future<Output = Result<(), SourceError>> + Send {
+        async move {
+            let page = self.page(mapping, &selection, rows, timeouts, sender).await?;
+            let is_last = page.is_complete && page.rows < u64::from(rows);
+            // If the receiver was dropped, the rows are not needed either.
+            let _ = boundary_tx.send(page.last.filter(|_| !is_last));
+            Ok(())
+        }
+    }
 }
 
 /// Rows of a range, and how many of them have a row key; the columns of [`select::count`].
@@ -160,56 +180,90 @@ pub(super) struct RowCount {
     pub keys: u64,
 }
 
-/// The databases that this build can read.
-#[derive(Clone)]
-pub(super) enum Backend {
+/// The databases of things and devices that this build can read.
+pub(super) enum Catalog {
     Postgres(postgres::Server),
     Sqlite(sqlite::File),
 }
 
-impl Backend {
-    pub fn new(config: &Iota) -> Result<Self, SourceError> {
-        match config.database() {
-            Some(Database::Postgres) => postgres::Server::new(config).map(Self::Postgres),
-            Some(Database::Sqlite) => sqlite::File::new(config).map(Self::Sqlite),
-            None => Err(SourceError::Rejected(format!("iota.url {} names no known database", config.url))),
-        }
-    }
+/// The stores of readings that this build can read.
+pub(super) enum Readings {
+    Postgres(postgres::Server),
+    Sqlite(sqlite::File),
+    Elastic(elastic::Cluster),
 }
 
-/// Calls the same operation on whatever database it is. No future is boxed.
+/// Connects the two: if both are in one database, they share its connections.
+pub(super) fn open(config: &Iota) -> Result<(Catalog, Readings), SourceError> {
+    let (catalog, readings) = match config.database() {
+        Some(Database::Postgres) => {
+            let server = postgres::Server::new(config)?;
+            (Catalog::Postgres(server.clone()), Readings::Postgres(server))
+        }
+        Some(Database::Sqlite) => {
+            let file = sqlite::File::new(config)?;
+            (Catalog::Sqlite(file.clone()), Readings::Sqlite(file))
+        }
+        None => return Err(SourceError::Rejected(format!("iota.url {} names no known database", config.url))),
+    };
+    let readings = if config.readings.is_configured() { Readings::Elastic(elastic::Cluster::new(config)?) } else { readings };
+    Ok((catalog, readings))
+}
+
+/// Calls the same operation on whatever store it is. No future is boxed.
 macro_rules! dispatch {
-    ($backend:expr, $database:ident => $call:expr) => {
+    ($kind:ident { $($variant:ident),* }, $backend:expr, $store:ident => $call:expr) => {
         match $backend {
-            Backend::Postgres($database) => $call,
-            Backend::Sqlite($database) => $call,
+            $($kind::$variant($store) => $call,)*
         }
     };
 }
 
-impl SourceBackend for Backend {
-    async fn describe(&self, config: &Iota) -> Result<Mapping, SourceError> {
-        dispatch!(self, database => database.describe(config).await)
+macro_rules! in_catalog {
+    ($backend:expr, $database:ident => $call:expr) => {
+        dispatch!(Catalog { Postgres, Sqlite }, $backend, $database => $call)
+    };
+}
+
+macro_rules! in_readings {
+    ($backend:expr, $store:ident => $call:expr) => {
+        dispatch!(Readings { Postgres, Sqlite, Elastic }, $backend, $store => $call)
+    };
+}
+
+impl CatalogBackend for Catalog {
+    async fn describe(&self, config: &Iota) -> Result<Tables, SourceError> {
+        in_catalog!(self, database => database.describe(config).await)
     }
 
     async fn ping(&self) -> Result<(), SourceError> {
-        dispatch!(self, database => database.ping().await)
+        in_catalog!(self, database => database.ping().await)
     }
 
     async fn device(&self, mapping: &Mapping, thing: Uuid, device: Uuid) -> Result<Option<Device>, SourceError> {
-        dispatch!(self, database => database.device(mapping, thing, device).await)
+        in_catalog!(self, database => database.device(mapping, thing, device).await)
     }
 
     async fn things(&self, mapping: &Mapping, query: &CatalogQuery) -> Result<Vec<ThingRow>, SourceError> {
-        dispatch!(self, database => database.things(mapping, query).await)
+        in_catalog!(self, database => database.things(mapping, query).await)
     }
 
     async fn devices_of(&self, mapping: &Mapping, thing: Uuid, query: &CatalogQuery) -> Result<Vec<DeviceRow>, SourceError> {
-        dispatch!(self, database => database.devices_of(mapping, thing, query).await)
+        in_catalog!(self, database => database.devices_of(mapping, thing, query).await)
     }
 
     async fn look_up(&self, mapping: &Mapping, thing: Uuid, devices: &[Uuid]) -> Result<HashMap<Uuid, Device>, SourceError> {
-        dispatch!(self, database => database.look_up(mapping, thing, devices).await)
+        in_catalog!(self, database => database.look_up(mapping, thing, devices).await)
+    }
+
+    async fn any_device(&self, mapping: &Mapping) -> Result<Option<String>, SourceError> {
+        in_catalog!(self, database => database.any_device(mapping).await)
+    }
+}
+
+impl ReadingsBackend for Readings {
+    fn caps_counts(&self) -> bool {
+        in_readings!(self, store => store.caps_counts())
     }
 
     async fn bucket_counts(
@@ -220,7 +274,7 @@ impl SourceBackend for Backend {
         cap: Option<u32>,
         limit: Duration,
     ) -> Result<Option<Vec<CountedGroup>>, SourceError> {
-        dispatch!(self, database => database.bucket_counts(mapping, devices, edges, cap, limit).await)
+        in_readings!(self, store => store.bucket_counts(mapping, devices, edges, cap, limit).await)
     }
 
     async fn probe(
@@ -231,7 +285,7 @@ impl SourceBackend for Backend {
         rows: u32,
         limit: Duration,
     ) -> Result<Option<Vec<(usize, ProbedGroup)>>, SourceError> {
-        dispatch!(self, database => database.probe(mapping, device, ranges, rows, limit).await)
+        in_readings!(self, store => store.probe(mapping, device, ranges, rows, limit).await)
     }
 
     async fn sample(
@@ -242,34 +296,15 @@ impl SourceBackend for Backend {
         limit: Duration,
         on_row: &mut (dyn FnMut(usize, Option<Bytes>) + Send),
     ) -> Result<bool, SourceError> {
-        dispatch!(self, database => database.sample(mapping, points, rows, limit, on_row).await)
+        in_readings!(self, store => store.sample(mapping, points, rows, limit, on_row).await)
     }
 
     async fn count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<RowCount, SourceError> {
-        dispatch!(self, database => database.count(mapping, device, range).await)
+        in_readings!(self, store => store.count(mapping, device, range).await)
     }
 
-    async fn page(
-        &self,
-        mapping: &Mapping,
-        selection: &Selection,
-        limit: u32,
-        timeouts: Timeouts,
-        sender: &mut RowSender,
-    ) -> Result<Page, SourceError> {
-        dispatch!(self, database => database.page(mapping, selection, limit, timeouts, sender).await)
-    }
-
-    async fn page_until_boundary(
-        &self,
-        mapping: &Mapping,
-        selection: Selection,
-        rows: u32,
-        timeouts: Timeouts,
-        boundary_tx: oneshot::Sender<Option<Position>>,
-        sender: &mut RowSender,
-    ) -> Result<(), SourceError> {
-        dispatch!(self, database => database.page_until_boundary(mapping, selection, rows, timeouts, boundary_tx, sender).await)
+    async fn read(&self, source: &Source, selection: Selection, sender: RowSender, first_rows: Option<u32>, is_finished: bool) {
+        in_readings!(self, store => store.read(source, selection, sender, first_rows, is_finished).await);
     }
 
     fn open(
@@ -280,14 +315,14 @@ impl SourceBackend for Backend {
         reply_to: oneshot::Sender<LookUpResult>,
         sender: RowSender,
     ) {
-        dispatch!(self, database => database.open(source, thing, selection, reply_to, sender));
+        in_readings!(self, store => store.open(source, thing, selection, reply_to, sender));
     }
 
-    async fn any_ids(&self, mapping: &Mapping) -> Result<[Option<String>; 2], SourceError> {
-        dispatch!(self, database => database.any_ids(mapping).await)
+    async fn any_reading(&self, mapping: &Mapping) -> Result<Option<String>, SourceError> {
+        in_readings!(self, store => store.any_reading(mapping).await)
     }
 
     async fn explain_count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<Option<String>, SourceError> {
-        dispatch!(self, database => database.explain_count(mapping, device, range).await)
+        in_readings!(self, store => store.explain_count(mapping, device, range).await)
     }
 }

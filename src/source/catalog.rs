@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{IdType, Source, SourceError, backend::SourceBackend as _};
+use super::{IdType, Source, SourceError, backend::CatalogBackend as _};
 use crate::config::ThingTable;
 
 /// The table that has the names of things.
@@ -62,11 +62,11 @@ impl Source {
     pub async fn things(&self, query: &CatalogQuery) -> Result<Vec<ThingRow>, SourceError> {
         let list = async {
             let mapping = self.mapping().await?;
-            match self.shared.backend.things(&mapping, query).await {
+            match self.shared.catalog.things(&mapping, query).await {
                 // A column's type may have changed.
                 Err(SourceError::Rejected(_)) => {
                     let mapping = self.refresh_mapping(&mapping).await?;
-                    self.shared.backend.things(&mapping, query).await
+                    self.shared.catalog.things(&mapping, query).await
                 }
                 listed => listed,
             }
@@ -82,10 +82,10 @@ impl Source {
     pub async fn devices_of(&self, thing: Uuid, query: &CatalogQuery) -> Result<Vec<DeviceRow>, SourceError> {
         let list = async {
             let mapping = self.mapping().await?;
-            match self.shared.backend.devices_of(&mapping, thing, query).await {
+            match self.shared.catalog.devices_of(&mapping, thing, query).await {
                 Err(SourceError::Rejected(_)) => {
                     let mapping = self.refresh_mapping(&mapping).await?;
-                    self.shared.backend.devices_of(&mapping, thing, query).await
+                    self.shared.catalog.devices_of(&mapping, thing, query).await
                 }
                 listed => listed,
             }

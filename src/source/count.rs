@@ -1,6 +1,6 @@
 //! Counting a selection: in one statement, or in halves if that statement blocks other sessions.
 
-use super::{Mapping, Selection, Source, SourceError, StoredRange, backend::SourceBackend as _, select};
+use super::{Mapping, Selection, Source, SourceError, StoredRange, backend::ReadingsBackend as _, select};
 
 /// Counts the rows of a selection.
 ///
@@ -10,7 +10,7 @@ pub async fn rows(source: &Source, mapping: &Mapping, selection: &Selection) -> 
     let mut pending = vec![select::range(mapping, selection)];
     let (mut rows, mut keys) = (0, 0);
     while let Some(range) = pending.pop() {
-        match source.shared.backend.count(mapping, selection.device, &range).await {
+        match source.shared.readings.count(mapping, selection.device, &range).await {
             Ok(counted) => {
                 rows += counted.rows;
                 keys += counted.keys;

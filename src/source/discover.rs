@@ -1,8 +1,11 @@
 //! Builds the [`Mapping`] from the configuration and the tables that a database describes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
-use super::{DocType, IdType, KeyType, Mapping, SourceError, ThingNames, TimeType, select::layout_check};
+use super::{DocType, IdType, KeyType, Mapping, SourceError, ThingNames, TimeType, elastic::IndexLayout, select::layout_check};
 use crate::config::{Iota, RawTable};
 
 /// A column in the catalogue.
@@ -37,10 +40,56 @@ pub(super) fn optional(table: Result<Table, SourceError>) -> Result<Option<Table
     }
 }
 
-pub(super) fn build_mapping(config: &Iota, device: &Table, raw: &Table, thing: Option<&Table>) -> Result<Mapping, SourceError> {
+/// The configured tables, as the database describes them.
+pub(super) struct Tables {
+    pub device: Table,
+    /// `None`: the readings are elsewhere.
+    pub raw: Option<Table>,
+    pub thing: Option<Table>,
+}
+
+/// How raw readings are stored.
+pub(super) struct RawLayout {
+    pub raw: RawTable,
+    pub raw_device: IdType,
+    pub key: KeyType,
+    pub time: TimeType,
+    pub doc: DocType,
+    pub key_nullable: bool,
+    pub has_index: bool,
+    pub layout_check: Option<String>,
+    /// `None`: they are in a table.
+    pub index: Option<Arc<IndexLayout>>,
+    pub warnings: Vec<String>,
+}
+
+pub(super) fn build_mapping(config: &Iota, tables: &Tables, raw: RawLayout) -> Result<Mapping, SourceError> {
+    let device = &tables.device;
     let device_id = device.column(&config.device.id, "iota.device.id")?;
     let device_thing = device.column(&config.device.thing, "iota.device.thing")?;
     device.column(&config.device.name, "iota.device.name")?;
+    let RawLayout { raw, raw_device, key, time, doc, key_nullable, has_index, layout_check, index, mut warnings } = raw;
+    let thing_names = thing_names(config, tables.thing.as_ref(), &mut warnings);
+    Ok(Mapping {
+        thing_names,
+        device_id: IdType::of(&config.device.id, &device_id.r#type)?,
+        thing_id: IdType::of(&config.device.thing, &device_thing.r#type)?,
+        raw_device,
+        key,
+        time,
+        doc,
+        key_nullable,
+        device: config.device.clone(),
+        raw,
+        has_index,
+        layout_check,
+        index,
+        warnings,
+    })
+}
+
+/// The layout of a table of raw readings.
+pub(super) fn raw_layout(config: &Iota, raw: &Table) -> Result<RawLayout, SourceError> {
     let key = raw.column(&config.raw.id, "iota.raw.id")?;
     let raw_device = raw.column(&config.raw.device, "iota.raw.device")?;
     let time = raw.column(&config.raw.time, "iota.raw.time")?;
@@ -58,20 +107,16 @@ pub(super) fn build_mapping(config: &Iota, device: &Table, raw: &Table, thing: O
             raw.name, config.raw.device, config.raw.device, config.raw.time, config.raw.id
         ));
     }
-    let thing_names = thing_names(config, thing, &mut warnings);
-    Ok(Mapping {
-        thing_names,
-        device_id: IdType::of(&config.device.id, &device_id.r#type)?,
-        thing_id: IdType::of(&config.device.thing, &device_thing.r#type)?,
+    Ok(RawLayout {
         raw_device: IdType::of(&config.raw.device, &raw_device.r#type)?,
         key: KeyType::of(&config.raw.id, &key.r#type)?,
         time: TimeType::of(&config.raw.time, &time.r#type, config.time_zone)?,
         doc: DocType::of(&config.raw.doc, &doc.r#type)?,
         key_nullable: key.nullable,
-        device: config.device.clone(),
         raw: config.raw.clone(),
         has_index: raw.leading.contains(&config.raw.device),
         layout_check,
+        index: None,
         warnings,
     })
 }

@@ -6,7 +6,11 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{Selection, Source, SourceError, backend::SourceBackend as _, select};
+use super::{
+    Selection, Source, SourceError,
+    backend::{CatalogBackend as _, ReadingsBackend as _},
+    select,
+};
 use crate::protocol::time::show_micros;
 
 impl Source {
@@ -18,7 +22,7 @@ impl Source {
     pub async fn examine(&self) -> Result<String, SourceError> {
         let mapping = self.mapping().await?;
         let mut report = mapping.to_string();
-        let [device, row] = self.shared.backend.any_ids(&mapping).await?;
+        let device = self.shared.catalog.any_device(&mapping).await?;
         let _ = write!(report, "\na device  ");
         match device.as_deref().and_then(|ids| ids.split_once(' ')) {
             None => report.push_str("there is none: the table is empty"),
@@ -29,14 +33,14 @@ impl Source {
                 let _ = write!(report, "{device} {name}");
             }
         }
-        let Some(device) = row else {
+        let Some(device) = self.shared.readings.any_reading(&mapping).await? else {
             report.push_str("\na reading there is none: the table is empty");
             return Ok(report);
         };
         let device = uuid(&device, &mapping.raw.device)?;
         let (from, to) = (DateTime::UNIX_EPOCH, DateTime::<Utc>::MAX_UTC.min(last_second()));
         let selection = Selection { device, from, to, after: None };
-        let first = self.rows_with_first_page(selection.clone(), 1).next().await?;
+        let first = self.rows_with_first_page(selection.clone(), Some(1)).next().await?;
         match first.as_ref().and_then(|rows| rows.first()) {
             None => report.push_str("\na reading none of that device since 1970"),
             Some(row) => {
@@ -45,7 +49,7 @@ impl Source {
                 let _ = write!(report, "\na reading of device {device}, key {} at {instant}, {bytes} bytes", row.position.key);
             }
         }
-        if let Some(plan) = self.shared.backend.explain_count(&mapping, device, &select::range(&mapping, &selection)).await? {
+        if let Some(plan) = self.shared.readings.explain_count(&mapping, device, &select::range(&mapping, &selection)).await? {
             let scan = plan.lines().find(|line| line.contains("Scan") && !line.contains(" pg_class"));
             let scan = scan.map_or_else(|| plan.clone(), |line| line.trim_start_matches([' ', '-', '>']).to_owned());
             let access = if scan.contains("Index") { "by an index" } else { "with no index: each device reads the whole table" };

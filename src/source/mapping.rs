@@ -1,11 +1,11 @@
 //! The layout of the tables: names from the configuration, types from the database.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 
-use super::{SourceError, ThingNames, local};
+use super::{SourceError, ThingNames, elastic::IndexLayout, local};
 use crate::{
     config::{DeviceTable, RawTable},
     task::Position,
@@ -31,6 +31,8 @@ pub struct Mapping {
     pub has_index: bool,
     /// In PostgreSQL: a condition that raises an error if the types of the columns have changed.
     pub(super) layout_check: Option<String>,
+    /// The indices, if the readings are in Elasticsearch or `OpenSearch`.
+    pub(super) index: Option<Arc<IndexLayout>>,
     /// Problems that do not prevent reading, such as a missing index.
     pub warnings: Vec<String>,
 }
@@ -49,7 +51,12 @@ pub struct StoredRange {
 impl Mapping {
     /// Whether rows read by both mappings are equal and in the same order.
     pub(super) fn has_same_types(&self, other: &Self) -> bool {
-        self.types() == other.types()
+        let have_same_index = match (&self.index, &other.index) {
+            (Some(index), Some(other)) => index.reads_like(other),
+            (None, None) => true,
+            _ => false,
+        };
+        have_same_index && self.types() == other.types()
     }
 
     fn types(&self) -> (IdType, IdType, IdType, KeyType, TimeType, DocType) {
@@ -58,6 +65,9 @@ impl Mapping {
 
     /// The types that a position depends on, for example `timestamptz/bigint`.
     pub fn layout(&self) -> String {
+        if let Some(index) = &self.index {
+            return format!("{:?}/_id", index.time_field);
+        }
         match self.time {
             TimeType::Local(zone) => format!("{}({zone})/{}", self.time.sql(), self.key.sql()),
             TimeType::Instant | TimeType::EpochMillis => format!("{}/{}", self.time.sql(), self.key.sql()),

@@ -19,23 +19,27 @@
 //!   resume after the last one.
 //! - [`Source::count`] returns the number of rows that reading the same selection would return.
 //!
-//! To add a database, implement `SourceBackend` (in `backend.rs`, which states what each operation
-//! must do) in a module of its own, together with a `From` that classifies its driver's errors as
-//! `SourceError`, and add a variant to `Backend`. Timeouts, paging, the memory budget, parallel
-//! pages and resuming after a position are shared. What PostgreSQL does beyond that, such as
-//! batched opening, is in `postgres/`.
+//! Things and devices are in a database (`CatalogBackend`); the readings are in the same one or in
+//! another store (`ReadingsBackend`). Both traits are in `backend.rs`, which states what each
+//! operation must do. To add a store, implement what it serves in a module of its own, together
+//! with a `From` that classifies its driver's errors as `SourceError`, and add a variant to
+//! `Catalog` or `Readings`. Timeouts and the memory budget are shared; so are pages, parallel
+//! pages and resuming after a position, for a store that implements `PagedReadings`. What a store
+//! does beyond that, such as the batched opening of PostgreSQL, is in its folder.
 
 mod backend;
 mod budget;
 mod catalog;
 mod count;
 mod discover;
+mod elastic;
 mod error;
 mod examine;
 mod local;
 mod mapping;
 mod pages;
 mod parallel;
+mod pending;
 #[cfg(test)]
 mod ping_tests;
 mod postgres;
@@ -59,7 +63,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit, oneshot};
 use uuid::Uuid;
 
-use backend::{Backend, SourceBackend as _};
+use backend::{Catalog, CatalogBackend as _, Readings, ReadingsBackend as _};
 use budget::Budget;
 pub use catalog::{CatalogPosition, CatalogQuery, DeviceRow, ThingNames, ThingRow, requestable};
 pub use error::SourceError;
@@ -83,7 +87,8 @@ pub struct Source {
 
 /// What all handles share. One pointer, since every job clones its handle.
 struct Shared {
-    backend: Backend,
+    catalog: Catalog,
+    readings: Readings,
     config: config::Iota,
     mapping: RwLock<Option<Arc<Mapping>>>,
     /// Held while the mapping is loaded, so that only one task does it.
@@ -140,10 +145,11 @@ impl Source {
     /// # Errors
     /// The URL is invalid.
     pub fn new(config: &config::Iota) -> Result<Self, SourceError> {
-        let backend = Backend::new(config)?;
+        let (catalog, readings) = backend::open(config)?;
         let pages = Arc::new(Semaphore::new((config.connections as usize - 1).max(1)));
         let shared = Shared {
-            backend,
+            catalog,
+            readings,
             config: config.clone(),
             mapping: RwLock::default(),
             refreshing: Mutex::default(),
@@ -195,7 +201,7 @@ impl Source {
             {
                 return Ok(mapping);
             }
-            let loaded = self.shared.backend.describe(&self.shared.config).await.map(Arc::new);
+            let loaded = self.describe().await.map(Arc::new);
             // A mapping that no longer matches is dropped too.
             self.shared.mapping.write().unwrap_or_else(PoisonError::into_inner).clone_from(&loaded.as_ref().ok().cloned());
             if let (Some(old), Ok(now)) = (old, &loaded)
@@ -208,6 +214,17 @@ impl Source {
         self.with_timeout("reading the table layout", self.shared.config.timeout_seconds, find).await
     }
 
+    async fn describe(&self) -> Result<Mapping, SourceError> {
+        let config = &self.shared.config;
+        let tables = self.shared.catalog.describe(config).await?;
+        let raw = match (&self.shared.readings, &tables.raw) {
+            (Readings::Elastic(cluster), _) => cluster.describe().await?,
+            (Readings::Postgres(_) | Readings::Sqlite(_), Some(raw)) => discover::raw_layout(config, raw)?,
+            (Readings::Postgres(_) | Readings::Sqlite(_), None) => return Err(discover::no_table(&config.raw.table)),
+        };
+        discover::build_mapping(config, &tables, raw)
+    }
+
     /// Checks that the source answers. Waits for a page's permit, so that the reserved connection
     /// stays free for jobs.
     ///
@@ -216,7 +233,11 @@ impl Source {
     pub async fn ping(&self) -> Result<(), SourceError> {
         // The semaphore is never closed.
         let _permit = self.shared.pages.acquire().await;
-        self.with_timeout("a ping", self.shared.config.timeout_seconds, self.shared.backend.ping()).await
+        let ping = async {
+            self.shared.catalog.ping().await?;
+            if let Readings::Elastic(cluster) = &self.shared.readings { cluster.ping().await } else { Ok(()) }
+        };
+        self.with_timeout("a ping", self.shared.config.timeout_seconds, ping).await
     }
 
     /// A permit for a statement of a list or a preview, and one for the connection that it uses: the
@@ -232,7 +253,7 @@ impl Source {
     /// The source is unavailable or rejects the query.
     pub async fn device(&self, thing: Uuid, device: Uuid) -> Result<Option<Device>, SourceError> {
         let mapping = self.mapping().await?;
-        let look_up = self.shared.backend.device(&mapping, thing, device);
+        let look_up = self.shared.catalog.device(&mapping, thing, device);
         self.with_timeout("looking up a device", self.shared.config.timeout_seconds, look_up).await
     }
 
@@ -250,20 +271,20 @@ impl Source {
     pub fn open(&self, thing: Uuid, selection: Selection) -> OpenDevice {
         let (sender, rows) = RowSender::new(selection.after.clone());
         let (result_tx, device) = oneshot::channel();
-        self.shared.backend.open(self, thing, selection, result_tx, sender);
+        self.shared.readings.open(self, thing, selection, result_tx, sender);
         OpenDevice { device, rows }
     }
 
     /// Reads a selection to its end.
     pub fn rows(&self, selection: Selection) -> Rows {
-        self.rows_with_first_page(selection, self.shared.config.page_rows)
+        self.rows_with_first_page(selection, None)
     }
 
     /// As [`rows`](Self::rows), with a limit of rows in the first page.
-    fn rows_with_first_page(&self, selection: Selection, first_page_rows: u32) -> Rows {
+    fn rows_with_first_page(&self, selection: Selection, first_rows: Option<u32>) -> Rows {
         let (sender, rows) = RowSender::new(selection.after.clone());
         let source = self.clone();
-        tokio::spawn(async move { source.read_from(selection, sender, first_page_rows).await });
+        tokio::spawn(async move { source.shared.readings.read(&source, selection, sender, first_rows, false).await });
         rows
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Mapping, Page, Selection, Source, SourceError,
-    backend::SourceBackend as _,
+    backend::PagedReadings,
     budget::MemoryPermit,
     rows::{ReadNext, RowSender},
 };
@@ -38,19 +38,17 @@ struct ReadState {
 }
 
 impl Source {
-    /// Reads a selection to its end, or until the receiver is dropped. With `is_finished` all rows
-    /// are read already; they are read again if they are dropped for lack of memory.
-    pub(super) async fn read(&self, selection: Selection, sender: RowSender, is_finished: bool) {
-        self.read_pages(selection, sender, ReadState::default(), is_finished).await;
-    }
-
-    /// Reads a selection with at most `rows` rows in the first page.
-    pub(super) async fn read_from(&self, selection: Selection, sender: RowSender, rows: u32) {
-        let state = ReadState { max_rows: Some(rows), ..ReadState::default() };
-        self.read_pages(selection, sender, state, false).await;
-    }
-
-    async fn read_pages(&self, mut selection: Selection, mut sender: RowSender, mut state: ReadState, mut is_finished: bool) {
+    /// Reads a selection to its end, as [`ReadingsBackend::read`](super::backend::ReadingsBackend)
+    /// demands.
+    pub(super) async fn read_pages(
+        &self,
+        store: &impl PagedReadings,
+        mut selection: Selection,
+        mut sender: RowSender,
+        first_rows: Option<u32>,
+        mut is_finished: bool,
+    ) {
+        let mut state = ReadState { max_rows: first_rows, ..ReadState::default() };
         loop {
             // After the last page this task waits until all rows are consumed: until then, dropped
             // rows may have to be read again.
@@ -66,7 +64,7 @@ impl Source {
                     (selection.after, is_finished) = (after, false);
                 }
             }
-            match self.read_next(&mut selection, &mut sender, &mut state).await {
+            match self.read_next(store, &mut selection, &mut sender, &mut state).await {
                 Ok(true) => {}
                 Ok(false) => {
                     sender.end(Ok(()));
@@ -84,6 +82,7 @@ impl Source {
     /// Reads the next page, or several in parallel. Returns false at the end of the selection.
     async fn read_next(
         &self,
+        store: &impl PagedReadings,
         selection: &mut Selection,
         sender: &mut RowSender,
         state: &mut ReadState,
@@ -102,8 +101,8 @@ impl Source {
         };
         let Some(slot) = slot else { return Ok(false) };
         let read = match state.mean_row_bytes.and_then(|_| self.second_slot()) {
-            Some(second) => self.read_parallel(&mapping, [second, slot], limit, selection, sender).await,
-            None => self.page(&mapping, selection, limit, sender, slot).await.map(|page| {
+            Some(second) => self.read_parallel(store, &mapping, [second, slot], limit, selection, sender).await,
+            None => self.page(store, &mapping, selection, limit, sender, slot).await.map(|page| {
                 state.mean_row_bytes = page.bytes.checked_div(page.rows).or(state.mean_row_bytes);
                 self.record_mean_row_bytes(state.mean_row_bytes);
                 !page.is_complete || page.rows == u64::from(limit)
@@ -157,6 +156,7 @@ impl Source {
     /// Reads one page.
     async fn page(
         &self,
+        store: &impl PagedReadings,
         mapping: &Mapping,
         selection: &Selection,
         limit: u32,
@@ -165,12 +165,12 @@ impl Source {
     ) -> Result<Page, SourceError> {
         let Slot { permit: _permit, memory } = slot;
         sender.set_memory(memory);
-        self.shared.backend.page(mapping, selection, limit, self.timeouts(), sender).await
+        store.page(mapping, selection, limit, self.timeouts(), sender).await
     }
 
     /// Waits for memory first and for a connection second, so that no task holds a connection while
     /// it waits.
-    async fn slot(&self) -> Option<Slot> {
+    pub(super) async fn slot(&self) -> Option<Slot> {
         let memory = self.shared.budget.reserve(PAGE_BYTES).await;
         // The semaphore is never closed.
         let permit = Arc::clone(&self.shared.pages).acquire_owned().await.ok()?;

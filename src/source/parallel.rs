@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Mapping, Rows, Selection, Source, SourceError,
-    backend::SourceBackend as _,
+    backend::PagedReadings,
     pages::{PAGE_BYTES, Slot},
     rows::{ReadNext, RowSender},
 };
@@ -49,6 +49,7 @@ impl Source {
     /// the end of the selection.
     pub(super) async fn read_parallel(
         &self,
+        store: &impl PagedReadings,
         mapping: &Arc<Mapping>,
         slots: [Slot; 2],
         rows: u32,
@@ -65,7 +66,7 @@ impl Source {
                 && let Some(slot) = free.pop().or_else(|| self.second_slot())
             {
                 let selection = Selection { after: after.clone(), ..selection.clone() };
-                let (page, boundary_rx) = self.read_ahead(Arc::clone(mapping), selection, rows, slot);
+                let (page, boundary_rx) = self.read_ahead(store, Arc::clone(mapping), selection, rows, slot);
                 pages.push_back(page);
                 next_start = PageStart::Pending(boundary_rx);
             }
@@ -99,6 +100,7 @@ impl Source {
     /// Reads a page into a queue of its own, and sends its boundary first.
     fn read_ahead(
         &self,
+        store: &impl PagedReadings,
         mapping: Arc<Mapping>,
         selection: Selection,
         rows: u32,
@@ -106,15 +108,11 @@ impl Source {
     ) -> (Rows, oneshot::Receiver<Option<Position>>) {
         let (mut sender, page) = RowSender::new(None);
         let (boundary_tx, boundary_rx) = oneshot::channel();
-        let source = self.clone();
+        let (store, timeouts) = (store.clone(), self.timeouts());
         tokio::spawn(async move {
             let Slot { permit: _permit, memory } = slot;
             sender.set_memory(memory);
-            let read = source
-                .shared
-                .backend
-                .page_until_boundary(&mapping, selection, rows, source.timeouts(), boundary_tx, &mut sender)
-                .await;
+            let read = store.page_until_boundary(&mapping, selection, rows, timeouts, boundary_tx, &mut sender).await;
             sender.end(read);
         });
         (page, boundary_rx)

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::{Device, Mapping, Source, SourceError, StoredRange, TimeType, backend::SourceBackend as _};
+use super::{
+    Device, Mapping, Source, SourceError, StoredRange, TimeType,
+    backend::{CatalogBackend as _, ReadingsBackend as _},
+};
 
 /// How much longer than its limit a statement may take before the connection counts as lost.
 const GRACE: Duration = Duration::from_secs(5);
@@ -73,6 +76,8 @@ pub struct DeviceCounts {
     pub last_us: Option<i64>,
     /// Some of the rows are estimated.
     pub is_estimate: bool,
+    /// There may be more rows: counting stopped.
+    pub is_capped: bool,
 }
 
 /// A place from which rows of a device are sampled, in stored microseconds.
@@ -194,7 +199,7 @@ impl Source {
     /// The source is unavailable or rejects the query.
     pub async fn look_up(&self, thing: Uuid, devices: &[Uuid]) -> Result<HashMap<Uuid, Device>, SourceError> {
         let limit = Duration::from_secs(self.shared.config.timeout_seconds);
-        with_mapping!(self, limit, mapping => self.shared.backend.look_up(&mapping, thing, devices))
+        with_mapping!(self, limit, mapping => self.shared.catalog.look_up(&mapping, thing, devices))
     }
 
     /// Counts the rows of devices by bucket, at most `cap` of each device. `None`: it takes longer
@@ -221,7 +226,7 @@ impl Source {
         limit: Duration,
     ) -> Result<Option<Vec<DeviceCounts>>, SourceError> {
         let edges = buckets.edges(mapping.time);
-        let Some(groups) = self.shared.backend.bucket_counts(mapping, devices, &edges, cap, limit).await? else {
+        let Some(groups) = self.shared.readings.bucket_counts(mapping, devices, &edges, cap, limit).await? else {
             return Ok(None);
         };
         let mut counts = vec![DeviceCounts::default(); devices.len()];
@@ -229,6 +234,11 @@ impl Source {
             let Some(of_device) = usize::try_from(group.n).ok().and_then(|n| counts.get_mut(n)) else { continue };
             let times = (mapping.time.instant_us(group.first), mapping.time.instant_us(group.last));
             of_device.add(edges.bucket(group.place), group.rows, Some(times));
+        }
+        if let Some(cap) = cap.filter(|_| self.shared.readings.caps_counts()) {
+            for of_device in &mut counts {
+                of_device.is_capped = of_device.rows >= u64::from(cap);
+            }
         }
         Ok(Some(counts))
     }
@@ -258,7 +268,7 @@ impl Source {
     ) -> Result<Option<DeviceCounts>, SourceError> {
         let ranges = buckets.edges(mapping.time).ranges();
         let (numbers, stored): (Vec<_>, Vec<_>) = ranges.into_iter().unzip();
-        let Some(groups) = self.shared.backend.probe(mapping, device, &stored, limit_rows, limit).await? else {
+        let Some(groups) = self.shared.readings.probe(mapping, device, &stored, limit_rows, limit).await? else {
             return Ok(None);
         };
         let mut counts = DeviceCounts::default();
@@ -294,7 +304,7 @@ impl Source {
             SamplePoint { device: *device, from_us: from.unwrap_or_default(), to_us: to }
         };
         let points: Vec<_> = parts.iter().map(point).collect();
-        let sampled = self.shared.backend.sample(&mapping, &points, rows, limit, on_row);
+        let sampled = self.shared.readings.sample(&mapping, &points, rows, limit, on_row);
         self.with_timeout("a sample of a preview", (limit + GRACE).as_secs(), sampled).await
     }
 }

@@ -195,6 +195,27 @@ impl RowSender {
         self.shared.state().bytes
     }
 
+    /// Whether the receiver was dropped.
+    pub(super) fn is_closed(&self) -> bool {
+        self.shared.state().closed
+    }
+
+    /// Whether the receiver has consumed all rows and waits for more.
+    pub(super) fn is_starving(&self) -> bool {
+        self.shared.state().is_receiver_waiting
+    }
+
+    /// Whether unread rows have not been consumed for a while.
+    pub(super) fn is_stale(&self) -> bool {
+        let state = self.shared.state();
+        state.bytes > 0 && state.consumed_at.elapsed() >= STALE_AFTER
+    }
+
+    /// Waits until the receiver has done something. Cancel-safe.
+    pub(super) async fn receiver_changed(&self) {
+        self.shared.receiver_changed.notified().await;
+    }
+
     /// Waits until at most `max_bytes` are queued, or the queue was dropped and the receiver waits.
     /// Cancel-safe.
     pub(super) async fn wait_until_consumed(&self, max_bytes: usize, budget: &Budget) -> ReadNext {

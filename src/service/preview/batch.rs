@@ -149,7 +149,7 @@ impl<'a> Batches<'a> {
         let mut results = Vec::with_capacity(devices.len());
         if let Some(counts) = counted {
             for (device, counts) in devices.iter().zip(counts) {
-                results.push(if counts.rows < u64::from(MAX_COUNTED) { Ok(counts) } else { self.count_large(*device).await? });
+                results.push(if counts.is_capped { self.count_large(*device).await? } else { Ok(counts) });
             }
             return Ok(results);
         }

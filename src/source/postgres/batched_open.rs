@@ -3,16 +3,16 @@
 //! in one statement, and reads the first rows of each in a second one. A device with more rows is
 //! detached and read by itself.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use sea_query::SelectStatement;
-use tokio::sync::{SemaphorePermit, oneshot};
+use tokio::sync::SemaphorePermit;
 use uuid::Uuid;
 
 use super::{
     super::{
-        Device, Mapping, Row, RowSender, Selection, Source, SourceError, budget::MemoryPermit, pages, rows::LookUpResult, select,
+        Device, Mapping, Row, RowSender, Selection, Source, SourceError, budget::MemoryPermit, pages, pending::PendingDevice,
+        select,
     },
     Server, read_batch,
 };
@@ -24,33 +24,18 @@ const MAX_BYTES_PER_DEVICE: usize = 16 * 1_024;
 /// Maximum devices of a batch.
 const MAX_DEVICES: usize = 32;
 
-/// A device that waits to be looked up and read.
-pub struct PendingDevice {
-    pub thing: Uuid,
-    pub selection: Selection,
-    /// Receives the result of the look-up; `None` once sent.
-    pub reply_to: Option<oneshot::Sender<LookUpResult>>,
-    /// Receives its rows; `None` once they are complete.
-    pub sender: Option<RowSender>,
-    pub rows: u32,
+/// A device that is being opened.
+struct Opening {
+    pending: PendingDevice,
+    /// Rows that have arrived.
+    rows: u32,
 }
 
-impl PendingDevice {
-    fn group_key(&self) -> (Uuid, DateTime<Utc>, DateTime<Utc>) {
-        (self.thing, self.selection.from, self.selection.to)
-    }
-
-    fn reply(&mut self, result: LookUpResult) {
-        if let Some(reply_to) = self.reply_to.take() {
-            // The receiver may have been dropped.
-            let _ = reply_to.send(result);
-        }
-    }
-
+impl Opening {
     /// Ends its rows in this batch, because there are no more or `max_rows` have arrived. Returns
     /// the device if it must be handled further, and the memory that its rows did not need.
     fn detach(&mut self, max_rows: u32) -> (Option<Detached>, MemoryPermit) {
-        let Some(mut sender) = self.sender.take() else { return (None, MemoryPermit::none()) };
+        let Some(mut sender) = self.pending.sender.take() else { return (None, MemoryPermit::none()) };
         let memory = sender.take_memory();
         let is_finished = self.rows < max_rows;
         if is_finished {
@@ -60,7 +45,7 @@ impl PendingDevice {
                 return (None, memory);
             }
         }
-        (Some(Detached { selection: self.selection.clone(), sender, is_finished }), memory)
+        (Some(Detached { selection: self.pending.selection.clone(), sender, is_finished }), memory)
     }
 }
 
@@ -72,37 +57,9 @@ pub struct Detached {
     pub is_finished: bool,
 }
 
-/// The devices that wait for a connection.
-#[derive(Clone, Default)]
-pub struct BatchQueue(Arc<Mutex<Vec<PendingDevice>>>);
-
-impl BatchQueue {
-    pub fn push(&self, pending_device: PendingDevice) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(pending_device);
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
-    /// Takes the devices of the same group as the one that has waited longest.
-    pub fn take(&self) -> Vec<PendingDevice> {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(group_key) = waiting.first().map(PendingDevice::group_key) else { return Vec::new() };
-        let mut remaining = MAX_DEVICES;
-        waiting
-            .extract_if(.., |pending_device| {
-                let is_taken = remaining > 0 && pending_device.group_key() == group_key;
-                remaining -= usize::from(is_taken);
-                is_taken
-            })
-            .collect()
-    }
-}
-
 /// Devices that are read in one batch.
 pub struct DeviceBatch {
-    devices: Vec<PendingDevice>,
+    devices: Vec<Opening>,
     /// Index of the device whose rows are arriving.
     current: usize,
     /// Devices that are read further by themselves.
@@ -122,12 +79,13 @@ impl DeviceBatch {
         let max_rows = mean_row_bytes
             .map_or(MAX_ROWS_PER_DEVICE, |_| all / u32::try_from(devices.len().max(1)).unwrap_or(u32::MAX))
             .clamp(1, MAX_ROWS_PER_DEVICE);
+        let devices = devices.into_iter().map(|pending| Opening { pending, rows: 0 }).collect();
         Self { devices, current: 0, detached: Vec::new(), memory, max_rows, rows: 0, bytes: 0 }
     }
 
     /// Sets the mapping of the rows.
     pub fn set_mapping(&self, mapping: &Arc<Mapping>) {
-        for sender in self.devices.iter().filter_map(|pending_device| pending_device.sender.as_ref()) {
+        for sender in self.devices.iter().filter_map(|opening| opening.pending.sender.as_ref()) {
             sender.set_mapping(mapping);
         }
     }
@@ -138,27 +96,23 @@ impl DeviceBatch {
     }
 
     pub fn devices(&self, mapping: &Mapping) -> SelectStatement {
-        let thing = self.devices.first().map_or_else(Uuid::nil, |pending_device| pending_device.thing);
-        select::devices(mapping, thing, self.devices.iter().map(|pending_device| pending_device.selection.device))
+        let thing = self.devices.first().map_or_else(Uuid::nil, |opening| opening.pending.thing);
+        select::devices(mapping, thing, self.devices.iter().map(|opening| opening.pending.selection.device))
     }
 
     /// Replies to each device with the result of its look-up. Devices that do not exist are
     /// dropped.
     pub fn reply_to_all(&mut self, found: &[(Uuid, Device)]) {
-        for pending_device in &mut self.devices {
-            // Two tasks may open the same device.
-            let device = found.iter().find(|(id, _)| *id == pending_device.selection.device).map(|(_, device)| device.clone());
-            if device.is_none() {
-                pending_device.sender = None;
-            }
-            pending_device.reply(Ok(device));
-        }
-        self.devices.retain(|pending_device| pending_device.sender.is_some());
+        // Two tasks may open the same device.
+        self.devices.retain_mut(|Opening { pending, .. }| {
+            let device = found.iter().find(|(id, _)| *id == pending.selection.device).map(|(_, device)| device.clone());
+            pending.found(device)
+        });
     }
 
     /// The query for the first rows of each remaining device.
     pub fn query(&self, mapping: &Mapping) -> Option<SelectStatement> {
-        let selections: Vec<&Selection> = self.devices.iter().map(|pending_device| &pending_device.selection).collect();
+        let selections: Vec<&Selection> = self.devices.iter().map(|opening| &opening.pending.selection).collect();
         select::first_rows(mapping, &selections, self.max_rows)
     }
 
@@ -171,24 +125,24 @@ impl DeviceBatch {
         }
         self.rows += 1;
         self.bytes += row.bytes() as u64;
-        let Some(pending_device) = self.devices.get_mut(number) else { return };
-        let Some(sender) = &mut pending_device.sender else { return };
-        if pending_device.rows == 0 {
+        let Some(Opening { pending, rows }) = self.devices.get_mut(number) else { return };
+        let Some(sender) = &mut pending.sender else { return };
+        if *rows == 0 {
             sender.set_memory(std::mem::replace(&mut self.memory, MemoryPermit::none()));
         }
-        pending_device.rows += 1;
-        pending_device.selection.after = Some(row.position.clone());
+        *rows += 1;
+        pending.selection.after = Some(row.position.clone());
         if !sender.push(row) {
             self.memory = sender.take_memory();
-            pending_device.sender = None;
+            pending.sender = None;
         }
     }
 
     fn detach_current(&mut self) {
-        if let Some(pending_device) =
-            self.devices.get_mut(self.current).filter(|pending_device| pending_device.rows > 0 && pending_device.sender.is_some())
+        if let Some(opening) =
+            self.devices.get_mut(self.current).filter(|opening| opening.rows > 0 && opening.pending.sender.is_some())
         {
-            let (detached, memory) = pending_device.detach(self.max_rows);
+            let (detached, memory) = opening.detach(self.max_rows);
             self.detached.extend(detached);
             self.memory = memory;
         }
@@ -197,16 +151,16 @@ impl DeviceBatch {
     /// Ends the batch. Returns the devices to be read further: those with more rows, and, after an
     /// error or an incomplete read (`Ok(false)`), all whose end was not reached.
     pub fn finish(mut self, result: &Result<bool, SourceError>) -> Vec<Detached> {
-        for pending_device in &mut self.devices {
+        for mut opening in self.devices {
             match result {
-                Ok(true) => self.detached.extend(pending_device.detach(self.max_rows).0),
+                Ok(true) => self.detached.extend(opening.detach(self.max_rows).0),
                 // It was not looked up: its job fails with this error.
-                Err(error) if pending_device.reply_to.is_some() => pending_device.reply(Err(error.clone())),
+                Err(error) if opening.pending.reply_to.is_some() => opening.pending.fail(error),
                 // Rows that arrived are valid; the device is read further by itself.
                 Ok(false) | Err(_) => {
-                    if let Some(mut sender) = pending_device.sender.take() {
+                    if let Some(mut sender) = opening.pending.sender.take() {
                         drop(sender.take_memory());
-                        self.detached.push(Detached { selection: pending_device.selection.clone(), sender, is_finished: false });
+                        self.detached.push(Detached { selection: opening.pending.selection, sender, is_finished: false });
                     }
                 }
             }
@@ -220,12 +174,12 @@ impl Source {
     pub(super) async fn run_next_batch(&self, server: &Server) {
         // Lets tasks that open devices at the same moment queue theirs first.
         tokio::task::yield_now().await;
-        if server.batch_queue.is_empty() {
+        if server.pending.is_empty() {
             return;
         }
         let memory = self.shared.budget.reserve(pages::PAGE_BYTES).await;
         let Ok(permit) = self.shared.pages.acquire().await else { return };
-        let pending = server.batch_queue.take();
+        let pending = server.pending.take(MAX_DEVICES);
         if !pending.is_empty() {
             // Boxed: of many tasks that open devices together, only one gets here.
             Box::pin(self.open_batch(server, permit, memory, pending)).await;
@@ -251,14 +205,19 @@ impl Source {
         }
         self.record_mean_row_bytes(batch.mean_row_bytes());
         for detached in batch.finish(&result) {
-            let source = self.clone();
-            tokio::spawn(async move { source.read(detached.selection, detached.sender, detached.is_finished).await });
+            let (source, server) = (self.clone(), server.clone());
+            tokio::spawn(async move {
+                source.read_pages(&server, detached.selection, detached.sender, None, detached.is_finished).await;
+            });
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use chrono::DateTime;
+    use tokio::sync::oneshot;
+
     use super::*;
 
     #[tokio::test]
@@ -269,7 +228,7 @@ mod tests {
             let (reply_to, receiver) = oneshot::channel();
             receivers.push(receiver);
             let selection = Selection { device, from: DateTime::UNIX_EPOCH, to: DateTime::UNIX_EPOCH, after: None };
-            PendingDevice { thing, selection, reply_to: Some(reply_to), sender: Some(RowSender::new(None).0), rows: 0 }
+            PendingDevice { thing, selection, reply_to: Some(reply_to), sender: Some(RowSender::new(None).0) }
         });
         let mut batch = DeviceBatch::new(pending.into(), MemoryPermit::none(), None);
         batch.reply_to_all(&[(device, Device { name: Some("水".to_owned()) })]);

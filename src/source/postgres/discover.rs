@@ -6,21 +6,21 @@ use super::Server;
 use crate::{
     config::Iota,
     source::{
-        Mapping, SourceError,
-        discover::{Column, Table, build_mapping, no_table, optional},
+        SourceError,
+        discover::{Column, Table, Tables, no_table, optional},
         select::{literal, quoted},
     },
 };
 
 /// Reads the layout of the configured tables.
-pub async fn describe(server: &Server, config: &Iota) -> Result<Mapping, SourceError> {
+pub async fn describe(server: &Server, config: &Iota) -> Result<Tables, SourceError> {
     let device = table(server, &config.device.table).await?;
-    let raw = table(server, &config.raw.table).await?;
+    let raw = if config.readings.is_configured() { None } else { Some(table(server, &config.raw.table).await?) };
     let thing = match config.thing.table.as_str() {
         "" => None,
         name => optional(table(server, name).await)?,
     };
-    build_mapping(config, &device, &raw, thing.as_ref())
+    Ok(Tables { device, raw, thing })
 }
 
 async fn table(server: &Server, name: &str) -> Result<Table, SourceError> {

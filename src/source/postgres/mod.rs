@@ -20,13 +20,15 @@ use uuid::Uuid;
 
 use super::{
     CatalogQuery, Device, DeviceRow, Mapping, Page, RowSender, Selection, Source, SourceError, StoredRange, ThingRow, Timeouts,
-    backend::{RowCount, SourceBackend},
+    backend::{CatalogBackend, PagedReadings, ReadingsBackend, RowCount},
+    discover::Tables,
     pages::PAGE_BYTES,
+    pending::{PendingDevice, PendingQueue},
     preview::{CountedGroup, Edges, ProbedGroup, SamplePoint},
     rows::LookUpResult,
     select,
 };
-use batched_open::{BatchQueue, DeviceBatch, PendingDevice};
+use batched_open::DeviceBatch;
 use connection::ConnectionGuard;
 use copy::Decoder;
 use lock_watchdog::LockWatchdog;
@@ -39,7 +41,7 @@ use crate::{config::Iota, task::Position};
 pub struct Server {
     pool: Pool,
     watchdog: LockWatchdog,
-    batch_queue: BatchQueue,
+    pending: PendingQueue,
 }
 
 impl Server {
@@ -48,7 +50,7 @@ impl Server {
         Ok(Self {
             watchdog: LockWatchdog::new(pool.clone(), config.max_blocking_seconds),
             pool,
-            batch_queue: BatchQueue::default(),
+            pending: PendingQueue::default(),
         })
     }
 
@@ -59,10 +61,15 @@ impl Server {
         connection.release();
         Ok(rows)
     }
+
+    async fn any_text(&self, query: &SelectStatement) -> Result<Option<String>, SourceError> {
+        let rows = self.fetch(&query.to_string(PostgresQueryBuilder)).await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
+    }
 }
 
-impl SourceBackend for Server {
-    async fn describe(&self, config: &Iota) -> Result<Mapping, SourceError> {
+impl CatalogBackend for Server {
+    async fn describe(&self, config: &Iota) -> Result<Tables, SourceError> {
         discover::describe(self, config).await
     }
 
@@ -91,6 +98,12 @@ impl SourceBackend for Server {
         Ok(read_devices(&self.fetch_list(&query).await?)?.into_iter().collect())
     }
 
+    async fn any_device(&self, mapping: &Mapping) -> Result<Option<String>, SourceError> {
+        self.any_text(&select::any_device(mapping)).await
+    }
+}
+
+impl ReadingsBackend for Server {
     async fn bucket_counts(
         &self,
         mapping: &Mapping,
@@ -135,6 +148,37 @@ impl SourceBackend for Server {
         Ok(RowCount::from_row(&row)?)
     }
 
+    async fn read(&self, source: &Source, selection: Selection, sender: RowSender, first_rows: Option<u32>, is_finished: bool) {
+        source.read_pages(self, selection, sender, first_rows, is_finished).await;
+    }
+
+    /// Opens it together with the other devices that wait.
+    fn open(
+        &self,
+        source: &Source,
+        thing: Uuid,
+        selection: Selection,
+        reply_to: oneshot::Sender<LookUpResult>,
+        sender: RowSender,
+    ) {
+        self.pending.push(PendingDevice { thing, selection, reply_to: Some(reply_to), sender: Some(sender) });
+        let (source, server) = (source.clone(), self.clone());
+        tokio::spawn(async move { source.run_next_batch(&server).await });
+    }
+
+    async fn any_reading(&self, mapping: &Mapping) -> Result<Option<String>, SourceError> {
+        self.any_text(&select::any_reading(mapping)).await
+    }
+
+    async fn explain_count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<Option<String>, SourceError> {
+        let query = select::count(mapping, device, range);
+        let rows = self.fetch(&format!("EXPLAIN {}", query.to_string(PostgresQueryBuilder))).await?;
+        let lines: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
+        Ok(Some(lines.join("\n")))
+    }
+}
+
+impl PagedReadings for Server {
     async fn page(
         &self,
         mapping: &Mapping,
@@ -184,36 +228,6 @@ impl SourceBackend for Server {
         }
         connection.release();
         Ok(())
-    }
-
-    /// Opens it together with the other devices that wait.
-    fn open(
-        &self,
-        source: &Source,
-        thing: Uuid,
-        selection: Selection,
-        reply_to: oneshot::Sender<LookUpResult>,
-        sender: RowSender,
-    ) {
-        self.batch_queue.push(PendingDevice { thing, selection, reply_to: Some(reply_to), sender: Some(sender), rows: 0 });
-        let (source, server) = (source.clone(), self.clone());
-        tokio::spawn(async move { source.run_next_batch(&server).await });
-    }
-
-    async fn any_ids(&self, mapping: &Mapping) -> Result<[Option<String>; 2], SourceError> {
-        let mut ids = [None, None];
-        for (id, query) in ids.iter_mut().zip([select::any_device(mapping), select::any_reading(mapping)]) {
-            let rows = self.fetch(&query.to_string(PostgresQueryBuilder)).await?;
-            *id = rows.first().map(|row| row.try_get(0)).transpose()?;
-        }
-        Ok(ids)
-    }
-
-    async fn explain_count(&self, mapping: &Mapping, device: Uuid, range: &StoredRange) -> Result<Option<String>, SourceError> {
-        let query = select::count(mapping, device, range);
-        let rows = self.fetch(&format!("EXPLAIN {}", query.to_string(PostgresQueryBuilder))).await?;
-        let lines: Vec<String> = rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?;
-        Ok(Some(lines.join("\n")))
     }
 }
 

@@ -9,15 +9,17 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use sea_query::{SelectStatement, SqliteQueryBuilder};
 use sqlx::{AssertSqlSafe, FromRow as _, Row as _, SqlitePool, sqlite::SqliteRow};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::{
-    CatalogQuery, Device, DeviceRow, KeyType, Mapping, Page, Row, RowSender, Selection, SourceError, StoredRange, ThingRow,
-    Timeouts,
-    backend::{RowCount, SourceBackend},
-    discover::{Column, Table, build_mapping, no_table, optional},
+    CatalogQuery, Device, DeviceRow, KeyType, Mapping, Page, Row, RowSender, Selection, Source, SourceError, StoredRange,
+    ThingRow, Timeouts,
+    backend::{CatalogBackend, PagedReadings, ReadingsBackend, RowCount},
+    discover::{Column, Table, Tables, no_table, optional},
     pages::PAGE_BYTES,
     preview::{CountedGroup, Edges, ProbedGroup, SamplePoint},
+    rows::LookUpResult,
     select,
 };
 use crate::{
@@ -49,15 +51,15 @@ impl File {
     }
 }
 
-impl SourceBackend for File {
-    async fn describe(&self, config: &Iota) -> Result<Mapping, SourceError> {
+impl CatalogBackend for File {
+    async fn describe(&self, config: &Iota) -> Result<Tables, SourceError> {
         let device = table(&self.0, &config.device.table).await?;
-        let raw = table(&self.0, &config.raw.table).await?;
+        let raw = if config.readings.is_configured() { None } else { Some(table(&self.0, &config.raw.table).await?) };
         let thing = match config.thing.table.as_str() {
             "" => None,
             name => optional(table(&self.0, name).await)?,
         };
-        build_mapping(config, &device, &raw, thing.as_ref())
+        Ok(Tables { device, raw, thing })
     }
 
     async fn ping(&self) -> Result<(), SourceError> {
@@ -88,6 +90,12 @@ impl SourceBackend for File {
         Ok(rows.iter().map(read).collect::<Result<_, sqlx::Error>>()?)
     }
 
+    async fn any_device(&self, mapping: &Mapping) -> Result<Option<String>, SourceError> {
+        Ok(self.fetch_optional(&select::any_device(mapping)).await?.map(|row| row.try_get(0)).transpose()?)
+    }
+}
+
+impl ReadingsBackend for File {
     async fn bucket_counts(
         &self,
         mapping: &Mapping,
@@ -155,6 +163,35 @@ impl SourceBackend for File {
         Ok(RowCount::from_row(&row)?)
     }
 
+    async fn read(&self, source: &Source, selection: Selection, sender: RowSender, first_rows: Option<u32>, is_finished: bool) {
+        source.read_pages(self, selection, sender, first_rows, is_finished).await;
+    }
+
+    fn open(
+        &self,
+        source: &Source,
+        thing: Uuid,
+        selection: Selection,
+        reply_to: oneshot::Sender<LookUpResult>,
+        sender: RowSender,
+    ) {
+        let (source, file) = (source.clone(), self.clone());
+        tokio::spawn(async move {
+            let _ = reply_to.send(source.device(thing, selection.device).await);
+            source.read_pages(&file, selection, sender, None, false).await;
+        });
+    }
+
+    async fn any_reading(&self, mapping: &Mapping) -> Result<Option<String>, SourceError> {
+        Ok(self.fetch_optional(&select::any_reading(mapping)).await?.map(|row| row.try_get(0)).transpose()?)
+    }
+
+    async fn explain_count(&self, _: &Mapping, _: Uuid, _: &StoredRange) -> Result<Option<String>, SourceError> {
+        Ok(None)
+    }
+}
+
+impl PagedReadings for File {
     async fn page(
         &self,
         mapping: &Mapping,
@@ -183,18 +220,6 @@ impl SourceBackend for File {
         }
         page.is_complete = true;
         Ok(page)
-    }
-
-    async fn any_ids(&self, mapping: &Mapping) -> Result<[Option<String>; 2], SourceError> {
-        let mut ids = [None, None];
-        for (id, query) in ids.iter_mut().zip([select::any_device(mapping), select::any_reading(mapping)]) {
-            *id = self.fetch_optional(&query).await?.map(|row| row.try_get(0)).transpose()?;
-        }
-        Ok(ids)
-    }
-
-    async fn explain_count(&self, _: &Mapping, _: Uuid, _: &StoredRange) -> Result<Option<String>, SourceError> {
-        Ok(None)
     }
 }
 

@@ -1,0 +1,178 @@
+//! What a cluster answers when it does not answer a request, and whether a retry helps.
+
+use serde::Deserialize;
+
+use crate::source::SourceError;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    #[error("{0}")]
+    Unreachable(String),
+    #[error("{0}")]
+    Refused(Refusal),
+    #[error("the answer is larger than expected")]
+    TooLarge,
+}
+
+/// An answer with the status of an error.
+#[derive(Debug, thiserror::Error)]
+#[error("{status} {kind}: {reason}")]
+pub struct Refusal {
+    pub status: u16,
+    /// The store's name of the error, such as `index_not_found_exception`.
+    pub kind: String,
+    pub reason: String,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    error: AnswerError,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum AnswerError {
+    Cause(Cause),
+    Text(String),
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Cause {
+    r#type: String,
+    reason: Option<String>,
+    #[serde(rename = "root_cause")]
+    roots: Vec<Cause>,
+    failed_shards: Vec<FailedShard>,
+    caused_by: Option<Box<Cause>>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct FailedShard {
+    index: Option<String>,
+    reason: Option<Cause>,
+}
+
+impl FailedShard {
+    /// The index, and why its shard failed.
+    pub fn describe(&self) -> String {
+        let reason = self.reason.as_ref().map(|cause| cause.deepest().text());
+        format!("{}: {}", self.index.as_deref().unwrap_or("a shard"), reason.as_deref().unwrap_or("no reason given"))
+    }
+}
+
+impl Cause {
+    /// The cause that says most: of the first shard, or at the root.
+    fn deepest(&self) -> &Self {
+        if let Some(of_shard) = self.failed_shards.first().and_then(|shard| shard.reason.as_ref()) {
+            return of_shard.deepest();
+        }
+        if let Some(root) = self.roots.first().filter(|root| !root.r#type.is_empty()) {
+            return root.deepest();
+        }
+        self.caused_by.as_ref().map_or(self, |cause| cause.deepest())
+    }
+
+    fn text(&self) -> String {
+        format!("{}: {}", self.r#type, self.reason.as_deref().unwrap_or("no reason given"))
+    }
+}
+
+impl Refusal {
+    pub fn new(status: u16, body: &[u8]) -> Self {
+        let (kind, reason) = match serde_json::from_slice(body) {
+            Ok(Answer { error: AnswerError::Cause(cause) }) => {
+                let deepest = cause.deepest();
+                (deepest.r#type.clone(), deepest.reason.clone().unwrap_or_default())
+            }
+            Ok(Answer { error: AnswerError::Text(text) }) => (String::new(), text),
+            // A proxy in front of the store.
+            Err(_) => {
+                (String::new(), String::from_utf8_lossy(body.get(..body.len().min(200)).unwrap_or_default()).trim().to_owned())
+            }
+        };
+        Self { status, kind, reason }
+    }
+
+    /// Whether another node, or the same one later, may answer.
+    pub fn is_outage(&self) -> bool {
+        matches!(self.status, 408 | 502 | 503 | 504)
+    }
+
+    /// Whether the store has no room for the request now; a smaller one may succeed.
+    pub fn is_overload(&self) -> bool {
+        self.status == 429 || self.kind == "circuit_breaking_exception" || self.kind.contains("rejected_execution")
+    }
+
+    /// Whether a page is larger than an index allows (`index.max_result_window`).
+    pub fn is_window_too_large(&self) -> bool {
+        self.status == 400 && self.reason.contains("max_result_window")
+            || self.reason.contains("Result window is too large")
+            || self.reason.contains("Batch size is too large")
+    }
+}
+
+impl From<Refusal> for SourceError {
+    fn from(refusal: Refusal) -> Self {
+        let text = refusal.to_string();
+        match refusal.status {
+            _ if refusal.is_outage() || refusal.is_overload() => Self::Unavailable(text),
+            401 => Self::Unknown(format!("{text}. Give it the credentials of a user who may read the index (iota.readings)")),
+            403 if !refusal.kind.contains("closed") => Self::Unknown(format!(
+                "{text}. The user of iota.readings needs the rights read and view_index_metadata on the index"
+            )),
+            404 => Self::Mapping(format!("{text}. Name an existing index, alias or pattern in iota.readings.url")),
+            400..500 => Self::Rejected(text),
+            _ => Self::Unknown(text),
+        }
+    }
+}
+
+impl From<HttpError> for SourceError {
+    fn from(error: HttpError) -> Self {
+        match error {
+            // A wrong certificate stays wrong.
+            HttpError::Unreachable(text) if text.contains("certificate") => Self::Unknown(text),
+            HttpError::Unreachable(text) => Self::Unavailable(text),
+            HttpError::Refused(refusal) => refusal.into(),
+            HttpError::TooLarge => Self::Rejected("an answer of the store of readings is larger than 64 MiB".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_is_found_where_each_version_puts_it() {
+        for (body, kind, reason) in [
+            (
+                r#"{"error":{"root_cause":[{"type":"index_not_found_exception","reason":"no such index"}],"type":"index_not_found_exception","reason":"no such index"},"status":404}"#,
+                "index_not_found_exception",
+                "no such index",
+            ),
+            (
+                r#"{"error":{"root_cause":[],"type":"search_phase_execution_exception","reason":"all shards failed","failed_shards":[{"index":"raw","reason":{"type":"query_shard_exception","reason":"No mapping found"}}]}}"#,
+                "query_shard_exception",
+                "No mapping found",
+            ),
+            (r#"{"error":"no handler found","status":400}"#, "", "no handler found"),
+            ("<html>Bad Gateway</html>", "", "<html>Bad Gateway</html>"),
+        ] {
+            let refusal = Refusal::new(400, body.as_bytes());
+            assert_eq!((refusal.kind.as_str(), refusal.reason.as_str()), (kind, reason));
+        }
+    }
+
+    #[test]
+    fn an_outage_or_an_overload_is_retried() {
+        for (status, kind) in [(503, ""), (429, ""), (500, "circuit_breaking_exception"), (502, "")] {
+            let refusal = Refusal { status, kind: kind.to_owned(), reason: String::new() };
+            assert!(matches!(SourceError::from(refusal), SourceError::Unavailable(_)), "{status} {kind}");
+        }
+        let refusal = Refusal { status: 400, kind: "parsing_exception".to_owned(), reason: String::new() };
+        assert!(matches!(SourceError::from(refusal), SourceError::Rejected(_)));
+    }
+}
