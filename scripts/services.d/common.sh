@@ -2,6 +2,10 @@
 # Messages, the recorded state, and questions asked over TCP. Sourced by scripts/services.
 # shellcheck disable=SC2154  # root, services: set by scripts/services
 
+# Fetches the jars that a pom.xml names.
+# shellcheck disable=SC2034  # read by kafka.sh and elastic.sh
+maven_copy=org.apache.maven.plugins:maven-dependency-plugin:3.11.0:copy-dependencies
+
 say() { printf '%s\n' "$*"; }
 loud() { printf '\n!!! %s\n\n' "$*" >&2; }
 die() {
@@ -16,7 +20,11 @@ prepare() {
   flock -w 300 "$lock" || die "another scripts/services command has held $services/lock for 5 minutes"
 }
 
-variable() { printf 'DATA_PATCH_TEST_%s' "${1^^}"; }
+# variable PART: DATA_PATCH_TEST_KAFKA, DATA_PATCH_TEST_ELASTICSEARCH_7_17.
+variable() {
+  local name=${1^^}
+  printf 'DATA_PATCH_TEST_%s' "${name//[^A-Z0-9]/_}"
+}
 
 # record PART MODE URL PORT: how PART is provided (given, reused, docker, private), where, and the
 # port of our own one (kept over `down`, so that the next start gets the same).
@@ -63,9 +71,13 @@ tcp_open() {
   timeout 5 bash -c 'exec 3<>"/dev/tcp/$1/$2"' _ "$1" "$2" 2>/dev/null
 }
 
-# reachable URL: whether the host and port of a given postgres:// URL or host:port[,...] accept connections.
+# reachable URL: whether the host and port of a given URL or host:port[,...] accept connections.
 reachable() {
   local rest=${1#*://} host port=5432
+  case $1 in
+    http://*) port=80 ;;
+    https://*) port=443 ;;
+  esac
   rest=${rest%%[/?]*}
   rest=${rest##*@}
   rest=${rest%%,*}

@@ -3,8 +3,6 @@
 # Sourced by scripts/services.
 # shellcheck disable=SC2154  # root, scripts, services: set by scripts/services
 
-kafka_fetcher=org.apache.maven.plugins:maven-dependency-plugin:3.11.0:copy-dependencies
-
 kafka_default_port() { printf 29092; }
 kafka_url() { printf '127.0.0.1:%s' "$1"; }
 kafka_data() { printf '%s/kafka/data' "$services"; }
@@ -44,7 +42,7 @@ kafka_fetch() {
   fi
   say "kafka: fetching the jars (once)"
   mkdir -p "${jars%/*}" && fresh=$(mktemp -d "$jars.XXXXXX") || return 1
-  if ! mvn -q -B -f "$scripts/kafka/pom.xml" "$kafka_fetcher" -DincludeScope=runtime \
+  if ! mvn -q -B -f "$scripts/kafka/pom.xml" "$maven_copy" -DincludeScope=runtime \
     "-DoutputDirectory=$fresh" </dev/null >"$log" 2>&1; then
     rm -rf "$fresh"
     loud "kafka: Maven could not fetch the jars"
