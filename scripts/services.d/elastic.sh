@@ -137,13 +137,12 @@ elastic_compile() {
 elastic_java() {
   local jars=$2 home=$3
   shift 3
-  # One processor's worth of threads, a small heap: other tests run beside it.
+  # One processor's worth of threads, a small heap: other tests run beside it. Java's own messages go to stderr, since
+  # stdout is read by tests.
   java_command=("$java_found" -Xms128m -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ActiveProcessorCount=1
-    -XX:+ExitOnOutOfMemoryError -Djava.awt.headless=true
+    -XX:+ExitOnOutOfMemoryError -Xlog:disable -Xlog:all=warning:stderr -Djava.awt.headless=true
     "-Dlog4j2.configurationFile=$scripts/elastic/log4j2.properties" -Dlog4j2.disable.jmx=true
-    "-Ddata-patch.netty=$jars/netty" "-Ddata-patch.log=$home/node.log")
-  (("$(java_level "$java_found")" < 22)) || java_command+=(--enable-native-access=ALL-UNNAMED)
-  java_command+=("$@")
+    "-Ddata-patch.netty=$jars/netty" "-Ddata-patch.log=$home/node.log" "$@")
 }
 
 # elastic_archive JARS: the file of loaded classes (AppCDS) for this very Java; it halves the time to start.

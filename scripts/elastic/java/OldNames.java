@@ -9,6 +9,8 @@ final class OldNames {
         Map<String, String> old = new LinkedHashMap<>(settings);
         rename(old, "transport.port", "transport.tcp.port");
         rename(old, "discovery.seed_hosts", "discovery.zen.ping.unicast.hosts");
+        // Three seconds by default, in which a node that starts waits for others to answer.
+        old.putIfAbsent("discovery.zen.ping_timeout", "500ms");
         // Instead of a first election among named nodes there is a number of nodes that must be seen: one by default.
         old.remove("cluster.initial_master_nodes");
         String roles = old.remove("node.roles");
