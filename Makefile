@@ -5,17 +5,18 @@
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-test: test-announce test-embedded test-real ## all tests: on embedded parts, then on real PostgreSQL and Kafka where they can be had
+test: test-announce test-embedded test-real ## all tests: on embedded parts, then on real PostgreSQL, Kafka, OpenSearch and Elasticsearch where they can be had
 
 test-embedded: ## the tests on SQLite and the broker in the process; nothing needs to be installed
-	env -u DATA_PATCH_TEST_POSTGRES -u DATA_PATCH_TEST_KAFKA scripts/run-tests --lib --bins --test it --test conformance
+	env -u DATA_PATCH_TEST_POSTGRES -u DATA_PATCH_TEST_KAFKA -u DATA_PATCH_TEST_OPENSEARCH -u DATA_PATCH_TEST_ELASTICSEARCH \
+	  -u DATA_PATCH_TEST_ELASTIC_ALL scripts/run-tests --lib --bins --test it --test conformance
 
 test-announce:
 	@echo "Builds the tests once (5 to 15 minutes the first time, about 3 GB in target/; then seconds), runs them on embedded"
-	@echo "parts (2 minutes), starts a PostgreSQL and a Kafka of this checkout (fetched the first time), runs them there with"
-	@echo "the kill matrix (4 minutes), and stops what it started."
+	@echo "parts (2 minutes), starts PostgreSQL, Kafka, OpenSearch and Elasticsearch of this checkout (fetched the first time),"
+	@echo "runs them there with the kill matrix (4 minutes), and stops what it started."
 
-test-real: ## the integration tests on real PostgreSQL and Apache Kafka (scripts/services starts them)
+test-real: ## the integration tests on real PostgreSQL, Apache Kafka, OpenSearch and Elasticsearch (scripts/services starts them)
 	@scripts/test-real
 
 test-page: ## the page in a real browser (chromium, Node.js); screenshots are left in target/page
@@ -35,7 +36,7 @@ deploy-test: ## what is in deploy/: alert rules, dashboard, systemd, Kubernetes,
 	cargo build --locked --features failpoints
 	deploy/test
 
-services: ## start PostgreSQL and Kafka for tests
+services: ## start PostgreSQL, Kafka, OpenSearch and Elasticsearch for tests
 	scripts/services up
 
 services-down: ## stop them

@@ -59,6 +59,7 @@ need_java() {
   java_found=$(find_java "$program" "$level")
   [[ -z $java_found ]] || return 0
   package=openjdk-$level-jdk-headless
+  ((level > 17)) || package=default-jdk-headless
   if ((EUID == 0)) && command -v apt-get >/dev/null; then
     say "$version: no $program of Java $level or newer found: installing the package $package" >&2
     { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$package"; } \
@@ -67,7 +68,7 @@ need_java() {
     [[ -z $java_found ]] || return 0
   fi
   loud "$version: a JDK of Java $level or newer is needed ($program), and neither PATH, JAVA_HOME nor /usr/lib/jvm has one." \
-    "Install one (Debian: apt-get install $package, where this release of Debian has it)."
+    "Install one (Debian: apt-get install $package, if this release of Debian has it)."
   return 1
 }
 

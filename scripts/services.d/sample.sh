@@ -33,6 +33,33 @@ sample_load() {
   fi
 }
 
+# sample_index POSTGRES_PORT OPENSEARCH_PORT: the rows of the sample's raw_data as documents of the index raw_data, unless
+# they are there.
+sample_index() {
+  local url log=$services/sample-index.log psql=(psql --no-psqlrc --quiet --no-align --tuples-only --set=ON_ERROR_STOP=1)
+  local index=http://127.0.0.1:$2/raw_data json='content-type: application/json' rows
+  url=$(sample_url "$1")
+  if ! command -v curl >/dev/null; then
+    loud "sample: curl is missing, which loads it into OpenSearch. Install it (Debian: apt-get install curl)."
+    return 1
+  fi
+  rows=$("${psql[@]}" -c 'SELECT count(*) FROM raw_data' "$url") || return 1
+  # After a load that was cut off some may be missing.
+  [[ $(curl -sS "$index/_count" 2>/dev/null) != *"\"count\":$rows,"* ]] || return 0
+  say 'sample: loading it into OpenSearch (once)'
+  if ! {
+    curl -sS -X DELETE "$index" && echo &&
+      curl -sS --fail-with-body -X PUT -H "$json" "$index" -d '{"settings": {"number_of_replicas": 0}, "mappings":
+        {"properties": {"deviceId": {"type": "keyword"}, "triggerTime": {"type": "date"}}}}' && echo &&
+      "${psql[@]}" -c "SELECT json_build_object('index', json_build_object('_id', id::text)) || E'\\n' || doc FROM raw_data ORDER BY id" \
+        "$url" | curl -sS --fail-with-body -H "$json" --data-binary @- "$index/_bulk?refresh=true&filter_path=errors"
+  } >"$log" 2>&1 || ! tail -n 1 "$log" | grep -q '"errors":false'; then
+    loud 'sample: it could not be loaded into OpenSearch'
+    head -c 2000 "$log" >&2
+    return 1
+  fi
+}
+
 # int BYTES NUMBER: a big-endian integer as printf escapes.
 int() {
   local hex
@@ -56,15 +83,20 @@ sample_topic() {
 
 # sample_up: fills what this checkout runs, and prints how to serve from it.
 sample_up() {
-  local postgres kafka topic
+  local postgres kafka topic places=PostgreSQL
   ours postgres && ours kafka || return 0
   postgres=$(state postgres port)
   kafka=$(state kafka port)
   sample_load "$postgres" || return 1
   for topic in "${sample_topics[@]}"; do sample_topic "$kafka" "$topic" || return 1; done
+  if ours opensearch && [[ -n $(opensearch_pid) ]]; then
+    sample_index "$postgres" "$(state opensearch port)" || return 1
+    places="PostgreSQL, and in OpenSearch as $(state opensearch url)/raw_data"
+  fi
   cat <<TEXT
 
-The sample of two things and eighteen devices is loaded, the topics ${sample_topics[*]} are made. To serve from it:
+The sample of two things and eighteen devices is in $places.
+The topics ${sample_topics[*]} are made. To serve from it:
 
   DATA_PATCH_TOKEN=123456 DATA_PATCH_KAFKA_BROKERS=$(kafka_url "$kafka") \\
   DATA_PATCH_IOTA_URL=$(sample_url "$postgres" data_patch_reader) \\

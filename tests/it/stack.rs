@@ -256,7 +256,7 @@ async fn the_sample_of_the_stack_is_the_samples_twin_and_can_be_served() {
     assert!(source.mapping().await.unwrap().warnings.is_empty());
 }
 
-/// `scripts/services up` on the parts that this checkout runs: what it prints is enough to serve.
+/// `scripts/services up` on the parts that this checkout runs: what it prints is enough to serve. It starts nothing.
 #[tokio::test]
 async fn what_the_services_script_prints_can_be_served() {
     let state = |part: &str| std::fs::read_to_string(root().join(format!("target/services/{part}.state"))).unwrap_or_default();
@@ -267,7 +267,7 @@ async fn what_the_services_script_prints_can_be_served() {
     if !runs_here("postgres") || !runs_here("kafka") || [state("postgres"), state("kafka")].concat().contains("mode=reused") {
         return;
     }
-    let up = tokio::process::Command::new(root().join("scripts/services")).arg("up").output();
+    let up = tokio::process::Command::new(root().join("scripts/services")).args(["up", "--elastic", "none"]).output();
     let up = tokio::time::timeout(TIMEOUT, up).await.unwrap().unwrap();
     let output = String::from_utf8(up.stdout).unwrap();
     let (_, command) = output.split_once("To serve from it:").unwrap_or_else(|| panic!("no command: {output}"));
