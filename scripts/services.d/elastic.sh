@@ -134,10 +134,10 @@ elastic_compile() {
     rm -rf "$folder/classes" "$folder/module-classes"
 }
 
-# elastic_java VERSION JARS HOME ARGUMENT...: sets java_command.
+# elastic_java JARS HOME ARGUMENT...: sets java_command.
 elastic_java() {
-  local jars=$2 home=$3
-  shift 3
+  local jars=$1 home=$2
+  shift 2
   # One processor's worth of threads, a small heap: other tests run beside it. Java's own messages go to stderr, since
   # stdout is read by tests.
   java_command=("$java_found" -Xms128m -Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:ActiveProcessorCount=1
@@ -160,7 +160,7 @@ elastic_archive_make() {
   archive=$(elastic_archive "$2")
   [[ ! -e $archive ]] || return 0
   home=$(mktemp -d "$services/elastic/archive.XXXXXX") || return 1
-  elastic_java "$1" "$2" "$home" "-XX:ArchiveClassesAtExit=$archive.$$" -Ddata-patch.exit-when-ready=true \
+  elastic_java "$2" "$home" "-XX:ArchiveClassesAtExit=$archive.$$" -Ddata-patch.exit-when-ready=true \
     -cp "$2/main.jar:$2/lib/*" Main "$home" 0
   timeout 120 "${java_command[@]}" </dev/null >"$services/elastic/$1.archive.log" 2>&1 && [[ -s $archive.$$ ]] || : >"$archive.$$"
   mv -f "$archive.$$" "$archive"
@@ -183,15 +183,15 @@ elastic_ready() {
   return "$result"
 }
 
-# elastic_command VERSION HOME JAVA_OPTION... -- ARGUMENT...: sets java_command after elastic_ready.
+# elastic_command HOME JAVA_OPTION... -- PORT [key=value...]: sets java_command, after elastic_ready.
 elastic_command() {
-  local version=$1 home=$2 options=() archive
-  shift 2
+  local home=$1 options=() archive
+  shift
   while [[ $1 != -- ]]; do options+=("$1") && shift; done
   shift
   archive=$(elastic_archive "$elastic_folder")
   [[ ! -s $archive ]] || options+=("-XX:SharedArchiveFile=$archive")
-  elastic_java "$version" "$elastic_folder" "$home" "${options[@]}" -cp "$elastic_folder/main.jar:$elastic_folder/lib/*" \
+  elastic_java "$elastic_folder" "$home" "${options[@]}" -cp "$elastic_folder/main.jar:$elastic_folder/lib/*" \
     Main "$home" "$@"
 }
 
@@ -247,7 +247,7 @@ elastic_launch() {
   local home
   home=$(elastic_data "$1")
   : >"$services/$1.out"
-  elastic_command "$(elastic_version "$1")" "$home" "-Ddata-patch.port=$2" \
+  elastic_command "$home" "-Ddata-patch.port=$2" \
     "-Ddata-patch.log=$services/$1.log" -- "$2"
   launch "$services/$1.out" "${java_command[@]}"
 }
