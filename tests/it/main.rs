@@ -25,6 +25,7 @@ mod connections;
 mod contract;
 mod corpus;
 mod crashes;
+mod elastic;
 mod handshake;
 mod hostile;
 mod kafka;

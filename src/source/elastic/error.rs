@@ -105,6 +105,11 @@ impl Refusal {
         self.status == 429 || self.kind == "circuit_breaking_exception" || self.kind.contains("rejected_execution")
     }
 
+    /// Whether shards have no copy that is available.
+    pub fn is_shard_missing(&self) -> bool {
+        self.status == 503 && (self.kind.starts_with("search_phase") || self.kind.contains("shard"))
+    }
+
     /// Whether a page is larger than an index allows (`index.max_result_window`).
     pub fn is_window_too_large(&self) -> bool {
         self.status == 400 && self.reason.contains("max_result_window")

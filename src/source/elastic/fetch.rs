@@ -29,6 +29,9 @@ const MAX_DOCUMENT_BYTES: usize = 101 * 1_024 * 1_024;
 /// Attempts of a page while the store is overloaded, with growing delays.
 const MAX_OVERLOADS: u32 = 5;
 const OVERLOAD_DELAY: Duration = Duration::from_millis(200);
+/// Attempts of a page while shards do not answer, with growing delays.
+const MAX_SHARD_WAITS: u32 = 5;
+const SHARD_DELAY: Duration = Duration::from_millis(50);
 
 /// Where a document stands in the order of rows: the same in every run, on every version.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,7 +118,10 @@ pub async fn fetch(cluster: &Cluster, layout: &IndexLayout, mut wanted: Wanted) 
         let mut request = query::search(layout, &wanted.devices, wanted.window, page_rows.rows, copy);
         request.max_bytes = max_bytes(page_rows.rows);
         match cluster.http.send(&request).await {
-            Ok(body) => break Page::read(&body)?,
+            Ok(body) => match Page::read(&body) {
+                Ok(page) => break page,
+                Err(error) => page_rows.wait_after(error).await?,
+            },
             Err(error) => page_rows.shrink(error).await?,
         }
     };
@@ -164,11 +170,12 @@ pub fn max_bytes(rows: u32) -> usize {
 pub struct PageRows {
     pub rows: u32,
     overloads: u32,
+    shard_waits: u32,
 }
 
 impl PageRows {
     pub fn new(rows: u32) -> Self {
-        Self { rows, overloads: 0 }
+        Self { rows, overloads: 0, shard_waits: 0 }
     }
 
     /// Decides how to go on after a page failed; waits if the store is overloaded.
@@ -185,9 +192,30 @@ impl PageRows {
                 self.rows = (self.rows / 2).max(1);
                 self.overloads += 1;
             }
+            HttpError::Refused(refusal) if refusal.is_shard_missing() && self.shard_waits < MAX_SHARD_WAITS => {
+                self.wait_for_shards().await
+            }
             error => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// Waits if shards have not answered. Those of a new index are not available at once, and a
+    /// pattern or alias gets new indices at any time.
+    ///
+    /// # Errors
+    /// They have not answered for a while, or it is another error.
+    pub async fn wait_after(&mut self, error: SourceError) -> Result<(), SourceError> {
+        if !matches!(error, SourceError::Unavailable(_)) || self.shard_waits >= MAX_SHARD_WAITS {
+            return Err(error);
+        }
+        self.wait_for_shards().await;
+        Ok(())
+    }
+
+    async fn wait_for_shards(&mut self) {
+        tokio::time::sleep(SHARD_DELAY * 2_u32.pow(self.shard_waits)).await;
+        self.shard_waits += 1;
     }
 }
 

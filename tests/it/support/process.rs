@@ -77,6 +77,7 @@ impl Process {
             .env("DATA_PATCH_SERVER_LISTEN", address.to_string())
             .env("DATA_PATCH_QUEUE_URL", format!("sqlite://{}", folder.path().join("queue.db").display()))
             .env("DATA_PATCH_IOTA_URL", source.url())
+            .envs(source.index().map(|index| ("DATA_PATCH_IOTA_READINGS_URL", index.url())))
             .env("DATA_PATCH_KAFKA_BROKERS", topic.broker.brokers())
             .env("DATA_PATCH_KAFKA_DEFAULT_TOPIC", &topic.name)
             // No test waits for leases to expire: a killed service is detected at once.

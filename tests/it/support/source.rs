@@ -10,7 +10,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, SqliteConnection, sqlit
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::real;
+use super::{ElasticIndex, elastic::row_key, real};
 
 /// A row of `raw_data`.
 #[derive(Debug, Clone)]
@@ -45,7 +45,15 @@ impl SourceLock {
 #[derive(Clone)]
 pub enum TestSource {
     Sqlite(Arc<TempDir>),
-    Postgres { url: String, schema: String },
+    Postgres {
+        url: String,
+        schema: String,
+    },
+    /// Things and devices in a database, readings in an index.
+    Elastic {
+        catalog: Box<TestSource>,
+        index: ElasticIndex,
+    },
 }
 
 impl TestSource {
@@ -57,6 +65,14 @@ impl TestSource {
     }
 
     pub async fn without_tables() -> Self {
+        let catalog = Self::database().await;
+        match real("READINGS") {
+            None => catalog,
+            Some(server) => Self::Elastic { catalog: Box::new(catalog), index: ElasticIndex::new(&server).await },
+        }
+    }
+
+    async fn database() -> Self {
         match real("POSTGRES") {
             None => Self::Sqlite(Arc::new(tempfile::tempdir().unwrap())),
             Some(server) => {
@@ -70,6 +86,13 @@ impl TestSource {
                 Self::Postgres { url: format!("{server}{separator}options=-c%20search_path%3D{schema}"), schema }
             }
         }
+    }
+
+    /// Tables of things and devices, and an index for the readings.
+    pub async fn with_index(index: &ElasticIndex) -> Self {
+        let source = Self::Elastic { catalog: Box::new(Self::database().await), index: index.clone() };
+        source.execute(source.tables()).await;
+        source
     }
 
     /// The sample of the demo.
@@ -98,7 +121,21 @@ impl TestSource {
         match self {
             Self::Sqlite(folder) => format!("sqlite://{}", folder.path().join("iota.db").display()),
             Self::Postgres { url, .. } => url.clone(),
+            Self::Elastic { catalog, .. } => catalog.url(),
         }
+    }
+
+    /// The index of the readings, if they are in one.
+    pub fn index(&self) -> Option<&ElasticIndex> {
+        match self {
+            Self::Sqlite(_) | Self::Postgres { .. } => None,
+            Self::Elastic { index, .. } => Some(index),
+        }
+    }
+
+    /// How the row key of a reading is shown.
+    pub fn key(&self, id: i64) -> String {
+        if self.index().is_some() { row_key(id) } else { id.to_string() }
     }
 
     fn tables(&self) -> &'static str {
@@ -113,6 +150,7 @@ impl TestSource {
                    CREATE TABLE raw_data (id bigint PRIMARY KEY, "deviceId" uuid NOT NULL, "triggerTime" timestamptz NOT NULL, doc jsonb);
                    CREATE INDEX raw_data_read ON raw_data ("deviceId", "triggerTime", id);"#
             }
+            Self::Elastic { catalog, .. } => catalog.tables(),
         }
     }
 
@@ -124,6 +162,7 @@ impl TestSource {
     /// Runs SQL statements.
     pub async fn execute(&self, sql: &str) {
         match self {
+            Self::Elastic { catalog, .. } => Box::pin(catalog.execute(sql)).await,
             Self::Sqlite(folder) => {
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut Self::sqlite(folder).await).await.unwrap();
             }
@@ -139,13 +178,16 @@ impl TestSource {
     }
 
     pub async fn add(&self, rows: &[Reading]) {
+        if let Some(index) = self.index() {
+            return index.add(rows).await;
+        }
         for rows in rows.chunks(1_000) {
             let values: Vec<String> = rows
                 .iter()
                 .map(|row| {
                     let time = match self {
                         Self::Sqlite(_) => row.time_ms.to_string(),
-                        Self::Postgres { .. } => {
+                        Self::Postgres { .. } | Self::Elastic { .. } => {
                             format!("'{}'", chrono::DateTime::from_timestamp_millis(row.time_ms).unwrap().to_rfc3339())
                         }
                     };
@@ -213,6 +255,9 @@ impl TestSource {
 
     /// The stored documents of a device, in the order of time and key.
     pub async fn docs(&self, device: Uuid) -> Vec<String> {
+        if let Some(index) = self.index() {
+            return index.docs(device).await;
+        }
         let sql =
             format!("SELECT CAST(doc AS text) AS doc FROM raw_data WHERE \"deviceId\" = '{device}' ORDER BY \"triggerTime\", id");
         match self {
@@ -225,6 +270,7 @@ impl TestSource {
                 let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
                 rows.iter().filter_map(|row| row.get("doc")).collect()
             }
+            Self::Elastic { .. } => Vec::new(),
         }
     }
 
@@ -233,6 +279,7 @@ impl TestSource {
         match self {
             Self::Sqlite(_) => None,
             Self::Postgres { url, .. } => Some(PgConnection::connect(url).await.unwrap()),
+            Self::Elastic { catalog, .. } => Box::pin(catalog.postgres()).await,
         }
     }
 
@@ -250,11 +297,17 @@ impl TestSource {
                 sqlx::raw_sql(lock).execute(&mut connection).await.unwrap();
                 SourceLock::Postgres(connection)
             }
+            Self::Elastic { catalog, .. } => Box::pin(catalog.lock()).await,
         }
     }
 
     /// Sets its URL in a configuration.
     pub fn configure(&self, overrides: &mut Overrides) {
+        if let Self::Elastic { catalog, index } = self {
+            catalog.configure(overrides);
+            overrides.set(&["iota", "readings", "url"], index.url());
+            return;
+        }
         let url = match (self, real("PGBOUNCER")) {
             (Self::Postgres { .. }, Some(address)) => self.through(&address),
             _ => self.url(),

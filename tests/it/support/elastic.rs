@@ -1,0 +1,160 @@
+//! An index of a real Elasticsearch or `OpenSearch`, one for each test.
+
+use std::{fmt::Write, sync::Arc};
+
+use chrono::{DateTime, SecondsFormat};
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Reading, doc};
+
+/// An index, which is deleted when the last clone is dropped.
+#[derive(Clone)]
+pub struct ElasticIndex {
+    pub server: String,
+    pub name: String,
+    _guard: Arc<Guard>,
+}
+
+struct Guard {
+    server: String,
+    names: String,
+}
+
+/// A document, with its id and exact text.
+#[derive(Debug, Clone)]
+pub struct Document {
+    pub id: String,
+    pub text: String,
+}
+
+/// The mapping of readings.
+pub fn mapping() -> Value {
+    json!({"deviceId": {"type": "keyword"}, "triggerTime": {"type": "date"}, "data": {"enabled": false, "type": "object"}})
+}
+
+/// Sends a request to a server; panics if it is refused.
+pub async fn ask(server: &str, method: Method, path: &str, body: Option<String>) -> Value {
+    let (status, answer) = try_ask(server, method.clone(), path, body).await;
+    assert!(status < 300, "{method} {path}: {status} {answer}");
+    answer
+}
+
+/// Sends a request to a server; returns status and answer.
+pub async fn try_ask(server: &str, method: Method, path: &str, body: Option<String>) -> (u16, Value) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let kind = if path.contains("_bulk") { "application/x-ndjson" } else { "application/json" };
+    let mut request = Client::new().request(method, format!("{server}{path}")).header("content-type", kind);
+    if let Some(body) = body {
+        request = request.body(body);
+    }
+    let answer = request.send().await.unwrap();
+    let status = answer.status().as_u16();
+    let text = answer.text().await.unwrap();
+    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+/// The major version of a server that wants a type in paths, or none.
+async fn document_type(server: &str) -> &'static str {
+    let root = ask(server, Method::GET, "/", None).await;
+    let number = root["version"]["number"].as_str().unwrap().to_owned();
+    let is_opensearch = root["version"]["distribution"] == "opensearch";
+    if !is_opensearch && (number.starts_with("5.") || number.starts_with("6.")) { "doc" } else { "_doc" }
+}
+
+impl ElasticIndex {
+    pub async fn new(server: &str) -> Self {
+        Self::with_mapping(server, &mapping()).await
+    }
+
+    pub async fn with_mapping(server: &str, properties: &Value) -> Self {
+        let name = format!("t_{}", Uuid::new_v4().simple());
+        let guard = Guard { server: server.to_owned(), names: format!("{name}*") };
+        let index = Self { server: server.to_owned(), name: name.clone(), _guard: Arc::new(guard) };
+        index.create(&name, &json!({"properties": properties})).await;
+        index
+    }
+
+    /// Creates an index, whose name must begin with this one's.
+    pub async fn create(&self, name: &str, mappings: &Value) {
+        let of_type = document_type(&self.server).await;
+        let mappings = if of_type == "doc" { json!({of_type: mappings}) } else { mappings.clone() };
+        let settings = json!({"number_of_replicas": 0, "number_of_shards": 2, "refresh_interval": -1});
+        let body = json!({"settings": settings, "mappings": mappings}).to_string();
+        ask(&self.server, Method::PUT, &format!("/{name}"), Some(body)).await;
+    }
+
+    /// Whether paths have the type of documents.
+    pub async fn is_typed(&self) -> bool {
+        document_type(&self.server).await == "doc"
+    }
+
+    /// The URL that the service reads from.
+    pub fn url(&self) -> String {
+        format!("{}/{}", self.server, self.name)
+    }
+
+    pub async fn index(&self, documents: &[Document]) {
+        self.index_into(&self.name, documents).await;
+    }
+
+    /// Writes documents, each as it is; they can be found at once.
+    pub async fn index_into(&self, name: &str, documents: &[Document]) {
+        let of_type = document_type(&self.server).await;
+        for documents in documents.chunks(5_000) {
+            let mut body = String::new();
+            for Document { id, text } in documents {
+                writeln!(body, "{}\n{text}", json!({"index": {"_id": id}})).unwrap();
+            }
+            let path = format!("/{name}/{}_bulk?refresh=true", if of_type == "doc" { "doc/" } else { "" });
+            let answer = ask(&self.server, Method::POST, &path, Some(body)).await;
+            assert_eq!(answer["errors"], false, "{}", answer["items"][0]);
+        }
+    }
+
+    pub async fn add(&self, rows: &[Reading]) {
+        let documents: Vec<_> = rows
+            .iter()
+            .map(|row| Document { id: row_key(row.id), text: text(row.device, row.time_ms, row.doc.as_deref()) })
+            .collect();
+        self.index(&documents).await;
+    }
+
+    /// The stored documents of a device, in the order of time and key.
+    pub async fn docs(&self, device: Uuid) -> Vec<String> {
+        let query = json!({"size": 10_000, "query": {"term": {"deviceId": device}}, "sort": ["triggerTime"]});
+        let answer = ask(&self.server, Method::POST, &format!("/{}/_search", self.name), Some(query.to_string())).await;
+        let mut hits = answer["hits"]["hits"].as_array().unwrap().clone();
+        hits.sort_by_key(|hit| (hit["sort"][0].as_i64(), hit["_id"].to_string()));
+        hits.iter().map(|hit| hit["_source"].to_string()).collect()
+    }
+}
+
+/// The id of a document: of equal length, so that texts are in the order of numbers.
+pub fn row_key(id: i64) -> String {
+    format!("r{id:010}")
+}
+
+/// The document of a reading, which has the time and the device.
+pub fn text(device: Uuid, time_ms: i64, document: Option<&str>) -> String {
+    let time = DateTime::from_timestamp_millis(time_ms).unwrap().to_rfc3339_opts(SecondsFormat::Millis, true);
+    let own = document.filter(|document| document.contains("2019-01-11T21:03:00+08:00") && document.contains("deviceId"));
+    match own {
+        Some(document) => document.replace("2019-01-11T21:03:00+08:00", &time),
+        None => doc(device, 0).replace("2019-01-11T21:03:00+08:00", &time),
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let (server, names) = (std::mem::take(&mut self.server), std::mem::take(&mut self.names));
+        // The test's runtime may have ended. What is left does no harm: names are unique.
+        let delete = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+            let request = Client::new().delete(format!("{server}/{names}?expand_wildcards=all"));
+            runtime.block_on(async { tokio::time::timeout(std::time::Duration::from_secs(10), request.send()).await.ok() })
+        };
+        let _ = std::thread::spawn(delete).join();
+    }
+}
