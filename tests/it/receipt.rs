@@ -7,7 +7,7 @@ use std::{
 
 use data_patch::task::{Checksum, RowHasher};
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, Offset,
     message::{Header, OwnedHeaders},
     producer::{BaseRecord, Producer as _, ThreadedProducer},
 };
@@ -188,6 +188,29 @@ async fn a_topic_that_was_made_anew_proves_nothing() {
     let (_, verdict) = verify_changed_topic(|messages| messages.truncate(5)).await;
     assert_eq!(verdict["verdict"], "unknown");
     assert!(verdict["reason"].as_str().unwrap().contains("made anew"), "{verdict:#}");
+}
+
+#[tokio::test]
+async fn offsets_that_the_topic_has_removed_prove_nothing() {
+    let app = TestApp::start(TestSource::empty().await).await;
+    if !app.topic.broker.is_real() {
+        // The embedded broker removes no messages.
+        return app.stop().await;
+    }
+    let (thing, device) = app.source.add_rows(30).await;
+    let (task, _) = app.publish(thing, &[device]).await;
+    let partition = app.topic.read().await[0].partition;
+    for (before, begins) in [(Offset::Offset(10), 10), (Offset::End, 30)] {
+        app.topic.remove_messages(&[(partition, before)]).await;
+        let lines = verify(&app.http, &task).await;
+        let (device, summary) = (&lines[0], &lines[1]);
+        assert_eq!((&device["verdict"], &summary["verdict"]), (&json!("unknown"), &json!("unknown")), "{lines:#?}");
+        let expected = format!(
+            "partition {partition} begins at offset {begins}, after its first row (offset 0): older messages were removed (retention)"
+        );
+        assert_eq!((&device["reason"], &device["missingCount"]), (&json!(expected), &json!(0)), "{device:#}");
+    }
+    app.stop().await;
 }
 
 #[tokio::test]

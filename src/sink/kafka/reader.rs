@@ -57,7 +57,12 @@ pub struct TopicReader {
 impl TopicReader {
     pub(super) fn new(config: &config::Kafka, brokers: &str, topic: &str) -> Result<Self, KafkaError> {
         let mut client = ClientConfig::new();
-        client.set("client.id", "data-patch-verify").set("log_level", "3");
+        client
+            .set("client.id", "data-patch-verify")
+            .set("log_level", "3")
+            // Much shorter than the silence that ends a reading: so a node that does not answer is
+            // given up in time to read from the next leader.
+            .set("socket.timeout.ms", "10000");
         for (name, value) in config.properties.iter() {
             client.set(name, value);
         }
@@ -142,7 +147,18 @@ impl TopicReader {
         let mut heard_at = Instant::now();
         while !last.is_empty() {
             let (partition, offset) = match self.consumer.poll(POLL_TIMEOUT) {
-                None => {
+                Some(Ok(message)) => {
+                    let (partition, offset) = (message.partition(), message.offset());
+                    let Some(end) = last.get(&partition) else { continue };
+                    if offset <= *end && visit(Some(topic_message(&message))).is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                    (partition, offset)
+                }
+                Some(Err(NativeError::PartitionEOF(partition))) => (partition, i64::MAX),
+                Some(Err(error)) if !is_passing(&error) => return Err(self.error(&error)),
+                // Also between errors, however often they come: those of a broker that is away do.
+                None | Some(Err(_)) => {
                     if heard_at.elapsed() > SILENCE_TIMEOUT {
                         let seconds = SILENCE_TIMEOUT.as_secs();
                         return Err(KafkaError::Unavailable(format!("the brokers have sent no message for {seconds} s")));
@@ -151,20 +167,6 @@ impl TopicReader {
                         return Ok(ControlFlow::Break(()));
                     }
                     continue;
-                }
-                Some(Err(NativeError::PartitionEOF(partition))) => (partition, i64::MAX),
-                Some(Err(error)) => match error.rdkafka_error_code() {
-                    // Of the group, which is not used; or tried again by librdkafka.
-                    Some(Code::GroupAuthorizationFailed | Code::AllBrokersDown | Code::BrokerTransportFailure) => continue,
-                    code => return Err(KafkaError::of_topic(code.unwrap_or(Code::Fail), &self.topic)),
-                },
-                Some(Ok(message)) => {
-                    let (partition, offset) = (message.partition(), message.offset());
-                    let Some(end) = last.get(&partition) else { continue };
-                    if offset <= *end && visit(Some(topic_message(&message))).is_break() {
-                        return Ok(ControlFlow::Break(()));
-                    }
-                    (partition, offset)
                 }
             };
             heard_at = Instant::now();
@@ -177,6 +179,21 @@ impl TopicReader {
         }
         Ok(ControlFlow::Continue(()))
     }
+
+    fn error(&self, error: &NativeError) -> KafkaError {
+        match error.rdkafka_error_code() {
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                KafkaError::Rejected(format!("messages of topic {} were removed while they were read (retention)", self.topic))
+            }
+            code => KafkaError::of_topic(code.unwrap_or(Code::Fail), &self.topic),
+        }
+    }
+}
+
+/// Whether librdkafka tries again, or the error is of the group, which is not used.
+fn is_passing(error: &NativeError) -> bool {
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(Code::GroupAuthorizationFailed | Code::AllBrokersDown | Code::BrokerTransportFailure))
 }
 
 fn topic_message<'m>(message: &'m BorrowedMessage<'_>) -> TopicMessage<'m> {

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use super::{TIMEOUT, real};
 
 /// The number of a topic's partitions.
-const PARTITIONS: i32 = 3;
+pub const PARTITIONS: i32 = 3;
 
 #[derive(Clone)]
 pub enum TestBroker {
@@ -156,6 +156,22 @@ impl TestTopic {
     pub async fn read(&self) -> Vec<Found> {
         let topic = self.clone();
         tokio::task::spawn_blocking(move || topic.read_blocking()).await.unwrap()
+    }
+
+    /// Removes the messages of partitions before these offsets, as retention does. Only the real
+    /// broker can do that.
+    pub async fn remove_messages(&self, before: &[(i32, Offset)]) {
+        let mut offsets = TopicPartitionList::new();
+        for (partition, offset) in before {
+            offsets.add_partition_offset(&self.name, *partition, *offset).unwrap();
+        }
+        let admin: AdminClient<DefaultClientContext> =
+            ClientConfig::new().set("bootstrap.servers", self.broker.brokers()).create().unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
+        let removed = admin.delete_records(&offsets, &options).await.unwrap();
+        for partition in removed.elements() {
+            partition.error().unwrap();
+        }
     }
 
     /// The messages of one device, in order.

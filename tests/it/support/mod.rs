@@ -13,7 +13,7 @@ pub mod tree;
 
 pub use app::{TOKEN, TestApp, call, config, get, get_with, open_queue};
 pub use bouncer::Bouncer;
-pub use broker::{Found, TestBroker, TestTopic, partition};
+pub use broker::{Found, PARTITIONS, TestBroker, TestTopic, partition};
 pub use client::{Client, is_end, message, seqs};
 pub use elastic::ElasticIndex;
 pub use process::{Process, program, program_with_files};

@@ -7,6 +7,7 @@
 mod failover;
 mod leaderless;
 mod nodes;
+mod verify;
 
 use std::collections::HashMap;
 

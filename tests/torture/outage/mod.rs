@@ -11,6 +11,7 @@ mod proxy;
 mod scenario;
 mod services;
 mod topic;
+pub mod verify;
 
 pub use scenario::{Scenario, TaskSetup, generate_rows};
 pub use services::{Outage, are_private};
