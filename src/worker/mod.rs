@@ -1,6 +1,7 @@
 //! The worker pool: claims jobs and runs several of them at a time.
 
 mod aligned_interval;
+mod failure_log;
 mod heartbeat;
 mod rate;
 mod runner;
@@ -28,6 +29,7 @@ use crate::{
     telemetry::{Metrics, Traces},
 };
 use aligned_interval::AlignedInterval;
+use failure_log::FailureLog;
 use rate::TaskRates;
 use runner::JobSignals;
 use slots::{SlotFreed, WorkerSlots};
@@ -114,16 +116,15 @@ impl Pool {
         let rates = TaskRates::default();
         let mut steering_polls = tokio::time::interval(STEERING_POLL_INTERVAL);
         steering_polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut claim_failures, mut expiry_failures) = (FailureLog::default(), FailureLog::default());
         let mut dead_instances_checked_at = Instant::now().checked_sub(DEAD_INSTANCE_CHECK_INTERVAL).unwrap_or_else(Instant::now);
         'working: loop {
             if dead_instances_checked_at.elapsed() >= DEAD_INSTANCE_CHECK_INTERVAL {
                 dead_instances_checked_at = Instant::now();
-                if let Err(error) = pool.queue.expire_leases_of_dead_instances().await {
-                    tracing::warn!(%error, "leases of dead services cannot be expired; they end by timeout");
-                }
+                pool.expire_leases_of_dead_instances(&mut expiry_failures).await;
             }
             if slots.free() > 0 {
-                for lease in pool.claim(&owner, &slots).await {
+                for lease in pool.claim(&owner, &slots, &mut claim_failures).await {
                     failpoint::hit("claimed");
                     let signals = JobSignals {
                         stop: stop.child_token(),
@@ -175,13 +176,31 @@ impl Pool {
     }
 
     /// Claims as many jobs as there are free slots when the claim commits.
-    async fn claim(&self, owner: &Arc<str>, slots: &Arc<WorkerSlots>) -> Vec<Lease> {
+    async fn claim(&self, owner: &Arc<str>, slots: &Arc<WorkerSlots>, failures: &mut FailureLog) -> Vec<Lease> {
         let slots = Arc::clone(slots);
         match self.queue.claim(owner, move || slots.claim_limits(), self.config.lease(), self.config.max_crashes).await {
-            Ok(claimed) => claimed.leases,
+            Ok(claimed) => {
+                if let Some(lasted) = failures.record_success(Instant::now()) {
+                    tracing::info!(?lasted, "jobs can be claimed again: the queue can be written");
+                }
+                claimed.leases
+            }
             Err(error) => {
-                tracing::error!(%error, "no job can be claimed: the queue cannot be written; the claim is retried");
+                if let Some(lasted) = failures.record_failure(Instant::now()) {
+                    tracing::error!(%error, ?lasted, "no job can be claimed: the queue cannot be written; the claim is retried");
+                }
                 Vec::new()
+            }
+        }
+    }
+
+    async fn expire_leases_of_dead_instances(&self, failures: &mut FailureLog) {
+        match self.queue.expire_leases_of_dead_instances().await {
+            Ok(_) => _ = failures.record_success(Instant::now()),
+            Err(error) => {
+                if let Some(lasted) = failures.record_failure(Instant::now()) {
+                    tracing::warn!(%error, ?lasted, "leases of dead services cannot be expired; they end by timeout");
+                }
             }
         }
     }
