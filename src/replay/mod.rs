@@ -69,7 +69,7 @@ pub trait JobContext: Send + Sync {
     /// The rows of the device were counted.
     fn counted(&self, name: Option<String>, total: u64);
 
-    /// From now on, cursors refer to this source layout
+    /// From now on, positions refer to this source layout
     /// ([`Mapping::layout`](crate::source::Mapping::layout)).
     fn layout(&self, _layout: String) {}
 
@@ -317,7 +317,7 @@ impl ReplayRunner {
             let (mut sender, mut rows, mapping) = self.prepare(replay, acks, context, mode).await?;
             let validator = Validator::new(self.validation.mode, replay.device);
             while let Some(batch) = rows.next().await? {
-                // Cursors are reported in the layout of `mapping`, but the rows may have been read
+                // Positions are reported in the layout of `mapping`, but the rows may have been read
                 // with a newer one.
                 if let Some(read) = rows.mapping().filter(|read| read.layout() != mapping.layout()) {
                     return Err(SourceError::Changed(format!("{} became {}", mapping.layout(), read.layout())).into());

@@ -169,7 +169,7 @@ impl<'w> Heartbeat<'w> {
     /// The checkpoint to write now, or `None` if it can wait.
     fn next_write(&mut self, flush_requested: bool) -> Option<PendingWrite> {
         let LeaseRunner { acks, lease, pool, signals, count, .. } = self.runner;
-        let (progress, quarantined) = acks.checkpoint();
+        let progress = acks.progress();
         let now = Instant::now();
         if progress != self.stored {
             self.last_progress_at = now;
@@ -180,29 +180,28 @@ impl<'w> Heartbeat<'w> {
         let is_stalled = self.stall_logged_at.elapsed() >= Duration::from_secs(pool.config.stall_warning_seconds);
         let is_waiting = self.is_waiting();
         let waiting = (self.stored_waiting != Some(is_waiting)).then_some(is_waiting);
-        let counted = count.pending().take();
-        let published = progress.published;
         // The next time is set even if there is nothing to log now: progress in between waits for
         // the shared tick.
         let is_log_time = now >= self.logged.next_at;
         if is_log_time {
             self.logged.next_at = signals.progress_logs.next_after(now);
         }
-        let is_worth_logging = |rows: &u64| is_log_time && published > self.logged.published && published < *rows;
-        let progress_event =
-            count.total().filter(is_worth_logging).map(|total| Event::Published { device: lease.job.device, published, total });
+        let logged = self.logged.published;
+        let total_to_log = |published: u64| count.total().filter(|total| is_log_time && published > logged && published < *total);
         // A checkpoint without changes, or with only a few recent rows, is skipped while the lease
         // is valid for long enough. This saves disk writes.
-        let is_unchanged = counted.is_none() && progress == self.stored && quarantined.is_empty();
+        let is_unchanged = count.pending().is_none() && progress == self.stored && !acks.has_unreported();
         // After a restart from an earlier position there are fewer rows than before.
         let rows = progress.rows().abs_diff(self.stored.rows());
         let is_small = !flush_requested && rows < MIN_CHECKPOINT_ROWS && self.stored_at.elapsed() < MAX_CHECKPOINT_DELAY;
-        let is_urgent = is_stalled || progress_event.is_some() || waiting.is_some();
+        let is_urgent = is_stalled || total_to_log(progress.published).is_some() || waiting.is_some();
         if (is_unchanged || is_small) && !is_urgent && lease.remaining() > pool.config.lease() / 2 {
-            acks.requeue(quarantined);
-            *count.pending() = counted;
             return None;
         }
+        let counted = count.pending().take();
+        let (progress, quarantined) = acks.checkpoint();
+        let published = progress.published;
+        let progress_event = total_to_log(published).map(|total| Event::Published { device: lease.job.device, published, total });
         let rows_per_second = Some(self.speed(progress.rows(), now));
         self.stored_at = now;
         if waiting == Some(true) {

@@ -50,7 +50,7 @@ pub struct Job {
     pub total: Option<u64>,
     /// The last stored checkpoint.
     pub progress: Progress,
-    /// The source layout that the checkpoint's cursor belongs to, if known.
+    /// The source layout that the checkpoint's position belongs to, if known.
     pub layout: Option<String>,
 }
 
@@ -116,9 +116,9 @@ pub struct DeviceCount {
 pub struct Checkpoint {
     /// Set once, when the rows are counted. It is logged before `events`.
     pub counted: Option<DeviceCount>,
-    /// The cursor and the number of rows up to it.
+    /// The position and the number of rows up to it.
     pub progress: Progress,
-    /// The source layout that the cursor belongs to.
+    /// The source layout that the position belongs to.
     pub layout: Option<String>,
     /// Rows quarantined since the previous checkpoint.
     pub quarantined: Vec<QuarantinedRow>,

@@ -40,7 +40,7 @@ pub struct AckTracker {
     capacity_freed: Notify,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     /// Number of registered rows; also the number of the next row.
     registered: u64,
@@ -76,21 +76,12 @@ impl AckTracker {
     pub fn new(progress: Progress) -> Self {
         Self {
             state: Mutex::new(State {
-                registered: 0,
-                in_flight: 0,
-                ack_watermark: 0,
-                quarantined_ahead: VecDeque::new(),
                 position: progress.position,
                 published: progress.published,
                 quarantined: progress.quarantined,
                 delivered: Delivered { settled: false, ..progress.delivered },
-                unreported: Vec::new(),
-                reporting: 0,
-                failure: None,
                 failed: u64::MAX,
-                purged: Vec::new(),
-                producers: Vec::new(),
-                unacknowledged_since: None,
+                ..State::default()
             }),
             drained: Notify::new(),
             flush_requested: Notify::new(),
@@ -281,24 +272,25 @@ impl AckTracker {
         state.published + state.quarantined
     }
 
-    /// What may be stored now: the progress up to the ack watermark, and the quarantined rows to
-    /// report with it. The caller must then call [`confirm_reported`](Self::confirm_reported) or
-    /// [`requeue`](Self::requeue).
-    ///
-    /// An acknowledged row of an idempotent producer is in the topic for good, so there is nothing
-    /// to wait for. A producer with transactions would have to commit here, and move the watermark
-    /// only then.
+    /// The progress up to the ack watermark, to decide whether a checkpoint is due.
+    pub fn progress(&self) -> Progress {
+        self.state().progress()
+    }
+
+    /// Whether quarantined rows before the ack watermark are to be reported.
+    pub fn has_unreported(&self) -> bool {
+        !self.state().unreported.is_empty()
+    }
+
+    /// The sink's part of a checkpoint: what may be stored now. The caller stores it, and then calls
+    /// [`confirm_reported`](Self::confirm_reported) or [`requeue`](Self::requeue). An acknowledged row
+    /// of an idempotent producer is in the topic for good, so nothing is to be done here; a producer
+    /// with transactions would commit (decision 24).
     pub fn checkpoint(&self) -> (Progress, Vec<QuarantinedRow>) {
         let mut state = self.state();
-        let progress = Progress {
-            position: state.position.clone(),
-            published: state.published,
-            quarantined: state.quarantined,
-            delivered: state.delivered.clone(),
-        };
         let rows = std::mem::take(&mut state.unreported);
         state.reporting = rows.len();
-        (progress, rows)
+        (state.progress(), rows)
     }
 
     /// The quarantined rows were reported.
@@ -317,6 +309,11 @@ impl AckTracker {
 }
 
 impl State {
+    fn progress(&self) -> Progress {
+        let Self { position, published, quarantined, delivered, .. } = self;
+        Progress { position: position.clone(), published: *published, quarantined: *quarantined, delivered: delivered.clone() }
+    }
+
     fn fail(&mut self, number: u64, error: KafkaError) {
         self.failed = self.failed.min(number);
         self.failure.get_or_insert(error);

@@ -34,6 +34,16 @@ async fn a_quarantined_row_counts_once_those_before_it_are_acknowledged() {
     assert_eq!(progress(&acks), (Some(2), 2, 1));
 }
 
+#[tokio::test]
+async fn only_a_checkpoint_takes_the_quarantined_rows() {
+    let acks = AckTracker::new(Progress::default());
+    acks.quarantine(quarantined(1)).await.unwrap();
+    assert_eq!((acks.progress().quarantined, acks.has_unreported()), (1, true));
+    let (progress, rows) = acks.checkpoint();
+    assert_eq!((progress, rows), (acks.progress(), vec![quarantined(1)]));
+    assert!(!acks.has_unreported());
+}
+
 #[test]
 fn nothing_counts_after_a_failure() {
     let acks = AckTracker::new(Progress {

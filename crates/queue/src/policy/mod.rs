@@ -4,6 +4,7 @@
 pub mod claim;
 pub mod crash;
 pub mod job;
+pub mod log;
 pub mod task;
 pub mod turns;
 

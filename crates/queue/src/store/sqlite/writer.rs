@@ -18,6 +18,7 @@ use crate::{
     QueueError,
     log_hub::LogHub,
     metrics::QueueMetrics,
+    policy,
     task::{Event, LogEntry, TaskId, TaskState},
 };
 use thread::WriterThread;
@@ -98,17 +99,8 @@ impl<'a> Tx<'a> {
     pub fn log(&mut self, task: TaskId, events: Vec<Event>, final_state: Option<TaskState>) -> rusqlite::Result<u64> {
         let before = self.rows(&sql::last_seq(task), sql::read_last_seq)?.pop();
         let before = before.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-        let last_seq = before + events.len() as u64;
-        let entries: Vec<LogEntry> = (before + 1..)
-            .zip(events)
-            .map(|(seq, event)| LogEntry {
-                task,
-                seq,
-                at_ms: self.wall_ms,
-                event,
-                final_state: final_state.filter(|_| seq == last_seq),
-            })
-            .collect();
+        let entries = policy::log::number(task, before, self.wall_ms, events, final_state);
+        let last_seq = entries.last().map_or(before, |entry| entry.seq);
         self.run(&match final_state {
             None => sql::advance_log(task, last_seq),
             Some(state) => sql::end_log(task, last_seq, state, self.wall_ms),

@@ -335,15 +335,15 @@ pub fn write_job<'a>(id: i64, attempt: i64, state: JobState, due_at: Option<i64>
     });
     let delivered = write.progress.map(|progress| serde_json::to_string(&progress.delivered));
     let delivered = delivered.transpose().map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-    let cursor = write.progress.and_then(|progress| progress.position.as_ref());
+    let position = write.progress.and_then(|progress| progress.position.as_ref());
     let values = [
         state.into(),
         due_at.into(),
         write.name.into(),
         write.total.into(),
-        cursor.map(|cursor| cursor.time_us).into(),
-        cursor.map(|cursor| cursor.key.to_string()).into(),
-        cursor.and(write.layout).into(),
+        position.map(|position| position.time_us).into(),
+        position.map(|position| position.key.to_string()).into(),
+        position.and(write.layout).into(),
         write.progress.map(|progress| progress.published).into(),
         write.progress.map(|progress| progress.quarantined).into(),
         write.outages.into(),
