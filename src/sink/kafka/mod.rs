@@ -5,10 +5,12 @@
 
 mod ack_tracker;
 mod batch_size;
+mod byte_budget;
 mod delivery;
 mod embedded;
 mod error;
 mod in_flight;
+mod lane;
 mod partition;
 mod producer;
 mod reader;

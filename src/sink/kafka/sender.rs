@@ -16,7 +16,8 @@ use super::{
     AckTracker, Delivery, Kafka, KafkaError, RecordBuilder, SentRow,
     batch_size::Sizes,
     error::is_producer_fatal,
-    in_flight::{InFlight, Lane, Reservation},
+    in_flight::{InFlight, Reservation},
+    lane::Lane,
     producer::{DeliveryContext, FirstAck, Kind, Producer},
 };
 use crate::{config::Timestamp, task::Position, telemetry::Durations};
