@@ -1,6 +1,9 @@
 //! `docs/asyncapi.yaml` and the WebSocket say the same: its examples are sent to the service, and
 //! whatever the service sends is one of its messages.
 
+#[path = "../../crates/protocol/src/task/event/one_of_each.rs"]
+mod one_of_each;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use data_patch::{
@@ -13,6 +16,7 @@ use uuid::Uuid;
 use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::support::{Client, TestApp, TestSource, eventually, is_end};
+use one_of_each::one_of_each;
 
 fn json_of(yaml: &Yaml) -> Value {
     match yaml {
@@ -104,46 +108,6 @@ fn words_of(source: &str, function: &str) -> BTreeSet<String> {
 fn words_in(schema: &Value) -> BTreeSet<String> {
     let one = schema["const"].as_str().into_iter();
     one.chain(schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str)).map(str::to_owned).collect()
-}
-
-fn one_of_each() -> Vec<Event> {
-    let (device, reason) = (Uuid::from_u128(7), "Kafka is unavailable".to_owned());
-    let row = QuarantinedRow { position: Position { time_us: 5, key: "k".into() }, reason: reason.clone() };
-    let failures = vec![Failure { device: device.to_string(), reason: reason.clone() }];
-    let by = Requester { token: "night-duty".to_owned(), address: "10.0.3.7".to_owned() };
-    let rate = std::num::NonZeroU32::new(500);
-    vec![
-        Event::Submitted {
-            by: by.clone(),
-            devices: 7,
-            reason: Some(reason.clone()),
-            rate,
-            lowered_from: rate,
-            retry_of: Some(TaskId::new()),
-        },
-        Event::Submitted { by: by.clone(), devices: 7, reason: None, rate: None, lowered_from: None, retry_of: None },
-        Event::Overlaps { tasks: vec![TaskId::new()], more: 1 },
-        Event::CancelRequested { by: by.clone() },
-        Event::Paused { by: by.clone() },
-        Event::Resumed { by: by.clone() },
-        Event::RateChanged { by: by.clone(), rate },
-        Event::RateChanged { by, rate: None },
-        Event::fields_ignored(&["a".to_owned()]),
-        Event::Counted { device, name: None, total: 2 },
-        Event::Published { device, published: 1, total: 2 },
-        Event::CountMismatch { device, counted: 2, read: 3 },
-        Event::Note { device, note: "a zone".to_owned() },
-        Event::quarantined(device, &[row]),
-        Event::Waiting { device, published: 1, reason: reason.clone(), retry_ms: 500 },
-        Event::Stalled { device, published: 1, silent_seconds: 20 },
-        Event::TakenOver { device, published: 1 },
-        Event::Cancelled { device, published: 1, unanswered: 2, worker_died: true },
-        Event::Cancelled { device, published: 1, unanswered: 2, worker_died: false },
-        Event::Failed { device: Some(device), name: Some("水".to_owned()), reason: reason.clone() },
-        Event::Failed { device: None, name: None, reason },
-        Event::Finished(Summary { published: 2, failures, ..Summary::default() }),
-        Event::Text { text: "of an older version".to_owned(), is_error: true },
-    ]
 }
 
 #[test]

@@ -5,6 +5,8 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+#[cfg(test)]
+use super::Position;
 use super::{JobCounts, QuarantinedRow, Requester, TaskId};
 
 /// The most rows or devices that an event names. It gives only the number of the others.
@@ -194,49 +196,15 @@ impl Event {
 }
 
 #[cfg(test)]
+mod one_of_each;
+
+#[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use strum::EnumCount;
-    use uuid::Uuid;
 
-    use super::*;
-    use crate::task::Position;
-
-    fn one_of_each() -> Vec<Event> {
-        let (device, reason) = (Uuid::from_u128(7), "Kafka is unavailable".to_owned());
-        let row = QuarantinedRow { position: Position { time_us: 5, key: "k".into() }, reason: reason.clone() };
-        let failures = vec![Failure { device: device.to_string(), reason: reason.clone() }];
-        let by = Requester { token: "night-duty".to_owned(), address: "10.0.3.7".to_owned() };
-        vec![
-            Event::Submitted {
-                by: by.clone(),
-                devices: 7,
-                reason: Some(reason.clone()),
-                rate: None,
-                lowered_from: NonZeroU32::new(5_000),
-                retry_of: None,
-            },
-            Event::Overlaps { tasks: vec![TaskId::default()], more: 1 },
-            Event::CancelRequested { by: by.clone() },
-            Event::Paused { by: by.clone() },
-            Event::Resumed { by: by.clone() },
-            Event::RateChanged { by, rate: NonZeroU32::new(500) },
-            Event::fields_ignored(&["a".to_owned()]),
-            Event::Counted { device, name: None, total: 2 },
-            Event::Published { device, published: 1, total: 2 },
-            Event::CountMismatch { device, counted: 2, read: 3 },
-            Event::Note { device, note: "a zone".to_owned() },
-            Event::quarantined(device, &[row]),
-            Event::Waiting { device, published: 1, reason: reason.clone(), retry_ms: 500 },
-            Event::Stalled { device, published: 1, silent_seconds: 20 },
-            Event::TakenOver { device, published: 1 },
-            Event::Cancelled { device, published: 1, unanswered: 2, worker_died: false },
-            Event::Failed { device: None, name: None, reason },
-            Event::Finished(Summary { published: 2, failures, ..Summary::default() }),
-            Event::Text { text: "of an older version".to_owned(), is_error: true },
-        ]
-    }
+    use super::{one_of_each::one_of_each, *};
 
     #[test]
     fn no_event_is_left_out() {
