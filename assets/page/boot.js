@@ -9,7 +9,8 @@
     }
   };
   const theme = read("data-patch-theme");
-  if (theme === "light" || theme === "dark") root.dataset.theme = theme;
+  const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  root.dataset.theme = theme === "light" || theme === "dark" ? theme : system;
   const language = read("data-patch-language") ?? navigator.language;
   root.lang = language.toLowerCase().startsWith("zh") ? "zh-CN" : "en";
 })();

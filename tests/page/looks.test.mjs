@@ -11,6 +11,8 @@ import { shared } from "./support/shared.mjs";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true };
+/** Some days with rows, of which one is chosen. */
+const RANGE = "since=2019-01-11T00:00:00%2B08:00&until=2019-01-18T00:00:00%2B08:00&from=2019-01-11T16:00:00Z&to=2019-01-12T15:59:59Z";
 const RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
 
 /** A task of each kind, for the pictures. @type {Promise<{ failed: string, done: string }> | null} */
@@ -40,6 +42,12 @@ async function as(options, body) {
   } finally {
     await context.close();
   }
+}
+
+/** The texts of a module of the page. @param {string} name */
+function texts(name) {
+  const text = readFileSync(new URL(`../../assets/page/text/${name}.js`, import.meta.url), "utf8");
+  return import(`data:text/javascript,${encodeURIComponent(text)}`);
 }
 
 /** Nothing that axe-core finds may be serious. @param {Visit} visit @param {string} where */
@@ -145,11 +153,61 @@ test("language and colours are chosen, and kept", () => as({}, async (visit) => 
   assert.match(back, /^rgb\(1?\d, /, "a dark colour");
 }));
 
+test("the colours are the system's until others are chosen", () => as({ colorScheme: "dark" }, async (visit) => {
+  const { page } = visit;
+  await visit.openAs(`/new?thing=${BRIDGE}&${RANGE}`);
+  // `--strip-chosen` of both themes.
+  const [dark, light] = ["4fc9bb", "2f7f77"];
+  const isDrawnIn = (colour) => page.waitForFunction((wanted) => {
+    const canvas = document.querySelector("dp-strips canvas");
+    if (!canvas?.width) return false;
+    // A copy: the browser complains of a canvas that is read again and again.
+    const copy = Object.assign(document.createElement("canvas"), { width: canvas.width, height: canvas.height });
+    const context = copy.getContext("2d", { willReadFrequently: true });
+    context.drawImage(canvas, 0, 0);
+    const { data } = context.getImageData(0, 0, copy.width, copy.height);
+    const hex = (at) => [...data.slice(at, at + 3)].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+    for (let at = 0; at < data.length; at += 4) if (data[at + 3] === 255 && hex(at) === wanted) return true;
+    return false;
+  }, colour);
+  await isDrawnIn(dark);
+  await page.emulateMedia({ colorScheme: "light" });
+  await isDrawnIn(light);
+  assert.equal(await page.evaluate(() => getComputedStyle(document.body).colorScheme), "light");
+  // Auto, light, dark: the system's no longer count.
+  await page.getByRole("button", { name: "Colours: as the system" }).click();
+  await page.getByRole("button", { name: "Colours: light" }).click();
+  await isDrawnIn(dark);
+  await page.emulateMedia({ colorScheme: "dark" });
+  await page.getByRole("button", { name: "Colours: dark" }).click();
+  await page.emulateMedia({ colorScheme: "light" });
+  await isDrawnIn(light);
+  await page.emulateMedia({ colorScheme: "dark", media: "print" });
+  const back = await page.evaluate(() => getComputedStyle(document.documentElement).backgroundColor);
+  assert.equal(back, "rgb(245, 247, 248)", "paper is light");
+}));
+
+test("an error is said in Chinese, and beneath it in the service's words", () => as({ locale: "zh-CN" }, async (visit) => {
+  await visit.openAs(`/new?thing=${BRIDGE}&${RANGE}&topic=no%20topic`);
+  const alert = visit.page.getByRole("alert").filter({ hasText: "字段有误" });
+  await alert.waitFor();
+  assert.equal(await alert.evaluate((element) => element.firstChild?.textContent), "Topic：字段有误");
+  const detail = alert.locator("small[lang=en]");
+  assert.match((await detail.textContent()) ?? "", /topic.*"no topic"/);
+  const [whole, beneath] = [await alert.boundingBox(), await detail.boundingBox()];
+  assert.ok(whole && beneath && beneath.y > whole.y + 10, "a line of its own");
+  await visit.screenshot("zh-error");
+}));
+
+test("each code of an error is known in Chinese", async () => {
+  const { zhErrors } = await texts("zh-errors");
+  const codes = readFileSync(new URL("../../docs/api.md", import.meta.url), "utf8").match(/^\| \d{3} \| .*$/gm) ?? [];
+  const named = codes.flatMap((line) => [...line.matchAll(/`([a-z_]+)`/g)].map(([, code]) => code));
+  assert.ok(named.length > 15, `${named}`);
+  assert.deepEqual(named.filter((code) => !(code in zhErrors)), []);
+});
+
 test("each text is there in both languages", async () => {
-  const load = (name) => {
-    const text = readFileSync(new URL(`../../assets/page/text/${name}.js`, import.meta.url), "utf8");
-    return import(`data:text/javascript,${encodeURIComponent(text)}`);
-  };
-  const [{ en }, { zh }] = [await load("en"), await load("zh")];
+  const [{ en }, { zh }] = [await texts("en"), await texts("zh")];
   assert.deepEqual(Object.keys(zh).sort(), Object.keys(en).sort());
 });

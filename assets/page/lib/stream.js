@@ -56,7 +56,7 @@ export async function* objects(method, path, options) {
     for await (const line of lines(response, signal)) {
       if (!line.trim()) continue;
       last = JSON.parse(line);
-      if (last.kind === "error") throw new ApiError(response.status, last);
+      if (last.kind === "error") throw new ApiError(response.status, { code: "ended_early", ...last });
       yield last;
     }
   } catch (error) {

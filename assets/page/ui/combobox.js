@@ -3,7 +3,7 @@
 import { ApiError } from "../lib/api.js";
 import { debounced, h, newId, setText } from "../lib/dom.js";
 import { t } from "../lib/i18n.js";
-import { errorText } from "./toast.js";
+import { errorNodes } from "./errors.js";
 
 /**
  * @typedef {object} Options
@@ -64,19 +64,20 @@ export class Combobox extends HTMLElement {
     this.#request.abort();
     this.#request = new AbortController();
     const { signal } = this.#request;
-    let note = "";
+    /** @type {(Node | string)[]} */
+    let note = [];
     try {
       this.#items = await this.#options.search(text, signal);
-      if (this.#items.length === 0) note = t("combobox.none");
+      if (this.#items.length === 0) note = [t("combobox.none")];
     } catch (error) {
       if (signal.aborted) return;
       this.#items = [];
-      note = error instanceof ApiError && error.status === 404 ? t("combobox.unavailable") : errorText(error);
+      note = error instanceof ApiError && error.status === 404 ? [t("combobox.unavailable")] : errorNodes(error);
     }
     if (signal.aborted || document.activeElement !== this.#input) return;
     this.#active = -1;
     this.#list.replaceChildren(...this.#items.map((item, index) => this.#option(item, index)));
-    if (note) this.#list.append(h("li", { role: "option", "aria-disabled": "true", class: "muted", text: note }));
+    if (note.length > 0) this.#list.append(h("li", { role: "option", "aria-disabled": "true", class: "muted" }, ...note));
     this.#list.hidden = false;
     this.#input.setAttribute("aria-expanded", "true");
   }

@@ -4,13 +4,7 @@ import { connection } from "../lib/connection.js";
 import { h, setText, show } from "../lib/dom.js";
 import { language, setLanguage, t } from "../lib/i18n.js";
 import { session } from "../lib/session.js";
-
-const THEMES = ["auto", "light", "dark"];
-const THEME_KEY = "data-patch-theme";
-
-/** Tells that the colours have changed; what is drawn on a canvas must be drawn again. */
-export const themeChanged = new EventTarget();
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => themeChanged.dispatchEvent(new Event("change")));
+import { nextTheme, theme } from "../lib/theme.js";
 
 export class Header extends HTMLElement {
   static observedAttributes = ["current"];
@@ -75,25 +69,15 @@ export class Header extends HTMLElement {
   }
 
   #nextTheme() {
-    const root = document.documentElement;
-    const next = THEMES[(THEMES.indexOf(root.dataset.theme ?? "auto") + 1) % THEMES.length];
-    if (next === "auto") delete root.dataset.theme;
-    else root.dataset.theme = next;
-    try {
-      if (next === "auto") localStorage.removeItem(THEME_KEY);
-      else localStorage.setItem(THEME_KEY, next);
-    } catch {
-      // Storage is switched off: the choice holds until the page is closed.
-    }
+    nextTheme();
     this.#showTheme();
-    themeChanged.dispatchEvent(new Event("change"));
   }
 
   #showTheme() {
-    const theme = document.documentElement.dataset.theme ?? "auto";
-    setText(this.#theme, { auto: "◐", light: "☀", dark: "☾" }[theme] ?? "◐");
-    this.#theme.title = t(`theme.${theme}`);
-    this.#theme.setAttribute("aria-label", t(`theme.${theme}`));
+    const chosen = theme();
+    setText(this.#theme, { auto: "◐", light: "☀", dark: "☾" }[chosen] ?? "◐");
+    this.#theme.title = t(`theme.${chosen}`);
+    this.#theme.setAttribute("aria-label", t(`theme.${chosen}`));
   }
 }
 

@@ -4,7 +4,7 @@ import { ApiError, identify } from "../lib/api.js";
 import { field, h, setText, show } from "../lib/dom.js";
 import { t } from "../lib/i18n.js";
 import { session } from "../lib/session.js";
-import { errorText } from "./toast.js";
+import { setError } from "./errors.js";
 
 export class SignIn extends HTMLElement {
   #stop = new AbortController();
@@ -59,7 +59,8 @@ export class SignIn extends HTMLElement {
       session.accept(token, await identify(token));
     } catch (error) {
       const isWrong = error instanceof ApiError && error.status === 401;
-      setText(this.#error, isWrong ? t("wrongToken") : errorText(error));
+      if (isWrong) setText(this.#error, t("wrongToken"));
+      else setError(this.#error, error);
       show(this.#error, true);
       this.#input.select();
       this.#input.focus();

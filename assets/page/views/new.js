@@ -10,7 +10,8 @@ import { remember } from "../lib/router.js";
 import { session } from "../lib/session.js";
 import { rememberThing } from "../lib/things.js";
 import { Combobox } from "../ui/combobox.js";
-import { errorText, toastError } from "../ui/toast.js";
+import { setError } from "../ui/errors.js";
+import { toastError } from "../ui/toast.js";
 import { chooseDevices } from "./choose-devices.js";
 import { PublishBar } from "./publish-bar.js";
 import { RangeTools } from "./range-tools.js";
@@ -204,7 +205,8 @@ export class NewView extends HTMLElement {
     const name = error instanceof ApiError ? error.field : "";
     const inputs = { topic: this.#topic, rate: this.#rate, reason: this.#reason };
     for (const [field, input] of Object.entries(inputs)) setAttribute(input, "aria-invalid", field === name ? "true" : null);
-    setText(this.#error, error ? errorText(error) : "");
+    if (error) setError(this.#error, error);
+    else setText(this.#error, "");
     show(this.#error, Boolean(error));
   }
 

@@ -1,6 +1,6 @@
 // What would be published, in figures, what speaks against it, and the button that does it.
 
-import { ApiError, call } from "../lib/api.js";
+import { call } from "../lib/api.js";
 import { draft } from "../lib/draft.js";
 import { h, setText, show } from "../lib/dom.js";
 import { duration, number, range, recent, shortId, size, toRfc3339 } from "../lib/format.js";
@@ -8,7 +8,7 @@ import { t } from "../lib/i18n.js";
 import { go, link } from "../lib/router.js";
 import { session } from "../lib/session.js";
 import { pill, setPill } from "../ui/parts.js";
-import { errorText, toast, toastError } from "../ui/toast.js";
+import { toast, toastError } from "../ui/toast.js";
 
 /** Overlapping tasks that are shown; the rest is counted. */
 const MAX_OVERLAPS = 4;
@@ -131,8 +131,7 @@ export class PublishBar extends HTMLElement {
       draft.reset();
       go(["tasks", task.taskId]);
     } catch (error) {
-      if (error instanceof ApiError && error.field) toast(`${t(`field.${error.field}`)}: ${errorText(error)}`, "error");
-      else toastError(error);
+      toastError(error);
     } finally {
       this.#isSending = false;
       this.update();

@@ -5,8 +5,8 @@ import { draft, justBefore } from "../lib/draft.js";
 import { h, setText, show } from "../lib/dom.js";
 import { dateTime, number, range as rangeText, shortId } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
+import { themeChanged } from "../lib/theme.js";
 import { ticks } from "../lib/ticks.js";
-import { themeChanged } from "../ui/header.js";
 import { VirtualList } from "../ui/virtual-list.js";
 import { RangeDrag } from "./range-drag.js";
 

@@ -5,7 +5,8 @@ import { h, setText, show } from "../lib/dom.js";
 import { dateTime } from "../lib/format.js";
 import { t } from "../lib/i18n.js";
 import { download } from "../ui/download.js";
-import { errorText, toastError } from "../ui/toast.js";
+import { setError } from "../ui/errors.js";
+import { toastError } from "../ui/toast.js";
 import { VirtualList } from "../ui/virtual-list.js";
 
 const PAGE = 200;
@@ -76,7 +77,7 @@ export class TaskQuarantine extends HTMLElement {
       this.#next = page.next;
     } catch (error) {
       if (this.#model.signal.aborted) return;
-      setText(this.#empty, errorText(error));
+      setError(this.#empty, error);
       show(this.#empty, true);
       this.#next = null;
     } finally {

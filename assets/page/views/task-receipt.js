@@ -8,7 +8,8 @@ import { objects } from "../lib/stream.js";
 import { isFinal } from "../lib/task-model.js";
 import { bar, pill, setBar, setPill } from "../ui/parts.js";
 import { download } from "../ui/download.js";
-import { errorText, toastError } from "../ui/toast.js";
+import { setError } from "../ui/errors.js";
+import { toastError } from "../ui/toast.js";
 import { VirtualList } from "../ui/virtual-list.js";
 
 const COLUMNS = ["device", "published", "quarantined", "repeated", "offsets", "checksum", "verdict"];
@@ -65,7 +66,7 @@ export class TaskReceipt extends HTMLElement {
       show(this.#error, false);
     } catch (error) {
       if (this.#model.signal.aborted) return;
-      setText(this.#error, errorText(error));
+      setError(this.#error, error);
       show(this.#error, true);
       return;
     } finally {
@@ -114,7 +115,8 @@ export class TaskReceipt extends HTMLElement {
       }
     } catch (error) {
       if (this.#model.signal.aborted) return;
-      setText(this.#result, error instanceof Unreachable ? t("receipt.cut") : errorText(error));
+      if (error instanceof Unreachable) setText(this.#result, t("receipt.cut"));
+      else setError(this.#result, error);
     } finally {
       this.#verify.disabled = false;
       this.#list.refill();

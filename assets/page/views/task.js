@@ -8,7 +8,7 @@ import { isFinal, TaskModel } from "../lib/task-model.js";
 import { thingName } from "../lib/things.js";
 import { bar, failedPart, partOf, pill, setBar, setPill, taskState } from "../ui/parts.js";
 import { tabs } from "../ui/tabs.js";
-import { errorText } from "../ui/toast.js";
+import { errorNodes } from "../ui/errors.js";
 import { TaskActions } from "./task-actions.js";
 import { TaskDevices } from "./task-devices.js";
 import { TaskLog } from "./task-log.js";
@@ -86,7 +86,7 @@ export class TaskView extends HTMLElement {
   }
 
   #failed() {
-    this.#error.replaceChildren(h("span", { text: errorText(this.#model.error) }), h("a", { href: "#/tasks", text: t("task.toList") }));
+    this.#error.replaceChildren(h("span", {}, ...errorNodes(this.#model.error)), h("a", { href: "#/tasks", text: t("task.toList") }));
     show(this.#error, true);
   }
 

@@ -7,7 +7,7 @@ import { t } from "../lib/i18n.js";
 import { go, link, remember } from "../lib/router.js";
 import { thingName } from "../lib/things.js";
 import { bar, failedPart, partOf, pill, setBar, setPill, taskState } from "../ui/parts.js";
-import { errorText } from "../ui/toast.js";
+import { setError } from "../ui/errors.js";
 import { VirtualList } from "../ui/virtual-list.js";
 import { TaskFilters } from "./task-filters.js";
 
@@ -120,7 +120,7 @@ export class TasksView extends HTMLElement {
       show(this.#error, false);
     } catch (error) {
       if (signal.aborted) return;
-      setText(this.#error, errorText(error));
+      setError(this.#error, error);
       show(this.#error, true);
     }
     this.#update();
@@ -136,7 +136,7 @@ export class TasksView extends HTMLElement {
       this.#next = page.next;
       this.#update(true);
     } catch (error) {
-      if (!signal.aborted) setText(this.#error, errorText(error));
+      if (!signal.aborted) setError(this.#error, error);
     } finally {
       this.#isLoading = false;
     }
