@@ -51,6 +51,20 @@ export class Visit {
     }
   }
 
+  /**
+   * Types into a field. A text goes to whatever has the focus when it arrives at the browser, so one
+   * that has not arrived in the field is typed again. Whether it stays there is for the test to see.
+   * @param {import("playwright-core").Locator} field @param {string} text
+   */
+  async type(field, text) {
+    for (let attempt = 1; attempt <= 3; attempt += 1) {
+      await field.fill(text);
+      if ((await field.inputValue()) === text) return;
+      console.log(`"${text}" did not arrive, the focus is on ${await this.page.evaluate(() => document.activeElement?.outerHTML.slice(0, 120))}`);
+    }
+    throw new Error(`"${text}" does not arrive in its field`);
+  }
+
   /** @param {string} name */
   async screenshot(name) {
     // What is on the screen must have settled: fonts, and bars that grow.
