@@ -28,6 +28,9 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a visitor is called while no message arrives, so that it can end the reading.
 const POLL_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// A partition that is still not known after so long does not exist.
+const MISSING_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A message of a topic.
 #[derive(Debug, Clone, Copy)]
 pub struct TopicMessage<'m> {
@@ -90,17 +93,49 @@ impl TopicReader {
     /// # Errors
     /// The brokers do not answer.
     pub fn available(&self, partitions: impl IntoIterator<Item = i32>) -> Result<HashMap<i32, Available>, KafkaError> {
+        let started = Instant::now();
         let mut available = HashMap::new();
         for partition in partitions {
-            match self.consumer.fetch_watermarks(&self.topic, partition, self.timeout) {
-                Ok((first, end)) => _ = available.insert(partition, Available { first, end }),
-                Err(error) => match error.rdkafka_error_code() {
-                    Some(Code::UnknownPartition | Code::UnknownTopicOrPartition | Code::UnknownTopic) => {}
-                    code => return Err(KafkaError::of_topic(code.unwrap_or(Code::Fail), &self.topic)),
-                },
+            if let Some(offsets) = self.offsets(partition, started)? {
+                available.insert(partition, offsets);
             }
         }
         Ok(available)
+    }
+
+    /// The offsets of a partition; `None` if it does not exist. A broker that has just started, or
+    /// stood still, may not know its topics or their leaders yet: it is asked again for a while.
+    fn offsets(&self, partition: i32, started: Instant) -> Result<Option<Available>, KafkaError> {
+        loop {
+            let (answer, patience) = match self.consumer.fetch_watermarks(&self.topic, partition, self.timeout) {
+                Ok((first, end)) => return Ok(Some(Available { first, end })),
+                Err(error) => match error.rdkafka_error_code() {
+                    Some(Code::UnknownPartition | Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
+                        if self.exists(partition)? {
+                            let reason = format!("the leader of partition {partition} of topic {} is not known", self.topic);
+                            (Err(KafkaError::Unavailable(reason)), self.timeout)
+                        } else {
+                            (Ok(None), MISSING_TIMEOUT)
+                        }
+                    }
+                    code => match KafkaError::of_topic(code.unwrap_or(Code::Fail), &self.topic) {
+                        error @ KafkaError::Unavailable(_) => (Err(error), self.timeout),
+                        error => return Err(error),
+                    },
+                },
+            };
+            if started.elapsed() >= patience {
+                return answer;
+            }
+            std::thread::sleep(POLL_TIMEOUT);
+        }
+    }
+
+    /// Whether the brokers know a partition. Asking also refreshes what the client remembers.
+    fn exists(&self, partition: i32) -> Result<bool, KafkaError> {
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), self.timeout)?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == self.topic);
+        Ok(topic.is_some_and(|topic| topic.partitions().iter().any(|known| known.id() == partition)))
     }
 
     /// Calls `visit` for each message between these offsets, in the order of each partition, and

@@ -79,7 +79,9 @@ impl Published {
 async fn end(mut lines: JsonLines<VerifyLine>) -> VerifyLine {
     loop {
         match timeout(TIMEOUT * 2, lines.next()).await.expect("the verification hangs").unwrap().unwrap() {
-            VerifyLine::Progress(_) | VerifyLine::Device(_) => {}
+            VerifyLine::Progress(_) => {}
+            // Printed, to explain a summary that is not as expected.
+            VerifyLine::Device(device) => println!("{}", device.reason.unwrap_or_default()),
             last => {
                 assert_eq!(lines.next().await.unwrap(), None, "after {last:?}");
                 return last;
