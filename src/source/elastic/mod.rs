@@ -3,7 +3,7 @@
 //! A document is published as the store returns it, byte for byte as it was indexed. Rows are in
 //! the order of time (to the nanosecond, as the document has it), `_id` and index, which is made
 //! here, since no order that all versions offer is total without losing documents
-//! (docs/decisions/0024-elasticsearch.md).
+//! (docs/decisions/0025-elasticsearch.md).
 //!
 //! - `http`: requests, failover, credentials; `error`: what refusals mean
 //! - `discover`: version, mappings, settings; `layout`: what was found
