@@ -272,7 +272,7 @@ impl ReplayRunner {
             ));
         }
         if replay.total.is_none()
-            && let Some(note) = mapping.ambiguity_note(replay.from, replay.to)
+            && let Some(note) = mapping.range_note(replay.from, replay.to, Utc::now())
         {
             context.note(note);
         }

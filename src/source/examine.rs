@@ -49,6 +49,9 @@ impl Source {
                 let _ = write!(report, "\na reading of device {device}, key {} at {instant}, {bytes} bytes", row.position.key);
             }
         }
+        if mapping.index.is_some() {
+            report.push_str("\ncounting  by the index");
+        }
         if let Some(plan) = self.shared.readings.explain_count(&mapping, device, &select::range(&mapping, &selection)).await? {
             let scan = plan.lines().find(|line| line.contains("Scan") && !line.contains(" pg_class"));
             let scan = scan.map_or_else(|| plan.clone(), |line| line.trim_start_matches([' ', '-', '>']).to_owned());

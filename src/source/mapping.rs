@@ -98,8 +98,12 @@ impl Mapping {
         SourceError::Changed(changes.join(", "))
     }
 
-    /// A warning if some times of this range are ambiguous.
-    pub fn ambiguity_note(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Option<String> {
+    /// A remark on a range: some of its times are ambiguous, or it ends where rows may not be found
+    /// yet.
+    pub fn range_note(&self, from: DateTime<Utc>, to: DateTime<Utc>, now: DateTime<Utc>) -> Option<String> {
+        if let Some(index) = &self.index {
+            return index.settle_note(to, now);
+        }
         let TimeType::Local(zone) = self.time else { return None };
         let ambiguous = local::ambiguous_times(zone, from, to);
         let [first, more @ ..] = ambiguous.as_slice() else { return None };
@@ -265,11 +269,14 @@ impl fmt::Display for Mapping {
             "devices   {:?}: id {:?} ({:?}), thing {:?} ({:?}), name {:?}",
             device.table, device.id, self.device_id, device.thing, self.thing_id, device.name
         )?;
-        write!(
-            f,
-            "readings  {:?}: key {:?} ({:?}), device {:?} ({:?}), time {:?} ({:?}), document {:?} ({:?})",
-            raw.table, raw.id, self.key, raw.device, self.raw_device, raw.time, self.time, raw.doc, self.doc
-        )?;
+        match &self.index {
+            Some(index) => write!(f, "readings  {index}")?,
+            None => write!(
+                f,
+                "readings  {:?}: key {:?} ({:?}), device {:?} ({:?}), time {:?} ({:?}), document {:?} ({:?})",
+                raw.table, raw.id, self.key, raw.device, self.raw_device, raw.time, self.time, raw.doc, self.doc
+            )?,
+        }
         if let Some(ThingNames { table, id_type }) = &self.thing_names {
             write!(f, "\nthings    {:?}: id {:?} ({id_type:?}), name {:?}", table.table, table.id, table.name)?;
         }

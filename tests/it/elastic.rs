@@ -14,14 +14,14 @@ use uuid::Uuid;
 use crate::{
     source::all_of,
     support::{
-        ElasticIndex, TestApp, TestSource,
-        elastic::{Document, ask, mapping, row_key, try_ask},
-        message, real,
+        ElasticIndex, TestSource,
+        elastic::{Document, ask, mapping, row_key},
+        real,
     },
 };
 
 /// The servers to test with.
-fn servers() -> Vec<String> {
+pub fn servers() -> Vec<String> {
     let all = real("ELASTIC_ALL").unwrap_or_default();
     let mut servers: Vec<_> = all.split_whitespace().filter_map(|entry| Some(entry.split_once('=')?.1.to_owned())).collect();
     if servers.is_empty() {
@@ -31,25 +31,25 @@ fn servers() -> Vec<String> {
 }
 
 /// A source with the tables of things and devices, and an empty index.
-async fn source_on(server: &str, properties: &Value) -> (TestSource, ElasticIndex) {
+pub async fn source_on(server: &str, properties: &Value) -> (TestSource, ElasticIndex) {
     let index = ElasticIndex::with_mapping(server, properties).await;
     (TestSource::with_index(&index).await, index)
 }
 
-fn reading(id: &str, device: Uuid, time: &str, value: i64) -> Document {
+pub fn reading(id: &str, device: Uuid, time: &str, value: i64) -> Document {
     let text = format!(r#"{{ "data" : {{"v": {value}}}, "deviceId": "{device}","triggerTime":"{time}" }}"#);
     Document { id: id.to_owned(), text }
 }
 
-fn time(ms: i64) -> String {
+pub fn time(ms: i64) -> String {
     DateTime::from_timestamp_millis(ms).unwrap().format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string()
 }
 
-async fn read(source: &Source, selection: Selection) -> Vec<Row> {
+pub async fn read(source: &Source, selection: Selection) -> Vec<Row> {
     try_read(source, selection).await.unwrap()
 }
 
-async fn try_read(source: &Source, selection: Selection) -> Result<Vec<Row>, SourceError> {
+pub async fn try_read(source: &Source, selection: Selection) -> Result<Vec<Row>, SourceError> {
     let (mut rows, mut all) = (source.rows(selection), Vec::new());
     while let Some(batch) = rows.next().await? {
         all.extend(batch);
@@ -57,7 +57,7 @@ async fn try_read(source: &Source, selection: Selection) -> Result<Vec<Row>, Sou
     Ok(all)
 }
 
-fn keys(rows: &[Row]) -> Vec<String> {
+pub fn keys(rows: &[Row]) -> Vec<String> {
     rows.iter().map(|row| row.position.key.to_string()).collect()
 }
 
@@ -65,7 +65,7 @@ fn texts(rows: &[Row]) -> Vec<String> {
     rows.iter().map(|row| String::from_utf8(row.doc.as_ref().unwrap().to_vec()).unwrap()).collect()
 }
 
-fn page_rows(rows: u32) -> impl FnOnce(&mut Overrides) {
+pub fn page_rows(rows: u32) -> impl FnOnce(&mut Overrides) {
     move |overrides| {
         overrides.set(&["iota", "page_rows"], rows);
     }
@@ -104,7 +104,7 @@ async fn rows_of_equal_times_are_neither_lost_nor_repeated_nor_reordered() {
 }
 
 /// A source that reads from this URL, with the tables of `test`.
-fn open_with(test: &TestSource, tweak: impl FnOnce(&mut Overrides), url: &str) -> Source {
+pub fn open_with(test: &TestSource, tweak: impl FnOnce(&mut Overrides), url: &str) -> Source {
     let mut overrides = Overrides::default();
     test.configure(&mut overrides);
     overrides.set(&["iota", "readings", "url"], url);
@@ -246,96 +246,6 @@ async fn a_device_that_is_not_consumed_stops_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_read_is_refused_with_the_remedy() {
-    let device_and_time = |device: Value, time: Value| json!({"properties": {"deviceId": device, "triggerTime": time}});
-    let (keyword, date) = (json!({"type": "keyword"}), json!({"type": "date"}));
-    let cases = [
-        (device_and_time(json!({"type": "text"}), date.clone()), "must be a keyword"),
-        (device_and_time(json!({"type": "keyword", "ignore_above": 20}), date.clone()), "at least 36 characters"),
-        (device_and_time(keyword.clone(), json!({"type": "keyword"})), "must be date"),
-        (device_and_time(keyword.clone(), json!({"type": "date", "doc_values": false})), "can't be searched or sorted"),
-        (json!({"_source": {"enabled": false}, "properties": mapping()}), "stores no documents"),
-        (json!({"_source": {"excludes": ["data.*"]}, "properties": mapping()}), "stores parts of its documents"),
-        (json!({"properties": {"deviceId": {"type": "keyword"}}}), "has no field triggerTime"),
-    ];
-    for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
-        for (n, (mappings, problem)) in cases.iter().enumerate() {
-            let name = format!("{}-{n}", index.name);
-            index.create(&name, mappings).await;
-            let error = open_with(&test, |_| {}, &format!("{server}/{name}")).mapping().await.unwrap_err();
-            assert!(matches!(&error, SourceError::Mapping(text) if text.contains(problem)), "{server}: {problem}: {error}");
-        }
-        let error = open_with(&test, |_| {}, &format!("{server}/no-{}", index.name)).mapping().await.unwrap_err();
-        assert!(matches!(&error, SourceError::Mapping(text) if text.contains("no such index")), "{server}: {error}");
-        let error = open_with(&test, |_| {}, &format!("{server}/no-{}*", index.name)).mapping().await.unwrap_err();
-        assert!(matches!(&error, SourceError::Mapping(_)), "{server}: {error}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_text_field_is_searched_by_its_keyword() {
-    for server in servers() {
-        let properties = json!({"deviceId": {"type": "text", "fields": {"keyword": {"type": "keyword", "ignore_above": 256}}}, "triggerTime": {"type": "date"}});
-        let (test, index) = source_on(&server, &properties).await;
-        let (device, other) = (Uuid::new_v4(), Uuid::new_v4());
-        index.index(&[reading("a", device, &time(1_547_211_780_000), 1), reading("b", other, &time(1_547_211_780_000), 1)]).await;
-        let source = open_with(&test, |_| {}, &index.url());
-        assert_eq!(source.count(&all_of(device)).await.unwrap(), 1, "{server}");
-        assert_eq!(keys(&read(&source, all_of(device)).await), ["a"], "{server}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_index_that_is_rolled_over_on_the_way_is_read_to_its_end() {
-    for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
-        let device = Uuid::new_v4();
-        let document = |n: i64| reading(&row_key(n), device, &time(1_547_211_780_000 + n * 1_000), n);
-        index.index(&(0..3_000).map(document).collect::<Vec<_>>()).await;
-        let source = open_with(&test, page_rows(100), &format!("{}/{}*", index.server, index.name));
-        let mut rows = source.rows(all_of(device));
-        let mut keys = Vec::new();
-        let mut rolled_over = false;
-        while let Some(batch) = rows.next().await.unwrap() {
-            keys.extend(batch.iter().map(|row| row.position.key.to_string()));
-            if !rolled_over {
-                rolled_over = true;
-                let second = format!("{}-2", index.name);
-                index.create(&second, &json!({"properties": mapping()})).await;
-                index.index_into(&second, &(3_000..3_500).map(document).collect::<Vec<_>>()).await;
-            }
-        }
-        assert_eq!(keys, (0..3_500).map(row_key).collect::<Vec<_>>(), "{server}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_index_that_is_deleted_on_the_way_is_an_error() {
-    for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
-        let second = format!("{}-2", index.name);
-        index.create(&second, &json!({"properties": mapping()})).await;
-        let device = Uuid::new_v4();
-        let document = |n: i64| reading(&row_key(n), device, &time(1_547_211_780_000 + n * 1_000), n);
-        index.index_into(&second, &(0..20_000).map(document).collect::<Vec<_>>()).await;
-        let source = open_with(&test, page_rows(100), &format!("{}/{second}", index.server));
-        let mut rows = source.rows(all_of(device));
-        assert!(rows.next().await.unwrap().is_some());
-        ask(&server, Method::DELETE, &format!("/{second}"), None).await;
-        loop {
-            match rows.next().await {
-                Ok(Some(_)) => {}
-                Ok(None) => panic!("{server}: an index that is gone was read to its end"),
-                Err(_) => break,
-            }
-        }
-        let error = try_read(&source, all_of(device)).await.unwrap_err();
-        assert!(error.to_string().contains("no such index"), "{server}: {error}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_document_of_twenty_megabytes_is_read() {
     for server in servers() {
         let (test, index) = source_on(&server, &mapping()).await;
@@ -351,54 +261,5 @@ async fn a_document_of_twenty_megabytes_is_read() {
         let rows = read(&source, all_of(device)).await;
         assert_eq!(keys(&rows), (0..6).map(row_key).collect::<Vec<_>>(), "{server}");
         assert!(rows[1].doc.as_ref().unwrap().len() > 20_000_000, "{server}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_range_that_ends_now_waits_for_what_is_indexed_already() {
-    for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
-        let thing = Uuid::new_v4();
-        let device = Uuid::new_v4();
-        test.add_device(thing, device, "应变计").await;
-        let now = Utc::now();
-        let document = reading("late", device, &time(now.timestamp_millis()), 1);
-        // Indexed, and not to be found before the next refresh.
-        let of_type = if index.is_typed().await { "doc" } else { "_doc" };
-        let path = format!("/{}/{of_type}/late", index.name);
-        ask(&server, Method::PUT, &path, Some(document.text)).await;
-        let mut overrides = Overrides::default();
-        test.configure(&mut overrides);
-        overrides.set(&["iota", "readings", "url"], index.url()).set(&["iota", "readings", "settle_seconds"], 2);
-        let source = Source::new(&config::load(None, std::iter::empty(), overrides).unwrap().iota).unwrap();
-        let mut opened = source.open(thing, Selection { to: now, ..all_of(device) });
-        assert!(opened.device().await.unwrap().is_some());
-        ask(&server, Method::POST, &format!("/{}/_refresh", index.name), None).await;
-        let first = opened.rows.next().await.unwrap();
-        assert_eq!(first.map(|rows| keys(&rows)), Some(vec!["late".to_owned()]), "{server}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_document_that_is_no_json_is_quarantined_and_the_others_are_published() {
-    for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
-        let (thing, device) = (Uuid::new_v4(), Uuid::new_v4());
-        test.add_device(thing, device, "应变计").await;
-        let of_type = if index.is_typed().await { "doc" } else { "_doc" };
-        let good = |n: i64| crate::support::elastic::text(device, 1_547_211_780_000 + n, None);
-        for (id, text) in [("a", good(0)), ("c", good(2))] {
-            ask(&server, Method::PUT, &format!("/{}/{of_type}/{id}", index.name), Some(text)).await;
-        }
-        let commented = good(1).replacen('{', "{ /* a \"comment\" } */ ", 1);
-        let (status, _) = try_ask(&server, Method::PUT, &format!("/{}/{of_type}/b", index.name), Some(commented)).await;
-        ask(&server, Method::POST, &format!("/{}/_refresh", index.name), None).await;
-        let app = TestApp::start(test).await;
-        let (_, log) = app.publish(thing, &[device]).await;
-        let last = message(log.last().unwrap()).to_owned();
-        // Some versions refuse such a document.
-        let expected = if status < 300 { "1 quarantined" } else { "2" };
-        assert!(last.contains(expected), "{server}: {last}");
-        assert_eq!(app.topic.read().await.len(), 2, "{server}");
     }
 }

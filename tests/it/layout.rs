@@ -177,7 +177,7 @@ async fn an_ambiguous_hour_is_read_both_times() {
     let doubt = |from: &str, to: &str| {
         let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
         let source = source.clone();
-        async move { source.mapping().await.unwrap().ambiguity_note(from, to) }
+        async move { source.mapping().await.unwrap().range_note(from, to, to) }
     };
     let note = doubt("2024-10-27T00:50:00Z", "2024-10-28T00:00:00Z").await.unwrap();
     assert!(note.contains("from 2024-10-27 02:00:00 to 03:00:00 exist twice in Europe/Berlin"), "{note}");

@@ -26,6 +26,7 @@ mod contract;
 mod corpus;
 mod crashes;
 mod elastic;
+mod elastic_layout;
 mod handshake;
 mod hostile;
 mod kafka;

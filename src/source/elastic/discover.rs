@@ -81,6 +81,7 @@ pub async fn describe(cluster: &Cluster) -> Result<(IndexLayout, RawLayout), Sou
         indices: settings.keys().cloned().collect(),
         shards,
         max_page_rows,
+        settle_seconds: cluster.settle_seconds,
     };
     let raw = RawLayout {
         raw: RawTable {

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, fmt};
 
+use chrono::{DateTime, TimeDelta, Utc};
+
 /// The store's kind and version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Version {
@@ -66,12 +68,42 @@ pub struct IndexLayout {
     pub shards: u32,
     /// The largest page that all of them allow.
     pub max_page_rows: u32,
+    /// `iota.readings.settle_seconds`.
+    pub settle_seconds: u64,
 }
 
 impl IndexLayout {
+    /// A remark on a range that ends where documents may not be found yet.
+    pub fn settle_note(&self, to: DateTime<Utc>, now: DateTime<Utc>) -> Option<String> {
+        let settle = TimeDelta::try_seconds(i64::try_from(self.settle_seconds).ok()?)?;
+        (to + settle > now).then(|| {
+            format!(
+                "the range ends {} now: documents are found some time after they were indexed, so its end is read {} s later (iota.readings.settle_seconds)",
+                if to > now { "after" } else { "shortly before" },
+                self.settle_seconds
+            )
+        })
+    }
+
     /// Whether rows read by both layouts are equal and in the same order.
     pub fn reads_like(&self, other: &Self) -> bool {
         (&self.index, &self.device, &self.time, self.time_field) == (&other.index, &other.device, &other.time, other.time_field)
+    }
+}
+
+/// For `data-patch check`.
+impl fmt::Display for IndexLayout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { version, index, device_fields, time, time_field, indices, shards, .. } = self;
+        write!(
+            f,
+            "{index:?} of {} {}.{}, {} indices with {shards} shards: key \"_id\", device {:?}, time {time:?} ({time_field:?}), document \"_source\"",
+            version.distribution,
+            version.major,
+            version.minor,
+            indices.len(),
+            device_fields.join(", ")
+        )
     }
 }
 

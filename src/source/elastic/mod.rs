@@ -9,7 +9,7 @@
 //! - `discover`: version, mappings, settings; `layout`: what was found
 //! - `query`, `response`, `lenient`: what is sent, and what comes back
 //! - `fetch`: one page; `equal_times`: a millisecond with more documents than a page
-//! - `reader`: all pages of some devices; `span`: how long windows are
+//! - `reader`: all pages of some devices; `member`: one of them; `span`: how long windows are
 //! - `open`: devices that are opened together; `preview`: counts by time, and samples
 
 mod discover;
@@ -19,6 +19,7 @@ mod fetch;
 mod http;
 mod layout;
 mod lenient;
+mod member;
 mod open;
 mod preview;
 mod query;
@@ -50,8 +51,9 @@ use super::{
 };
 use crate::config::{Iota, ReadingsUrl};
 use http::{Http, Request};
+use member::Member;
 use query::Window;
-use reader::{Member, Reader};
+use reader::Reader;
 
 /// A cluster and the index in it; clones share the connections.
 #[derive(Clone)]
@@ -62,6 +64,7 @@ pub(super) struct Cluster {
     /// Names of the fields.
     device: String,
     time: String,
+    settle_seconds: u64,
     settle_ms: i64,
     pending: PendingQueue,
     /// Shards that the last search asked, if they were not all of the indices; 0: not known.
@@ -79,6 +82,7 @@ impl Cluster {
             index: url.index,
             device: config.readings.device.clone(),
             time: config.readings.time.clone(),
+            settle_seconds: config.readings.settle_seconds,
             settle_ms: i64::try_from(config.readings.settle_seconds).unwrap_or(i64::MAX).saturating_mul(1_000),
             pending: PendingQueue::default(),
             shards: Arc::default(),

@@ -3,10 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{
-    Cluster,
-    reader::{Member, Reader},
-};
+use super::{Cluster, member::Member, reader::Reader};
 use crate::source::{Device, Source, SourceError, backend::CatalogBackend as _, pending::PendingDevice};
 
 /// Maximum devices of a group.

@@ -10,8 +10,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::BytesMut;
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
@@ -19,17 +18,15 @@ use super::{
     Cluster,
     fetch::{Fetched, Item, Place, Wanted, fetch},
     layout::IndexLayout,
+    member::{Member, compact},
     query::Window,
     span::Span,
 };
-use crate::{
-    source::{
-        Mapping, Row, RowSender, Selection, Source, SourceError,
-        budget::MemoryPermit,
-        pages::{self, Slot},
-        rows::ReadNext,
-    },
-    task::Position,
+use crate::source::{
+    Mapping, RowSender, Source, SourceError,
+    budget::MemoryPermit,
+    pages::{self, Slot},
+    rows::ReadNext,
 };
 
 /// Between two looks at a group whose devices wait for each other.
@@ -38,14 +35,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const MAX_UNCOUNTED_BYTES: usize = 16 * 1_024;
 /// Maximum consecutive changes of the indices without a page in between.
 const MAX_LAYOUT_CHANGES: u32 = 20;
-
-/// A device, and who receives its rows.
-pub struct Member {
-    selection: Selection,
-    sender: RowSender,
-    /// Rows up to this one are done.
-    done: Option<Position>,
-}
 
 /// A window that is being read.
 struct Ahead {
@@ -72,17 +61,6 @@ pub struct Reader {
     shards: Option<u32>,
     ahead: Option<Ahead>,
     layout_changes: u32,
-}
-
-impl Member {
-    pub fn new(selection: Selection, sender: RowSender) -> Self {
-        Self { done: selection.after.clone(), selection, sender }
-    }
-
-    fn start_ms(&self) -> i64 {
-        let from = self.selection.from.timestamp_millis();
-        self.done.as_ref().map_or(from, |done| from.max(done.time_us.div_euclid(1_000)))
-    }
 }
 
 impl Reader {
@@ -341,66 +319,5 @@ impl Reader {
             let bytes = items.iter().map(Item::bytes).sum();
             member.push(items, memory.split(bytes));
         }
-    }
-}
-
-impl Member {
-    /// Passes on the items that are in its range and not done.
-    fn push(&mut self, items: Vec<Item>, memory: MemoryPermit) {
-        let is_done = self.find_done(&items);
-        self.sender.set_memory(memory);
-        for (n, item) in items.into_iter().enumerate() {
-            if n < is_done || !self.is_in_range(&item.place) {
-                continue;
-            }
-            let position = item.place.position();
-            self.selection.after = Some(position.clone());
-            self.sender.push(Row { position, doc: item.doc });
-        }
-        self.sender.end_page();
-    }
-
-    /// The number of first items that are done. They end with the row that was done last; if it
-    /// does not exist any more, those at its time may be published again, but none is left out.
-    fn find_done(&mut self, items: &[Item]) -> usize {
-        let Some(done) = &self.done else { return 0 };
-        let before = items.partition_point(|item| item.place.time_us() < done.time_us);
-        let until = items.partition_point(|item| item.place.time_us() <= done.time_us);
-        let at_time = items.get(before..until).unwrap_or_default();
-        let count = if matches!(&done.key, crate::task::RowKey::Text(key) if key.is_empty()) {
-            // A position before the first row has no key.
-            until
-        } else {
-            at_time.iter().position(|item| item.place.position().key == done.key).map_or(before, |last| before + last + 1)
-        };
-        if count > before || until < items.len() {
-            self.done = None;
-        }
-        count
-    }
-
-    fn is_in_range(&self, place: &Place) -> bool {
-        let time = (place.ms, place.nanos);
-        let bound = |time: DateTime<Utc>| (time.timestamp_millis(), time.timestamp_subsec_nanos() % 1_000_000);
-        bound(self.selection.from) <= time && time <= bound(self.selection.to)
-    }
-}
-
-impl Item {
-    fn bytes(&self) -> usize {
-        self.doc.as_ref().map_or(0, bytes::Bytes::len) + size_of::<Row>()
-    }
-}
-
-/// Copies the documents of a device next to each other, so that they do not keep the whole page in
-/// memory.
-fn compact(items: &mut [Item]) {
-    let mut buffer = BytesMut::with_capacity(items.iter().filter_map(|item| item.doc.as_ref()).map(bytes::Bytes::len).sum());
-    for doc in items.iter().filter_map(|item| item.doc.as_ref()) {
-        buffer.extend_from_slice(doc);
-    }
-    let mut documents = buffer.freeze();
-    for doc in items.iter_mut().filter_map(|item| item.doc.as_mut()) {
-        *doc = documents.split_to(doc.len());
     }
 }

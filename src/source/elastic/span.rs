@@ -21,7 +21,7 @@ impl Span {
         #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "an estimate")]
         let span = {
             let covered = covered_ms.max(1) as f64;
-            let wanted = covered * f64::from(page_rows) * TARGET / (rows.max(1) as f64);
+            let wanted = if rows == 0 { f64::INFINITY } else { covered * f64::from(page_rows) * TARGET / rows as f64 };
             wanted.clamp(1.0, covered * MAX_GROWTH) as i64
         };
         self.0 = Some(span.max(1));
@@ -40,6 +40,8 @@ mod tests {
         assert_eq!(span.end(0, 1_000_000), 800);
         span.adapt(0, 800, 1_000);
         assert_eq!(span.end(0, 1_000_000), 6_400);
+        span.adapt(0, 1, 1);
+        assert_eq!(span.end(0, 1_000_000), 8);
         span.adapt(1_000_000, 10, 1_000);
         assert_eq!(span.end(3, 1_000_000), 4);
     }

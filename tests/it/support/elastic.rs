@@ -90,6 +90,13 @@ impl ElasticIndex {
         document_type(&self.server).await == "doc"
     }
 
+    /// Whether the server knows times in nanoseconds.
+    pub async fn has_nanoseconds(&self) -> bool {
+        let root = ask(&self.server, Method::GET, "/", None).await;
+        let number = root["version"]["number"].as_str().unwrap_or_default().to_owned();
+        root["version"]["distribution"] == "opensearch" || !(number.starts_with("5.") || number.starts_with("6."))
+    }
+
     /// The URL that the service reads from.
     pub fn url(&self) -> String {
         format!("{}/{}", self.server, self.name)
