@@ -78,6 +78,7 @@ impl Process {
             .env("DATA_PATCH_QUEUE_URL", format!("sqlite://{}", folder.path().join("queue.db").display()))
             .env("DATA_PATCH_IOTA_URL", source.url())
             .envs(source.index().map(|index| ("DATA_PATCH_IOTA_READINGS_URL", index.url())))
+            .envs(source.index().map(|_| ("DATA_PATCH_IOTA_READINGS_SETTLE_SECONDS", "0")))
             .env("DATA_PATCH_KAFKA_BROKERS", topic.broker.brokers())
             .env("DATA_PATCH_KAFKA_DEFAULT_TOPIC", &topic.name)
             // No test waits for leases to expire: a killed service is detected at once.

@@ -305,7 +305,8 @@ impl TestSource {
     pub fn configure(&self, overrides: &mut Overrides) {
         if let Self::Elastic { catalog, index } = self {
             catalog.configure(overrides);
-            overrides.set(&["iota", "readings", "url"], index.url());
+            // What a test indexes can be found at once.
+            overrides.set(&["iota", "readings", "url"], index.url()).set(&["iota", "readings", "settle_seconds"], 0);
             return;
         }
         let url = match (self, real("PGBOUNCER")) {
