@@ -69,15 +69,24 @@ fn each_service_has_a_health_check_or_ends_and_they_start_in_order() {
     let compose = compose();
     for (name, service) in compose["services"].as_hash().unwrap() {
         let name = name.as_str().unwrap();
-        assert_eq!(service["healthcheck"]["test"].is_badvalue(), name == "topics", "{name}");
-        for before in service["depends_on"].as_hash().iter().flat_map(|after| after.keys()) {
-            assert!(!compose["services"][before.as_str().unwrap()].is_badvalue(), "{name} waits for {before:?}");
+        let ends = ["topics", "opensearch-sample"].contains(&name);
+        assert_eq!(service["healthcheck"]["test"].is_badvalue(), ends, "{name}");
+        assert_eq!(service["restart"].as_str(), Some(if ends { "no" } else { "unless-stopped" }), "{name}");
+        for (before, condition) in service["depends_on"].as_hash().into_iter().flatten() {
+            let other = &compose["services"][before.as_str().unwrap()];
+            assert!(!other.is_badvalue(), "{name} waits for {before:?}");
+            // One of another profile may not be there.
+            let is_there = other["profiles"].is_badvalue() || other["profiles"] == service["profiles"];
+            assert_eq!(condition["required"].as_bool(), (!is_there).then_some(false), "{name} waits for {before:?}");
         }
     }
     let after = &compose["services"]["data-patch"]["depends_on"];
-    for (service, condition) in
-        [("postgres", "service_healthy"), ("kafka", "service_healthy"), ("topics", "service_completed_successfully")]
-    {
+    for (service, condition) in [
+        ("postgres", "service_healthy"),
+        ("kafka", "service_healthy"),
+        ("topics", "service_completed_successfully"),
+        ("opensearch-sample", "service_completed_successfully"),
+    ] {
         assert_eq!(after[service]["condition"].as_str(), Some(condition));
     }
 }
@@ -102,6 +111,7 @@ fn no_volume_is_anonymous() {
         ("kafka", vec!["/var/lib/kafka/data", "/etc/kafka/secrets", "/mnt/shared/config"]),
         ("topics", vec!["/var/lib/kafka/data", "/etc/kafka/secrets", "/mnt/shared/config"]),
         ("data-patch", vec!["/var/lib/data-patch"]),
+        ("opensearch-sample", vec!["/var/lib/postgresql/data"]),
         ("prometheus", vec!["/prometheus"]),
         ("grafana", vec!["/var/lib/grafana"]),
     ];
@@ -116,15 +126,19 @@ fn no_volume_is_anonymous() {
     }
 }
 
-/// `docker compose up` alone starts neither Prometheus nor Grafana, and what they need is theirs alone.
+/// `docker compose up` alone starts neither Prometheus and Grafana nor `OpenSearch`, and what they need is theirs alone.
 #[test]
-fn observability_is_a_profile_of_its_own_with_pinned_images() {
+fn observability_and_opensearch_are_profiles_of_their_own_with_pinned_images() {
     let compose = compose();
     for (name, service) in compose["services"].as_hash().unwrap() {
         let name = name.as_str().unwrap();
-        let is_optional = ["prometheus", "grafana"].contains(&name);
+        let expected = match name {
+            "prometheus" | "grafana" => vec!["observability"],
+            "opensearch" | "opensearch-sample" => vec!["opensearch"],
+            _ => vec![],
+        };
         let profiles = service["profiles"].as_vec().map(|_| texts(&service["profiles"])).unwrap_or_default();
-        assert_eq!(profiles, if is_optional { vec!["observability"] } else { vec![] }, "{name}");
+        assert_eq!(profiles, expected, "{name}");
         if let Some(image) = service["image"].as_str() {
             assert!(
                 image.rsplit_once(':').is_some_and(|(_, tag)| tag.starts_with(|c: char| c.is_ascii_digit() || c == 'v')),
@@ -135,6 +149,23 @@ fn observability_is_a_profile_of_its_own_with_pinned_images() {
     let scraped = std::fs::read_to_string(root().join("deploy/prometheus/prometheus.yml")).unwrap();
     let scraped = &YamlLoader::load_from_str(&scraped).unwrap()[0]["scrape_configs"][0]["static_configs"][0]["targets"];
     assert_eq!(texts(scraped), [format!("data-patch:{}", service_config(|_| {}).server.listen.port())]);
+}
+
+/// The readings are in PostgreSQL unless the variable that the file and the documents name is given.
+#[test]
+fn the_readings_are_in_opensearch_with_the_variable_that_is_documented() {
+    assert!(!service_config(|_| {}).iota.readings.is_configured());
+    let variable = "DATA_PATCH_IOTA_READINGS_URL";
+    for file in ["docker-compose.yml", "docs/deployment.md", "docs/deployment.zh-CN.md"] {
+        let text = std::fs::read_to_string(root().join(file)).unwrap();
+        let (_, command) = text.split_once(&format!("{variable}=")).unwrap_or_else(|| panic!("{file} has no {variable}"));
+        let url = command.split_whitespace().next().unwrap().to_owned();
+        let config = service_config(|variables| drop(variables.insert(variable.to_owned(), url)));
+        let url = config::ReadingsUrl::parse(&config.iota.readings.url).unwrap();
+        assert_eq!((url.nodes, url.index.as_str()), (vec!["http://opensearch:9200".to_owned()], "raw_data"), "{file}");
+    }
+    let loaded = texts(&compose()["services"]["opensearch-sample"]["command"]).concat();
+    assert!(loaded.contains("/raw_data/_bulk?"), "{loaded}");
 }
 
 #[test]
