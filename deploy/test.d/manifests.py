@@ -72,7 +72,8 @@ values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 jsonschema.Draft7Validator.check_schema(schema)
 validator = jsonschema.Draft7Validator(schema)
 wrong += [f"values.yaml: {error.json_path}: {error.message}" for error in validator.iter_errors(values)]
-for bad in [{"imge": {}}, {"service": {"type": "ClusterIP", "port": 0}}, {"storage": {"size": "much"}}, {"secretName": ""}]:
+for bad in [{"imge": {}}, {"service": {"type": "ClusterIP", "port": 0}}, {"storage": {"size": "much"}}, {"secretName": ""},
+            {"files": {"config.toml": ""}}, {"files": {"ca.pem": 1}}]:
     expect(f"values.schema.json takes {bad}", not validator.is_valid(values | bad))
 
 if len(sys.argv) > 1:
