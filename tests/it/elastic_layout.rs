@@ -80,6 +80,17 @@ async fn what_cannot_be_read_is_refused_with_the_remedy() {
             let error = open_with(&test, |_| {}, &format!("{server}/{name}")).mapping().await.unwrap_err();
             assert!(matches!(&error, SourceError::Mapping(text) if text.contains(problem)), "{server}: {problem}: {error}");
         }
+        let name = format!("{}-nested", index.name);
+        let nested = json!({"type": "nested", "properties": {"id": {"type": "keyword"}}});
+        index.create(&name, &json!({"properties": {"meta": nested, "triggerTime": {"type": "date"}}})).await;
+        let of_nested = |overrides: &mut Overrides| {
+            overrides.set(&["iota", "readings", "device"], "meta.id");
+        };
+        let error = open_with(&test, of_nested, &format!("{server}/{name}")).mapping().await.unwrap_err();
+        assert!(
+            matches!(&error, SourceError::Mapping(text) if text.contains("is in meta, which is nested")),
+            "{server}: {error}"
+        );
         let error = open_with(&test, |_| {}, &format!("{server}/no-{}", index.name)).mapping().await.unwrap_err();
         assert!(matches!(&error, SourceError::Mapping(text) if text.contains("no such index")), "{server}: {error}");
         let error = open_with(&test, |_| {}, &format!("{server}/no-{}*", index.name)).mapping().await.unwrap_err();

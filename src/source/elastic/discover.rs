@@ -136,7 +136,7 @@ async fn fetch(cluster: &Cluster, path: &str) -> Result<BTreeMap<String, Value>,
 /// A pattern leaves closed indices out, without a word.
 async fn closed_indices(cluster: &Cluster) -> Result<Option<String>, SourceError> {
     if !cluster.index.contains('*') {
-        // Otherwise every search of a closed index fails, with its name.
+        // Otherwise every search of a closed index fails.
         return Ok(None);
     }
     let path = format!("/{}/_settings?ignore_unavailable=true&allow_no_indices=true&expand_wildcards=closed", cluster.index);
@@ -200,6 +200,13 @@ impl Findings {
                 continue;
             }
             has_fields = true;
+            for field in [&cluster.device, &cluster.time] {
+                if let Some(outer) = nested(of_type, field) {
+                    self.problems.push(format!(
+                        "field {field} of index {name} is in {outer}, which is nested: a search by it finds no document. Reindex it as an object, or name another field"
+                    ));
+                }
+            }
             self.add_source(name, of_type);
             self.add_device(name, &cluster.device, device);
             self.add_time(name, &cluster.time, time);
@@ -304,6 +311,13 @@ impl Findings {
 /// Whether an option of a field is switched off; before version 5 it was a text.
 fn is_off(field: &Value, option: &str) -> bool {
     matches!(field.get(option), Some(Value::Bool(false))) || field.get(option).and_then(Value::as_str) == Some("no")
+}
+
+/// The nested object that a field is in, if it is in one.
+fn nested<'a>(mapping: &Value, name: &'a str) -> Option<&'a str> {
+    name.match_indices('.')
+        .map(|(at, _)| name.split_at(at).0)
+        .find(|outer| property(mapping, outer).and_then(|object| object.get("type")).and_then(Value::as_str) == Some("nested"))
 }
 
 /// A field in a mapping, by its path.

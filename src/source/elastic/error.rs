@@ -123,9 +123,14 @@ impl From<Refusal> for SourceError {
         let text = refusal.to_string();
         match refusal.status {
             _ if refusal.is_outage() || refusal.is_overload() => Self::Unavailable(text),
-            401 => Self::Unknown(format!("{text}. Give it the credentials of a user who may read the index (iota.readings)")),
-            403 if !refusal.kind.contains("closed") => Self::Unknown(format!(
-                "{text}. The user of iota.readings needs the rights read and view_index_metadata on the index"
+            // As a refused password of a database: it may be corrected, and nothing is wrong with the
+            // rows.
+            401 => Self::Unavailable(format!("{text}. Give it the credentials of a user who may read the index (iota.readings)")),
+            403 if !refusal.kind.contains("closed") => Self::Unavailable(format!(
+                "{text}. The user of iota.readings needs the rights read and view_index_metadata on the index, and monitor on the cluster"
+            )),
+            _ if refusal.kind == "index_closed_exception" => Self::Rejected(format!(
+                "{text}: an index of iota.readings.url is closed. Open it (POST /INDEX/_open), or name others"
             )),
             404 => Self::Mapping(format!("{text}. Name an existing index, alias or pattern in iota.readings.url")),
             400..500 => Self::Rejected(text),
@@ -141,7 +146,9 @@ impl From<HttpError> for SourceError {
             HttpError::Unreachable(text) if text.contains("certificate") => Self::Unknown(text),
             HttpError::Unreachable(text) => Self::Unavailable(text),
             HttpError::Refused(refusal) => refusal.into(),
-            HttpError::TooLarge => Self::Rejected("an answer of the store of readings is larger than 64 MiB".to_owned()),
+            HttpError::TooLarge => Self::Rejected(
+                "an answer of the store of readings is larger than 64 MiB, or a document larger than 101 MiB".to_owned(),
+            ),
         }
     }
 }
