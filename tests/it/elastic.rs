@@ -74,7 +74,7 @@ pub fn page_rows(rows: u32) -> impl FnOnce(&mut Overrides) {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_equal_times_are_neither_lost_nor_repeated_nor_reordered() {
     for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
+        let (tables, index) = source_on(&server, &mapping()).await;
         let second = format!("{}-2", index.name);
         index.create(&second, &json!({"properties": mapping()})).await;
         let device = Uuid::new_v4();
@@ -90,7 +90,7 @@ async fn rows_of_equal_times_are_neither_lost_nor_repeated_nor_reordered() {
         let expected: Vec<_> = expected.into_iter().map(|(_, key)| key).collect();
 
         for rows in [100, 999, 10_000] {
-            let source = open_with(&test, page_rows(rows), &format!("{}/{}*", index.server, index.name));
+            let source = open_with(&tables, page_rows(rows), &format!("{}/{}*", index.server, index.name));
             assert_eq!(source.count(&all_of(device)).await.unwrap(), 12_000, "{server}");
             let read_rows = read(&source, all_of(device)).await;
             assert_eq!(keys(&read_rows), expected, "{server}, pages of {rows}");
@@ -103,10 +103,10 @@ async fn rows_of_equal_times_are_neither_lost_nor_repeated_nor_reordered() {
     }
 }
 
-/// A source that reads from this URL, with the tables of `test`.
-pub fn open_with(test: &TestSource, tweak: impl FnOnce(&mut Overrides), url: &str) -> Source {
+/// A source that reads from this URL, with the tables of `tables`.
+pub fn open_with(tables: &TestSource, tweak: impl FnOnce(&mut Overrides), url: &str) -> Source {
     let mut overrides = Overrides::default();
-    test.configure(&mut overrides);
+    tables.configure(&mut overrides);
     overrides.set(&["iota", "readings", "url"], url);
     tweak(&mut overrides);
     Source::new(&config::load(None, std::iter::empty(), overrides).unwrap().iota).unwrap()
@@ -115,7 +115,7 @@ pub fn open_with(test: &TestSource, tweak: impl FnOnce(&mut Overrides), url: &st
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_arrive_byte_for_byte() {
     for server in servers() {
-        let (test, index) = source_on(
+        let (tables, index) = source_on(
             &server,
             &json!({"deviceId": {"type": "keyword"}, "triggerTime": {"type": "date"}, "x": {"type": "object", "enabled": false}}),
         )
@@ -128,7 +128,7 @@ async fn documents_arrive_byte_for_byte() {
             r#""\u00e9\u0041""#,
             "123456789012345678901234567890",
             r#"{"b":1,"a":2}"#,
-            r#"[ 1,2 , 3]"#,
+            "[ 1,2 , 3]",
             r#""水位""#,
         ];
         let documents: Vec<_> = (0..)
@@ -141,7 +141,7 @@ async fn documents_arrive_byte_for_byte() {
             })
             .collect();
         index.index(&documents).await;
-        let source = open_with(&test, |_| {}, &index.url());
+        let source = open_with(&tables, |_| {}, &index.url());
         let expected: Vec<_> = documents.iter().map(|document| document.text.clone()).collect();
         assert_eq!(texts(&read(&source, all_of(device)).await), expected, "{server}");
     }
@@ -150,13 +150,13 @@ async fn documents_arrive_byte_for_byte() {
 #[tokio::test(flavor = "multi_thread")]
 async fn times_below_a_millisecond_decide_range_and_order() {
     for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
+        let (tables, index) = source_on(&server, &mapping()).await;
         let device = Uuid::new_v4();
         let fractions = ["123456789", "123456", "123", "1234", "123456788", "124"];
         let documents: Vec<_> =
             fractions.iter().map(|fraction| reading(fraction, device, &format!("2019-01-11T13:03:00.{fraction}Z"), 1)).collect();
         index.index(&documents).await;
-        let source = open_with(&test, |_| {}, &index.url());
+        let source = open_with(&tables, |_| {}, &index.url());
         let expected = ["123", "1234", "123456", "123456788", "123456789", "124"];
         assert_eq!(keys(&read(&source, all_of(device)).await), expected, "{server}");
         let instant = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
@@ -169,11 +169,11 @@ async fn times_below_a_millisecond_decide_range_and_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resume_after_a_row_that_was_deleted_loses_none() {
     for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
+        let (tables, index) = source_on(&server, &mapping()).await;
         let device = Uuid::new_v4();
         let ms = 1_547_211_780_000;
         index.index(&["a", "b", "c"].map(|id| reading(id, device, &time(ms), 1))).await;
-        let source = open_with(&test, |_| {}, &index.url());
+        let source = open_with(&tables, |_| {}, &index.url());
         let after = |key: &str| Selection { after: Some(Position { time_us: ms * 1_000, key: key.into() }), ..all_of(device) };
         assert_eq!(keys(&read(&source, after("b")).await), ["c"], "{server}");
         let of_type = if index.is_typed().await { "doc" } else { "_doc" };
@@ -185,19 +185,19 @@ async fn a_resume_after_a_row_that_was_deleted_loses_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn devices_that_are_opened_together_get_their_own_rows() {
     for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
+        let (tables, index) = source_on(&server, &mapping()).await;
         let thing = Uuid::new_v4();
         let devices: Vec<_> = (0..40).map(|_| Uuid::new_v4()).collect();
         let mut documents = Vec::new();
         for (n, device) in (0..).zip(&devices) {
-            test.add_device(thing, *device, "应变计").await;
+            tables.add_device(thing, *device, "应变计").await;
             // All have rows at the same times, and some have many.
             for row in 0..(if n % 10 == 0 { 900 } else { n }) {
                 documents.push(reading(&row_key(n * 1_000 + row), *device, &time(1_547_211_780_000 + row * 1_000), row));
             }
         }
         index.index(&documents).await;
-        let source = open_with(&test, page_rows(500), &index.url());
+        let source = open_with(&tables, page_rows(500), &index.url());
         let opened: Vec<_> = devices.iter().map(|device| source.open(thing, all_of(*device))).collect();
         let reading = (0..).zip(opened).map(|(n, mut opened)| async move {
             assert!(opened.device().await.unwrap().is_some());
@@ -215,11 +215,11 @@ async fn devices_that_are_opened_together_get_their_own_rows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_is_not_consumed_stops_no_other() {
     for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
+        let (tables, index) = source_on(&server, &mapping()).await;
         let thing = Uuid::new_v4();
         let devices = [Uuid::new_v4(), Uuid::new_v4()];
         for (n, device) in (0..).zip(devices) {
-            test.add_device(thing, device, "应变计").await;
+            tables.add_device(thing, device, "应变计").await;
             let text = |row: i64| {
                 let padding = "x".repeat(1_000);
                 let time = time(1_547_211_780_000 + row * 1_000);
@@ -228,7 +228,7 @@ async fn a_device_that_is_not_consumed_stops_no_other() {
             let rows: Vec<_> = (0..4_000).map(|row| Document { id: row_key(n * 10_000 + row), text: text(row) }).collect();
             index.index(&rows).await;
         }
-        let source = open_with(&test, page_rows(1_000), &index.url());
+        let source = open_with(&tables, page_rows(1_000), &index.url());
         let [mut idle, mut busy] = devices.map(|device| source.open(thing, all_of(device)));
         assert!(idle.device().await.unwrap().is_some());
         let mut rows = 0;
@@ -248,7 +248,7 @@ async fn a_device_that_is_not_consumed_stops_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_of_twenty_megabytes_is_read() {
     for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
+        let (tables, index) = source_on(&server, &mapping()).await;
         let device = Uuid::new_v4();
         let text = |bytes: usize, n: i64| {
             let (padding, time) = ("x".repeat(bytes), time(1_547_211_780_000 + n));
@@ -257,7 +257,7 @@ async fn a_document_of_twenty_megabytes_is_read() {
         for (n, bytes) in (0..).zip([10, 20_000_000, 3_000_000, 3_000_000, 10, 10]) {
             index.index(&[Document { id: row_key(n), text: text(bytes, n) }]).await;
         }
-        let source = open_with(&test, |_| {}, &index.url());
+        let source = open_with(&tables, |_| {}, &index.url());
         let rows = read(&source, all_of(device)).await;
         assert_eq!(keys(&rows), (0..6).map(row_key).collect::<Vec<_>>(), "{server}");
         assert!(rows[1].doc.as_ref().unwrap().len() > 20_000_000, "{server}");

@@ -23,7 +23,7 @@ use crate::{
 #[tokio::test(flavor = "multi_thread")]
 async fn times_are_nanoseconds_or_numbers_too() {
     for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
+        let (tables, index) = source_on(&server, &mapping()).await;
         let device = Uuid::new_v4();
         let from: DateTime<Utc> = "2019-01-11T13:03:00.001Z".parse().unwrap();
         let of_time = |kind: &str| json!({"properties": {"deviceId": {"type": "keyword"}, "triggerTime": {"type": kind}}});
@@ -43,7 +43,7 @@ async fn times_are_nanoseconds_or_numbers_too() {
                 Document { id: row_key(n), text: format!(r#"{{"deviceId":"{device}","triggerTime":{time}}}"#) }
             };
             index.index_into(&name, &(0..9).map(document).collect::<Vec<_>>()).await;
-            let source = open_with(&test, page_rows(2), &format!("{server}/{name}"));
+            let source = open_with(&tables, page_rows(2), &format!("{server}/{name}"));
             let selection = Selection { from, ..all_of(device) };
             assert_eq!(source.count(&selection).await.unwrap(), 8, "{server}: {kind}");
             assert_eq!(keys(&read(&source, selection).await), (1..9).map(row_key).collect::<Vec<_>>(), "{server}: {kind}");
@@ -54,7 +54,7 @@ async fn times_are_nanoseconds_or_numbers_too() {
             let both = format!("{server}/{0},{0}-date_nanos", index.name);
             let selection = Selection { from, ..all_of(device) };
             let expected = [row_key(1), row_key(2), "m".to_owned()];
-            assert_eq!(keys(&read(&open_with(&test, page_rows(2), &both), selection).await)[..3], expected, "{server}");
+            assert_eq!(keys(&read(&open_with(&tables, page_rows(2), &both), selection).await)[..3], expected, "{server}");
         }
     }
 }
@@ -73,11 +73,11 @@ async fn what_cannot_be_read_is_refused_with_the_remedy() {
         (json!({"properties": {"deviceId": {"type": "keyword"}}}), "has no field triggerTime"),
     ];
     for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
+        let (tables, index) = source_on(&server, &mapping()).await;
         for (n, (mappings, problem)) in cases.iter().enumerate() {
             let name = format!("{}-{n}", index.name);
             index.create(&name, mappings).await;
-            let error = open_with(&test, |_| {}, &format!("{server}/{name}")).mapping().await.unwrap_err();
+            let error = open_with(&tables, |_| {}, &format!("{server}/{name}")).mapping().await.unwrap_err();
             assert!(matches!(&error, SourceError::Mapping(text) if text.contains(problem)), "{server}: {problem}: {error}");
         }
         let name = format!("{}-nested", index.name);
@@ -86,14 +86,14 @@ async fn what_cannot_be_read_is_refused_with_the_remedy() {
         let of_nested = |overrides: &mut Overrides| {
             overrides.set(&["iota", "readings", "device"], "meta.id");
         };
-        let error = open_with(&test, of_nested, &format!("{server}/{name}")).mapping().await.unwrap_err();
+        let error = open_with(&tables, of_nested, &format!("{server}/{name}")).mapping().await.unwrap_err();
         assert!(
             matches!(&error, SourceError::Mapping(text) if text.contains("is in meta, which is nested")),
             "{server}: {error}"
         );
-        let error = open_with(&test, |_| {}, &format!("{server}/no-{}", index.name)).mapping().await.unwrap_err();
+        let error = open_with(&tables, |_| {}, &format!("{server}/no-{}", index.name)).mapping().await.unwrap_err();
         assert!(matches!(&error, SourceError::Mapping(text) if text.contains("no such index")), "{server}: {error}");
-        let error = open_with(&test, |_| {}, &format!("{server}/no-{}*", index.name)).mapping().await.unwrap_err();
+        let error = open_with(&tables, |_| {}, &format!("{server}/no-{}*", index.name)).mapping().await.unwrap_err();
         assert!(matches!(&error, SourceError::Mapping(_)), "{server}: {error}");
     }
 }
@@ -102,10 +102,10 @@ async fn what_cannot_be_read_is_refused_with_the_remedy() {
 async fn a_text_field_is_searched_by_its_keyword() {
     for server in servers() {
         let properties = json!({"deviceId": {"type": "text", "fields": {"keyword": {"type": "keyword", "ignore_above": 256}}}, "triggerTime": {"type": "date"}});
-        let (test, index) = source_on(&server, &properties).await;
+        let (tables, index) = source_on(&server, &properties).await;
         let (device, other) = (Uuid::new_v4(), Uuid::new_v4());
         index.index(&[reading("a", device, &time(1_547_211_780_000), 1), reading("b", other, &time(1_547_211_780_000), 1)]).await;
-        let source = open_with(&test, |_| {}, &index.url());
+        let source = open_with(&tables, |_| {}, &index.url());
         assert_eq!(source.count(&all_of(device)).await.unwrap(), 1, "{server}");
         assert_eq!(keys(&read(&source, all_of(device)).await), ["a"], "{server}");
     }
@@ -114,7 +114,7 @@ async fn a_text_field_is_searched_by_its_keyword() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_is_rolled_over_on_the_way_is_read_to_its_end() {
     for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
+        let (tables, index) = source_on(&server, &mapping()).await;
         let device = Uuid::new_v4();
         // So large that they cannot be read ahead.
         let document = |n: i64| {
@@ -123,7 +123,7 @@ async fn an_index_that_is_rolled_over_on_the_way_is_read_to_its_end() {
             Document { id: row_key(n), text }
         };
         index.index(&(0..3_000).map(document).collect::<Vec<_>>()).await;
-        let source = open_with(&test, page_rows(100), &format!("{}/{}*", index.server, index.name));
+        let source = open_with(&tables, page_rows(100), &format!("{}/{}*", index.server, index.name));
         let mut rows = source.rows(all_of(device));
         let mut keys = Vec::new();
         let mut rolled_over = false;
@@ -143,13 +143,13 @@ async fn an_index_that_is_rolled_over_on_the_way_is_read_to_its_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_is_deleted_on_the_way_is_an_error() {
     for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
+        let (tables, index) = source_on(&server, &mapping()).await;
         let second = format!("{}-2", index.name);
         index.create(&second, &json!({"properties": mapping()})).await;
         let device = Uuid::new_v4();
         let document = |n: i64| reading(&row_key(n), device, &time(1_547_211_780_000 + n * 1_000), n);
         index.index_into(&second, &(0..20_000).map(document).collect::<Vec<_>>()).await;
-        let source = open_with(&test, page_rows(100), &format!("{}/{second}", index.server));
+        let source = open_with(&tables, page_rows(100), &format!("{}/{second}", index.server));
         let mut rows = source.rows(all_of(device));
         assert!(rows.next().await.unwrap().is_some());
         ask(&server, Method::DELETE, &format!("/{second}"), None).await;
@@ -168,10 +168,10 @@ async fn an_index_that_is_deleted_on_the_way_is_an_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_range_that_ends_now_waits_for_what_is_indexed_already() {
     for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
+        let (tables, index) = source_on(&server, &mapping()).await;
         let thing = Uuid::new_v4();
         let device = Uuid::new_v4();
-        test.add_device(thing, device, "应变计").await;
+        tables.add_device(thing, device, "应变计").await;
         let now = Utc::now();
         let document = reading("late", device, &time(now.timestamp_millis()), 1);
         // Indexed, and not to be found before the next refresh.
@@ -179,7 +179,7 @@ async fn a_range_that_ends_now_waits_for_what_is_indexed_already() {
         let path = format!("/{}/{of_type}/late", index.name);
         ask(&server, Method::PUT, &path, Some(document.text)).await;
         let mut overrides = Overrides::default();
-        test.configure(&mut overrides);
+        tables.configure(&mut overrides);
         overrides.set(&["iota", "readings", "url"], index.url()).set(&["iota", "readings", "settle_seconds"], 2);
         let source = Source::new(&config::load(None, std::iter::empty(), overrides).unwrap().iota).unwrap();
         let mut opened = source.open(thing, Selection { to: now, ..all_of(device) });
@@ -193,9 +193,9 @@ async fn a_range_that_ends_now_waits_for_what_is_indexed_already() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_is_no_json_is_quarantined_and_the_others_are_published() {
     for server in servers() {
-        let (test, index) = source_on(&server, &mapping()).await;
+        let (tables, index) = source_on(&server, &mapping()).await;
         let (thing, device) = (Uuid::new_v4(), Uuid::new_v4());
-        test.add_device(thing, device, "应变计").await;
+        tables.add_device(thing, device, "应变计").await;
         let of_type = if index.is_typed().await { "doc" } else { "_doc" };
         let good = |n: i64| crate::support::elastic::text(device, 1_547_211_780_000 + n, None);
         for (id, text) in [("a", good(0)), ("c", good(2))] {
@@ -204,7 +204,7 @@ async fn a_document_that_is_no_json_is_quarantined_and_the_others_are_published(
         let commented = good(1).replacen('{', "{ /* a \"comment\" } */ ", 1);
         let (status, _) = try_ask(&server, Method::PUT, &format!("/{}/{of_type}/b", index.name), Some(commented)).await;
         ask(&server, Method::POST, &format!("/{}/_refresh", index.name), None).await;
-        let app = TestApp::start(test).await;
+        let app = TestApp::start(tables).await;
         let (_, log) = app.publish(thing, &[device]).await;
         let last = message(log.last().unwrap()).to_owned();
         // Some versions refuse such a document.

@@ -193,7 +193,7 @@ impl PageRows {
                 self.overloads += 1;
             }
             HttpError::Refused(refusal) if refusal.is_shard_missing() && self.shard_waits < MAX_SHARD_WAITS => {
-                self.wait_for_shards().await
+                self.wait_for_shards().await;
             }
             error => return Err(error.into()),
         }
