@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import sys
@@ -12,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+from cpu import kafka_cpu
 from sets import Set, source
 
 from client import Client
 from service import Service
 
 HERE = Path(__file__).resolve().parent
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -26,57 +25,32 @@ class Took:
     """One run."""
 
     seconds: float
-    # CPU time of the contender's processes, of PostgreSQL's and of Kafka's.
+    # CPU time of the contender's processes, of those of the source (PostgreSQL, OpenSearch), and of Kafka's.
     cpu: float
-    postgres_cpu: float
+    source_cpu: float
     kafka_cpu: float
     peak_mb: float
-
-
-def cpu_of(fits: Callable[[str], bool], with_ended_children: bool) -> float:
-    """User and system time of all processes whose command line matches."""
-    ticks = 0
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit():
-            continue
-        try:
-            if fits((process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")):
-                fields = (process / "stat").read_text().rpartition(")")[2].split()
-                ticks += sum(map(int, fields[11:15] if with_ended_children else fields[11:13]))
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return ticks / TICKS
-
-
-def postgres_cpu() -> float:
-    # The postmaster includes its backends once they have ended; running ones are counted separately.
-    return cpu_of(lambda line: " -D " in line and "postgres" in line.split(" ")[0], True) + cpu_of(
-        lambda line: line.startswith("postgres: "), False
-    )
-
-
-def kafka_cpu() -> float:
-    return cpu_of(lambda line: "kafka.Kafka" in line, False)
 
 
 class Watch:
     """The CPU time of other processes meanwhile."""
 
-    def __init__(self) -> None:
-        self.postgres, self.kafka, self.begin = postgres_cpu(), kafka_cpu(), time.monotonic()
+    def __init__(self, source_cpu: Callable[[], float]) -> None:
+        self.source_cpu = source_cpu
+        self.source, self.kafka, self.begin = source_cpu(), kafka_cpu(), time.monotonic()
 
     def took(self, cpu: float, peak_mb: float, seconds: float | None = None) -> Took:
         seconds = time.monotonic() - self.begin if seconds is None else seconds
-        return Took(seconds, cpu, postgres_cpu() - self.postgres, kafka_cpu() - self.kafka, peak_mb)
+        return Took(seconds, cpu, self.source_cpu() - self.source, kafka_cpu() - self.kafka, peak_mb)
 
 
 async def service(settings: SimpleNamespace, rows: Set, topic: str) -> Took:
     """From the submit to `task finished`, with the default configuration and a new queue."""
-    with Service(settings, "bench", rows.url, topic) as running:
+    with Service(settings, "bench", rows.url, topic, **rows.options()) as running:
         running.start()
         running.wait_ready()
         client = await Client.open(running.url, running.token)
-        cpu, watch = running.cpu_seconds(), Watch()
+        cpu, watch = running.cpu_seconds(), Watch(rows.source_cpu)
         await client.submit(rows.request(topic))
         last = None
         async for event in client.events():
@@ -89,9 +63,9 @@ async def service(settings: SimpleNamespace, rows: Set, topic: str) -> Took:
         return took
 
 
-def shell(command: str) -> Took:
+def shell(command: str, rows: Set) -> Took:
     """The wall time and CPU time of a command line."""
-    watch, before = Watch(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    watch, before = Watch(rows.source_cpu), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(["bash", "-o", "pipefail", "-c", command], check=True, stdout=subprocess.DEVNULL)
     seconds, after = time.monotonic() - watch.begin, resource.getrusage(resource.RUSAGE_CHILDREN)
     # Until the postmaster has reaped its backend, the backend's time is not counted.
@@ -113,7 +87,7 @@ def psql_kcat(settings: SimpleNamespace, rows: Set, topic: str, flags: str) -> T
         wheres = [("true", '"deviceId", "triggerTime", id')]
     copies = [COPY.format(where=where, order=order, begin=source.BEGIN, end=source.END).replace("\n", "") for where, order in wheres]
     commands = " ".join("-c " + quoted(copy) for copy in copies)
-    return shell(f"psql -X -q -d {quoted(rows.url)} {commands} | kcat -P -b {settings.kafka} -t {topic} -K $'\\t' {flags}")
+    return shell(f"psql -X -q -d {quoted(rows.url)} {commands} | kcat -P -b {settings.kafka} -t {topic} -K $'\\t' {flags}", rows)
 
 
 def quoted(text: str) -> str:
@@ -123,4 +97,4 @@ def quoted(text: str) -> str:
 def script(settings: SimpleNamespace, rows: Set, topic: str) -> Took:
     devices = settings.work / "devices.txt"
     devices.write_text("\n".join(rows.devices))
-    return shell(f"{sys.executable} {HERE}/careful.py {quoted(rows.url)} {settings.kafka} {topic} {devices} {source.BEGIN} {source.END}")
+    return shell(f"{sys.executable} {HERE}/careful.py {quoted(rows.url)} {settings.kafka} {topic} {devices} {source.BEGIN} {source.END}", rows)

@@ -15,12 +15,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import contenders
+import elastic
+import elastic_contenders
 import latency
 import sets
 from broker import TopicPartition, create_topic, delete_topic
 from common import fresh_name
 from confluent_kafka import Consumer
 from contenders import Took
+from report import ELASTIC, NAMES, goal, show
 from sets import Set, say
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +32,7 @@ EQUAL = "-z lz4 -X acks=all -X enable.idempotence=true -X partitioner=murmur2_ra
 EXAMPLES = """
 examples:
   bench/pipeline/run a --rounds 3            one case, three rounds
-  bench/pipeline/run all                     a, b, c, d, e, f as in docs/performance.md (about an hour)
+  bench/pipeline/run all                     a to j as in docs/performance.md (about an hour and a half)
   bench/pipeline/run a c --rows 100000       smaller
   bench/pipeline/run a d --only ours,before --before ../older/target/release/data-patch
                                              two builds of the service, in turn
@@ -39,6 +42,10 @@ cases:
   a    one million rows in 10 devices, jsonb       d  the contract's sample: latency of a submit
   b    the same rows in a json column              e  2,000 watchers on one busy task
   c    10,000 devices of 20 rows                   f  one device of a million rows
+
+  readings in OpenSearch 2.19 (a private server, its indices kept in target/bench; needs Maven, Java, npm):
+  g    as a                                        i  one device of 200,000 rows
+  h    as c                                        j  as i, each 25,000 at one millisecond
 """
 
 
@@ -46,14 +53,15 @@ def main() -> None:
     parser = argparse.ArgumentParser("bench/pipeline/run", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=["all"], metavar="CASE")
     parser.add_argument("--rounds", type=int, default=5, help="of each contender, in turn (default 5)")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="in a, b, f, and five times those of c (default a million)")
-    parser.add_argument("--only", help="some contenders: ours, equal, plain, script, with --before also before, in c also ours-a, with commas between")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="in a, b, f, g, and five times those of c, h, i, j (default a million)")
+    parser.add_argument("--only", help="some contenders, with commas between: ours, equal, plain, script, with --before also before, in c also ours-a; "
+                        "in g to j elasticdump, scroll, in h also ours-g")
     parser.add_argument("--binary", type=Path, default=ROOT / "target/release/data-patch")
     parser.add_argument("--before", type=Path, help="another build of the service, which runs in turn with this one")
     parser.add_argument("--json", type=Path, default=ROOT / "target/bench/pipeline.json", help="where the raw figures go")
     arguments = parser.parse_args()
-    cases = list("abcdef") if arguments.cases == ["all"] else arguments.cases
-    if unknown := [case for case in cases if case not in (*"abcdef", "x10")]:
+    cases = list("abcdef" + ELASTIC) if arguments.cases == ["all"] else arguments.cases
+    if unknown := [case for case in cases if case not in (*"abcdef", *ELASTIC, "x10")]:
         parser.error(f"unknown case: {', '.join(unknown)}")
     settings = SimpleNamespace(
         postgres=os.environ["DATA_PATCH_TEST_POSTGRES"],
@@ -65,10 +73,13 @@ def main() -> None:
         only=arguments.only,
         keep=False,
         work=ROOT / "target/bench",
+        node=None,
     )
     settings.work.mkdir(parents=True, exist_ok=True)
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
+    if set(cases) & set(ELASTIC):
+        settings.node = elastic.Node()
     for case in cases:
         kept[case] = run(case, settings)
         arguments.json.write_text(json.dumps(kept, indent=1))
@@ -122,6 +133,20 @@ def rows_of(case: str, settings: SimpleNamespace) -> tuple[str, Set]:
             return f"{devices:,} devices of 20 rows", sets.jsonb(settings.postgres, f"bench_small_{devices}", devices, 20)
         case "f":
             return f"one device of {of} rows", sets.jsonb(settings.postgres, f"bench_one_{settings.rows}", 1, settings.rows)
+        case "g":
+            name, rows = rows_of("a", settings)
+            return name.replace("jsonb", "OpenSearch"), elastic.of(settings.node, "ten", rows)
+        case "h":
+            name, rows = rows_of("c", settings)
+            return f"{name}, OpenSearch", elastic.of(settings.node, "small", rows)
+        case "i" | "j":
+            few = settings.rows // 5
+            rows = sets.jsonb(settings.postgres, f"bench_one_{few}", 1, few)
+            if case == "i":
+                return f"one device of {few:,} rows, OpenSearch", elastic.of(settings.node, "one", rows)
+            return f"one device of {few:,} rows, each 25,000 at one millisecond, OpenSearch", elastic.of(
+                settings.node, "equal_times", rows, elastic.EQUAL_TIMES
+            )
         case _:
             return f"{10 * settings.rows:,} rows in 10 devices", sets.jsonb(
                 settings.postgres, f"acceptance_{10 * settings.rows}", 10, settings.rows
@@ -136,28 +161,38 @@ def compare(case: str, settings: SimpleNamespace) -> dict[str, list[dict[str, fl
         "plain": (rows, lambda topic: contenders.psql_kcat(settings, rows, topic, "")),
         "script": (rows, lambda topic: contenders.script(settings, rows, topic)),
     }
+    if case in ELASTIC:
+        contestants |= {
+            "equal": (rows, lambda topic: elastic_contenders.curl_kcat(settings, rows, topic, EQUAL)),
+            "plain": (rows, lambda topic: elastic_contenders.curl_kcat(settings, rows, topic, "")),
+            "elasticdump": (rows, lambda topic: elastic_contenders.elasticdump(settings, rows, topic, EQUAL)),
+            "script": (rows, lambda topic: elastic_contenders.script(settings, rows, topic)),
+            "scroll": (rows, lambda _: elastic_contenders.scroll(settings, rows)),
+        }
     if settings.before:
         contestants["before"] = (rows, lambda topic: asyncio.run(contenders.service(of_before(settings), rows, topic)))
     rounds = settings.rounds
     if case == "x10":
         contestants, rounds = {"ours": contestants["ours"]}, 1
-    if case == "c":
+    if case in "ch":
         # For comparison in the same rounds, since the speed of a machine changes over hours.
-        _, large = rows_of("a", settings)
-        contestants["ours-a"] = (large, lambda topic: asyncio.run(contenders.service(settings, large, topic)))
+        large_case = "a" if case == "c" else "g"
+        _, large = rows_of(large_case, settings)
+        contestants[f"ours-{large_case}"] = (large, lambda topic: asyncio.run(contenders.service(settings, large, topic)))
     if settings.only:
         contestants = {contestant: contestants[contestant] for contestant in settings.only.split(",")}
     found: dict[str, list[Took]] = {contestant: [] for contestant in contestants}
     for round_ in range(rounds + 1):
         order = list(contestants)
-        # The order rotates. The first round fills the caches of PostgreSQL and the system, and is not counted.
+        # The order rotates. The first round fills the caches of the source and the system, and is not counted.
         order = order[round_ % len(order) :] + order[: round_ % len(order)]
         if round_ == 0:
             if case == "x10":
                 continue
-            order = order[:1]
+            order = ["ours", "scroll"] if case in ELASTIC and not settings.only else order[:1]
         for contestant in order:
-            took = once(settings, *contestants[contestant])
+            of, begin = contestants[contestant]
+            took = begin("") if contestant == "scroll" else once(settings, of, begin, round_ == 0 and contestant == "ours")
             say(f"{case} {'warm-up' if round_ == 0 else f'round {round_}'}: {contestant} {took.seconds:.2f} s, {took.cpu:.2f} CPU s")
             if round_ > 0:
                 found[contestant].append(took)
@@ -165,7 +200,7 @@ def compare(case: str, settings: SimpleNamespace) -> dict[str, list[dict[str, fl
     return {contestant: [asdict(took) for took in runs] for contestant, runs in found.items()}
 
 
-def once(settings: SimpleNamespace, rows: Set, contestant: Callable[[str], Took]) -> Took:
+def once(settings: SimpleNamespace, rows: Set, contestant: Callable[[str], Took], in_detail: bool) -> Took:
     topic = fresh_name("bench")
     create_topic(settings.kafka, topic)
     try:
@@ -175,58 +210,11 @@ def once(settings: SimpleNamespace, rows: Set, contestant: Callable[[str], Took]
         consumer.close()
         if (arrived := sum(high - low for low, high in marks)) != rows.rows:
             raise RuntimeError(f"{arrived:,} messages are in the topic, not {rows.rows:,}")
+        if in_detail and isinstance(rows, elastic.ElasticSet):
+            elastic.check_topic(settings, rows, topic)
         return took
     finally:
         delete_topic(settings.kafka, topic)
-
-
-NAMES = {
-    "ours": "data-patch",
-    "before": "data-patch, the other build",
-    "equal": "psql \\| kcat, acks=all, idempotent, lz4, linger 50 ms",
-    "plain": "psql \\| kcat as they come",
-    "script": "Python script",
-    "ours-a": "data-patch on the rows of (a)",
-}
-# The minimum ratio to the rows per second of each contender.
-GOALS = {
-    "a": {"equal": 1.3, "script": 5.0},
-    "b": {"equal": 1.0, "script": 5.0},
-    "f": {"equal": 1.0, "script": 5.0},
-    "c": {"ours-a": 0.5, "script": 5.0},
-}
-
-
-def show(case: str, name: str, rows: dict[str, int], found: dict[str, list[Took]]) -> None:
-    print(f"\n({case}) {name}, {len(next(iter(found.values())))} rounds, median (min to max)\n")
-    print("| | rows a second | against ours | CPU s a million rows | of PostgreSQL | of Kafka | peak memory, MB |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
-    per = {contestant: [rows[contestant] / took.seconds for took in runs] for contestant, runs in found.items()}
-    median = statistics.median
-    for contestant, runs in found.items():
-        speeds = per[contestant]
-        # By round, since the speed of the machine changes.
-        ratios = [ours / theirs for ours, theirs in zip(per.get("ours", []), speeds)]
-        ratio = f"{median(ratios):.2f} ×" if contestant != "ours" and ratios else ""
-        # For several processes the system only reports the largest.
-        peak = f"{max(took.peak_mb for took in runs):.0f}" if contestant.startswith(("ours", "before")) else "–"
-        cpu = [1e6 / rows[contestant] * median(getattr(took, of) for took in runs) for of in ("cpu", "postgres_cpu", "kafka_cpu")]
-        print(
-            f"| {NAMES[contestant]} | {median(speeds):,.0f} ({min(speeds):,.0f} to {max(speeds):,.0f}) | {ratio} "
-            f"| {cpu[0]:.1f} | {cpu[1]:.1f} | {cpu[2]:.1f} | {peak} |"
-        )
-    if "ours" in found and case in GOALS:
-        print()
-        for other, least in GOALS[case].items():
-            if other in per:
-                ratio = median([ours / theirs for ours, theirs in zip(per["ours"], per[other])])
-                print(f"{goal(f'at least {least} × {NAMES[other]}', ratio >= least)} ({ratio:.2f} ×)  ")
-    if "ours" in found:
-        print(goal("peak memory under 100 MB", max(took.peak_mb for took in found["ours"]) < 100), flush=True)
-
-
-def goal(what: str, reached: bool) -> str:
-    return f"goal {what}: {'reached' if reached else 'NOT reached'}"
 
 
 if __name__ == "__main__":

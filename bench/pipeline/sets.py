@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+from cpu import postgres_cpu
 from psycopg import sql
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts" / "acceptance.d"))
@@ -24,6 +25,13 @@ class Set:
 
     def request(self, topic: str) -> dict[str, object]:
         return {"topic": topic, "thingId": source.THING, "devices": self.devices, "from": source.BEGIN, "to": source.END}
+
+    def options(self) -> dict[str, str]:
+        """Options of the service, by the names of their variables, besides the URL."""
+        return {}
+
+    def source_cpu(self) -> float:
+        return postgres_cpu()
 
 
 def device(number: int) -> str:
