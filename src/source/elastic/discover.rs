@@ -107,7 +107,7 @@ pub async fn describe(cluster: &Cluster) -> Result<(IndexLayout, RawLayout), Sou
 async fn version(cluster: &Cluster) -> Result<Version, SourceError> {
     let body = cluster.http.send(&Request::get("/")).await?;
     let Root { version: RootVersion { number, distribution } } =
-        serde_json::from_slice(&body).map_err(|error| no_page(&error))?;
+        serde_json::from_slice(&body).map_err(|error| no_page(&body, &error))?;
     let mut numbers = number.split('.').map_while(|number| number.parse().ok());
     let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     let version = if distribution == "opensearch" {
@@ -130,7 +130,7 @@ async fn version(cluster: &Cluster) -> Result<Version, SourceError> {
 
 async fn fetch(cluster: &Cluster, path: &str) -> Result<BTreeMap<String, Value>, SourceError> {
     let body = cluster.http.send(&Request::get(path)).await?;
-    serde_json::from_slice(&body).map_err(|error| no_page(&error))
+    serde_json::from_slice(&body).map_err(|error| no_page(&body, &error))
 }
 
 /// A pattern leaves closed indices out, without a word.
@@ -156,7 +156,7 @@ async fn red_indices(cluster: &Cluster) -> Option<String> {
     let body = match cluster.http.send(&Request { max_bytes: 16 << 20, ..Request::get(path) }).await {
         // A red index is answered with 408 by some versions.
         Ok(body) => body,
-        Err(HttpError::Unreachable(_) | HttpError::Refused(_) | HttpError::TooLarge) => return None,
+        Err(HttpError::Unreachable(_) | HttpError::Untrusted(_) | HttpError::Refused(_) | HttpError::TooLarge) => return None,
     };
     let health: Value = serde_json::from_slice(&body).ok()?;
     let red: Vec<_> = health

@@ -13,7 +13,7 @@ use super::{
     fetch::{Fetched, Item, PageRows, Place, Wanted, incomplete, max_bytes},
     layout::IndexLayout,
     query::{self, Window},
-    response::Page,
+    response::{Page, scroll_id},
 };
 use crate::source::SourceError;
 
@@ -88,7 +88,10 @@ impl Scroll<'_> {
                 }
                 Err(error) => return Ok(Err(error)),
             };
-            let page = Page::read(&body)?;
+            let page = Page::read(&body).inspect_err(|_| {
+                // The store keeps it nevertheless.
+                self.id = scroll_id(&body).or_else(|| self.id.take());
+            })?;
             self.id.clone_from(&page.scroll_id);
             let found = *total.get_or_insert(page.total);
             totals =

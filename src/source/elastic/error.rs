@@ -9,6 +9,9 @@ use crate::source::SourceError;
 pub enum HttpError {
     #[error("{0}")]
     Unreachable(String),
+    /// A certificate is not accepted: ours by the server, or the server's by us.
+    #[error("{0}")]
+    Untrusted(String),
     #[error("{0}")]
     Refused(Refusal),
     #[error("the answer is larger than expected")]
@@ -50,15 +53,18 @@ struct Cause {
 
 #[derive(Deserialize)]
 pub(super) struct FailedShard {
+    shard: Option<i64>,
     index: Option<String>,
     reason: Option<Cause>,
 }
 
 impl FailedShard {
-    /// The index, and why its shard failed.
+    /// The shard and its index, and why it failed.
     pub fn describe(&self) -> String {
         let reason = self.reason.as_ref().map(|cause| cause.deepest().text());
-        format!("{}: {}", self.index.as_deref().unwrap_or("a shard"), reason.as_deref().unwrap_or("no reason given"))
+        let shard = self.shard.map_or_else(|| "a shard".to_owned(), |number| format!("shard {number}"));
+        let index = self.index.as_deref().map_or_else(String::new, |index| format!(" of {index}"));
+        format!("{shard}{index}: {}", reason.as_deref().unwrap_or("no reason given"))
     }
 }
 
@@ -79,6 +85,25 @@ impl Cause {
     }
 }
 
+/// Errors of a node that is away, or of a shard that is not started: while a node leaves or comes
+/// back they have the status 500 or 404.
+const LOST_NODE_OR_SHARD: [&str; 14] = [
+    "node_disconnected_exception",
+    "node_not_connected_exception",
+    "node_closed_exception",
+    "connect_transport_exception",
+    "send_request_transport_exception",
+    "receive_timeout_transport_exception",
+    "no_shard_available_action_exception",
+    "unavailable_shards_exception",
+    "shard_not_found_exception",
+    "illegal_index_shard_state_exception",
+    "index_shard_not_started_exception",
+    "index_shard_recovering_exception",
+    "index_shard_closed_exception",
+    "already_closed_exception",
+];
+
 impl Refusal {
     pub fn new(status: u16, body: &[u8]) -> Self {
         let (kind, reason) = match serde_json::from_slice(body) {
@@ -92,12 +117,13 @@ impl Refusal {
                 (String::new(), String::from_utf8_lossy(body.get(..body.len().min(200)).unwrap_or_default()).trim().to_owned())
             }
         };
-        Self { status, kind, reason }
+        // A sentence follows.
+        Self { status, kind, reason: reason.trim_end_matches('.').to_owned() }
     }
 
     /// Whether another node, or the same one later, may answer.
     pub fn is_outage(&self) -> bool {
-        matches!(self.status, 408 | 502 | 503 | 504)
+        matches!(self.status, 408 | 502 | 503 | 504) || LOST_NODE_OR_SHARD.contains(&self.kind.as_str())
     }
 
     /// Whether the store has no room for the request now; a smaller one may succeed.
@@ -132,6 +158,8 @@ impl From<Refusal> for SourceError {
             _ if refusal.kind == "index_closed_exception" => Self::Rejected(format!(
                 "{text}: an index of iota.readings.url is closed. Open it (POST /INDEX/_open), or name others"
             )),
+            // Not from the store: a proxy that has no route to it now.
+            404 if refusal.kind.is_empty() => Self::Unknown(text),
             404 => Self::Mapping(format!("{text}. Name an existing index, alias or pattern in iota.readings.url")),
             400..500 => Self::Rejected(text),
             _ => Self::Unknown(text),
@@ -143,7 +171,7 @@ impl From<HttpError> for SourceError {
     fn from(error: HttpError) -> Self {
         match error {
             // A wrong certificate stays wrong.
-            HttpError::Unreachable(text) if text.contains("certificate") => Self::Unknown(text),
+            HttpError::Untrusted(text) => Self::Unknown(text),
             HttpError::Unreachable(text) => Self::Unavailable(text),
             HttpError::Refused(refusal) => refusal.into(),
             HttpError::TooLarge => Self::Rejected(

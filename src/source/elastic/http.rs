@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -79,6 +79,10 @@ impl Http {
             let pem = read(path, "iota.readings.ca_file")?;
             let authorities =
                 Certificate::from_pem_bundle(&pem).map_err(|error| no_pem(path, "iota.readings.ca_file", &error))?;
+            if authorities.is_empty() {
+                let path = path.display();
+                return Err(SourceError::Rejected(format!("iota.readings.ca_file: {path} holds no certificate in PEM")));
+            }
             client = client.tls_certs_only(authorities);
         }
         if let Some(path) = &readings.client_certificate_file {
@@ -96,27 +100,40 @@ impl Http {
     /// # Errors
     /// No node answers, or one refuses the request.
     pub async fn send(&self, request: &Request) -> Result<Bytes, HttpError> {
-        let mut failures = String::new();
+        let (mut failures, mut is_untrusted) = (String::new(), true);
         let first = self.current.load(Ordering::Relaxed);
+        let limit = self.limit_of(request);
         for attempt in 0..self.nodes.len() {
             let number = (first + attempt) % self.nodes.len();
             let Some(node) = self.nodes.get(number) else { break };
-            let answer = tokio::time::timeout(self.limit, self.ask(node, request)).await;
+            let turn = Turn { http: self, number, started: Instant::now(), limit, is_over: false };
+            let answer = turn.ends(tokio::time::timeout(limit, self.ask(node, request))).await;
             let failure = match answer {
                 Ok(Ok(body)) => {
-                    self.current.store(number, Ordering::Relaxed);
+                    if self.current.swap(number, Ordering::Relaxed) != number {
+                        tracing::info!(node, failures, "another node of the store of readings serves from now on");
+                    }
                     return Ok(body);
                 }
                 Ok(Err(HttpError::Refused(refusal))) if refusal.is_outage() && attempt + 1 < self.nodes.len() => {
+                    is_untrusted = false;
                     refusal.to_string()
                 }
-                Ok(Err(HttpError::Unreachable(failure))) => failure,
+                Ok(Err(HttpError::Unreachable(failure))) => {
+                    is_untrusted = false;
+                    failure
+                }
+                Ok(Err(HttpError::Untrusted(failure))) => failure,
                 Ok(Err(error)) => return Err(error),
-                Err(_) => format!("no complete answer within {} s", self.limit.as_secs()),
+                Err(_) => {
+                    is_untrusted = false;
+                    no_answer_within(limit)
+                }
             };
             let _ = write!(failures, "{}{node}: {failure}", if failures.is_empty() { "" } else { "; " });
         }
-        Err(HttpError::Unreachable(failures))
+        // One that is only away may be the right one.
+        Err(if is_untrusted { HttpError::Untrusted(failures) } else { HttpError::Unreachable(failures) })
     }
 
     /// Sends a request that must not be repeated, to one node.
@@ -126,10 +143,15 @@ impl Http {
     pub async fn send_once(&self, request: &Request) -> Result<Bytes, HttpError> {
         let number = self.current.load(Ordering::Relaxed);
         let Some(node) = self.nodes.get(number) else { return Err(HttpError::Unreachable("there is no node".to_owned())) };
-        let late = |_| HttpError::Unreachable(format!("{node}: no complete answer within {} s", self.limit.as_secs()));
-        let answer = tokio::time::timeout(self.limit, self.ask(node, request)).await.map_err(late)?;
+        let late = || HttpError::Unreachable(format!("{node}: {}", no_answer_within(self.limit)));
+        let answer = tokio::time::timeout(self.limit, self.ask(node, request)).await.unwrap_or_else(|_| Err(late()));
         answer.inspect_err(|error| {
-            if matches!(error, HttpError::Unreachable(_)) {
+            let is_away = match error {
+                HttpError::Unreachable(_) | HttpError::Untrusted(_) => true,
+                HttpError::Refused(refusal) => refusal.is_outage(),
+                HttpError::TooLarge => false,
+            };
+            if is_away {
                 self.current.store((number + 1) % self.nodes.len(), Ordering::Relaxed);
             }
         })
@@ -145,16 +167,55 @@ impl Http {
         });
     }
 
+    /// How long a node may take. A look at the indices makes several requests, and all of them have
+    /// `iota.timeout_seconds`: so that others get their turn, a node that hangs must not use it up.
+    fn limit_of(&self, request: &Request) -> Duration {
+        let nodes = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        if request.method == Method::GET { self.limit / nodes.max(1) } else { self.limit }
+    }
+
     async fn ask(&self, node: &str, request: &Request) -> Result<Bytes, HttpError> {
         let mut builder = self.client.request(request.method.clone(), format!("{node}{}", request.path));
         if let Some(body) = &request.body {
             builder = builder.body(body.clone());
         }
-        let mut response = builder.send().await.map_err(|error| HttpError::Unreachable(text(&error)))?;
+        let mut response = builder.send().await.map_err(|error| no_answer(&error))?;
         let status = response.status();
         let body = read_body(&mut response, request.max_bytes).await?;
         if status.is_success() { Ok(body) } else { Err(HttpError::Refused(Refusal::new(status.as_u16(), &body))) }
     }
+}
+
+/// A request to a node. If it is given up after a while (by whoever waits for less than the node may
+/// take), the next node gets the next request.
+struct Turn<'a> {
+    http: &'a Http,
+    number: usize,
+    started: Instant,
+    limit: Duration,
+    is_over: bool,
+}
+
+impl Turn<'_> {
+    async fn ends<T>(mut self, request: impl Future<Output = T>) -> T {
+        let answer = request.await;
+        self.is_over = true;
+        answer
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.is_over && self.started.elapsed() > self.limit / 2 {
+            let next = (self.number + 1) % self.http.nodes.len().max(1);
+            let current = &self.http.current;
+            let _ = current.compare_exchange(self.number, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
+
+fn no_answer_within(limit: Duration) -> String {
+    format!("no complete answer within {} s", limit.as_secs_f64())
 }
 
 async fn read_body(response: &mut Response, max_bytes: usize) -> Result<Bytes, HttpError> {
@@ -163,7 +224,7 @@ async fn read_body(response: &mut Response, max_bytes: usize) -> Result<Bytes, H
         return Err(HttpError::TooLarge);
     }
     let mut body = BytesMut::with_capacity(announced);
-    while let Some(chunk) = response.chunk().await.map_err(|error| HttpError::Unreachable(text(&error)))? {
+    while let Some(chunk) = response.chunk().await.map_err(|error| no_answer(&error))? {
         if body.len() + chunk.len() > max_bytes {
             return Err(HttpError::TooLarge);
         }
@@ -205,6 +266,23 @@ fn read(path: &Path, option: &str) -> Result<Vec<u8>, SourceError> {
 
 fn no_pem(path: &Path, option: &str, error: &reqwest::Error) -> SourceError {
     SourceError::Rejected(format!("{option}: {} holds no usable PEM: {}", path.display(), text(error)))
+}
+
+/// Why there is no answer, and what to set if it is for a certificate.
+fn no_answer(error: &reqwest::Error) -> HttpError {
+    let text = text(error);
+    if text.contains("received fatal alert") {
+        // Since TLS 1.3 the server looks at the client's certificate after the handshake.
+        return HttpError::Untrusted(format!(
+            "{text}. The server does not accept this client; iota.readings.client_certificate_file names its certificate and key"
+        ));
+    }
+    if text.contains("certificate") {
+        return HttpError::Untrusted(format!(
+            "{text}. iota.readings.ca_file names the certificate of the authority that signed the server's"
+        ));
+    }
+    HttpError::Unreachable(text)
 }
 
 /// An error with its causes, and without the URL.

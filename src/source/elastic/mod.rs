@@ -217,5 +217,5 @@ async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, SourceE
 
 /// Reads an answer as JSON.
 fn json(body: &[u8]) -> Result<Value, SourceError> {
-    serde_json::from_slice(body).map_err(|error| response::no_page(&error))
+    serde_json::from_slice(body).map_err(|error| response::no_page(body, &error))
 }

@@ -12,6 +12,9 @@ use serde_json::value::RawValue;
 use super::{error::FailedShard, lenient};
 use crate::source::SourceError;
 
+/// Bytes that are shown of an answer that cannot be read.
+const SHOWN_BYTES: usize = 100;
+
 /// A page of documents in ascending order of milliseconds.
 #[derive(Debug)]
 pub struct Page {
@@ -127,10 +130,10 @@ impl Page {
                 Self::of(answer, documents, body.clone())
             }
             Err(error) => {
-                let (page, documents) = lenient::split(body).ok_or_else(|| no_page(&error))?;
-                let answer: SearchAnswer<'_> = serde_json::from_slice(&page).map_err(|_| no_page(&error))?;
+                let (page, documents) = lenient::split(body).ok_or_else(|| no_page(body, &error))?;
+                let answer: SearchAnswer<'_> = serde_json::from_slice(&page).map_err(|_| no_page(body, &error))?;
                 if answer.hits.hits.len() != documents.len() {
-                    return Err(no_page(&error));
+                    return Err(no_page(body, &error));
                 }
                 Self::of(answer, documents.into_iter().map(Some).collect(), body.clone())
             }
@@ -173,21 +176,34 @@ pub fn any_document(body: &[u8]) -> Result<Option<Bytes>, SourceError> {
         #[serde(borrow)]
         hits: Hits<'a>,
     }
-    let answer: Answer<'_> = serde_json::from_slice(body).map_err(|error| no_page(&error))?;
+    let answer: Answer<'_> = serde_json::from_slice(body).map_err(|error| no_page(body, &error))?;
     let document = answer.hits.hits.first().and_then(|hit| hit.source);
     Ok(document.map(|document| Bytes::copy_from_slice(document.get().as_bytes())))
 }
 
 /// Reads the answer of a count.
 pub fn read_count(body: &[u8]) -> Result<u64, SourceError> {
-    let answer: CountAnswer = serde_json::from_slice(body).map_err(|error| no_page(&error))?;
+    let answer: CountAnswer = serde_json::from_slice(body).map_err(|error| no_page(body, &error))?;
     answer.shards.check()?;
     Ok(answer.count)
 }
 
 /// The answer is not what the store answers: a proxy may have answered instead.
-pub(super) fn no_page(error: &serde_json::Error) -> SourceError {
-    SourceError::Unknown(format!("an answer of the store of readings can't be read: {error}"))
+pub(super) fn no_page(body: &[u8], error: &serde_json::Error) -> SourceError {
+    let start = String::from_utf8_lossy(body.get(..body.len().min(SHOWN_BYTES)).unwrap_or_default());
+    SourceError::Unknown(format!(
+        "an answer of the store of readings can't be read: {error}. It begins with {start:?}; a proxy may have answered instead"
+    ))
+}
+
+/// The scroll that an answer belongs to, also if the answer is not complete.
+pub fn scroll_id(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Answer {
+        #[serde(rename = "_scroll_id")]
+        scroll_id: Option<String>,
+    }
+    serde_json::from_slice::<Answer>(body).ok()?.scroll_id
 }
 
 /// What a document says of itself.

@@ -4,7 +4,8 @@ use std::{fmt::Write, sync::Arc};
 
 use chrono::{DateTime, SecondsFormat};
 use reqwest::{Client, Method};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::{Value, json, value::RawValue};
 use uuid::Uuid;
 
 use super::{Reading, doc};
@@ -43,6 +44,11 @@ pub async fn ask(server: &str, method: Method, path: &str, body: Option<String>)
 
 /// Sends a request to a server; returns status and answer.
 pub async fn try_ask(server: &str, method: Method, path: &str, body: Option<String>) -> (u16, Value) {
+    let (status, text) = send(server, method, path, body).await;
+    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+async fn send(server: &str, method: Method, path: &str, body: Option<String>) -> (u16, String) {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let kind = if path.contains("_bulk") { "application/x-ndjson" } else { "application/json" };
     let mut request = Client::new().request(method, format!("{server}{path}")).header("content-type", kind);
@@ -50,9 +56,7 @@ pub async fn try_ask(server: &str, method: Method, path: &str, body: Option<Stri
         request = request.body(body);
     }
     let answer = request.send().await.unwrap();
-    let status = answer.status().as_u16();
-    let text = answer.text().await.unwrap();
-    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
 /// The major version of a server that wants a type in paths, or none.
@@ -128,14 +132,47 @@ impl ElasticIndex {
         self.index(&documents).await;
     }
 
-    /// The stored documents of a device, in the order of time and key.
+    /// The stored documents of a device, each as it was indexed, in the order of time and key.
     pub async fn docs(&self, device: Uuid) -> Vec<String> {
-        let query = json!({"size": 10_000, "query": {"term": {"deviceId": device}}, "sort": ["triggerTime"]});
-        let answer = ask(&self.server, Method::POST, &format!("/{}/_search", self.name), Some(query.to_string())).await;
-        let mut hits = answer["hits"]["hits"].as_array().unwrap().clone();
-        hits.sort_by_key(|hit| (hit["sort"][0].as_i64(), hit["_id"].to_string()));
-        hits.iter().map(|hit| hit["_source"].to_string()).collect()
+        let query = json!({"size": 5_000, "query": {"term": {"deviceId": device}}, "sort": ["triggerTime"]}).to_string();
+        let (mut path, mut body) = (format!("/{}/_search?scroll=1m", self.name), query);
+        let mut hits: Vec<StoredHit> = Vec::new();
+        loop {
+            let (status, text) = send(&self.server, Method::POST, &path, Some(body)).await;
+            let page: StoredPage = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{status} {error}: {text}"));
+            if page.hits.hits.is_empty() {
+                let clear = json!({"scroll_id": [page.scroll_id]}).to_string();
+                ask(&self.server, Method::DELETE, "/_search/scroll", Some(clear)).await;
+                break;
+            }
+            hits.extend(page.hits.hits);
+            (path, body) = ("/_search/scroll".to_owned(), json!({"scroll": "1m", "scroll_id": page.scroll_id}).to_string());
+        }
+        hits.sort_by(|one, other| (one.sort[0], &one.id).cmp(&(other.sort[0], &other.id)));
+        // As in a table, what has no readable document does not count.
+        hits.into_iter().map(|hit| hit.source.get().to_owned()).filter(|text| !text.contains(INVALID_DATA)).collect()
     }
+}
+
+#[derive(Deserialize)]
+struct StoredPage {
+    #[serde(rename = "_scroll_id")]
+    scroll_id: String,
+    hits: StoredHits,
+}
+
+#[derive(Deserialize)]
+struct StoredHits {
+    hits: Vec<StoredHit>,
+}
+
+#[derive(Deserialize)]
+struct StoredHit {
+    #[serde(rename = "_id")]
+    id: String,
+    #[serde(rename = "_source")]
+    source: Box<RawValue>,
+    sort: [i64; 1],
 }
 
 /// The id of a document: of equal length, so that texts are in the order of numbers.
@@ -143,12 +180,18 @@ pub fn row_key(id: i64) -> String {
     format!("r{id:010}")
 }
 
+/// What ET cannot read, where a table has no document: an index has one for each row.
+const INVALID_DATA: &str = r#""data": []"#;
+
 /// The document of a reading, which has the time and the device.
 pub fn text(device: Uuid, time_ms: i64, document: Option<&str>) -> String {
     let time = DateTime::from_timestamp_millis(time_ms).unwrap().to_rfc3339_opts(SecondsFormat::Millis, true);
     let own = document.filter(|document| document.contains("2019-01-11T21:03:00+08:00") && document.contains("deviceId"));
     match own {
         Some(document) => document.replace("2019-01-11T21:03:00+08:00", &time),
+        None if document.is_none() => {
+            format!(r#"{{"data": {{{INVALID_DATA}}}, "deviceId": "{device}", "triggerTime": "{time}"}}"#)
+        }
         None => doc(device, 0).replace("2019-01-11T21:03:00+08:00", &time),
     }
 }

@@ -5,6 +5,8 @@ mod bouncer;
 mod broker;
 mod client;
 pub mod elastic;
+pub mod elastic_node;
+pub mod elastic_proxy;
 mod process;
 pub mod raw;
 pub mod replay;
