@@ -98,11 +98,18 @@ fn overloaded(status: u16, kind: &str) -> Reply {
     Reply::Answer(status, json!({"error": error, "status": status}).to_string())
 }
 
+const HANGS: &str = "no complete answer within 3 s";
+
+/// Seconds that an answer may take: long, unless the fault is that there is none.
+fn timeout_seconds(fault: &str) -> u32 {
+    if fault == HANGS { 3 } else { 30 }
+}
+
 /// Faults of one answer, with the text that tells of them.
 fn faults() -> Vec<(&'static str, fn() -> Reply)> {
     vec![
         ("", || Reply::Cut),
-        ("no complete answer within 1 s", || Reply::Hang),
+        (HANGS, || Reply::Hang),
         ("ended a search before it was complete", || replace("\"timed_out\":false", "\"timed_out\":true")),
         ("shard 1 of raw_data-7: node_disconnected_exception", || edit(failed_shard)),
         ("shards have not answered", || edit(missing_shard)),
@@ -131,7 +138,7 @@ async fn a_fault_of_one_answer_loses_and_repeats_no_row() {
                     overrides
                         .set(&["iota", "readings", "url"], format!("{}/{}", proxy.url, index.name))
                         .set(&["iota", "page_rows"], 100)
-                        .set(&["iota", "timeout_seconds"], 1)
+                        .set(&["iota", "timeout_seconds"], timeout_seconds(fault))
                         .set(&["worker", "retry_initial_ms"], 1);
                 })
                 .await;
@@ -159,7 +166,7 @@ async fn a_fault_that_stays_is_an_error_that_tells_of_it_and_never_the_end() {
                 let source = open_with(
                     &test,
                     |overrides| {
-                        overrides.set(&["iota", "page_rows"], 100).set(&["iota", "timeout_seconds"], 1);
+                        overrides.set(&["iota", "page_rows"], 100).set(&["iota", "timeout_seconds"], timeout_seconds(fault));
                     },
                     &format!("{}/{}", proxy.url, index.name),
                 );
@@ -226,7 +233,7 @@ async fn a_lost_page_of_equal_times_is_read_again_with_all_of_the_millisecond() 
                     overrides
                         .set(&["iota", "readings", "url"], format!("{}/{}", proxy.url, index.name))
                         .set(&["iota", "page_rows"], 500)
-                        .set(&["iota", "timeout_seconds"], 1)
+                        .set(&["iota", "timeout_seconds"], 3)
                         .set(&["worker", "retry_initial_ms"], 1);
                 })
                 .await;

@@ -197,7 +197,7 @@ async fn a_document_that_is_no_json_is_quarantined_and_the_others_are_published(
         let (thing, device) = (Uuid::new_v4(), Uuid::new_v4());
         tables.add_device(thing, device, "应变计").await;
         let of_type = if index.is_typed().await { "doc" } else { "_doc" };
-        let good = |n: i64| crate::support::elastic::text(device, 1_547_211_780_000 + n, None);
+        let good = |n: i64| crate::support::elastic::text(device, 1_547_211_780_000 + n, Some(&crate::support::doc(device, n)));
         for (id, text) in [("a", good(0)), ("c", good(2))] {
             ask(&server, Method::PUT, &format!("/{}/{of_type}/{id}", index.name), Some(text)).await;
         }
