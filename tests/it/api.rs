@@ -9,7 +9,7 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::support::{Client, TOKEN, TestApp, TestSource, call, eventually};
+use crate::support::{Client, Reading, TOKEN, TestApp, TestSource, call, eventually};
 
 /// A submission as the body of a request.
 fn body(thing: Uuid, devices: &[Uuid], topic: &str) -> Value {
@@ -195,8 +195,9 @@ async fn a_connection_serves_more_than_one_request() {
 #[tokio::test]
 async fn quarantined_rows_are_listed_in_parts_and_as_csv() {
     let app = TestApp::start(TestSource::empty().await).await;
-    let (thing, device) = app.source.add_rows(5).await;
-    app.source.execute("UPDATE raw_data SET doc = '{}'").await;
+    let (thing, device) = app.source.add_rows(0).await;
+    let row = |id| Reading { id, device, time_ms: 1_547_211_780_000 + id, doc: Some("{}".to_owned()) };
+    app.source.add(&[1, 2, 3, 4, 5].map(row)).await;
     let request = body(thing, &[device], &app.topic.name);
     let task = app.call("POST", "/tasks", &request).await.json()["taskId"].as_str().unwrap().to_owned();
     let view = until_finished(&app, &task).await;

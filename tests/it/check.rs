@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{TestBroker, TestSource, program};
+use crate::support::{TestBroker, TestSource, program, real};
 
 async fn check(variables: &[(&str, &str)]) -> (bool, String) {
     let output = program().arg("check").envs(variables.iter().copied()).output().await.unwrap();
@@ -26,6 +26,9 @@ async fn check_ends_soon_with_the_systems_error_if_nothing_listens() {
 
 #[tokio::test]
 async fn check_runs_the_queries_of_a_job() {
+    if real("READINGS").is_some() {
+        return; // It is about tables.
+    }
     let (folder, source) = (tempfile::tempdir().unwrap(), TestSource::empty().await);
     let topic = TestBroker::start().await.topic().await;
     let queue = format!("sqlite://{}", folder.path().join("queue.db").display());

@@ -24,7 +24,7 @@ use uuid::Uuid;
 use crate::support::{TIMEOUT, TOKEN, TestApp, TestBroker, TestSource, TestTopic};
 
 fn request(thing: Uuid, devices: &[Uuid], topic: &TestTopic) -> Request {
-    Request::new(thing, devices, "2019-01-11T21:03:00.000+0800", "2029-01-15T14:30:00.000+0800").topic(&topic.name)
+    Request::new(thing, devices, "2019-01-11T21:03:00.000+0800", "2022-01-15T14:30:00.000+0800").topic(&topic.name)
 }
 
 /// Reads all further entries.

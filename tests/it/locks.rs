@@ -81,7 +81,7 @@ async fn a_page_is_limited_in_bytes_and_has_at_least_one_row() {
         test.add(rows).await;
     }
     let source = open(&test, |_| {});
-    let expected: Vec<_> = (0..3_000).map(|n| n.to_string()).collect();
+    let expected: Vec<_> = (0..3_000).map(|n| test.key(n)).collect();
     assert_eq!(keys(&source, all_of(device)).await, expected);
 }
 

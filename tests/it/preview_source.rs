@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     source::open,
-    support::{Reading, TOKEN, TestApp, TestSource, doc, eventually},
+    support::{Reading, TOKEN, TestApp, TestSource, doc, eventually, real},
 };
 
 /// Hours of the day on which New York sets its clocks back, and of the two days around it.
@@ -55,6 +55,9 @@ fn expected(buckets: &Buckets, readings: &[Reading]) -> DeviceCounts {
 
 #[tokio::test]
 async fn buckets_are_exact_for_every_type_of_time_in_every_session() {
+    if real("READINGS").is_some() {
+        return; // It is about tables, and an index caps no count.
+    }
     const LIMIT: Duration = Duration::from_secs(30);
     let test = TestSource::empty().await;
     let (device, other, none) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());

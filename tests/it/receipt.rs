@@ -31,6 +31,11 @@ async fn verify(http: &str, task: &str) -> Vec<Value> {
     lines.filter(|line: &Value| line["kind"] != "progress").collect()
 }
 
+/// A row at the same time that the task has not published.
+fn of_another_key(row: &str) -> String {
+    format!("{}/4711", row.rsplit_once('/').unwrap().0)
+}
+
 /// The sum over the first copy of each row.
 fn checksum(found: &[Found]) -> String {
     let (mut sum, mut hasher, mut seen) = (Checksum::default(), RowHasher::default(), HashSet::new());
@@ -54,8 +59,8 @@ async fn a_receipt_says_what_is_in_the_topic() {
     let expected = json!({
         "deviceId": device, "name": "应变计", "state": "succeeded",
         "counted": 30, "published": 30, "quarantined": 0, "repeated": 0, "repeatedIsExact": true,
-        "firstRow": {"time": "2019-01-11T13:03:00Z", "key": "1"},
-        "lastRow": {"time": "2019-01-11T13:03:29Z", "key": "30"},
+        "firstRow": {"time": "2019-01-11T13:03:00Z", "key": app.source.key(1)},
+        "lastRow": {"time": "2019-01-11T13:03:29Z", "key": app.source.key(30)},
         "partitions": published["partitions"], "unlocated": 0, "checksum": checksum(&found),
     });
     assert_eq!(*published, expected);
@@ -66,7 +71,9 @@ async fn a_receipt_says_what_is_in_the_topic() {
     assert_eq!(nothing["checksum"], "0".repeat(32));
 
     let csv = call(&app.http, "GET", &format!("/tasks/{task}/receipt"), &["accept: text/csv"], "").await;
-    let line = format!("{device},\"应变计\",succeeded,30,30,0,0,true,2019-01-11T13:03:00Z,\"1\",2019-01-11T13:03:29Z,\"30\"");
+    let [first, last] = [1, 30].map(|id| app.source.key(id));
+    let line =
+        format!("{device},\"应变计\",succeeded,30,30,0,0,true,2019-01-11T13:03:00Z,\"{first}\",2019-01-11T13:03:29Z,\"{last}\"");
     assert!(csv.head.contains("text/csv") && csv.body.lines().nth(1).unwrap().starts_with(&line), "{csv:?}");
     app.stop().await;
 }
@@ -155,13 +162,13 @@ async fn verify_changed_topic(change: impl FnOnce(&mut Vec<Found>)) -> (Vec<Foun
 async fn rows_that_are_missing_altered_or_unexpected_are_named() {
     let (messages, verdict) = verify_changed_topic(|messages| {
         // The removed row's place is taken by one that the task did not publish.
-        messages[10].row = messages[10].row.replace("/11", "/4711");
+        messages[10].row = of_another_key(&messages[10].row);
         messages[20].value = messages[20].value.replace("deviceId", "deviceID");
     })
     .await;
     assert_eq!(verdict["verdict"], "differs");
     let row = |number: usize| json!([messages[number].row]);
-    let unexpected = json!([messages[10].row.replace("/11", "/4711")]);
+    let unexpected = json!([of_another_key(&messages[10].row)]);
     let named = [("missing", row(10)), ("altered", row(20)), ("unexpected", unexpected)];
     for (what, rows) in named {
         assert_eq!((&verdict[what], &verdict[format!("{what}Count")]), (&rows, &json!(1)), "{what}: {verdict:#}");
@@ -243,7 +250,7 @@ async fn commands_show_receipts_and_verify() {
     assert_eq!(run(&app, &["verify", &task, "--quiet"]).await.out, "complete\n");
     app.stop().await;
 
-    let (messages, app, task) = changed_topic(|messages| messages[10].row = messages[10].row.replace("/11", "/4711")).await;
+    let (messages, app, task) = changed_topic(|messages| messages[10].row = of_another_key(&messages[10].row)).await;
     let verified = run(&app, &["verify", &task]).await;
     assert_eq!(verified.code, Some(1), "{verified:?}");
     assert!(verified.out.contains(&format!("missing  {}\n", messages[10].row)), "{verified:?}");

@@ -8,7 +8,7 @@ use data_patch::{
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{Client, Reading, TestApp, TestSource, doc, eventually, message};
+use crate::support::{Client, Reading, TestApp, TestSource, doc, eventually, message, real};
 
 pub fn open(source: &TestSource, tweak: impl FnOnce(&mut Overrides)) -> Source {
     let mut overrides = Overrides::default();
@@ -48,7 +48,7 @@ async fn rows_of_the_same_time_are_neither_lost_nor_duplicated_between_pages() {
         overrides.set(&["iota", "page_rows"], 3);
     });
     assert_eq!(source.count(&all_of(device)).await.unwrap(), 70);
-    assert_eq!(keys(&source, all_of(device)).await, (0..70).map(|id| id.to_string()).collect::<Vec<_>>());
+    assert_eq!(keys(&source, all_of(device)).await, (0..70).map(|id| test.key(id)).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn rows_inserted_during_a_read_shift_no_page() {
         }
     };
     let (read, ()) = tokio::join!(keys(&source, all_of(device)), write);
-    let kept: Vec<i64> = read.iter().map(|key| key.parse().unwrap()).filter(|id| *id < 1_000).collect();
+    let kept: Vec<i64> = read.iter().map(|key| key.trim_start_matches('r').parse().unwrap()).filter(|id| *id < 1_000).collect();
     assert_eq!(kept, (0..1_000).collect::<Vec<_>>());
 }
 
@@ -91,14 +91,17 @@ async fn both_ends_of_the_range_are_included() {
     let source = open(&test, |_| {});
     let time = |second: i64, nanos| chrono::Utc.timestamp_opt(1_547_211_780 + second, nanos).unwrap();
     let within = |from, to| Selection { device, from, to, after: None };
-    assert_eq!(keys(&source, within(time(2, 0), time(4, 0))).await, ["3", "4", "5"]);
-    assert_eq!(keys(&source, within(time(2, 1), time(4, 999_999_999))).await, ["4", "5"]);
+    assert_eq!(keys(&source, within(time(2, 0), time(4, 0))).await, [3, 4, 5].map(|id| test.key(id)));
+    assert_eq!(keys(&source, within(time(2, 1), time(4, 999_999_999))).await, [4, 5].map(|id| test.key(id)));
     assert_eq!(source.count(&within(time(2, 1), time(4, 999_999_999))).await.unwrap(), 2);
     assert_eq!(keys(&source, within(time(2, 1), time(2, 2))).await, Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn invalid_rows_are_quarantined_counted_and_logged() {
+    if real("READINGS").is_some() {
+        return; // An index finds no row of a document without a device.
+    }
     let app = TestApp::start(TestSource::empty().await).await;
     let (thing, device) = app.source.add_rows(6).await;
     let stranger = Uuid::new_v4();
@@ -156,7 +159,8 @@ async fn many_quarantined_rows_are_reported_in_batches() {
 async fn a_document_of_megabytes_is_published_or_quarantined() {
     let app = TestApp::start(TestSource::empty().await).await;
     let (thing, device) = app.source.add_rows(2).await;
-    let large = format!(r#"{{"x": "{}", "deviceId": "{device}", "triggerTime": ""}}"#, "漢".repeat(1_500_000));
+    let large = "漢".repeat(1_500_000);
+    let large = format!(r#"{{"x": "{large}", "deviceId": "{device}", "triggerTime": "2019-01-11T21:03:00+08:00"}}"#);
     app.source.add(&[Reading { id: 50, device, time_ms: 1_547_211_780_500, doc: Some(large) }]).await;
     let (_, log) = app.publish(thing, &[device]).await;
     // Compressed by lz4, the message is small enough for the broker.
@@ -168,6 +172,9 @@ async fn a_document_of_megabytes_is_published_or_quarantined() {
 
 #[tokio::test]
 async fn a_layout_that_does_not_fit_is_named() {
+    if real("READINGS").is_some() {
+        return; // It is about tables.
+    }
     for (sql, option, value, expected) in [
         ("", "table", "readings", "there is no table \"readings\""),
         ("", "doc", "document", "has no column \"document\" (iota.raw.doc)"),
@@ -186,6 +193,9 @@ async fn a_layout_that_does_not_fit_is_named() {
 
 #[tokio::test]
 async fn a_missing_table_fails_the_device_with_a_reason() {
+    if real("READINGS").is_some() {
+        return; // It is about tables.
+    }
     let app = TestApp::start(TestSource::empty().await).await;
     let (thing, device) = app.source.add_rows(1).await;
     let mut client = app.client().await;
@@ -202,6 +212,9 @@ async fn a_missing_table_fails_the_device_with_a_reason() {
 
 #[tokio::test]
 async fn jobs_wait_for_an_unavailable_source() {
+    if real("READINGS").is_some() {
+        return; // It is about tables.
+    }
     // A file that does not exist yet, since a test must not stop the database that others use.
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("later.db");

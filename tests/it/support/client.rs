@@ -39,7 +39,7 @@ impl Client {
     pub fn request(thing: Uuid, devices: &[Uuid], topic: &str) -> Value {
         json!({
             "src": "iota", "token": TOKEN, "topic": topic, "thingId": thing, "devices": devices,
-            "from": "2019-01-11T21:03:00.000+0800", "to": "2029-01-15T14:30:00.000+0800",
+            "from": "2019-01-11T21:03:00.000+0800", "to": "2022-01-15T14:30:00.000+0800",
         })
     }
 

@@ -180,19 +180,19 @@ pub fn row_key(id: i64) -> String {
     format!("r{id:010}")
 }
 
-/// What ET cannot read, where a table has no document: an index has one for each row.
+/// What ET cannot read, in place of documents that no search would find: none, or without a device.
 const INVALID_DATA: &str = r#""data": []"#;
 
 /// The document of a reading, which has the time and the device.
 pub fn text(device: Uuid, time_ms: i64, document: Option<&str>) -> String {
+    const ANY_TIME: &str = "2019-01-11T21:03:00+08:00";
     let time = DateTime::from_timestamp_millis(time_ms).unwrap().to_rfc3339_opts(SecondsFormat::Millis, true);
-    let own = document.filter(|document| document.contains("2019-01-11T21:03:00+08:00") && document.contains("deviceId"));
-    match own {
-        Some(document) => document.replace("2019-01-11T21:03:00+08:00", &time),
-        None if document.is_none() => {
-            format!(r#"{{"data": {{{INVALID_DATA}}}, "deviceId": "{device}", "triggerTime": "{time}"}}"#)
-        }
-        None => doc(device, 0).replace("2019-01-11T21:03:00+08:00", &time),
+    let fields: Value = document.and_then(|document| serde_json::from_str(document).ok()).unwrap_or_default();
+    let own_time = fields["triggerTime"].as_str().and_then(|own| DateTime::parse_from_rfc3339(own).ok());
+    match document {
+        Some(document) if document.contains(ANY_TIME) && document.contains("deviceId") => document.replace(ANY_TIME, &time),
+        Some(document) if own_time.is_some_and(|own| own.timestamp_millis() == time_ms) => document.to_owned(),
+        _ => format!(r#"{{"data": {{{INVALID_DATA}}}, "deviceId": "{device}", "triggerTime": "{time}"}}"#),
     }
 }
 
