@@ -30,11 +30,11 @@ const ROWS: [&str; 3] = ["a", "b", "c"];
 
 /// Three rows of a device.
 async fn three_rows(server: &str) -> (TestSource, ElasticIndex, Uuid) {
-    let (test, index) = source_on(server, &mapping()).await;
+    let (tables, index) = source_on(server, &mapping()).await;
     let device = Uuid::new_v4();
     let rows: Vec<_> = (0..).zip(ROWS).map(|(n, id)| reading(id, device, &time(1_547_211_780_000 + n), n)).collect();
     index.index(&rows).await;
-    (test, index, device)
+    (tables, index, device)
 }
 
 fn basic(user: &str, password: &str) -> String {
@@ -68,26 +68,26 @@ fn options(options: Vec<(&'static str, String)>) -> impl FnOnce(&mut Overrides) 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_way_to_give_credentials_reads() {
     for server in servers() {
-        let (test, index, device) = three_rows(&server).await;
+        let (tables, index, device) = three_rows(&server).await;
         for (given, header) in ways(SECRET) {
             let proxy = ElasticProxy::start(&server, demand(header.clone())).await;
-            let source = open_with(&test, options(given), &format!("{}/{}", proxy.url, index.name));
+            let source = open_with(&tables, options(given), &format!("{}/{}", proxy.url, index.name));
             assert_eq!(keys(&read(&source, until_2020(device)).await), ROWS, "{server}: {header}");
         }
         let proxy = ElasticProxy::start(&server, demand(basic("reader", "p@ss:w%"))).await;
         let url = format!("http://reader:p%40ss:w%25@{}/{}", proxy.address(), index.name);
-        assert_eq!(keys(&read(&open_with(&test, |_| {}, &url), until_2020(device)).await), ROWS, "{server}: in the URL");
+        assert_eq!(keys(&read(&open_with(&tables, |_| {}, &url), until_2020(device)).await), ROWS, "{server}: in the URL");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_credentials_are_refused_with_what_to_set() {
     for server in servers() {
-        let (test, index, device) = three_rows(&server).await;
+        let (tables, index, device) = three_rows(&server).await;
         let (right, wrong) = (ways(SECRET), ways(GUESS));
         for ((given, header), (_, expected)) in wrong.into_iter().zip(right) {
             let proxy = ElasticProxy::start(&server, demand(expected)).await;
-            let source = open_with(&test, options(given), &format!("{}/{}", proxy.url, index.name));
+            let source = open_with(&tables, options(given), &format!("{}/{}", proxy.url, index.name));
             let error = try_read(&source, until_2020(device)).await.unwrap_err();
             let text = format!("{error} {error:?}");
             assert!(text.contains("401") && text.contains("iota.readings"), "{server}: {text}");
@@ -114,9 +114,9 @@ fn a_configuration_shows_no_secret_of_the_readings() {
 
 /// A running service with such credentials, wrong for `demand`ed ones, shows them nowhere.
 async fn check_no_secret_is_revealed(server: &str, in_url: bool, given: &[(&str, &str)], header: &str) {
-    let (test, index, device) = three_rows(server).await;
+    let (tables, index, device) = three_rows(server).await;
     let thing = Uuid::new_v4();
-    test.add_device(thing, device, "应变计").await;
+    tables.add_device(thing, device, "应变计").await;
     let right = ElasticProxy::start(server, demand(header.to_owned())).await;
     let wrong = ElasticProxy::start(server, demand("Basic other".to_owned())).await;
     let (folder, topic) = (tempfile::tempdir().unwrap(), TestBroker::start().await.topic().await);
@@ -125,7 +125,7 @@ async fn check_no_secret_is_revealed(server: &str, in_url: bool, given: &[(&str,
         let url = format!("http://{user}{}/{}", proxy.address(), index.name);
         let mut more = vec![("DATA_PATCH_IOTA_READINGS_URL", url.as_str()), ("DATA_PATCH_LOG_LEVEL", "trace")];
         more.extend(given);
-        let process = Process::serve(&folder, &test, &topic, &more).await;
+        let process = Process::serve(&folder, &tables, &topic, &more).await;
         let mut client = Client::connect(&process.url).await;
         client.submit(&Client::request(thing, &[device], &topic.name)).await;
         let received = client.until(|line| message(line).contains(expected)).await;
@@ -188,13 +188,13 @@ async fn a_certificate_is_verified_by_the_configured_authority() {
     let own_file = file(&folder, "own.pem", &own.pem()).display().to_string();
     let other_file = file(&folder, "other.pem", &other.pem()).display().to_string();
     for server in servers() {
-        let (test, index, device) = three_rows(&server).await;
+        let (tables, index, device) = three_rows(&server).await;
         let proxy = ElasticProxy::start_tls(&server, &own, false, |_| Reply::Forward).await;
         let url = format!("{}/{}", proxy.url, index.name);
-        let source = open_with(&test, options(vec![("ca_file", own_file.clone())]), &url);
+        let source = open_with(&tables, options(vec![("ca_file", own_file.clone())]), &url);
         assert_eq!(keys(&read(&source, until_2020(device)).await), ROWS, "{server}");
         for given in [vec![], vec![("ca_file", other_file.clone())]] {
-            let error = try_read(&open_with(&test, options(given), &url), until_2020(device)).await.unwrap_err();
+            let error = try_read(&open_with(&tables, options(given), &url), until_2020(device)).await.unwrap_err();
             let text = error.to_string();
             assert!(text.contains("certificate") && text.contains("iota.readings.ca_file"), "{server}: {text}");
             assert!(matches!(error, SourceError::Unknown(_)), "a wrong certificate stays wrong: {error:?}");
@@ -202,7 +202,7 @@ async fn a_certificate_is_verified_by_the_configured_authority() {
         let unverified = |overrides: &mut Overrides| {
             overrides.set(&["iota", "readings", "verify_certificates"], false);
         };
-        assert_eq!(keys(&read(&open_with(&test, unverified, &url), until_2020(device)).await), ROWS, "{server}");
+        assert_eq!(keys(&read(&open_with(&tables, unverified, &url), until_2020(device)).await), ROWS, "{server}");
     }
 }
 
@@ -214,14 +214,14 @@ async fn a_client_certificate_is_shown() {
     let client = file(&folder, "client.pem", &own.client_pem()).display().to_string();
     let stranger = file(&folder, "stranger.pem", &other.client_pem()).display().to_string();
     for server in servers() {
-        let (test, index, device) = three_rows(&server).await;
+        let (tables, index, device) = three_rows(&server).await;
         let proxy = ElasticProxy::start_tls(&server, &own, true, |_| Reply::Forward).await;
         let url = format!("{}/{}", proxy.url, index.name);
         let given =
             |certificate: &str| options(vec![("ca_file", ca.clone()), ("client_certificate_file", certificate.to_owned())]);
-        assert_eq!(keys(&read(&open_with(&test, given(&client), &url), until_2020(device)).await), ROWS, "{server}");
+        assert_eq!(keys(&read(&open_with(&tables, given(&client), &url), until_2020(device)).await), ROWS, "{server}");
         for certificate in ["", &stranger] {
-            let error = try_read(&open_with(&test, given(certificate), &url), until_2020(device)).await.unwrap_err();
+            let error = try_read(&open_with(&tables, given(certificate), &url), until_2020(device)).await.unwrap_err();
             let text = error.to_string();
             assert!(text.contains("iota.readings.client_certificate_file"), "{server}: {certificate:?}: {text}");
             assert!(matches!(error, SourceError::Unknown(_)), "a wrong certificate stays wrong: {error:?}");
@@ -234,11 +234,11 @@ async fn files_that_are_no_certificates_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let no_pem = file(&folder, "no.pem", "nothing").display().to_string();
     let Some(server) = servers().into_iter().next() else { return };
-    let (test, index, _) = three_rows(&server).await;
+    let (tables, index, _) = three_rows(&server).await;
     for option in ["ca_file", "client_certificate_file"] {
         for path in [no_pem.as_str(), "/no/such/file.pem"] {
             let mut overrides = Overrides::default();
-            test.configure(&mut overrides);
+            tables.configure(&mut overrides);
             overrides.set(&["iota", "readings", "url"], index.url()).set(&["iota", "readings", option], path);
             let config = config::load(None, std::iter::empty(), overrides);
             let error = match config {
@@ -255,7 +255,7 @@ async fn files_that_are_no_certificates_are_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_node_serves_where_the_first_one_does_not() {
     for server in servers() {
-        let (test, index, device) = three_rows(&server).await;
+        let (tables, index, device) = three_rows(&server).await;
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let hangs = ElasticProxy::start(&server, |_| Reply::Hang).await;
         let answers = |status: u16| move |_: &Asked| Reply::Answer(status, "<html>no upstream</html>".to_owned());
@@ -268,13 +268,13 @@ async fn another_node_serves_where_the_first_one_does_not() {
             let one_second = |overrides: &mut Overrides| {
                 overrides.set(&["iota", "timeout_seconds"], 1);
             };
-            let source = open_with(&test, one_second, &format!("http://{first},{}/{}", good.address(), index.name));
+            let source = open_with(&tables, one_second, &format!("http://{first},{}/{}", good.address(), index.name));
             let started = Instant::now();
             assert_eq!(keys(&read(&source, until_2020(device)).await), ROWS, "{server}, {what}");
             // Once only is the node that hangs waited for.
             assert!(started.elapsed().as_secs() < 5, "{server}, {what}: {:?}", started.elapsed());
         }
-        let source = open_with(&test, |_| {}, &format!("http://{closed},{}/{}", bad_gateway.address(), index.name));
+        let source = open_with(&tables, |_| {}, &format!("http://{closed},{}/{}", bad_gateway.address(), index.name));
         let error = try_read(&source, until_2020(device)).await.unwrap_err();
         assert!(matches!(&error, SourceError::Unavailable(text) if text.contains("502")), "{error}");
     }
@@ -284,14 +284,15 @@ async fn another_node_serves_where_the_first_one_does_not() {
 async fn a_user_without_the_rights_is_told_which() {
     let body = json!({"error": {"root_cause": [], "type": "security_exception", "reason": "action [indices:admin/mappings/get] is unauthorized for user [reader]"}, "status": 403});
     for server in servers() {
-        let (test, index, device) = three_rows(&server).await;
+        let (tables, index, device) = three_rows(&server).await;
         let text = body.to_string();
         let proxy = ElasticProxy::start(&server, move |asked| {
             if asked.path.contains("_mapping") { Reply::Answer(403, text.clone()) } else { Reply::Forward }
         })
         .await;
-        let error =
-            try_read(&open_with(&test, |_| {}, &format!("{}/{}", proxy.url, index.name)), until_2020(device)).await.unwrap_err();
+        let error = try_read(&open_with(&tables, |_| {}, &format!("{}/{}", proxy.url, index.name)), until_2020(device))
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("view_index_metadata"), "{server}: {error}");
     }
 }

@@ -29,25 +29,25 @@ fn versions() -> Vec<&'static str> {
 /// Devices with rows, some of them at equal times.
 async fn with_rows(server: &str) -> (TestSource, Uuid, Vec<Uuid>) {
     let index = ElasticIndex::new(server).await;
-    let test = TestSource::with_index(&index).await;
+    let tables = TestSource::with_index(&index).await;
     let thing = Uuid::new_v4();
     let devices: Vec<_> = (0..DEVICES).map(|_| Uuid::new_v4()).collect();
     for (number, device) in (0..).zip(&devices) {
-        test.add_device(thing, *device, "应变计").await;
+        tables.add_device(thing, *device, "应变计").await;
         // Three rows in each millisecond.
         let row = |n: i64| reading(&key(number, n), *device, &time(1_547_211_780_000 + n / 3), n);
         let rows: Vec<Document> = (0..ROWS).map(row).collect();
         index.index(&rows).await;
     }
-    (test, thing, devices)
+    (tables, thing, devices)
 }
 
 fn key(device: i64, row: i64) -> String {
     row_key(device * ROWS + row)
 }
 
-async fn start(test: TestSource) -> TestApp {
-    TestApp::start_with(test, |overrides| {
+async fn start(tables: TestSource) -> TestApp {
+    TestApp::start_with(tables, |overrides| {
         overrides
             .set(&["iota", "page_rows"], 500)
             .set(&["iota", "timeout_seconds"], 2)
@@ -59,7 +59,7 @@ async fn start(test: TestSource) -> TestApp {
 
 /// Each row once and in order, of every device.
 async fn check_rows(app: &TestApp, devices: &[Uuid], log: &[Value], what: &str) {
-    let expected = format!("{} rows published", ROWS * DEVICES as i64);
+    let expected = format!("{} rows published", ROWS * i64::try_from(DEVICES).unwrap());
     assert!(message(log.last().unwrap()).contains(&expected), "{what}: {}", summary(log));
     let mut keys: Vec<Vec<String>> = vec![Vec::new(); devices.len()];
     for found in app.topic.read().await {
@@ -87,8 +87,8 @@ async fn a_data_node_is_killed_and_comes_back() {
             ElasticNode::start(version, &["node.name=master", "node.roles=master", "cluster.initial_master_nodes=master"]).await;
         let seed = format!("discovery.seed_hosts=127.0.0.1:{}", master.transport_port);
         let mut data = ElasticNode::start(version, &["node.name=data", "node.roles=data", &seed]).await;
-        let (test, thing, devices) = with_rows(&master.server()).await;
-        let app = start(test).await;
+        let (tables, thing, devices) = with_rows(&master.server()).await;
+        let app = start(tables).await;
         let mut client = app.client().await;
         client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
         let mut log = client.until(|line| message(line).starts_with("iota data published(")).await;
@@ -110,8 +110,8 @@ async fn a_data_node_is_killed_and_comes_back() {
 async fn a_node_freezes_and_goes_on() {
     for version in versions() {
         let node = ElasticNode::start(version, &[]).await;
-        let (test, thing, devices) = with_rows(&node.server()).await;
-        let app = start(test).await;
+        let (tables, thing, devices) = with_rows(&node.server()).await;
+        let app = start(tables).await;
         let mut client = app.client().await;
         client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
         let mut log = client.until(|line| message(line).starts_with("iota data published(")).await;

@@ -30,12 +30,12 @@ const START_MS: i64 = 1_547_211_780_000;
 
 /// A device with this many rows, which are so many milliseconds apart.
 async fn rows_on(server: &str, rows: i64, apart_ms: i64) -> (TestSource, ElasticIndex, Uuid, Uuid) {
-    let (test, index) = source_on(server, &mapping()).await;
+    let (tables, index) = source_on(server, &mapping()).await;
     let (thing, device) = (Uuid::new_v4(), Uuid::new_v4());
-    test.add_device(thing, device, "应变计").await;
+    tables.add_device(thing, device, "应变计").await;
     let document = |n: i64| reading(&row_key(n), device, &time(START_MS + n * apart_ms), n);
     index.index(&(0..rows).map(document).collect::<Vec<_>>()).await;
-    (test, index, thing, device)
+    (tables, index, thing, device)
 }
 
 fn all_keys(rows: i64) -> Vec<String> {
@@ -105,8 +105,11 @@ fn timeout_seconds(fault: &str) -> u32 {
     if fault == HANGS { 3 } else { 30 }
 }
 
+type MakeReply = fn() -> Reply;
+type IsAsked = fn(&Asked) -> bool;
+
 /// Faults of one answer, with the text that tells of them.
-fn faults() -> Vec<(&'static str, fn() -> Reply)> {
+fn faults() -> Vec<(&'static str, MakeReply)> {
     vec![
         ("", || Reply::Cut),
         (HANGS, || Reply::Hang),
@@ -128,13 +131,13 @@ fn faults() -> Vec<(&'static str, fn() -> Reply)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_of_one_answer_loses_and_repeats_no_row() {
     for server in servers() {
-        let (test, index, thing, device) = rows_on(&server, 1_000, 100).await;
+        let (tables, index, thing, device) = rows_on(&server, 1_000, 100).await;
         let run = |(fault, reply): (&'static str, fn() -> Reply)| {
-            let (test, index, server) = (test.clone(), index.clone(), server.clone());
+            let (tables, index, server) = (tables.clone(), index.clone(), server.clone());
             async move {
                 // Some pages are read before.
                 let proxy = ElasticProxy::start(&server, some(3, 1, Asked::is_search, reply)).await;
-                let app = TestApp::start_with(test, |overrides| {
+                let app = TestApp::start_with(tables, |overrides| {
                     overrides
                         .set(&["iota", "readings", "url"], format!("{}/{}", proxy.url, index.name))
                         .set(&["iota", "page_rows"], 100)
@@ -158,13 +161,13 @@ async fn a_fault_of_one_answer_loses_and_repeats_no_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_that_stays_is_an_error_that_tells_of_it_and_never_the_end() {
     for server in servers() {
-        let (test, index, _, device) = rows_on(&server, 1_000, 100).await;
+        let (tables, index, _, device) = rows_on(&server, 1_000, 100).await;
         let run = |(fault, reply): (&'static str, fn() -> Reply)| {
-            let (test, index, server) = (test.clone(), index.clone(), server.clone());
+            let (tables, index, server) = (tables.clone(), index.clone(), server.clone());
             async move {
                 let proxy = ElasticProxy::start(&server, some(3, usize::MAX, Asked::is_search, reply)).await;
                 let source = open_with(
-                    &test,
+                    &tables,
                     |overrides| {
                         overrides.set(&["iota", "page_rows"], 100).set(&["iota", "timeout_seconds"], timeout_seconds(fault));
                     },
@@ -180,7 +183,7 @@ async fn a_fault_that_stays_is_an_error_that_tells_of_it_and_never_the_end() {
                 };
                 assert!(error.is_retryable() && error.to_string().contains(fault), "{server}, {fault}: {error:?}");
                 // What was read before is valid.
-                assert_eq!(keys, all_keys(keys.len() as i64), "{server}, {fault}");
+                assert_eq!(keys, all_keys(i64::try_from(keys.len()).unwrap()), "{server}, {fault}");
             }
         };
         join_all(faults().into_iter().map(run)).await;
@@ -190,7 +193,7 @@ async fn a_fault_that_stays_is_an_error_that_tells_of_it_and_never_the_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_overloaded_store_gets_smaller_pages_after_pauses() {
     for server in servers() {
-        let (test, index, _, device) = rows_on(&server, 1_000, 100).await;
+        let (tables, index, _, device) = rows_on(&server, 1_000, 100).await;
         for (status, kind) in [
             (429, "es_rejected_execution_exception"),
             (429, "circuit_breaking_exception"),
@@ -198,7 +201,7 @@ async fn an_overloaded_store_gets_smaller_pages_after_pauses() {
             (503, "circuit_breaking_exception"),
         ] {
             let proxy = ElasticProxy::start(&server, some(0, 3, Asked::is_search, move || overloaded(status, kind))).await;
-            let source = open_with(&test, page_rows(800), &format!("{}/{}", proxy.url, index.name));
+            let source = open_with(&tables, page_rows(800), &format!("{}/{}", proxy.url, index.name));
             let started = Instant::now();
             assert_eq!(keys(&read(&source, until_2020(device)).await), all_keys(1_000), "{server}: {status} {kind}");
             assert!(started.elapsed() > Duration::from_millis(500), "{server}: no pauses, {:?}", started.elapsed());
@@ -224,12 +227,12 @@ async fn no_scroll_is_kept(index: &ElasticIndex, what: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_page_of_equal_times_is_read_again_with_all_of_the_millisecond() {
     for server in servers() {
-        let (test, index, thing, device) = rows_on(&server, 3_000, 0).await;
+        let (tables, index, thing, device) = rows_on(&server, 3_000, 0).await;
         let run = |(skip, reply): (usize, fn() -> Reply)| {
-            let (test, index, server) = (test.clone(), index.clone(), server.clone());
+            let (tables, index, server) = (tables.clone(), index.clone(), server.clone());
             async move {
                 let proxy = ElasticProxy::start(&server, some(skip, 1, Asked::continues_scroll, reply)).await;
-                let app = TestApp::start_with(test, |overrides| {
+                let app = TestApp::start_with(tables, |overrides| {
                     overrides
                         .set(&["iota", "readings", "url"], format!("{}/{}", proxy.url, index.name))
                         .set(&["iota", "page_rows"], 500)
@@ -267,8 +270,8 @@ async fn a_lost_page_of_equal_times_is_read_again_with_all_of_the_millisecond() 
 #[tokio::test(flavor = "multi_thread")]
 async fn scrolls_of_equal_times_are_cleared() {
     for server in servers() {
-        let (test, index, _, device) = rows_on(&server, 3_000, 0).await;
-        let cases: [(&str, fn(&Asked) -> bool, fn() -> Reply); 5] = [
+        let (tables, index, _, device) = rows_on(&server, 3_000, 0).await;
+        let cases: [(&str, IsAsked, MakeReply); 5] = [
             ("without a fault", |_| false, || Reply::Forward),
             ("the first page lacks a shard", Asked::begins_scroll, || edit(failed_shard)),
             ("the first page ended early", Asked::begins_scroll, || replace("\"timed_out\":false", "\"timed_out\":true")),
@@ -277,7 +280,7 @@ async fn scrolls_of_equal_times_are_cleared() {
         ];
         for (what, fits, reply) in cases {
             let proxy = ElasticProxy::start(&server, some(0, usize::MAX, fits, reply)).await;
-            let source = open_with(&test, page_rows(500), &format!("{}/{}", proxy.url, index.name));
+            let source = open_with(&tables, page_rows(500), &format!("{}/{}", proxy.url, index.name));
             match try_read(&source, until_2020(device)).await {
                 Ok(rows) => assert_eq!((what, rows.len()), ("without a fault", 3_000), "{server}"),
                 Err(error) => assert!(matches!(error, SourceError::Unavailable(_)), "{server}, {what}: {error:?}"),
@@ -291,7 +294,7 @@ async fn scrolls_of_equal_times_are_cleared() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scroll_whose_reader_leaves_is_cleared() {
     for server in servers() {
-        let (test, index, _, device) = rows_on(&server, 3_000, 0).await;
+        let (tables, index, _, device) = rows_on(&server, 3_000, 0).await;
         let reached = Arc::new(tokio::sync::Notify::new());
         let notify = Arc::clone(&reached);
         let rule = some(2, 1, Asked::continues_scroll, move || {
@@ -302,7 +305,7 @@ async fn a_scroll_whose_reader_leaves_is_cleared() {
         let patient = |overrides: &mut Overrides| {
             overrides.set(&["iota", "page_rows"], 500).set(&["iota", "timeout_seconds"], 2);
         };
-        let source = open_with(&test, patient, &format!("{}/{}", proxy.url, index.name));
+        let source = open_with(&tables, patient, &format!("{}/{}", proxy.url, index.name));
         let rows = source.rows(until_2020(device));
         reached.notified().await;
         assert!(open_contexts(&index).await > 0, "{server}: a scroll is kept");
