@@ -74,7 +74,9 @@ async fn timestamps_that_the_broker_refuses_are_an_outage_that_says_why() {
     let ahead = (Utc::now() + TimeDelta::days(10)).timestamp_millis();
     app.source.add(&[Reading { id: 9_000, device, time_ms: ahead, doc: Some(doc(device, 9)) }]).await;
     let mut client = app.client().await;
-    client.submit(&Client::request(thing, &[device], &app.topic.name)).await;
+    let mut request = Client::request(thing, &[device], &app.topic.name);
+    request["to"] = "2099-01-15T14:30:00.000+0800".into();
+    client.submit(&request).await;
     for _ in 0..2 {
         let log = client.until(|line| message(line).contains("waits, nothing is lost")).await;
         let line = log.last().unwrap();
