@@ -1,7 +1,7 @@
 //! Connections to the queue file, their pragmas, and the read connections.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -9,7 +9,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, Row, config::DbConfig, params_from_iter};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use super::{error::queue_error, sql::Statement};
+use super::{error::queue_error, probe::Identity, sql::Statement};
 use crate::QueueError;
 
 /// How long a connection waits for a lock before SQLite reports `SQLITE_BUSY`.
@@ -67,15 +67,15 @@ pub fn rows<T>(
 /// A pool of read connections, opened on first use. Clones share it.
 #[derive(Clone)]
 pub struct Readers {
-    path: Arc<PathBuf>,
+    file: Arc<Identity>,
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
 }
 
 impl Readers {
-    pub fn new(path: PathBuf, connections: u32) -> Self {
+    pub fn new(file: Identity, connections: u32) -> Self {
         let permits = Arc::new(Semaphore::new(connections as usize));
-        Self { path: Arc::new(path), idle: Arc::default(), permits }
+        Self { file: Arc::new(file), idle: Arc::default(), permits }
     }
 
     /// Runs a statement on a blocking thread and reads all its rows.
@@ -98,14 +98,22 @@ impl Readers {
         let task = spawn_blocking(move || {
             let _permit = permit;
             let idle = readers.idle().pop();
-            let connection = idle.map_or_else(|| connect(&readers.path), Ok)?;
-            let result = read(&connection)?;
+            let connection = idle.map_or_else(|| readers.connect(), Ok)?;
+            let result = read(&connection).map_err(queue_error)?;
             // A connection with an error is not reused.
             readers.idle().push(connection);
             Ok(result)
         });
         // A join error means that the runtime is stopping, or a panic that was already reported.
-        task.await.map_err(|_| QueueError::Closed)?.map_err(queue_error)
+        task.await.map_err(|_| QueueError::Closed)?
+    }
+
+    /// Opens a connection, unless another file has the name now: SQLite would take the first
+    /// connection to it for the only one, and cut the index of the write-ahead log, which the
+    /// other connections have mapped under the same name (SIGBUS).
+    fn connect(&self) -> Result<Connection, QueueError> {
+        self.file.check().map_err(|error| QueueError::Unavailable(Arc::new(error)))?;
+        connect(self.file.path()).map_err(queue_error)
     }
 
     /// Closes the pool. Later calls return [`QueueError::Closed`].
@@ -117,5 +125,31 @@ impl Readers {
     fn idle(&self) -> MutexGuard<'_, Vec<Connection>> {
         // No code panics while it holds this lock.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    // Of 400 services whose file was replaced under load, five died of SIGBUS.
+    #[tokio::test]
+    async fn no_connection_is_opened_to_another_file_of_the_same_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("queue.db");
+        let first = Connection::open(&path).unwrap();
+        first.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x)").unwrap();
+        let readers = Readers::new(Identity::of(&path).unwrap(), 2);
+        let count = |connection: &Connection| connection.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0));
+        assert_eq!(readers.call(count).await.unwrap(), 0);
+
+        fs::copy(&path, folder.path().join("copy")).unwrap();
+        fs::rename(folder.path().join("copy"), &path).unwrap();
+        assert_eq!(readers.call(count).await.unwrap(), 0, "by the connection that it has");
+        readers.idle().clear();
+        let error = readers.call(count).await.unwrap_err();
+        assert!(matches!(&error, QueueError::Unavailable(_)) && error.to_string().contains("removed or replaced"), "{error}");
     }
 }

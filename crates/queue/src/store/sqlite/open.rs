@@ -43,7 +43,7 @@ impl SqliteStore {
         let file = Identity::of(&path).map_err(|error| open_error(error.into()))?;
         let writer =
             Writer::start(connection, context.hub, clock.clone(), context.metrics).map_err(|error| open_error(error.into()))?;
-        let readers = Readers::new(path, options.read_connections);
+        let readers = Readers::new(file.clone(), options.read_connections);
         Ok(Self { writer, readers, clock, instance, file })
     }
 }

@@ -22,6 +22,10 @@ impl Identity {
         Ok(Self { path: path.to_owned(), file: (metadata.dev(), metadata.ino()) })
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub fn display(&self) -> String {
         self.path.display().to_string()
     }
