@@ -59,6 +59,8 @@ impl Source {
                 ReadNext::Stop => return,
                 ReadNext::Continue if is_finished => return,
                 ReadNext::Continue => {}
+                // Nothing is read ahead here.
+                ReadNext::Release => continue,
                 ReadNext::Restart(after) => {
                     sender.restart();
                     (selection.after, is_finished) = (after, false);

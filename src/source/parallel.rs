@@ -81,7 +81,7 @@ impl Source {
             let next_batch = async {
                 match sender.wait_until_consumed(RowSender::LOW_WATERMARK_BYTES, &self.shared.budget).await {
                     ReadNext::Continue => page.batch().await.map(Some),
-                    ReadNext::Restart(_) | ReadNext::Stop => Ok(None),
+                    ReadNext::Release | ReadNext::Restart(_) | ReadNext::Stop => Ok(None),
                 }
             };
             tokio::select! {

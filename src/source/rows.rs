@@ -78,6 +78,8 @@ pub(super) enum ReadNext {
     Continue,
     /// Read again after this position: the rows after it were dropped.
     Restart(Option<Position>),
+    /// Rows were just dropped for others: release what was read ahead as well, and wait again.
+    Release,
     /// The receiver was dropped.
     Stop,
 }
@@ -235,6 +237,7 @@ impl RowSender {
                     tracing::debug!("unconsumed rows are dropped to free memory; they are read again on demand");
                     state.batches.clear();
                     (state.bytes, state.end, state.dropped) = (0, None, true);
+                    return ReadNext::Release;
                 }
             }
             // Polls, because waiters for memory do not notify this task.

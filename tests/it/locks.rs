@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     source::{all_of, keys, open},
-    support::{Reading, TestSource, eventually},
+    support::{Reading, TIMEOUT, TestSource, eventually},
 };
 
 /// Documents of a kilobyte.
@@ -64,6 +64,30 @@ async fn unconsumed_rows_are_dropped_for_others() {
     }
     assert_eq!(read, keys(&source, all_of(slow)).await, "rows are missing, or came twice");
     assert_eq!(read.len(), 12_000);
+}
+
+// Pages that were read ahead kept their memory for as long as their device stood still.
+#[tokio::test]
+async fn what_was_read_ahead_is_dropped_for_others_too() {
+    let test = TestSource::empty().await;
+    let (slow, other) = (Uuid::new_v4(), Uuid::new_v4());
+    add_large(&test, slow, 12_000).await;
+    add_large(&test, other, 100).await;
+    let source = open(&test, |overrides| {
+        overrides.set(&["iota", "read_ahead_bytes"], 8 << 20);
+    });
+    let mut rows = source.rows(all_of(slow));
+    let mut read = Vec::new();
+    // Beyond the first page, so that the next ones are read ahead.
+    while read.len() < 4_500 {
+        read.extend(names(&rows.next().await.unwrap().unwrap()));
+    }
+    let other = tokio::time::timeout(TIMEOUT, keys(&source, all_of(other))).await;
+    assert_eq!(other.expect("it waits for the memory of a device that stands still").len(), 100);
+    while let Some(batch) = rows.next().await.unwrap() {
+        read.extend(names(&batch));
+    }
+    assert_eq!(read, keys(&source, all_of(slow)).await, "rows are missing, or came twice");
 }
 
 fn names(rows: &[Row]) -> Vec<String> {

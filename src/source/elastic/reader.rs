@@ -127,6 +127,7 @@ impl Reader {
                     match member.sender.wait_until_consumed(unread, &self.source.shared.budget).await {
                         ReadNext::Stop => return false,
                         ReadNext::Continue => return true,
+                        ReadNext::Release => self.ahead = None,
                         ReadNext::Restart(after) => {
                             member.sender.restart();
                             (member.selection.after, member.done) = (after.clone(), after);
