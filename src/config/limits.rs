@@ -97,7 +97,7 @@ fn check_strings(config: &Config) -> Result<(), Violation> {
 }
 
 fn check_readings(readings: &Readings) -> Result<(), Violation> {
-    check_range("iota.readings.settle_seconds", readings.settle_seconds, 0, 3_600)?;
+    check_range("iota.readings.settle_seconds", u64::from(readings.settle_seconds), 0, 3_600)?;
     if !readings.is_configured() {
         return Ok(());
     }

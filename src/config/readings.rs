@@ -15,7 +15,7 @@ pub struct Readings {
     pub url: SecretUrl,
     pub device: String,
     pub time: String,
-    pub settle_seconds: u64,
+    pub settle_seconds: u32,
     pub username: String,
     pub password: Secret,
     pub api_key: Secret,

@@ -319,7 +319,8 @@ impl ReplayRunner {
             while let Some(batch) = rows.next().await? {
                 // Positions are reported in the layout of `mapping`, but the rows may have been read
                 // with a newer one.
-                if let Some(read) = rows.mapping().filter(|read| read.layout() != mapping.layout()) {
+                let other = rows.mapping().filter(|read| !Arc::ptr_eq(read, &mapping));
+                if let Some(read) = other.filter(|read| read.layout() != mapping.layout()) {
                     return Err(SourceError::Changed(format!("{} became {}", mapping.layout(), read.layout())).into());
                 }
                 context.resume().await;

@@ -90,11 +90,7 @@ impl Source {
         state: &mut ReadState,
     ) -> Result<bool, SourceError> {
         let mapping = self.mapping().await?;
-        // A position is only valid in the layout that it was read in.
-        if let Some(before) = sender.mapping().filter(|before| !before.has_same_types(&mapping)) {
-            return Err(before.change_error(&mapping));
-        }
-        sender.set_mapping(&mapping);
+        sender.continue_with_mapping(&mapping)?;
         let mean_row_bytes = state.mean_row_bytes.or_else(|| self.mean_row_bytes());
         let limit = rows_that_fit(mean_row_bytes).min(self.shared.config.page_rows).min(state.max_rows.unwrap_or(u32::MAX));
         let slot = tokio::select! {
@@ -139,20 +135,34 @@ impl Source {
                 Ok(true)
             }
             Err(error @ (SourceError::Changed(_) | SourceError::Rejected(_))) => {
-                let new_mapping = self.refresh_mapping(mapping).await?;
-                if !mapping.has_same_types(&new_mapping) {
-                    return Err(mapping.change_error(&new_mapping));
-                }
-                // The layout is the same, so a table was rewritten: it looks empty to an older
+                // If the layout is the same, a table was rewritten: it looks empty to an older
                 // snapshot.
-                state.layout_changes += 1;
-                if matches!(error, SourceError::Rejected(_)) || state.layout_changes > MAX_LAYOUT_CHANGES {
-                    return Err(error);
-                }
-                Ok(true)
+                self.look_again(mapping, error, &mut state.layout_changes).await.map(|_| true)
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Reads the layout again after an error that a change of it can be the cause of. Returns the
+    /// error if the same page may be read again; `changes` counts how often that was so.
+    ///
+    /// # Errors
+    /// The layout has changed, or the same page would fail again.
+    pub(super) async fn look_again(
+        &self,
+        mapping: &Arc<Mapping>,
+        error: SourceError,
+        changes: &mut u32,
+    ) -> Result<SourceError, SourceError> {
+        let new_mapping = self.refresh_mapping(mapping).await?;
+        if !mapping.has_same_types(&new_mapping) {
+            return Err(mapping.change_error(&new_mapping));
+        }
+        *changes += 1;
+        if matches!(error, SourceError::Rejected(_)) || *changes > MAX_LAYOUT_CHANGES {
+            return Err(error);
+        }
+        Ok(error)
     }
 
     /// Reads one page.

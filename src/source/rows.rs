@@ -22,6 +22,9 @@ use crate::task::Position;
 /// After this time without consumption, rows may be dropped if other readers wait for memory.
 const STALE_AFTER: Duration = Duration::from_secs(2);
 
+/// Complete rows of a device up to these bytes are not counted against the memory budget.
+const UNCOUNTED_BYTES: usize = 16 * 1_024;
+
 /// Some rows, and the permit for their memory.
 pub(super) struct Batch {
     rows: Vec<Row>,
@@ -115,9 +118,17 @@ impl RowSender {
         self.shared.state().mapping = Some(Arc::clone(mapping));
     }
 
-    /// The mapping of the rows so far.
-    pub(super) fn mapping(&self) -> Option<Arc<Mapping>> {
-        self.shared.state().mapping.clone()
+    /// As [`set_mapping`](Self::set_mapping), for rows that continue after others.
+    ///
+    /// # Errors
+    /// A position is only valid in the layout that it was read in, and this one differs.
+    pub(super) fn continue_with_mapping(&self, mapping: &Arc<Mapping>) -> Result<(), SourceError> {
+        let before = self.shared.state().mapping.clone();
+        if let Some(before) = before.filter(|before| !before.has_same_types(mapping)) {
+            return Err(before.change_error(mapping));
+        }
+        self.set_mapping(mapping);
+        Ok(())
     }
 
     /// Sets the memory permit for the rows that follow.
@@ -184,12 +195,17 @@ impl RowSender {
         self.shared.sender_changed.notify_one();
     }
 
-    /// Releases the permits of queued rows that are too small to be counted.
-    pub(super) fn release_memory(&mut self) {
+    /// Releases the memory permits of the queued rows if they are too small to be counted. Returns
+    /// whether they are: then nobody needs to wait until they are consumed.
+    pub(super) fn release_if_small(&mut self) -> bool {
         let mut state = self.shared.state();
-        for batch in &mut state.batches {
-            batch.memory = MemoryPermit::none();
+        let is_small = state.bytes <= UNCOUNTED_BYTES;
+        if is_small {
+            for batch in &mut state.batches {
+                batch.memory = MemoryPermit::none();
+            }
         }
+        is_small
     }
 
     /// Bytes in the queue.

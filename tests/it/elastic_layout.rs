@@ -99,6 +99,21 @@ async fn what_cannot_be_read_is_refused_with_the_remedy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn documents_that_no_search_can_find_are_told_of() {
+    for server in servers() {
+        let (tables, index) = source_on(&server, &mapping()).await;
+        let (empty, full) = (format!("{}-empty", index.name), format!("{}-full", index.name));
+        for name in [&empty, &full] {
+            index.create(name, &json!({"dynamic": false, "properties": {"other": {"type": "keyword"}}})).await;
+        }
+        index.index_into(&full, &[reading("a", Uuid::new_v4(), &time(1_547_211_780_000), 1)]).await;
+        let mapping = open_with(&tables, |_| {}, &format!("{server}/{}*", index.name)).mapping().await.unwrap();
+        let expected = format!("index {full} has 1 documents, and neither");
+        assert!(matches!(mapping.warnings.as_slice(), [only] if only.contains(&expected)), "{server}: {:?}", mapping.warnings);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_text_field_is_searched_by_its_keyword() {
     for server in servers() {
         let properties = json!({"deviceId": {"type": "text", "fields": {"keyword": {"type": "keyword", "ignore_above": 256}}}, "triggerTime": {"type": "date"}});

@@ -1,7 +1,10 @@
 //! Finds out what the store is and how its indices store readings, and refuses what could not be
 //! read without loss.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -11,7 +14,7 @@ use super::{
     error::HttpError,
     http::Request,
     layout::{Distribution, IndexLayout, TimeField, Version},
-    response::no_page,
+    response::{parse, read_count},
 };
 use crate::{
     config::RawTable,
@@ -47,7 +50,7 @@ struct Findings {
 }
 
 /// Reads the version, and the mappings and settings of the configured indices.
-pub async fn describe(cluster: &Cluster) -> Result<(IndexLayout, RawLayout), SourceError> {
+pub async fn describe(cluster: &Cluster) -> Result<RawLayout, SourceError> {
     let version = version(cluster).await?;
     let index = &cluster.index;
     let settings = fetch(cluster, &format!("/{index}/_settings?ignore_unavailable=false&allow_no_indices=false")).await?;
@@ -68,6 +71,8 @@ pub async fn describe(cluster: &Cluster) -> Result<(IndexLayout, RawLayout), Sou
             findings.problems.push(synthetic(name));
         }
     }
+    let unmapped = std::mem::take(&mut findings.without_fields);
+    findings.warnings.extend(documents_without_fields(cluster, unmapped).await?);
     findings.warnings.extend(closed_indices(cluster).await?);
     findings.warnings.extend(red_indices(cluster).await);
     let time_field = findings.time_field(cluster)?;
@@ -83,7 +88,7 @@ pub async fn describe(cluster: &Cluster) -> Result<(IndexLayout, RawLayout), Sou
         max_page_rows,
         settle_seconds: cluster.settle_seconds,
     };
-    let raw = RawLayout {
+    Ok(RawLayout {
         raw: RawTable {
             table: index.clone(),
             id: "_id".to_owned(),
@@ -98,16 +103,14 @@ pub async fn describe(cluster: &Cluster) -> Result<(IndexLayout, RawLayout), Sou
         key_nullable: false,
         has_index: true,
         layout_check: None,
-        index: None,
+        index: Some(Arc::new(layout)),
         warnings: findings.warnings,
-    };
-    Ok((layout, raw))
+    })
 }
 
 async fn version(cluster: &Cluster) -> Result<Version, SourceError> {
     let body = cluster.http.send(&Request::get("/")).await?;
-    let Root { version: RootVersion { number, distribution } } =
-        serde_json::from_slice(&body).map_err(|error| no_page(&body, &error))?;
+    let Root { version: RootVersion { number, distribution } } = parse(&body)?;
     let mut numbers = number.split('.').map_while(|number| number.parse().ok());
     let (major, minor) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     let version = if distribution == "opensearch" {
@@ -130,7 +133,31 @@ async fn version(cluster: &Cluster) -> Result<Version, SourceError> {
 
 async fn fetch(cluster: &Cluster, path: &str) -> Result<BTreeMap<String, Value>, SourceError> {
     let body = cluster.http.send(&Request::get(path)).await?;
-    serde_json::from_slice(&body).map_err(|error| no_page(&body, &error))
+    parse(&body)
+}
+
+/// A search leaves such documents out, without a word: an index that maps no new fields, or that is
+/// not about readings.
+async fn documents_without_fields(cluster: &Cluster, indices: Vec<String>) -> Result<Vec<String>, SourceError> {
+    let mut warnings = Vec::new();
+    for name in indices {
+        let documents = read_count(&cluster.http.send(&Request::get(format!("/{name}/_count"))).await?)?;
+        if documents == 0 {
+            continue;
+        }
+        // The first document of a new index, which adds its fields, may have come since.
+        let mut findings = Findings::default();
+        for (name, mapping) in fetch(cluster, &format!("/{name}/_mapping")).await? {
+            findings.add_index(&name, &mapping, cluster);
+        }
+        if !findings.without_fields.is_empty() {
+            warnings.push(format!(
+                "index {name} has {documents} documents, and neither {} nor {} in its mapping: none of them is read. If they are readings, map these fields and reindex them; else leave the index out of the pattern (iota.readings.url)",
+                cluster.device, cluster.time
+            ));
+        }
+    }
+    Ok(warnings)
 }
 
 /// A pattern leaves closed indices out, without a word.

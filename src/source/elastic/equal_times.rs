@@ -38,7 +38,7 @@ pub async fn read(
         let mut scroll = Scroll { cluster, id: None };
         let mut first = Earliest::new(after.clone(), MAX_BYTES);
         match scroll.read(layout, wanted, ms, page.rows, &mut first).await? {
-            Ok(totals) => return Ok(fetched(first, totals, page.rows, ms, wanted.is_group)),
+            Ok(totals) => return Ok(fetched(first, totals, page.rows, ms)),
             Err(error) => page.shrink(error).await?,
         }
     }
@@ -51,12 +51,12 @@ struct Totals {
     documents: usize,
 }
 
-fn fetched(first: Earliest, totals: Totals, rows: u32, ms: i64, is_group: bool) -> Fetched {
+fn fetched(first: Earliest, totals: Totals, rows: u32, ms: i64) -> Fetched {
     let has_more = first.has_more;
     let items: Vec<_> = first.items.into_values().collect();
     let within = items.last().filter(|_| has_more).map(|item| item.place.clone());
     let until_ms = if has_more { ms } else { ms.saturating_add(1) };
-    Fetched { items, until_ms, within, rows, bytes: totals.bytes, documents: totals.documents, shards: totals.shards, is_group }
+    Fetched { items, until_ms, within, rows, bytes: totals.bytes, documents: totals.documents, shards: totals.shards }
 }
 
 /// A scroll, which is cleared when dropped: the store keeps few of them.

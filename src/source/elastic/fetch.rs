@@ -80,7 +80,6 @@ pub struct Fetched {
     pub bytes: usize,
     pub documents: usize,
     pub shards: u32,
-    pub is_group: bool,
 }
 
 impl Place {
@@ -152,7 +151,6 @@ pub async fn fetch(cluster: &Cluster, layout: &IndexLayout, mut wanted: Wanted) 
         bytes: page.bytes,
         documents: page.hits.len(),
         shards: page.shards,
-        is_group: wanted.is_group,
     })
 }
 

@@ -69,13 +69,13 @@ pub struct IndexLayout {
     /// The largest page that all of them allow.
     pub max_page_rows: u32,
     /// `iota.readings.settle_seconds`.
-    pub settle_seconds: u64,
+    pub settle_seconds: u32,
 }
 
 impl IndexLayout {
     /// A remark on a range that ends where documents may not be found yet.
     pub fn settle_note(&self, to: DateTime<Utc>, now: DateTime<Utc>) -> Option<String> {
-        let settle = TimeDelta::try_seconds(i64::try_from(self.settle_seconds).ok()?)?;
+        let settle = TimeDelta::seconds(i64::from(self.settle_seconds));
         (to + settle > now).then(|| {
             format!(
                 "the range ends {} now: documents are found some time after they were indexed, so its end is read {} s later (iota.readings.settle_seconds)",

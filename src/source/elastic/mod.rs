@@ -35,7 +35,6 @@ use std::{
 
 use bytes::Bytes;
 use chrono::Utc;
-use serde_json::Value;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -64,8 +63,7 @@ pub(super) struct Cluster {
     /// Names of the fields.
     device: String,
     time: String,
-    settle_seconds: u64,
-    settle_ms: i64,
+    settle_seconds: u32,
     pending: PendingQueue,
     /// Shards that the last search asked, if they were not all of the indices; 0: not known.
     shards: Arc<AtomicU32>,
@@ -83,7 +81,6 @@ impl Cluster {
             device: config.readings.device.clone(),
             time: config.readings.time.clone(),
             settle_seconds: config.readings.settle_seconds,
-            settle_ms: i64::try_from(config.readings.settle_seconds).unwrap_or(i64::MAX).saturating_mul(1_000),
             pending: PendingQueue::default(),
             shards: Arc::default(),
             first_read_ms: Arc::default(),
@@ -92,8 +89,7 @@ impl Cluster {
 
     /// Reads the version, and how the indices store readings.
     pub async fn describe(&self) -> Result<RawLayout, SourceError> {
-        let (layout, raw) = discover::describe(self).await?;
-        Ok(RawLayout { index: Some(Arc::new(layout)), ..raw })
+        discover::describe(self).await
     }
 
     /// Checks that a node answers.
@@ -101,23 +97,27 @@ impl Cluster {
         Ok(self.http.send(&Request::get("/")).await.map(|_| ())?)
     }
 
+    fn settle_ms(&self) -> i64 {
+        i64::from(self.settle_seconds) * 1_000
+    }
+
     /// Whether documents before this millisecond can be found, if they were indexed in time.
     fn is_settled(&self, end_ms: i64) -> bool {
-        end_ms.saturating_add(self.settle_ms) <= Utc::now().timestamp_millis()
+        end_ms.saturating_add(self.settle_ms()) <= Utc::now().timestamp_millis()
     }
 
     /// Waits until what was indexed before now can be found, if the window is that late.
     async fn settle(&self, window_end_ms: i64, range_end_ms: i64) {
         let now = Utc::now().timestamp_millis();
-        if window_end_ms.saturating_add(self.settle_ms) <= now {
+        if window_end_ms.saturating_add(self.settle_ms()) <= now {
             return;
         }
         let first_read = {
             let mut first_read = self.first_read_ms.lock().unwrap_or_else(PoisonError::into_inner);
-            first_read.retain(|_, read| read.saturating_add(self.settle_ms).saturating_add(60_000) > now);
+            first_read.retain(|_, read| read.saturating_add(self.settle_ms()).saturating_add(60_000) > now);
             *first_read.entry(range_end_ms).or_insert(now)
         };
-        let wait = window_end_ms.min(first_read).saturating_add(self.settle_ms).saturating_sub(now).min(self.settle_ms);
+        let wait = window_end_ms.min(first_read).saturating_add(self.settle_ms()).saturating_sub(now).min(self.settle_ms());
         if let Ok(wait) = u64::try_from(wait) {
             tokio::time::sleep(Duration::from_millis(wait)).await;
         }
@@ -217,9 +217,4 @@ impl ReadingsBackend for Cluster {
 /// ends in the store too, with its connection.
 async fn within<T>(limit: Duration, work: impl Future<Output = Result<T, SourceError>>) -> Result<Option<T>, SourceError> {
     tokio::time::timeout(limit, work).await.ok().transpose()
-}
-
-/// Reads an answer as JSON.
-fn json(body: &[u8]) -> Result<Value, SourceError> {
-    serde_json::from_slice(body).map_err(|error| response::no_page(body, &error))
 }

@@ -11,10 +11,9 @@ use uuid::Uuid;
 use super::{
     Cluster,
     http::Request,
-    json,
     layout::{IndexLayout, TimeField},
     query::{self, Window},
-    response::{Page, Shards, no_page},
+    response::{Page, Shards, parse},
     window,
 };
 use crate::source::{
@@ -96,7 +95,7 @@ pub async fn sample(
             let _ = writeln!(searches, "{}\n{search}", json!({"index": layout.index}));
         }
         let body = cluster.http.send(&Request::post("/_msearch", searches)).await?;
-        let answer: Answer<'_> = serde_json::from_slice(&body).map_err(|error| no_page(&body, &error))?;
+        let answer: Answer<'_> = parse(&body)?;
         for (number, response) in (first..).zip(answer.responses) {
             let page = Page::read(&Bytes::copy_from_slice(response.get().as_bytes()))?;
             for hit in &page.hits {
@@ -134,7 +133,7 @@ async fn count(
 ) -> Result<Vec<Vec<Counted>>, SourceError> {
     let aggregation = by_device(layout, devices, &by_window(layout, windows));
     let body = cluster.http.send(&query::aggregate(layout, devices, *all, &aggregation)).await?;
-    let answer: Answer = serde_json::from_value(json(&body)?).map_err(|error| no_page(&body, &error))?;
+    let answer: Answer = parse(&body)?;
     answer.shards.check()?;
     if answer.timed_out {
         return Err(SourceError::Unavailable("the store of readings ended a count before it was complete".to_owned()));

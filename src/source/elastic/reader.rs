@@ -17,6 +17,7 @@ use uuid::Uuid;
 use super::{
     Cluster,
     fetch::{Fetched, Item, Place, Wanted, fetch},
+    index,
     layout::IndexLayout,
     member::{Member, compact},
     query::Window,
@@ -31,15 +32,13 @@ use crate::source::{
 
 /// Between two looks at a group whose devices wait for each other.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Rows of a device up to these bytes are not counted against the memory budget once all are read.
-const MAX_UNCOUNTED_BYTES: usize = 16 * 1_024;
-/// Maximum consecutive changes of the indices without a page in between.
-const MAX_LAYOUT_CHANGES: u32 = 20;
 
 /// A window that is being read.
 struct Ahead {
     start_ms: i64,
     within: Option<Place>,
+    /// Its rows are of several devices.
+    is_group: bool,
     memory: MemoryPermit,
     fetched: AbortOnDropHandle<Result<Fetched, SourceError>>,
 }
@@ -156,8 +155,7 @@ impl Reader {
 
     /// Reads a device further by itself.
     fn detach(&self, mut member: Member, is_finished: bool) {
-        if is_finished && member.sender.unread_bytes() <= MAX_UNCOUNTED_BYTES {
-            member.sender.release_memory();
+        if is_finished && member.sender.release_if_small() {
             return;
         }
         // Rows of this group before its last one are not read again.
@@ -179,7 +177,7 @@ impl Reader {
         let mapping = self.source.mapping().await?;
         let layout = self.check_mapping(&mapping)?;
         let ahead = self.ahead.take().filter(|ahead| ahead.start_ms == self.next_ms && ahead.within == self.within);
-        let Ahead { memory, fetched, .. } = if let Some(ahead) = ahead {
+        let Ahead { is_group, memory, fetched, .. } = if let Some(ahead) = ahead {
             ahead
         } else {
             self.cluster.settle(self.window().end_ms, self.end_ms).await;
@@ -190,7 +188,7 @@ impl Reader {
         match fetched {
             Ok(fetched) => match self.look_for_change(&fetched, &layout) {
                 Some(change) => self.handle_change(&mapping, SourceError::Changed(change)).await?,
-                None => self.accept(fetched, memory, &layout),
+                None => self.accept(fetched, memory, is_group, &layout),
             },
             Err(error @ (SourceError::Rejected(_) | SourceError::Changed(_))) => self.handle_change(&mapping, error).await?,
             Err(error) => return Err(error),
@@ -200,13 +198,9 @@ impl Reader {
 
     fn check_mapping(&self, mapping: &Arc<Mapping>) -> Result<Arc<IndexLayout>, SourceError> {
         for member in &self.members {
-            // A position is valid only in the layout that it was read in.
-            if let Some(before) = member.sender.mapping().filter(|before| !before.has_same_types(mapping)) {
-                return Err(before.change_error(mapping));
-            }
-            member.sender.set_mapping(mapping);
+            member.sender.continue_with_mapping(mapping)?;
         }
-        mapping.index.clone().ok_or_else(|| SourceError::Mapping("the readings are not in an index".to_owned()))
+        index(mapping).cloned()
     }
 
     fn window(&self) -> Window {
@@ -218,7 +212,7 @@ impl Reader {
         let Slot { permit, memory } = slot;
         let mean = self.mean_row_bytes.or_else(|| self.source.mean_row_bytes());
         let limits = [self.source.shared.config.page_rows, layout.max_page_rows, self.max_rows.unwrap_or(u32::MAX)];
-        let window = self.window();
+        let (window, is_group) = (self.window(), self.members.len() > 1);
         let devices =
             self.members.iter().filter(|member| member.start_ms() < window.end_ms).map(|member| member.selection.device);
         let wanted = Wanted {
@@ -226,14 +220,15 @@ impl Reader {
             window,
             rows: limits.into_iter().fold(pages::rows_that_fit(mean), u32::min),
             after: self.within.clone(),
-            is_group: self.members.len() > 1,
+            is_group,
         };
         let (cluster, layout) = (self.cluster.clone(), Arc::clone(layout));
         let fetched = tokio::spawn(async move {
             let _permit = permit;
             fetch(&cluster, &layout, wanted).await
         });
-        Ahead { start_ms: self.next_ms, within: self.within.clone(), memory, fetched: AbortOnDropHandle::new(fetched) }
+        let fetched = AbortOnDropHandle::new(fetched);
+        Ahead { start_ms: self.next_ms, within: self.within.clone(), is_group, memory, fetched }
     }
 
     /// Whether the indices are others than before.
@@ -262,22 +257,14 @@ impl Reader {
 
     /// Looks at the indices again. If they store readings as before, reading goes on.
     async fn handle_change(&mut self, mapping: &Arc<Mapping>, error: SourceError) -> Result<(), SourceError> {
-        let new = self.source.refresh_mapping(mapping).await?;
-        if !mapping.has_same_types(&new) {
-            return Err(mapping.change_error(&new));
-        }
-        self.layout_changes += 1;
-        if matches!(error, SourceError::Rejected(_)) || self.layout_changes > MAX_LAYOUT_CHANGES {
-            return Err(error);
-        }
+        let error = self.source.look_again(mapping, error, &mut self.layout_changes).await?;
         tracing::info!(%error, "the indices of the readings have changed; the window is read again");
         Ok(())
     }
 
     /// Passes what was read on, and begins to read the next window if memory is free.
-    fn accept(&mut self, fetched: Fetched, memory: MemoryPermit, layout: &Arc<IndexLayout>) {
+    fn accept(&mut self, fetched: Fetched, memory: MemoryPermit, is_group: bool, layout: &Arc<IndexLayout>) {
         self.layout_changes = 0;
-        let is_group = fetched.is_group;
         if is_group && fetched.items.iter().any(|item| item.device.is_none()) {
             // The query found it, but by a term that is not in the document as it is.
             for member in std::mem::take(&mut self.members) {

@@ -176,20 +176,25 @@ pub fn any_document(body: &[u8]) -> Result<Option<Bytes>, SourceError> {
         #[serde(borrow)]
         hits: Hits<'a>,
     }
-    let answer: Answer<'_> = serde_json::from_slice(body).map_err(|error| no_page(body, &error))?;
+    let answer: Answer<'_> = parse(body)?;
     let document = answer.hits.hits.first().and_then(|hit| hit.source);
     Ok(document.map(|document| Bytes::copy_from_slice(document.get().as_bytes())))
 }
 
 /// Reads the answer of a count.
 pub fn read_count(body: &[u8]) -> Result<u64, SourceError> {
-    let answer: CountAnswer = serde_json::from_slice(body).map_err(|error| no_page(body, &error))?;
+    let answer: CountAnswer = parse(body)?;
     answer.shards.check()?;
     Ok(answer.count)
 }
 
+/// Reads an answer of JSON.
+pub fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, SourceError> {
+    serde_json::from_slice(body).map_err(|error| no_page(body, &error))
+}
+
 /// The answer is not what the store answers: a proxy may have answered instead.
-pub(super) fn no_page(body: &[u8], error: &serde_json::Error) -> SourceError {
+fn no_page(body: &[u8], error: &serde_json::Error) -> SourceError {
     let start = String::from_utf8_lossy(body.get(..body.len().min(SHOWN_BYTES)).unwrap_or_default());
     SourceError::Unknown(format!(
         "an answer of the store of readings can't be read: {error}. It begins with {start:?}; a proxy may have answered instead"

@@ -19,8 +19,6 @@ use super::{
 
 /// Maximum rows of a device in a batch; a device with as many rows or more is detached.
 const MAX_ROWS_PER_DEVICE: u32 = 256;
-/// Rows of a device up to these bytes are not counted against the memory budget.
-const MAX_BYTES_PER_DEVICE: usize = 16 * 1_024;
 /// Maximum devices of a batch.
 const MAX_DEVICES: usize = 32;
 
@@ -40,8 +38,7 @@ impl Opening {
         let is_finished = self.rows < max_rows;
         if is_finished {
             sender.end(Ok(()));
-            if sender.unread_bytes() <= MAX_BYTES_PER_DEVICE {
-                sender.release_memory();
+            if sender.release_if_small() {
                 return (None, memory);
             }
         }
