@@ -22,7 +22,7 @@ async fn a_migration_of_an_older_file_is_logged_and_that_of_a_new_one_is_not() {
     for (versions, from) in [(0, None), (4, Some("from=4")), (usize::MAX, None)] {
         let folder = tempfile::tempdir().unwrap();
         if versions > 0 {
-            let mut migrations = sqlx::migrate::Migrator::new(root().join("migrations")).await.unwrap();
+            let mut migrations = sqlx::migrate::Migrator::new(root().join("migrations/sqlite")).await.unwrap();
             migrations.migrations = migrations.migrations.iter().take(versions).cloned().collect();
             migrations.run(&mut queue_file(&folder).await).await.unwrap();
         }

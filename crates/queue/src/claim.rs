@@ -71,7 +71,7 @@ impl Queue {
     pub async fn claim<L: Into<ClaimLimits>>(
         &self,
         owner: &Arc<str>,
-        limits: impl Fn() -> L + Send + 'static,
+        limits: impl Fn() -> L + Send + Sync + 'static,
         lease: Duration,
         max_crashes: u32,
     ) -> Result<Claimed, QueueError> {

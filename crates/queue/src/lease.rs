@@ -137,11 +137,13 @@ impl Lease {
         Self { queue, job: Arc::new(job), duration, claimed, expires_ms }
     }
 
-    /// The time until the lease expires; zero once it has expired. It is measured by this machine's
+    /// The time until the lease expires, or others may take this instance for dead; zero once that
+    /// may have happened. It is measured by this machine's
     /// steady clock from before the renewal was requested, so a process that was frozen detects at
     /// once that its lease may have expired.
     pub fn remaining(&self) -> Duration {
-        Duration::from_millis(self.expires_ms.load(Ordering::Relaxed)).saturating_sub(self.claimed.elapsed())
+        let lease = Duration::from_millis(self.expires_ms.load(Ordering::Relaxed)).saturating_sub(self.claimed.elapsed());
+        lease.min(self.queue.inner.store.alive_for())
     }
 
     /// Stores a checkpoint and renews the lease.

@@ -1,11 +1,11 @@
 //! Opening the queue, and the errors that can occur.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Clock, Inner, Queue, poll_other_instances};
+use super::{Clock, Inner, Queue, QueueError, poll_other_instances};
 use crate::{
     log_hub::LogHub,
     metrics::QueueMetrics,
@@ -15,38 +15,50 @@ use crate::{
 /// The error of the store.
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
-/// Where the queue file is, and how it is read.
+/// Where the queue is, and how it is read.
 #[derive(Debug, Clone)]
 pub struct QueueOptions {
-    /// `sqlite://path`. The file is created if it does not exist.
+    /// `sqlite://path`: a file, which is created if it does not exist. `postgres://host/database`:
+    /// tables, which are created if they do not exist.
     pub url: String,
-    /// The number of read connections. Writes use one further connection.
+    /// The number of read connections. Writes use one further connection, or a few.
     pub read_connections: u32,
+    /// In PostgreSQL: an instance that was silent for so long is dead, and its jobs go on elsewhere.
+    pub dead_after: Duration,
 }
 
-/// Why the queue file cannot be used, and how to fix it.
+impl QueueOptions {
+    /// Whether the queue is in PostgreSQL.
+    pub fn is_postgres(&self) -> bool {
+        self.url.starts_with("postgres:") || self.url.starts_with("postgresql:")
+    }
+}
+
+/// Why the queue cannot be used, and how to fix it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("queue file {file}: {source}")]
-    Url { file: String, source: Source },
-    #[error("queue file {file}: its directory cannot be created or written: {source}")]
-    Directory { file: String, source: std::io::Error },
-    #[error("queue file {file} cannot be opened: {source}. Its directory must exist and be writable for this user")]
-    Open { file: String, source: Source },
+    #[error("{queue}: {source}")]
+    Url { queue: String, source: Source },
+    #[error("{queue}: its directory cannot be created or written: {source}")]
+    Directory { queue: String, source: std::io::Error },
+    #[error("{queue} cannot be opened: {source}. Its directory must exist and be writable for this user")]
+    Open { queue: String, source: Source },
     #[error(
-        "queue file {file} is locked exclusively by another program. Services can share a file; end the program that locks it (a backup, a shell), or wait if it is a service that migrates the tables"
+        "{queue} is locked exclusively by another program. Services can share a file; end the program that locks it (a backup, a shell), or wait if it is a service that migrates the tables"
     )]
-    Locked { file: String },
+    Locked { queue: String },
     #[error(
-        "queue file {file} is damaged or not an SQLite database ({source}). Move it away to start with an empty queue, or restore a backup"
+        "{queue} is damaged or not an SQLite database ({source}). Move it away to start with an empty queue, or restore a backup"
     )]
-    Damaged { file: String, source: Source },
+    Damaged { queue: String, source: Source },
     #[error(
-        "queue file {file} was written by a newer version (migration {version} is unknown to this one). Start that version or a later one"
+        "{queue} was written by a newer version (migration {version} is unknown to this one). Start that version or a later one"
     )]
-    Newer { file: String, version: i64 },
-    #[error("queue file {file}: its tables cannot be migrated: {source}")]
-    Migrate { file: String, source: Source },
+    Newer { queue: String, version: i64 },
+    #[error("{queue} cannot be reached: {source}. Check queue.url, and whether the server runs")]
+    Unavailable { queue: String, source: QueueError },
+    #[error("{queue}: its tables cannot be migrated: {source}")]
+    Migrate { queue: String, source: Source },
 }
 
 impl Queue {

@@ -11,17 +11,17 @@ pub enum ProbeError {
     #[error(transparent)]
     Queue(#[from] QueueError),
     #[error(
-        "queue file {file} was removed or replaced while it is in use: everything this service stores is lost when it ends. \
+        "{queue} was removed or replaced while it is in use: everything this service stores is lost when it ends. \
          Restore the original file, or restart the service to continue with the current one"
     )]
-    Replaced { file: String },
+    Replaced { queue: String },
     #[error(
-        "queue file {file} was migrated by a newer version (migration {version} is unknown to this one), which may have \
+        "{queue} was migrated by a newer version (migration {version} is unknown to this one), which may have \
          renamed what this one writes. Stop this service, and start that version or a later one"
     )]
-    Newer { file: String, version: i64 },
-    #[error("the metadata of queue file {file} cannot be read: {source}")]
-    Unreadable { file: String, source: io::Error },
+    Newer { queue: String, version: i64 },
+    #[error("the metadata of {queue} cannot be read: {source}")]
+    Unreadable { queue: String, source: io::Error },
 }
 
 impl Queue {

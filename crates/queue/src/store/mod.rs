@@ -4,6 +4,7 @@
 //! writes is decided by [`policy`](crate::policy). Waking workers, counting lost leases and
 //! following logs is done above it, once for all kinds.
 
+pub mod postgres;
 pub mod sqlite;
 
 use std::{sync::Arc, time::Duration};
@@ -19,6 +20,7 @@ use crate::{
     policy::claim::{History, Start},
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
 };
+use postgres::PostgresStore;
 use sqlite::SqliteStore;
 
 /// The operations of a store. All guarantee that
@@ -56,7 +58,7 @@ pub(crate) trait Store {
     fn claim(
         &self,
         request: ClaimRequest,
-        limits: impl Fn() -> ClaimLimits + Send + 'static,
+        limits: impl Fn() -> ClaimLimits + Send + Sync + 'static,
     ) -> impl Future<Output = Result<ClaimedJobs, QueueError>> + Send;
 
     /// Writes what [`transition`](crate::policy::job::transition) and
@@ -83,6 +85,10 @@ pub(crate) trait Store {
     /// Ends the leases of instances that are dead, with [`blame`](crate::policy::crash::blame),
     /// and returns the number of leases. An instance whose death is not certain is left alone.
     fn end_leases_of_dead_instances(&self) -> impl Future<Output = Result<usize, QueueError>> + Send;
+
+    /// For how long the other instances certainly do not take this one for dead, and its leases for
+    /// lost.
+    fn alive_for(&self) -> Duration;
 
     /// The task, if it exists. Sees every change that was answered before, as do the other reads.
     fn task(&self, id: TaskId) -> impl Future<Output = Result<Option<TaskRow>, QueueError>> + Send;
@@ -206,11 +212,15 @@ pub(crate) struct StoreContext {
 /// An open store of any kind.
 pub(crate) enum AnyStore {
     Sqlite(SqliteStore),
+    Postgres(PostgresStore),
 }
 
 impl AnyStore {
     /// Opens the store that `options` name; creates its tables if there are none, and migrates them.
     pub async fn open(options: &QueueOptions, context: StoreContext) -> Result<Self, OpenError> {
+        if options.is_postgres() {
+            return PostgresStore::open(options, context).await.map(Self::Postgres);
+        }
         SqliteStore::open(options, context).await.map(Self::Sqlite)
     }
 }
@@ -220,6 +230,7 @@ macro_rules! dispatch {
     ($any:expr, $store:ident => $call:expr) => {
         match $any {
             AnyStore::Sqlite($store) => $call,
+            AnyStore::Postgres($store) => $call,
         }
     };
 }
@@ -236,7 +247,7 @@ impl Store for AnyStore {
     async fn claim(
         &self,
         request: ClaimRequest,
-        limits: impl Fn() -> ClaimLimits + Send + 'static,
+        limits: impl Fn() -> ClaimLimits + Send + Sync + 'static,
     ) -> Result<ClaimedJobs, QueueError> {
         dispatch!(self, store => store.claim(request, limits).await)
     }
@@ -255,6 +266,10 @@ impl Store for AnyStore {
 
     async fn end_leases_of_dead_instances(&self) -> Result<usize, QueueError> {
         dispatch!(self, store => store.end_leases_of_dead_instances().await)
+    }
+
+    fn alive_for(&self) -> Duration {
+        dispatch!(self, store => store.alive_for())
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {

@@ -46,7 +46,7 @@ async fn a_newer_version_that_migrates_the_file_in_use_is_told() {
 #[tokio::test]
 async fn a_queue_of_the_first_version_keeps_its_tasks() {
     let folder = tempfile::tempdir().unwrap();
-    let mut migrations = sqlx::migrate!("../../migrations");
+    let mut migrations = sqlx::migrate!("../../migrations/sqlite");
     migrations.migrations = migrations.migrations.iter().take(1).cloned().collect();
     let create = SqliteConnectOptions::new().filename(file_in(&folder)).create_if_missing(true);
     let mut old = SqliteConnection::connect_with(&create).await.unwrap();

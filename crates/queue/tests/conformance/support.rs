@@ -12,6 +12,7 @@ use std::{
 use chrono::TimeZone;
 use data_patch_protocol::task::{NewTask, Position, Progress, TaskId, TaskState};
 use data_patch_queue::{Checkpoint, Clock, DeviceCount, Lease, Queue, QueueOptions, Submitted};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -20,6 +21,7 @@ macro_rules! on_every_store {
     ($($test:ident),+ $(,)?) => {
         // Stores: a line each, with the name that their tests get.
         $crate::support::on_store!(sqlite, SqliteFile, $($test),+);
+        $crate::support::on_store!(postgres, PostgresSchema, $($test),+);
     };
 }
 
@@ -29,7 +31,9 @@ macro_rules! on_store {
             $(
                 #[tokio::test]
                 async fn $test() {
-                    super::$test::<$crate::support::$store>().await;
+                    if <$crate::support::$store as $crate::support::TestStore>::is_available() {
+                        super::$test::<$crate::support::$store>().await;
+                    }
                 }
             )+
         }
@@ -40,6 +44,11 @@ pub(crate) use {on_every_store, on_store};
 
 /// A store of one kind, for one test. Dropping it removes it.
 pub trait TestStore: Sized + 'static {
+    /// Whether there is a server to test on.
+    fn is_available() -> bool {
+        true
+    }
+
     async fn create() -> Self;
 
     /// An instance on this store. All instances see the same tasks.
@@ -68,7 +77,67 @@ impl TestStore for SqliteFile {
 
 /// The options for a queue file.
 pub fn options(path: &Path) -> QueueOptions {
-    QueueOptions { url: format!("sqlite://{}", path.display()), read_connections: 4 }
+    QueueOptions { url: format!("sqlite://{}", path.display()), read_connections: 4, dead_after: DEAD_AFTER }
+}
+
+pub const DEAD_AFTER: Duration = Duration::from_secs(5);
+
+/// A schema on the server that `DATA_PATCH_TEST_POSTGRES` names (`scripts/services up`).
+pub struct PostgresSchema {
+    server: String,
+    name: String,
+}
+
+impl PostgresSchema {
+    fn server() -> Option<String> {
+        std::env::var("DATA_PATCH_TEST_POSTGRES").ok().filter(|url| !url.is_empty())
+    }
+
+    pub fn url(&self) -> String {
+        format!("{}?options[search_path]={}", self.server, self.name)
+    }
+
+    pub async fn connect(&self) -> PgConnection {
+        PgConnection::connect(&self.url()).await.unwrap()
+    }
+
+    pub fn options(&self) -> QueueOptions {
+        QueueOptions { url: self.url(), read_connections: 2, dead_after: DEAD_AFTER }
+    }
+}
+
+impl TestStore for PostgresSchema {
+    fn is_available() -> bool {
+        Self::server().is_some()
+    }
+
+    async fn create() -> Self {
+        let (server, name) = (Self::server().unwrap(), format!("queue_{}", Uuid::new_v4().simple()));
+        let store = Self { server, name };
+        let create = format!("CREATE SCHEMA {}", store.name);
+        sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut store.connect().await).await.unwrap();
+        store
+    }
+
+    async fn open(&self, clock: Clock) -> Queue {
+        Queue::open(&self.options(), clock).await.unwrap()
+    }
+}
+
+impl Drop for PostgresSchema {
+    fn drop(&mut self) {
+        let (url, sql) = (self.url(), format!("DROP SCHEMA {} CASCADE", self.name));
+        // A test that has failed may have left its runtime in any state.
+        let drop_schema = std::thread::spawn(move || {
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+                let mut connection = PgConnection::connect(&url).await?;
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await
+            })
+        });
+        if let Ok(Err(error)) = drop_schema.join() {
+            eprintln!("a test's schema is left: {error}");
+        }
+    }
 }
 
 pub const MAX_CRASHES: u32 = 2;

@@ -59,7 +59,7 @@ impl Store for SqliteStore {
     async fn claim(
         &self,
         request: ClaimRequest,
-        limits: impl Fn() -> ClaimLimits + Send + 'static,
+        limits: impl Fn() -> ClaimLimits + Send + Sync + 'static,
     ) -> Result<ClaimedJobs, QueueError> {
         self.writer.write_at_end_of_batch(move |tx| claim::claim(tx, &request, limits())).await
     }
@@ -97,6 +97,11 @@ impl Store for SqliteStore {
             dead.remove();
         }
         Ok(expired)
+    }
+
+    /// A lock tells the living from the dead: nobody is taken for dead for his silence.
+    fn alive_for(&self) -> Duration {
+        Duration::MAX
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {
@@ -189,7 +194,7 @@ impl Store for SqliteStore {
         let version = self.writer.write(touch).await?;
         let file = self.file.clone();
         if version > open::newest_known() {
-            return Err(ProbeError::Newer { file: file.display(), version });
+            return Err(ProbeError::Newer { queue: file.display(), version });
         }
         spawn_blocking(move || file.check()).await.map_err(|_| QueueError::Closed)?
     }

@@ -19,24 +19,24 @@ use super::{
 };
 use crate::{OpenError, QueueOptions, store::StoreContext};
 
-static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations");
+static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
 impl SqliteStore {
     /// Opens the queue file. Creates it if it does not exist, and migrates its tables.
     pub async fn open(options: &QueueOptions, context: StoreContext) -> Result<Self, OpenError> {
-        let file = options.url.clone();
+        let queue = format!("queue file {}", options.url);
         let connect =
-            migration_options(&options.url).map_err(|source| OpenError::Url { file: file.clone(), source: source.into() })?;
+            migration_options(&options.url).map_err(|source| OpenError::Url { queue: queue.clone(), source: source.into() })?;
         let path = connect.get_filename().to_owned();
         if let Some(directory) = path.parent().filter(|path| !path.as_os_str().is_empty()) {
-            std::fs::create_dir_all(directory).map_err(|source| OpenError::Directory { file: file.clone(), source })?;
+            std::fs::create_dir_all(directory).map_err(|source| OpenError::Directory { queue: queue.clone(), source })?;
         }
         let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(connect);
-        migrate(&pool, &file).await.map_err(|error| open_error_of(file.clone(), error))?;
+        migrate(&pool, &options.url).await.map_err(|error| open_error_of(queue.clone(), error))?;
         pool.close().await;
 
-        let instance = ServiceInstance::register(&path).map_err(|source| OpenError::Directory { file: file.clone(), source })?;
-        let open_error = |source| OpenError::Open { file: file.clone(), source };
+        let instance = ServiceInstance::register(&path).map_err(|source| OpenError::Directory { queue: queue.clone(), source })?;
+        let open_error = |source| OpenError::Open { queue: queue.clone(), source };
         let connection = connection::connect(&path).map_err(|error| open_error(error.into()))?;
         connection::drop_statistics(&connection);
         let clock = QueueClock::open(&connection, context.clock).map_err(|error| open_error(error.into()))?;
@@ -101,19 +101,19 @@ async fn run_migrations(pool: &SqlitePool) -> Result<(), MigrateError> {
     }
 }
 
-fn open_error_of(file: String, error: MigrateError) -> OpenError {
+fn open_error_of(queue: String, error: MigrateError) -> OpenError {
     let source = match error {
-        MigrateError::VersionMissing(version) => return OpenError::Newer { file, version },
+        MigrateError::VersionMissing(version) => return OpenError::Newer { queue, version },
         MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => source,
-        source => return OpenError::Migrate { file, source: source.into() },
+        source => return OpenError::Migrate { queue, source: source.into() },
     };
     // The low byte of an extended result code is the primary one
     // (<https://sqlite.org/rescode.html>): BUSY, LOCKED; CORRUPT, NOTADB; READONLY, CANTOPEN.
     let code = source.as_database_error().and_then(|error| error.code()?.parse::<u32>().ok()).map(|code| code & 0xff);
     match code {
-        Some(5 | 6) => OpenError::Locked { file },
-        Some(11 | 26) => OpenError::Damaged { file, source: source.into() },
-        Some(8 | 14) => OpenError::Open { file, source: source.into() },
-        _ => OpenError::Migrate { file, source: MigrateError::Execute(source).into() },
+        Some(5 | 6) => OpenError::Locked { queue },
+        Some(11 | 26) => OpenError::Damaged { queue, source: source.into() },
+        Some(8 | 14) => OpenError::Open { queue, source: source.into() },
+        _ => OpenError::Migrate { queue, source: MigrateError::Execute(source).into() },
     }
 }

@@ -27,7 +27,7 @@ impl Identity {
     }
 
     pub fn display(&self) -> String {
-        self.path.display().to_string()
+        format!("queue file {}", self.path.display())
     }
 
     /// The size of the file and its write-ahead log in bytes.
@@ -46,11 +46,11 @@ impl Identity {
     pub fn check(&self) -> Result<(), ProbeError> {
         let file = || self.display();
         let lost = |error: io::Error| match error.kind() {
-            io::ErrorKind::NotFound => ProbeError::Replaced { file: file() },
-            _ => ProbeError::Unreadable { file: file(), source: error },
+            io::ErrorKind::NotFound => ProbeError::Replaced { queue: file() },
+            _ => ProbeError::Unreadable { queue: file(), source: error },
         };
         let now = Self::of(&self.path).map_err(lost)?;
         fs::metadata(self.log()).map_err(lost)?;
-        if now.file == self.file { Ok(()) } else { Err(ProbeError::Replaced { file: file() }) }
+        if now.file == self.file { Ok(()) } else { Err(ProbeError::Replaced { queue: file() }) }
     }
 }

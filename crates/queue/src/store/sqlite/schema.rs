@@ -1,4 +1,4 @@
-//! The tables and columns of `migrations/`.
+//! The tables and columns of `migrations/sqlite/`.
 
 use sea_query::Iden;
 

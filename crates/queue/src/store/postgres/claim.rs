@@ -1,0 +1,443 @@
+//! Claiming due jobs, and ending the leases of lost workers.
+//!
+//! Claims of all instances take turns (the claim lock), so that fair shares and the isolation of
+//! suspects hold for all of them together.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use sqlx::{Connection, PgConnection, Result, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use super::{
+    Shared,
+    error::{Failure, answered},
+    rows::{self, number, task_columns},
+    transaction::{self, Locked},
+    update::JobColumns,
+};
+use crate::{
+    ClaimLimits, Job, TaskRow,
+    lease::JobUpdate,
+    policy::{
+        claim::{History, Start, start},
+        crash::{self, InProgress},
+        job::{events, transition, unreadable_reason},
+        millis,
+        turns::{Leased, Turn, Turns},
+    },
+    store::{ClaimRequest, ClaimedJobs, report_start},
+    task::{Event, JobState, LogEntry, TaskId},
+};
+
+/// Whether a job of the task is due: it waits, or its lease has expired.
+macro_rules! has_due_job {
+    ($now:literal) => {
+        concat!(
+            "(EXISTS (SELECT FROM job WHERE job.task_id = task.id AND job.due_at <= ", $now, ") OR \
+             EXISTS (SELECT FROM job WHERE job.task_id = task.id AND job.state = 'running' AND job.lease_until <= ", $now, "))"
+        )
+    };
+}
+
+/// The tasks with due jobs, the least recently served first.
+macro_rules! select_tasks_due {
+    ($columns:expr) => {
+        concat!(
+            "SELECT ", $columns, " FROM task WHERE finished_at IS NULL AND paused_at IS NULL AND topic <> ALL ($2) AND ",
+            has_due_job!("$1"), " ORDER BY served_seq LIMIT $3"
+        )
+    };
+}
+
+/// At most `limit` tasks with due jobs.
+pub async fn tasks_due(connection: &mut PgConnection, now_ms: i64, limit: u64, closed: &[&str]) -> Result<Vec<TaskId>> {
+    let due = sqlx::query_scalar::<_, Uuid>(select_tasks_due!("id")).bind(now_ms).bind(closed).bind(rows::stored(limit));
+    Ok(due.fetch_all(connection).await?.into_iter().map(TaskId).collect())
+}
+
+/// Leases due jobs.
+pub async fn claim(
+    shared: &Shared,
+    request: &ClaimRequest,
+    limits: &(impl Fn() -> ClaimLimits + Sync),
+) -> std::result::Result<ClaimedJobs, Failure> {
+    let mut connection = shared.connections.acquire().await?;
+    let (claimed, entries) = answered(async {
+        // Most claims of an idle instance find nothing: one statement, and no lock.
+        let now_ms = transaction::now(&mut connection, &shared.clock).await?;
+        let first = limits();
+        if first.jobs == 0 || tasks_due(&mut connection, now_ms, 1, &first.closed_topics()).await?.is_empty() {
+            return Ok((ClaimedJobs::default(), Vec::new()));
+        }
+        let mut transaction = connection.begin().await?;
+        let claimed = ClaimTransaction::run(&mut transaction, shared, request, limits).await?;
+        shared.commit(transaction).await?;
+        Ok(claimed)
+    })
+    .await?;
+    connection.give_back();
+    shared.publish(entries);
+    Ok(claimed)
+}
+
+/// Expires the leases of an instance that end by `until_ms`, or all of them, and assigns the blame
+/// for the crash to its jobs. Returns the number of leases.
+pub async fn end_leases_after_crash(
+    connection: &mut PgConnection,
+    owner: &str,
+    until_ms: Option<i64>,
+    now_ms: i64,
+) -> Result<usize> {
+    let sql = "SELECT id, crashes, suspected, waiting FROM job
+               WHERE owner = $1 AND state = 'running' AND lease_until <= COALESCE($2, lease_until) ORDER BY id FOR UPDATE";
+    let jobs = sqlx::query(sql).bind(owner).bind(until_ms).fetch_all(&mut *connection).await?;
+    let mut jobs = jobs.iter().map(in_progress).collect::<Result<Vec<_>>>()?;
+    crash::blame(&mut jobs);
+    // Without an owner, so that the crash counts only once.
+    sqlx::query(
+        "UPDATE job SET crashes = new.crashes, suspected = new.suspected, waiting = FALSE, owner = NULL, due_at = $4, lease_until = NULL
+         FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS new (id, crashes, suspected) WHERE job.id = new.id",
+    )
+    .bind(jobs.iter().map(|job| job.id).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|job| i64::from(job.crashes)).collect::<Vec<_>>())
+    .bind(jobs.iter().map(|job| i64::from(job.suspected)).collect::<Vec<_>>())
+    .bind(now_ms)
+    .execute(connection)
+    .await?;
+    Ok(jobs.len())
+}
+
+fn in_progress(row: &PgRow) -> Result<InProgress> {
+    Ok(InProgress {
+        id: row.try_get("id")?,
+        crashes: number(row, "crashes")?,
+        suspected: number(row, "suspected")?,
+        waiting: row.try_get("waiting")?,
+    })
+}
+
+async fn any_suspect(connection: &mut PgConnection) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM job WHERE suspected > 1 AND state IN ('queued', 'running'))";
+    sqlx::query_scalar(sql).fetch_one(connection).await
+}
+
+/// A due job that is not leased yet.
+struct DueJob {
+    id: i64,
+    ordinal: i32,
+    is_suspect: bool,
+    /// The owner of the expired lease, if the blame for it was not assigned yet.
+    lost_owner: Option<String>,
+    row: PgRow,
+}
+
+impl DueJob {
+    fn read(row: PgRow) -> Result<Self> {
+        let lease_until: Option<i64> = row.try_get("lease_until")?;
+        Ok(Self {
+            id: row.try_get("id")?,
+            ordinal: row.try_get("ordinal")?,
+            is_suspect: number::<u32>(&row, "suspected")? >= crash::ISOLATE_AFTER,
+            lost_owner: row.try_get::<Option<String>, _>("owner")?.filter(|_| lease_until.is_some()),
+            row,
+        })
+    }
+
+    /// The job, as it is once it is leased.
+    fn job(&self, task: &Arc<TaskRow>, owner: &Arc<str>) -> Result<(Job, History, u32)> {
+        let row = &self.row;
+        let lost = row.try_get::<&str, _>("state")? == JobState::Running.as_str();
+        let total = row.try_get::<Option<i64>, _>("total")?;
+        let job = Job {
+            id: self.id,
+            task: Arc::clone(task),
+            device: row.try_get("device_id")?,
+            name: row.try_get("device_name")?,
+            attempt: row.try_get::<i64, _>("attempt")? + 1,
+            owner: Arc::clone(owner),
+            outages: number(row, "outages")?,
+            is_suspect: self.is_suspect,
+            total: total.map(i64::cast_unsigned),
+            progress: rows::progress(row)?,
+            layout: row.try_get("cursor_layout")?,
+        };
+        Ok((job, History { lost, crashes: number(row, "crashes")? }, number(row, "suspected")?))
+    }
+}
+
+/// The state of one claim.
+struct ClaimTransaction<'c> {
+    connection: &'c mut PgConnection,
+    request: &'c ClaimRequest,
+    limits: ClaimLimits,
+    locked: Locked,
+    /// The tasks of this claim, in the order of their turns.
+    tasks: Vec<Arc<TaskRow>>,
+    /// Their due jobs that are not taken, the longest due first.
+    due: Vec<VecDeque<DueJob>>,
+    taken: BTreeSet<i64>,
+    /// Jobs have ended at once since `due` was read, and occupy no slot: there may be more to take.
+    may_take_more: bool,
+    claimed: ClaimedJobs,
+    /// Jobs that end at once, and why.
+    ending: Vec<(Job, JobUpdate)>,
+}
+
+impl<'c> ClaimTransaction<'c> {
+    async fn run(
+        connection: &'c mut PgConnection,
+        shared: &Shared,
+        request: &'c ClaimRequest,
+        limits: &(impl Fn() -> ClaimLimits + Sync),
+    ) -> Result<(ClaimedJobs, Vec<LogEntry>)> {
+        // The key is of this schema: other queues in the database do not wait.
+        sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('data-patch claim ' || current_schema(), 0))")
+            .execute(&mut *connection)
+            .await?;
+        let limits = limits();
+        let now_ms = transaction::now(connection, &shared.clock).await?;
+        let due = sqlx::query(select_tasks_due!(task_columns!()))
+            .bind(now_ms)
+            .bind(limits.closed_topics())
+            .bind(rows::stored(limits.jobs as u64))
+            .fetch_all(&mut *connection)
+            .await?;
+        let ids = due.iter().map(|row| row.try_get("id")).collect::<Result<Vec<Uuid>>>()?;
+        let locked = Locked::lock(connection, &shared.clock, &ids).await?;
+        let mut claim = Self {
+            connection,
+            request,
+            limits,
+            locked,
+            tasks: Vec::new(),
+            due: Vec::new(),
+            taken: BTreeSet::new(),
+            may_take_more: false,
+            claimed: ClaimedJobs::default(),
+            ending: Vec::new(),
+        };
+        claim.serve(due).await?;
+        claim.take_turns().await?;
+        claim.store().await
+    }
+
+    /// Counts the tasks as served. A task whose row cannot be read fails.
+    async fn serve(&mut self, due: Vec<PgRow>) -> Result<()> {
+        for row in due {
+            match rows::task(&row) {
+                Ok(task) => {
+                    let cancel_requested = self.locked.tasks.get(&task.id).is_some_and(|locked| locked.is_cancelling);
+                    self.tasks.push(Arc::new(TaskRow { cancel_requested, ..task }));
+                }
+                Err(error) => self.fail_unreadable_task(row.try_get("id")?, &error).await?,
+            }
+        }
+        sqlx::query(
+            "UPDATE task SET state = 'running', served_seq = latest.served_seq + place
+             FROM unnest($1::uuid[]) WITH ORDINALITY AS served (id, place),
+                 (SELECT COALESCE(max(served_seq), 0) AS served_seq FROM task WHERE finished_at IS NULL) AS latest
+             WHERE task.id = served.id",
+        )
+        .bind(self.tasks.iter().map(|task| task.id.0).collect::<Vec<_>>())
+        .execute(&mut *self.connection)
+        .await?;
+        Ok(())
+    }
+
+    async fn take_turns(&mut self) -> Result<()> {
+        let tasks = self.tasks.clone();
+        let mut turns = Turns::new(self.limits.clone(), tasks.iter().map(|task| task.topic.as_str()));
+        if any_suspect(self.connection).await? {
+            turns.limit_suspects();
+        }
+        self.read_due(&turns).await?;
+        while let Some(turn) = turns.next() {
+            let Some(task) = tasks.get(turn.task) else { break };
+            if self.may_take_more && self.due.get(turn.task).is_some_and(|due| due.len() < turn.jobs) {
+                self.read_due(&turns).await?;
+            }
+            let mut jobs = self.select(turn, turns.suspects_left());
+            let lost_owners: BTreeSet<String> = jobs.iter_mut().filter_map(|job| job.lost_owner.take()).collect();
+            if !lost_owners.is_empty() {
+                // These leases expired although their instances are alive or cannot be proven dead.
+                // All expired leases of an instance are handled together, because the blame depends
+                // on which jobs ran together.
+                for owner in lost_owners {
+                    end_leases_after_crash(self.connection, &owner, Some(self.locked.now_ms), self.locked.now_ms).await?;
+                }
+                if turns.suspects_left().is_none() && any_suspect(self.connection).await? {
+                    turns.limit_suspects();
+                }
+                self.read_due(&turns).await?;
+                jobs = self.select(turn, turns.suspects_left());
+            }
+            jobs.sort_by_key(|job| job.ordinal);
+            let suspects = jobs.iter().filter(|job| job.is_suspect).count();
+            let mut leased = Leased { jobs: jobs.len(), suspects, ended: 0 };
+            for job in jobs {
+                if !self.start(task, &job).await? {
+                    leased.ended += 1;
+                    self.may_take_more = true;
+                }
+            }
+            turns.record(turn, leased);
+        }
+        Ok(())
+    }
+
+    /// Reads the due jobs of all tasks, as many of each as could be leased.
+    async fn read_due(&mut self, turns: &Turns<'_>) -> Result<()> {
+        macro_rules! due {
+            ($condition:literal) => {
+                concat!(
+                    "SELECT * FROM (
+                         (SELECT job.*, due_at AS since FROM job
+                          WHERE task_id = served.id AND due_at <= $2", $condition, " ORDER BY due_at, ordinal LIMIT $3)
+                         UNION ALL
+                         (SELECT job.*, lease_until AS since FROM job
+                          WHERE task_id = served.id AND state = 'running' AND lease_until <= $2", $condition, "
+                          ORDER BY lease_until, ordinal LIMIT $3)
+                     ) AS either ORDER BY since, ordinal LIMIT $3"
+                )
+            };
+        }
+        macro_rules! of_tasks {
+            ($due:expr) => {
+                concat!(
+                    "SELECT served.place, due.* FROM unnest($1::uuid[]) WITH ORDINALITY AS served (id, place)
+                     CROSS JOIN LATERAL (", $due, ") AS due ORDER BY served.place, due.since, due.ordinal"
+                )
+            };
+        }
+        let sql = match turns.suspects_left() {
+            None => of_tasks!(due!("")),
+            // As many of both: of one kind only a few may be leased.
+            Some(_) => of_tasks!(concat!(
+                "(", due!(" AND suspected <= 1"), ") UNION ALL (", due!(" AND suspected > 1"), ")"
+            )),
+        };
+        let limit = self.limits.jobs + self.taken.len();
+        let read = sqlx::query(sql)
+            .bind(self.tasks.iter().map(|task| task.id.0).collect::<Vec<_>>())
+            .bind(self.locked.now_ms)
+            .bind(rows::stored(limit as u64))
+            .fetch_all(&mut *self.connection)
+            .await?;
+        self.may_take_more = false;
+        self.due = self.tasks.iter().map(|_| VecDeque::new()).collect();
+        for row in read {
+            let place: i64 = row.try_get("place")?;
+            let job = DueJob::read(row)?;
+            let of_task = usize::try_from(place - 1).ok().and_then(|place| self.due.get_mut(place));
+            if let Some(of_task) = of_task.filter(|_| !self.taken.contains(&job.id)) {
+                of_task.push_back(job);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the due jobs of a turn.
+    fn select(&mut self, turn: Turn, suspects: Option<usize>) -> Vec<DueJob> {
+        let Some(due) = self.due.get_mut(turn.task) else { return Vec::new() };
+        let Some(suspects) = suspects else { return due.drain(..turn.jobs.min(due.len())).collect() };
+        let (mut selected, mut left) = (Vec::new(), VecDeque::new());
+        for is_suspect in [true, false] {
+            let most = if is_suspect { turn.jobs.min(suspects) } else { turn.jobs };
+            for job in std::mem::take(due) {
+                if job.is_suspect == is_suspect && selected.len() < most { selected.push(job) } else { left.push_back(job) }
+            }
+            std::mem::swap(due, &mut left);
+        }
+        selected
+    }
+
+    /// Takes a job, and returns whether it is to be worked on.
+    async fn start(&mut self, task: &Arc<TaskRow>, due: &DueJob) -> Result<bool> {
+        let (job, history, suspected) = match due.job(task, &self.request.owner) {
+            Ok(job) => job,
+            Err(error) => return self.fail_unreadable_job(task, due.id, &error).await.map(|()| false),
+        };
+        self.taken.insert(due.id);
+        let start = start(&job, history, self.request.max_crashes);
+        report_start(&job, &start, history, suspected);
+        match start {
+            Start::Run => {}
+            Start::Resume(event) => self.locked.log(task.id, [event]),
+            Start::CrashLoop(update) => {
+                self.claimed.failed_crash_looping += 1;
+                self.ending.push((job, update));
+                return Ok(false);
+            }
+            Start::Cancelled(update) => {
+                self.ending.push((job, update));
+                return Ok(false);
+            }
+        }
+        self.claimed.leased.push(job);
+        Ok(true)
+    }
+
+    /// Stores the leases, and the ends of the jobs that end at once.
+    async fn store(mut self) -> Result<(ClaimedJobs, Vec<LogEntry>)> {
+        let taken: Vec<i64> = self.taken.iter().copied().collect();
+        if !taken.is_empty() {
+            sqlx::query(
+                "UPDATE job SET state = 'running', attempt = attempt + 1, owner = $2, due_at = NULL, lease_until = $3
+                 WHERE id = ANY ($1)",
+            )
+            .bind(&taken)
+            .bind(&*self.request.owner)
+            .bind(self.locked.now_ms + millis(self.request.lease))
+            .execute(&mut *self.connection)
+            .await?;
+        }
+        if !self.ending.is_empty() {
+            let mut columns = JobColumns::default();
+            for (job, update) in &self.ending {
+                let transition = transition(job, update, false, self.locked.now_ms, self.locked.now_ms);
+                columns.push(job, &transition.map_err(|error| sqlx::Error::Encode(error.into()))?)?;
+                self.locked.log(job.task.id, events(job, update));
+            }
+            columns.write(self.connection).await?;
+            let tasks: BTreeMap<TaskId, &TaskRow> = self.ending.iter().map(|(job, _)| (job.task.id, &*job.task)).collect();
+            self.locked.finish_if_done(self.connection, tasks.into_values()).await?;
+        }
+        let entries = self.locked.write(self.connection).await?;
+        Ok((self.claimed, entries))
+    }
+
+    /// Fails a job whose row cannot be read, so that it does not block other claims.
+    async fn fail_unreadable_job(&mut self, task: &TaskRow, id: i64, error: &sqlx::Error) -> Result<()> {
+        let reason = unreadable_reason(id, error);
+        tracing::error!(task = %task.id, job = id, %error, "a job's entry in the queue cannot be read; the job is failed, its task continues");
+        sqlx::query("UPDATE job SET state = 'failed', due_at = NULL, lease_until = NULL, reason = $2 WHERE id = $1")
+            .bind(id)
+            .bind(&reason)
+            .execute(&mut *self.connection)
+            .await?;
+        self.locked.log(task.id, [Event::Failed { device: None, name: None, reason }]);
+        self.locked.finish_if_done(self.connection, [task]).await
+    }
+
+    async fn fail_unreadable_task(&mut self, id: Uuid, error: &sqlx::Error) -> Result<()> {
+        tracing::error!(task = %id, %error, "a task's entry in the queue cannot be read; the task is failed, other tasks continue. Submit it again");
+        let reason = "the task's entry in the queue cannot be read";
+        sqlx::query(
+            "UPDATE job SET state = 'failed', due_at = NULL, lease_until = NULL, reason = $2
+             WHERE task_id = $1 AND state IN ('queued', 'running')",
+        )
+        .bind(id)
+        .bind(reason)
+        .execute(&mut *self.connection)
+        .await?;
+        sqlx::query("UPDATE task SET state = 'failed', finished_at = $2 WHERE id = $1")
+            .bind(id)
+            .bind(self.locked.now_ms)
+            .execute(&mut *self.connection)
+            .await?;
+        Ok(())
+    }
+}

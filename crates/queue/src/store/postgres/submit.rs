@@ -1,0 +1,205 @@
+//! Submitting tasks, many in one transaction, and steering them.
+
+use std::collections::HashMap;
+
+use sqlx::{Connection, PgConnection, Result};
+use uuid::Uuid;
+
+use super::{
+    Shared,
+    error::{Failure, answered},
+    lane::Request,
+    rows::{self, stored, stored_text, stored_time, task_columns},
+    transaction::{self, Locked},
+};
+use crate::{
+    Steer, Steered, Submission, Submitted, TaskRow,
+    policy::{self, task::differences},
+    task::{LogEntry, Requester, TaskId},
+};
+
+impl Request for Submission {
+    type Answer = Submitted;
+
+    async fn commit(shared: &Shared, batch: &[&Self]) -> std::result::Result<Vec<Submitted>, Failure> {
+        let mut connection = shared.connections.acquire().await?;
+        let (submitted, entries) = answered(async {
+            let mut transaction = connection.begin().await?;
+            let submitted = submit(&mut transaction, shared, batch).await?;
+            shared.commit(transaction).await?;
+            Ok(submitted)
+        })
+        .await?;
+        connection.give_back();
+        shared.publish(entries);
+        Ok(submitted)
+    }
+
+    fn weight(&self) -> usize {
+        1 + self.task.devices.len() + self.events.len()
+    }
+
+    /// The second of two equal requests finds the task of the first.
+    fn follows(&self, earlier: &Self) -> bool {
+        self.task.request_id.is_some() && self.task.request_id == earlier.task.request_id
+    }
+}
+
+async fn submit(connection: &mut PgConnection, shared: &Shared, batch: &[&Submission]) -> Result<(Vec<Submitted>, Vec<LogEntry>)> {
+    let now_ms = transaction::now(connection, &shared.clock).await?;
+    // By their request ids: two instances that insert the same ones do not wait for each other.
+    let mut order: Vec<(TaskId, &Submission)> = batch.iter().map(|submission| (shared.new_task_id(now_ms), *submission)).collect();
+    let ids: Vec<TaskId> = order.iter().map(|(id, _)| *id).collect();
+    order.sort_by(|(_, a), (_, b)| a.task.request_id.cmp(&b.task.request_id));
+    let mut created: HashMap<Uuid, i64> = insert_tasks(connection, &order, now_ms).await?.into_iter().map(|id| (id, 0)).collect();
+    let mut entries = Vec::new();
+    for (id, submission) in &order {
+        if let Some(last_seq) = created.get_mut(&id.0) {
+            entries.extend(policy::log::number(*id, 0, now_ms, submission.events.clone(), None));
+            *last_seq = stored(submission.events.len() as u64);
+        }
+    }
+    insert_jobs(connection, order.iter().filter(|(id, _)| created.contains_key(&id.0)), now_ms).await?;
+    if !entries.is_empty() {
+        transaction::insert(connection, &entries).await?;
+    }
+    let mut submitted = Vec::with_capacity(batch.len());
+    for (id, submission) in ids.iter().zip(batch) {
+        submitted.push(if created.contains_key(&id.0) {
+            Submitted::Created(*id)
+        } else {
+            existing(connection, submission).await?
+        });
+    }
+    Ok((submitted, entries))
+}
+
+/// Inserts the tasks whose requests are new, and returns their ids.
+async fn insert_tasks(connection: &mut PgConnection, tasks: &[(TaskId, &Submission)], now_ms: i64) -> Result<Vec<Uuid>> {
+    fn column<'s, T>(tasks: &[(TaskId, &'s Submission)], read: impl Fn(&'s Submission) -> T) -> Vec<T> {
+        tasks.iter().map(|(_, submission)| read(submission)).collect()
+    }
+    sqlx::query_scalar(
+        "INSERT INTO task (id, request_id, thing_id, topic, range_from, range_to, state, last_seq, created_at, reason, rate, retry_of,
+             requester, requester_address)
+         SELECT id, request_id, thing_id, topic, range_from, range_to, 'queued', last_seq, $13, reason, rate, retry_of, requester,
+             requester_address
+         FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::text[], $9::bigint[],
+             $10::uuid[], $11::text[], $12::text[]) WITH ORDINALITY
+             AS new (id, request_id, thing_id, topic, range_from, range_to, last_seq, reason, rate, retry_of, requester,
+                 requester_address, place)
+         ORDER BY place
+         ON CONFLICT (request_id) DO NOTHING
+         RETURNING id",
+    )
+    .bind(tasks.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
+    .bind(column(tasks, |submission| submission.task.request_id.as_deref()))
+    .bind(column(tasks, |submission| submission.task.thing))
+    .bind(column(tasks, |submission| submission.task.topic.as_str()))
+    .bind(column(tasks, |submission| stored_time(submission.task.from)))
+    .bind(column(tasks, |submission| stored_time(submission.task.to)))
+    .bind(column(tasks, |submission| stored(submission.events.len() as u64)))
+    .bind(column(tasks, |submission| submission.task.reason.as_deref().map(stored_text)))
+    .bind(column(tasks, |submission| submission.task.rate.map(|rate| i64::from(rate.get()))))
+    .bind(column(tasks, |submission| submission.retry_of.map(|task| task.0)))
+    .bind(column(tasks, |submission| submission.requester.as_ref().map(|requester| requester.token.as_str())))
+    .bind(column(tasks, |submission| submission.requester.as_ref().map(|requester| requester.address.as_str())))
+    .bind(now_ms)
+    .fetch_all(connection)
+    .await
+}
+
+async fn insert_jobs<'s>(
+    connection: &mut PgConnection,
+    tasks: impl Iterator<Item = &'s (TaskId, &'s Submission)>,
+    now_ms: i64,
+) -> Result<()> {
+    let (mut ids, mut ordinals, mut devices) = (Vec::new(), Vec::<i32>::new(), Vec::new());
+    for (id, submission) in tasks {
+        for (ordinal, device) in (0..).zip(&submission.task.devices) {
+            ids.push(id.0);
+            ordinals.push(ordinal);
+            devices.push(*device);
+        }
+    }
+    sqlx::query(
+        "INSERT INTO job (task_id, ordinal, device_id, state, due_at)
+         SELECT *, 'queued', $4 FROM unnest($1::uuid[], $2::integer[], $3::uuid[])",
+    )
+    .bind(ids)
+    .bind(ordinals)
+    .bind(devices)
+    .bind(now_ms)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// The task of an earlier request with the same id.
+async fn existing(connection: &mut PgConnection, submission: &Submission) -> Result<Submitted> {
+    let sql = concat!("SELECT ", task_columns!(), " FROM task WHERE request_id = $1");
+    let row = rows::task(&sqlx::query(sql).bind(&submission.task.request_id).fetch_one(&mut *connection).await?)?;
+    let sql = "SELECT device_id FROM job WHERE task_id = $1 ORDER BY ordinal";
+    let devices: Vec<Uuid> = sqlx::query_scalar(sql).bind(row.id.0).fetch_all(connection).await?;
+    let fields = differences(&submission.task, &row, &devices);
+    Ok(if fields.is_empty() { Submitted::Existing(Box::new(row)) } else { Submitted::Conflict { task: row.id, fields } })
+}
+
+/// Changes an unfinished task.
+pub async fn steer(shared: &Shared, id: TaskId, steer: Steer, by: Option<&Requester>) -> std::result::Result<Option<Steered>, Failure> {
+    let mut connection = shared.connections.acquire().await?;
+    let (steered, entries) = answered(async {
+        let mut transaction = connection.begin().await?;
+        let steered = write_steered(&mut transaction, shared, id, steer, by.cloned()).await?;
+        shared.commit(transaction).await?;
+        Ok(steered)
+    })
+    .await?;
+    connection.give_back();
+    shared.publish(entries);
+    Ok(steered)
+}
+
+async fn write_steered(
+    connection: &mut PgConnection,
+    shared: &Shared,
+    id: TaskId,
+    steer: Steer,
+    by: Option<Requester>,
+) -> Result<(Option<Steered>, Vec<LogEntry>)> {
+    let mut locked = Locked::lock(connection, &shared.clock, &[id.0]).await?;
+    let sql = concat!("SELECT ", task_columns!(), " FROM task WHERE id = $1");
+    let Some(row) = sqlx::query(sql).bind(id.0).fetch_optional(&mut *connection).await? else { return Ok((None, Vec::new())) };
+    let before = rows::task(&row)?;
+    let already_finished = before.state.is_final();
+    let Some((task, event)) = policy::task::steer(&before, steer, by) else {
+        return Ok((Some(Steered { task: before, already_finished }), Vec::new()));
+    };
+    // The times of a cancellation and of a pause stay those of the first request.
+    sqlx::query(
+        "UPDATE task SET cancel_requested_at = CASE WHEN $2 THEN COALESCE(cancel_requested_at, $5) END,
+             paused_at = CASE WHEN $3 THEN COALESCE(paused_at, $5) END, rate = $4
+         WHERE id = $1",
+    )
+    .bind(id.0)
+    .bind(task.cancel_requested)
+    .bind(task.is_paused)
+    .bind(task.rate.map(|rate| i64::from(rate.get())))
+    .bind(locked.now_ms)
+    .execute(&mut *connection)
+    .await?;
+    locked.log(id, event);
+    if steer == Steer::Cancel {
+        sqlx::query("UPDATE job SET state = 'cancelled', due_at = NULL WHERE task_id = $1 AND state = 'queued'")
+            .bind(id.0)
+            .execute(&mut *connection)
+            .await?;
+        locked.finish_if_done(connection, [&task]).await?;
+    }
+    let entries = locked.write(connection).await?;
+    let last = entries.last();
+    let state = last.and_then(|entry| entry.final_state).unwrap_or(task.state);
+    let last_seq = last.map_or(task.last_seq, |entry| entry.seq);
+    let task = TaskRow { state, last_seq, ..task };
+    Ok((Some(Steered { task, already_finished: false }), entries))
+}
