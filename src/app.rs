@@ -32,7 +32,11 @@ const EMBEDDED_PARTITIONS: i32 = 3;
 
 /// Where the queue is, for [`Queue::open`].
 pub fn queue_options(queue: &config::Queue) -> QueueOptions {
-    QueueOptions { url: queue.url.reveal().to_owned(), read_connections: queue.read_connections }
+    QueueOptions {
+        url: queue.url.reveal().to_owned(),
+        read_connections: queue.read_connections,
+        dead_after: Duration::from_secs(queue.dead_after_seconds.into()),
+    }
 }
 
 /// Runs the service on `listener` until `stop`, then shuts it down gracefully. `broker` is the

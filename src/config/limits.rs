@@ -35,6 +35,7 @@ pub fn check(config: &Config) -> Result<(), Violation> {
     check_range("server.idle_seconds", server.idle_seconds, 1, day * 365)?;
     check_range("server.shutdown_seconds", server.shutdown_seconds, 1, 3_600)?;
     check_range("queue.read_connections", u64::from(queue.read_connections), 1, 64)?;
+    check_range("queue.dead_after_seconds", u64::from(queue.dead_after_seconds), 2, 300)?;
     check_range("queue.retention_days", u64::from(queue.retention_days), 1, 36_500)?;
     check_range("worker.concurrency", worker.concurrency as u64, 1, 1_024)?;
     check_range("worker.lease_seconds", worker.lease_seconds, 2, day)?;
@@ -79,8 +80,10 @@ pub fn check(config: &Config) -> Result<(), Violation> {
 }
 
 fn check_strings(config: &Config) -> Result<(), Violation> {
-    if !config.queue.url.reveal().starts_with("sqlite:") {
-        return Err(invalid("queue.url", "must begin with sqlite: (\"sqlite://data/queue.db\")"));
+    let queue = config.queue.url.reveal();
+    if !["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| queue.starts_with(scheme)) {
+        let problem = "must begin with sqlite: (\"sqlite://data/queue.db\") or postgres:// (\"postgres://user@host/database\")";
+        return Err(invalid("queue.url", problem));
     }
     if config.iota.database().is_none() {
         return Err(invalid("iota.url", "must begin with postgres:// or sqlite:"));

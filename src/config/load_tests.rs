@@ -50,7 +50,7 @@ fn what_is_wrong_is_named() {
         ("[server]\ntrusted_proxies = [\"10.0.0.0/40\"]", "server.trusted_proxies"),
         ("[server]\nmax_buffered_bytes = 2000000", "server.max_buffered_bytes"),
         ("[server]\ntoken = \"123456\"", "token"),
-        ("[queue]\nurl = \"postgres://x\"", "queue.url"),
+        ("[queue]\nurl = \"mysql://x\"", "queue.url"),
         ("[iota]\nurl = \"mysql://x\"", "iota.url"),
         ("[kafka.properties]\nacks = \"1\"", "kafka.properties.acks"),
         ("[kafka]\ntopics = [\"a\"]", "kafka.default_topic"),

@@ -104,6 +104,7 @@ pub enum UnknownFields {
 pub struct Queue {
     pub url: SecretUrl,
     pub read_connections: u32,
+    pub dead_after_seconds: u32,
     pub retention_days: u32,
 }
 

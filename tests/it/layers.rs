@@ -106,9 +106,13 @@ fn code(file: &Path) -> String {
 fn the_queue_names_a_database_in_its_store_only() {
     let root = root().join("crates/queue/src");
     let databases = ["rusqlite", "sqlx", "sea_query", "SELECT ", "INSERT ", "UPDATE ", "DELETE ", "PRAGMA "];
-    let (store, outside): (Vec<_>, Vec<_>) =
-        files(&root, &["rs"]).into_iter().partition(|file| file.starts_with(root.join("store/sqlite")));
-    assert!(store.iter().any(|file| code(file).contains("rusqlite")), "the store is elsewhere");
+    let stores = ["sqlite", "postgres"];
+    let (store, outside): (Vec<_>, Vec<_>) = files(&root, &["rs"])
+        .into_iter()
+        .partition(|file| stores.iter().any(|store| file.starts_with(root.join("store").join(store))));
+    for database in ["rusqlite", "PgConnection"] {
+        assert!(store.iter().any(|file| code(file).contains(database)), "the store of {database} is elsewhere");
+    }
     for file in outside {
         let code = code(&file);
         for word in databases {

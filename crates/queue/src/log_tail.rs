@@ -20,7 +20,7 @@ const PAGE: u64 = 256;
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let folder = tempfile::tempdir()?;
 /// # let url = format!("sqlite://{}", folder.path().join("queue.db").display());
-/// # let queue = Queue::open(&QueueOptions { url, read_connections: 1 }, Clock::System).await?;
+/// # let queue = Queue::open(&QueueOptions::new(url), Clock::System).await?;
 /// # let (device, from) = (uuid::Uuid::from_u128(1), chrono::DateTime::UNIX_EPOCH);
 /// # let topic = "readings".to_owned();
 /// # let task = NewTask { thing: device, devices: vec![device], topic, from, to: from, request_id: None, reason: None, rate: None };

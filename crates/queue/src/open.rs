@@ -28,6 +28,11 @@ pub struct QueueOptions {
 }
 
 impl QueueOptions {
+    /// The queue at `url`, with four read connections.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self { url: url.into(), read_connections: 4, dead_after: Duration::from_secs(5) }
+    }
+
     /// Whether the queue is in PostgreSQL.
     pub fn is_postgres(&self) -> bool {
         self.url.starts_with("postgres:") || self.url.starts_with("postgresql:")

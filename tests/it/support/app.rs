@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Client, TestBroker, TestSource, TestTopic};
+use super::{Client, TestBroker, TestSource, TestTopic, queue_url};
 
 pub const TOKEN: &str = "123456";
 
@@ -25,7 +25,7 @@ pub fn config(folder: &TempDir, source: &TestSource, broker: &TestBroker, tweak:
     source.configure(&mut overrides);
     overrides
         .set(&["server", "listen"], "127.0.0.1:0")
-        .set(&["queue", "url"], format!("sqlite://{}", folder.path().join("queue.db").display()))
+        .set(&["queue", "url"], queue_url(folder))
         .set(&["kafka", "brokers"], if broker.is_real() { broker.brokers() } else { "embedded" })
         .set(&["worker", "lease_seconds"], 4)
         .set(&["worker", "retry_max_ms"], 1_000);
@@ -36,7 +36,7 @@ pub fn config(folder: &TempDir, source: &TestSource, broker: &TestBroker, tweak:
 /// Opens the queue in `folder`.
 pub async fn open_queue(folder: &TempDir, clock: Clock) -> Queue {
     let mut overrides = Overrides::default();
-    overrides.set(&["queue", "url"], format!("sqlite://{}", folder.path().join("queue.db").display()));
+    overrides.set(&["queue", "url"], queue_url(folder));
     let config = config::load(None, std::iter::empty(), overrides).unwrap();
     Queue::open(&queue_options(&config.queue), clock).await.unwrap()
 }

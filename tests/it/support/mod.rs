@@ -8,6 +8,7 @@ pub mod elastic;
 pub mod elastic_node;
 pub mod elastic_proxy;
 mod process;
+mod queue;
 pub mod raw;
 pub mod replay;
 mod source;
@@ -19,6 +20,7 @@ pub use broker::{Found, PARTITIONS, TestBroker, TestTopic, partition};
 pub use client::{Client, is_end, message, seqs};
 pub use elastic::ElasticIndex;
 pub use process::{Process, program, program_with_files};
+pub use queue::queue_url;
 pub use raw::RawClient;
 pub use source::{Reading, TestSource, doc};
 

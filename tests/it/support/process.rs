@@ -6,7 +6,7 @@ use data_patch::protocol::PATH;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::{TIMEOUT, TOKEN, TestSource, TestTopic};
+use super::{TIMEOUT, TOKEN, TestSource, TestTopic, queue_url};
 
 /// The program, without the environment variables that configure it.
 pub fn program() -> Command {
@@ -75,7 +75,7 @@ impl Process {
             .arg("serve")
             .env("DATA_PATCH_TOKEN", TOKEN)
             .env("DATA_PATCH_SERVER_LISTEN", address.to_string())
-            .env("DATA_PATCH_QUEUE_URL", format!("sqlite://{}", folder.path().join("queue.db").display()))
+            .env("DATA_PATCH_QUEUE_URL", queue_url(folder))
             .env("DATA_PATCH_IOTA_URL", source.url())
             .envs(source.index().map(|index| ("DATA_PATCH_IOTA_READINGS_URL", index.url())))
             .envs(source.index().map(|_| ("DATA_PATCH_IOTA_READINGS_SETTLE_SECONDS", "0")))

@@ -7,7 +7,7 @@
 pub mod postgres;
 pub mod sqlite;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
@@ -219,13 +219,14 @@ impl AnyStore {
     /// Opens the store that `options` name; creates its tables if there are none, and migrates them.
     pub async fn open(options: &QueueOptions, context: StoreContext) -> Result<Self, OpenError> {
         if options.is_postgres() {
-            return PostgresStore::open(options, context).await.map(Self::Postgres);
+            let open: Pin<Box<dyn Future<Output = _> + Send + '_>> = Box::pin(PostgresStore::open(options, context));
+            return open.await.map(Self::Postgres);
         }
         SqliteStore::open(options, context).await.map(Self::Sqlite)
     }
 }
 
-/// Calls the same operation on whatever kind of store it is. No future is boxed.
+/// Calls the same operation on whatever kind of store it is.
 macro_rules! dispatch {
     ($any:expr, $store:ident => $call:expr) => {
         match $any {
@@ -235,13 +236,27 @@ macro_rules! dispatch {
     };
 }
 
+/// As `dispatch!`, for an operation that is awaited. The futures of PostgreSQL are boxed: an
+/// allocation is nothing beside a way to the server, and those of SQLite stay small.
+macro_rules! dispatch_async {
+    ($any:expr, $store:ident => $call:expr) => {
+        match $any {
+            AnyStore::Sqlite($store) => $call,
+            AnyStore::Postgres($store) => {
+                let call: Pin<Box<dyn Future<Output = _> + Send + '_>> = Box::pin(async move { $call });
+                call.await
+            }
+        }
+    };
+}
+
 impl Store for AnyStore {
     async fn submit(&self, submission: Submission) -> Result<Submitted, QueueError> {
-        dispatch!(self, store => store.submit(submission).await)
+        dispatch_async!(self, store => store.submit(submission).await)
     }
 
     async fn steer(&self, task: TaskId, steer: Steer, by: Option<Requester>) -> Result<Option<Steered>, QueueError> {
-        dispatch!(self, store => store.steer(task, steer, by).await)
+        dispatch_async!(self, store => store.steer(task, steer, by).await)
     }
 
     async fn claim(
@@ -249,11 +264,11 @@ impl Store for AnyStore {
         request: ClaimRequest,
         limits: impl Fn() -> ClaimLimits + Send + Sync + 'static,
     ) -> Result<ClaimedJobs, QueueError> {
-        dispatch!(self, store => store.claim(request, limits).await)
+        dispatch_async!(self, store => store.claim(request, limits).await)
     }
 
     async fn update_job(&self, job: Arc<Job>, update: JobUpdate, lease: Duration) -> Result<bool, QueueError> {
-        dispatch!(self, store => store.update_job(job, update, lease).await)
+        dispatch_async!(self, store => store.update_job(job, update, lease).await)
     }
 
     fn owner(&self) -> &Arc<str> {
@@ -261,11 +276,11 @@ impl Store for AnyStore {
     }
 
     async fn release_all(&self) -> Result<usize, QueueError> {
-        dispatch!(self, store => store.release_all().await)
+        dispatch_async!(self, store => store.release_all().await)
     }
 
     async fn end_leases_of_dead_instances(&self) -> Result<usize, QueueError> {
-        dispatch!(self, store => store.end_leases_of_dead_instances().await)
+        dispatch_async!(self, store => store.end_leases_of_dead_instances().await)
     }
 
     fn alive_for(&self) -> Duration {
@@ -273,35 +288,35 @@ impl Store for AnyStore {
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {
-        dispatch!(self, store => store.task(id).await)
+        dispatch_async!(self, store => store.task(id).await)
     }
 
     async fn log_after(&self, task: TaskId, seq: u64, limit: u64) -> Result<Vec<LogEntry>, QueueError> {
-        dispatch!(self, store => store.log_after(task, seq, limit).await)
+        dispatch_async!(self, store => store.log_after(task, seq, limit).await)
     }
 
     async fn last_seqs(&self, tasks: &[TaskId]) -> Result<Vec<(TaskId, u64)>, QueueError> {
-        dispatch!(self, store => store.last_seqs(tasks).await)
+        dispatch_async!(self, store => store.last_seqs(tasks).await)
     }
 
     async fn tasks_due(&self, limit: u64, closed_topics: &[&str]) -> Result<Vec<TaskId>, QueueError> {
-        dispatch!(self, store => store.tasks_due(limit, closed_topics).await)
+        dispatch_async!(self, store => store.tasks_due(limit, closed_topics).await)
     }
 
     async fn steering(&self) -> Result<Vec<Steering>, QueueError> {
-        dispatch!(self, store => store.steering().await)
+        dispatch_async!(self, store => store.steering().await)
     }
 
     async fn tasks(&self, filter: &TaskFilter, before: Option<TaskId>, limit: u32) -> Result<TaskPage, QueueError> {
-        dispatch!(self, store => store.tasks(filter, before, limit).await)
+        dispatch_async!(self, store => store.tasks(filter, before, limit).await)
     }
 
     async fn task_detail(&self, id: TaskId) -> Result<Option<TaskDetail>, QueueError> {
-        dispatch!(self, store => store.task_detail(id).await)
+        dispatch_async!(self, store => store.task_detail(id).await)
     }
 
     async fn jobs(&self, task: TaskId, states: &[JobState], after: Option<u64>, limit: u32) -> Result<Vec<JobRow>, QueueError> {
-        dispatch!(self, store => store.jobs(task, states, after, limit).await)
+        dispatch_async!(self, store => store.jobs(task, states, after, limit).await)
     }
 
     async fn quarantine_page(
@@ -310,31 +325,31 @@ impl Store for AnyStore {
         after: Option<&QuarantineCursor>,
         limit: u32,
     ) -> Result<Vec<(Uuid, QuarantinedRow)>, QueueError> {
-        dispatch!(self, store => store.quarantine_page(task, after, limit).await)
+        dispatch_async!(self, store => store.quarantine_page(task, after, limit).await)
     }
 
     async fn overlaps(&self, query: OverlapQuery, limit: u32) -> Result<Vec<TaskRow>, QueueError> {
-        dispatch!(self, store => store.overlaps(query, limit).await)
+        dispatch_async!(self, store => store.overlaps(query, limit).await)
     }
 
     async fn quarantined_rows(&self, task: TaskId) -> Result<Vec<(Uuid, QuarantinedRow)>, QueueError> {
-        dispatch!(self, store => store.quarantined_rows(task).await)
+        dispatch_async!(self, store => store.quarantined_rows(task).await)
     }
 
     async fn backlog(&self) -> Result<Backlog, QueueError> {
-        dispatch!(self, store => store.backlog().await)
+        dispatch_async!(self, store => store.backlog().await)
     }
 
     async fn prune(&self, before_ms: i64) -> Result<u64, QueueError> {
-        dispatch!(self, store => store.prune(before_ms).await)
+        dispatch_async!(self, store => store.prune(before_ms).await)
     }
 
     async fn probe(&self) -> Result<(), ProbeError> {
-        dispatch!(self, store => store.probe().await)
+        dispatch_async!(self, store => store.probe().await)
     }
 
     async fn disk_bytes(&self) -> u64 {
-        dispatch!(self, store => store.disk_bytes().await)
+        dispatch_async!(self, store => store.disk_bytes().await)
     }
 
     fn kind(&self) -> &'static str {
@@ -346,10 +361,10 @@ impl Store for AnyStore {
     }
 
     async fn died(&self) {
-        dispatch!(self, store => store.died().await);
+        dispatch_async!(self, store => store.died().await);
     }
 
     async fn close(&self) {
-        dispatch!(self, store => store.close().await);
+        dispatch_async!(self, store => store.close().await);
     }
 }

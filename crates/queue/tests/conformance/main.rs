@@ -10,5 +10,6 @@ mod large;
 mod metrics;
 mod model;
 mod operations;
+mod postgres;
 mod sqlite;
 mod tasks;

@@ -77,10 +77,8 @@ impl TestStore for SqliteFile {
 
 /// The options for a queue file.
 pub fn options(path: &Path) -> QueueOptions {
-    QueueOptions { url: format!("sqlite://{}", path.display()), read_connections: 4, dead_after: DEAD_AFTER }
+    QueueOptions::new(format!("sqlite://{}", path.display()))
 }
-
-pub const DEAD_AFTER: Duration = Duration::from_secs(5);
 
 /// A schema on the server that `DATA_PATCH_TEST_POSTGRES` names (`scripts/services up`).
 pub struct PostgresSchema {
@@ -102,7 +100,7 @@ impl PostgresSchema {
     }
 
     pub fn options(&self) -> QueueOptions {
-        QueueOptions { url: self.url(), read_connections: 2, dead_after: DEAD_AFTER }
+        QueueOptions { read_connections: 2, ..QueueOptions::new(self.url()) }
     }
 }
 

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::{
     Shared,
+    due::{DueJob, due_jobs, select_tasks_due, tasks_due},
     error::{Failure, answered},
     rows::{self, number, task_columns},
     transaction::{self, Locked},
@@ -22,41 +23,15 @@ use crate::{
     ClaimLimits, Job, TaskRow,
     lease::JobUpdate,
     policy::{
-        claim::{History, Start, start},
+        claim::{Start, start},
         crash::{self, InProgress},
         job::{events, transition, unreadable_reason},
         millis,
         turns::{Leased, Turn, Turns},
     },
     store::{ClaimRequest, ClaimedJobs, report_start},
-    task::{Event, JobState, LogEntry, TaskId},
+    task::{Event, LogEntry, TaskId},
 };
-
-/// Whether a job of the task is due: it waits, or its lease has expired.
-macro_rules! has_due_job {
-    ($now:literal) => {
-        concat!(
-            "(EXISTS (SELECT FROM job WHERE job.task_id = task.id AND job.due_at <= ", $now, ") OR \
-             EXISTS (SELECT FROM job WHERE job.task_id = task.id AND job.state = 'running' AND job.lease_until <= ", $now, "))"
-        )
-    };
-}
-
-/// The tasks with due jobs, the least recently served first.
-macro_rules! select_tasks_due {
-    ($columns:expr) => {
-        concat!(
-            "SELECT ", $columns, " FROM task WHERE finished_at IS NULL AND paused_at IS NULL AND topic <> ALL ($2) AND ",
-            has_due_job!("$1"), " ORDER BY served_seq LIMIT $3"
-        )
-    };
-}
-
-/// At most `limit` tasks with due jobs.
-pub async fn tasks_due(connection: &mut PgConnection, now_ms: i64, limit: u64, closed: &[&str]) -> Result<Vec<TaskId>> {
-    let due = sqlx::query_scalar::<_, Uuid>(select_tasks_due!("id")).bind(now_ms).bind(closed).bind(rows::stored(limit));
-    Ok(due.fetch_all(connection).await?.into_iter().map(TaskId).collect())
-}
 
 /// Leases due jobs.
 pub async fn claim(
@@ -124,50 +99,6 @@ async fn any_suspect(connection: &mut PgConnection) -> Result<bool> {
     sqlx::query_scalar(sql).fetch_one(connection).await
 }
 
-/// A due job that is not leased yet.
-struct DueJob {
-    id: i64,
-    ordinal: i32,
-    is_suspect: bool,
-    /// The owner of the expired lease, if the blame for it was not assigned yet.
-    lost_owner: Option<String>,
-    row: PgRow,
-}
-
-impl DueJob {
-    fn read(row: PgRow) -> Result<Self> {
-        let lease_until: Option<i64> = row.try_get("lease_until")?;
-        Ok(Self {
-            id: row.try_get("id")?,
-            ordinal: row.try_get("ordinal")?,
-            is_suspect: number::<u32>(&row, "suspected")? >= crash::ISOLATE_AFTER,
-            lost_owner: row.try_get::<Option<String>, _>("owner")?.filter(|_| lease_until.is_some()),
-            row,
-        })
-    }
-
-    /// The job, as it is once it is leased.
-    fn job(&self, task: &Arc<TaskRow>, owner: &Arc<str>) -> Result<(Job, History, u32)> {
-        let row = &self.row;
-        let lost = row.try_get::<&str, _>("state")? == JobState::Running.as_str();
-        let total = row.try_get::<Option<i64>, _>("total")?;
-        let job = Job {
-            id: self.id,
-            task: Arc::clone(task),
-            device: row.try_get("device_id")?,
-            name: row.try_get("device_name")?,
-            attempt: row.try_get::<i64, _>("attempt")? + 1,
-            owner: Arc::clone(owner),
-            outages: number(row, "outages")?,
-            is_suspect: self.is_suspect,
-            total: total.map(i64::cast_unsigned),
-            progress: rows::progress(row)?,
-            layout: row.try_get("cursor_layout")?,
-        };
-        Ok((job, History { lost, crashes: number(row, "crashes")? }, number(row, "suspected")?))
-    }
-}
-
 /// The state of one claim.
 struct ClaimTransaction<'c> {
     connection: &'c mut PgConnection,
@@ -227,11 +158,12 @@ impl<'c> ClaimTransaction<'c> {
     /// Counts the tasks as served. A task whose row cannot be read fails.
     async fn serve(&mut self, due: Vec<PgRow>) -> Result<()> {
         for row in due {
+            // It may have been finished or paused before it was locked.
+            let Some(locked) = self.locked.tasks.get(&rows::task_id(&row)?).filter(|locked| locked.is_claimable) else {
+                continue;
+            };
             match rows::task(&row) {
-                Ok(task) => {
-                    let cancel_requested = self.locked.tasks.get(&task.id).is_some_and(|locked| locked.is_cancelling);
-                    self.tasks.push(Arc::new(TaskRow { cancel_requested, ..task }));
-                }
+                Ok(task) => self.tasks.push(Arc::new(TaskRow { cancel_requested: locked.is_cancelling, ..task })),
                 Err(error) => self.fail_unreadable_task(row.try_get("id")?, &error).await?,
             }
         }
@@ -290,52 +222,13 @@ impl<'c> ClaimTransaction<'c> {
 
     /// Reads the due jobs of all tasks, as many of each as could be leased.
     async fn read_due(&mut self, turns: &Turns<'_>) -> Result<()> {
-        macro_rules! due {
-            ($condition:literal) => {
-                concat!(
-                    "SELECT * FROM (
-                         (SELECT job.*, due_at AS since FROM job
-                          WHERE task_id = served.id AND due_at <= $2", $condition, " ORDER BY due_at, ordinal LIMIT $3)
-                         UNION ALL
-                         (SELECT job.*, lease_until AS since FROM job
-                          WHERE task_id = served.id AND state = 'running' AND lease_until <= $2", $condition, "
-                          ORDER BY lease_until, ordinal LIMIT $3)
-                     ) AS either ORDER BY since, ordinal LIMIT $3"
-                )
-            };
-        }
-        macro_rules! of_tasks {
-            ($due:expr) => {
-                concat!(
-                    "SELECT served.place, due.* FROM unnest($1::uuid[]) WITH ORDINALITY AS served (id, place)
-                     CROSS JOIN LATERAL (", $due, ") AS due ORDER BY served.place, due.since, due.ordinal"
-                )
-            };
-        }
-        let sql = match turns.suspects_left() {
-            None => of_tasks!(due!("")),
-            // As many of both: of one kind only a few may be leased.
-            Some(_) => of_tasks!(concat!(
-                "(", due!(" AND suspected <= 1"), ") UNION ALL (", due!(" AND suspected > 1"), ")"
-            )),
-        };
         let limit = self.limits.jobs + self.taken.len();
-        let read = sqlx::query(sql)
-            .bind(self.tasks.iter().map(|task| task.id.0).collect::<Vec<_>>())
-            .bind(self.locked.now_ms)
-            .bind(rows::stored(limit as u64))
-            .fetch_all(&mut *self.connection)
-            .await?;
-        self.may_take_more = false;
-        self.due = self.tasks.iter().map(|_| VecDeque::new()).collect();
-        for row in read {
-            let place: i64 = row.try_get("place")?;
-            let job = DueJob::read(row)?;
-            let of_task = usize::try_from(place - 1).ok().and_then(|place| self.due.get_mut(place));
-            if let Some(of_task) = of_task.filter(|_| !self.taken.contains(&job.id)) {
-                of_task.push_back(job);
-            }
+        let separates_suspects = turns.suspects_left().is_some();
+        let mut due = due_jobs(self.connection, &self.tasks, self.locked.now_ms, limit, separates_suspects).await?;
+        for of_task in &mut due {
+            of_task.retain(|job| !self.taken.contains(&job.id));
         }
+        (self.due, self.may_take_more) = (due, false);
         Ok(())
     }
 

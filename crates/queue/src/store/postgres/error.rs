@@ -61,7 +61,9 @@ impl From<Error> for Failure {
                 _ => (QueueError::Unknown, Remedy::Separate),
             },
             None => match &error {
-                Error::Io(_) | Error::Tls(_) | Error::Protocol(_) | Error::WorkerCrashed => (QueueError::Unavailable, Remedy::Wait),
+                Error::Io(_) | Error::Tls(_) | Error::Protocol(_) | Error::WorkerCrashed => {
+                    (QueueError::Unavailable, Remedy::Wait)
+                }
                 Error::ColumnDecode { .. } | Error::Decode(_) | Error::RowNotFound | Error::ColumnNotFound(_) => {
                     (QueueError::Damaged, Remedy::Separate)
                 }

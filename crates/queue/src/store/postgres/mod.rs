@@ -6,6 +6,7 @@
 
 mod claim;
 mod connections;
+mod due;
 mod error;
 mod instance;
 mod lane;
@@ -168,7 +169,7 @@ impl Store for PostgresStore {
     async fn tasks_due(&self, limit: u64, closed_topics: &[&str]) -> Result<Vec<TaskId>, QueueError> {
         read!(self, connection => async {
             let now_ms = transaction::now(connection, &self.shared.clock).await?;
-            claim::tasks_due(connection, now_ms, limit, closed_topics).await
+            due::tasks_due(connection, now_ms, limit, closed_topics).await
         })
     }
 

@@ -6,11 +6,10 @@ use std::{
 };
 
 use sqlx::{
-    Connection,
+    ConnectOptions, Connection,
     migrate::{MigrateError, Migrator},
-    postgres::PgConnectOptions,
+    postgres::{PgConnectOptions, PgPoolOptions},
 };
-use sqlx::{ConnectOptions, PgConnection};
 use uuid::Uuid;
 
 use super::{PostgresStore, Shared, connections::Connections, error::answered, instance, lane::Lane};
@@ -30,9 +29,12 @@ impl PostgresStore {
             .application_name("data-patch")
             .disable_statement_logging();
         let unavailable = |failure: super::error::Failure| OpenError::Unavailable { queue: name.clone(), source: failure.error };
-        let mut connection = answered(connect.connect()).await.map_err(unavailable)?;
-        migrate(&mut connection).await.map_err(|error| open_error_of(&name, error))?;
+        let connection = answered(connect.connect()).await.map_err(unavailable)?;
         let _ = connection.close().await;
+        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(connect.clone());
+        // Of several instances that start at once, one migrates and the others wait.
+        MIGRATIONS.run(&pool).await.map_err(|error| open_error_of(&name, error))?;
+        pool.close().await;
 
         let StoreContext { clock, hub, metrics } = context;
         let shared = Arc::new(Shared {
@@ -53,11 +55,6 @@ impl PostgresStore {
 /// The last migration that this version knows.
 pub fn newest_known() -> i64 {
     MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default()
-}
-
-/// Migrates the tables. Of several instances that start at once, one migrates and the others wait.
-async fn migrate(connection: &mut PgConnection) -> Result<(), MigrateError> {
-    MIGRATIONS.run(connection).await
 }
 
 /// The URL without its password.

@@ -92,7 +92,9 @@ pub async fn overlaps(connection: &mut PgConnection, query: &OverlapQuery, limit
     /// The latest tasks of the thing that are looked at.
     const MAX_TASKS: i64 = 200;
     let sql = concat!(
-        "SELECT ", task_columns!(), " FROM (SELECT * FROM task WHERE thing_id = $1 ORDER BY id DESC LIMIT $2) AS task
+        "SELECT ",
+        task_columns!(),
+        " FROM (SELECT * FROM task WHERE thing_id = $1 ORDER BY id DESC LIMIT $2) AS task
          WHERE topic = $3 AND range_from <= $4 AND range_to >= $5
            AND EXISTS (SELECT FROM job WHERE job.task_id = task.id AND device_id = ANY ($6))
          ORDER BY id DESC LIMIT $7"
@@ -123,7 +125,8 @@ pub async fn tasks(connection: &mut PgConnection, filter: &TaskFilter, before: O
     const TASKS_LOOKED_AT: u32 = 5_000;
     let is_selective = filter.text.is_some() || filter.device.is_some() || filter.states.len() > 1;
     let mut end = None;
-    if is_selective || [filter.thing.is_some(), filter.topic.is_some(), !filter.states.is_empty()].iter().filter(|on| **on).count() > 1
+    if is_selective
+        || [filter.thing.is_some(), filter.topic.is_some(), !filter.states.is_empty()].iter().filter(|on| **on).count() > 1
     {
         let sql = "SELECT id FROM task WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC OFFSET $2 LIMIT 1";
         let query = sqlx::query_scalar::<_, Uuid>(sql).bind(before.map(|before| before.0)).bind(i64::from(TASKS_LOOKED_AT));

@@ -45,10 +45,15 @@ impl Request for Submission {
     }
 }
 
-async fn submit(connection: &mut PgConnection, shared: &Shared, batch: &[&Submission]) -> Result<(Vec<Submitted>, Vec<LogEntry>)> {
+async fn submit(
+    connection: &mut PgConnection,
+    shared: &Shared,
+    batch: &[&Submission],
+) -> Result<(Vec<Submitted>, Vec<LogEntry>)> {
     let now_ms = transaction::now(connection, &shared.clock).await?;
     // By their request ids: two instances that insert the same ones do not wait for each other.
-    let mut order: Vec<(TaskId, &Submission)> = batch.iter().map(|submission| (shared.new_task_id(now_ms), *submission)).collect();
+    let mut order: Vec<(TaskId, &Submission)> =
+        batch.iter().map(|submission| (shared.new_task_id(now_ms), *submission)).collect();
     let ids: Vec<TaskId> = order.iter().map(|(id, _)| *id).collect();
     order.sort_by(|(_, a), (_, b)| a.task.request_id.cmp(&b.task.request_id));
     let mut created: HashMap<Uuid, i64> = insert_tasks(connection, &order, now_ms).await?.into_iter().map(|id| (id, 0)).collect();
@@ -146,7 +151,12 @@ async fn existing(connection: &mut PgConnection, submission: &Submission) -> Res
 }
 
 /// Changes an unfinished task.
-pub async fn steer(shared: &Shared, id: TaskId, steer: Steer, by: Option<&Requester>) -> std::result::Result<Option<Steered>, Failure> {
+pub async fn steer(
+    shared: &Shared,
+    id: TaskId,
+    steer: Steer,
+    by: Option<&Requester>,
+) -> std::result::Result<Option<Steered>, Failure> {
     let mut connection = shared.connections.acquire().await?;
     let (steered, entries) = answered(async {
         let mut transaction = connection.begin().await?;

@@ -38,6 +38,8 @@ pub struct Locked {
 
 pub struct LockedTask {
     pub is_cancelling: bool,
+    /// Neither finished nor paused.
+    pub is_claimable: bool,
     last_seq: u64,
     /// Events to append to its log.
     events: Vec<Event>,
@@ -52,12 +54,14 @@ impl Locked {
         if ids.is_empty() {
             return Ok(Self { now_ms, tasks: BTreeMap::new() });
         }
-        let sql = "SELECT id, last_seq, cancel_requested_at FROM task WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE";
+        let sql = "SELECT id, last_seq, cancel_requested_at, finished_at IS NULL AND paused_at IS NULL AS is_claimable
+                   FROM task WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE";
         let tasks = sqlx::query(sql).bind(ids).fetch_all(connection).await?;
         let tasks = tasks.iter().map(|row| {
             let is_cancelling = row.try_get::<Option<i64>, _>("cancel_requested_at")?.is_some();
             let last_seq = rows::number(row, "last_seq")?;
-            Ok((rows::task_id(row)?, LockedTask { is_cancelling, last_seq, events: Vec::new(), end: None }))
+            let is_claimable = row.try_get("is_claimable")?;
+            Ok((rows::task_id(row)?, LockedTask { is_cancelling, is_claimable, last_seq, events: Vec::new(), end: None }))
         });
         Ok(Self { now_ms, tasks: tasks.collect::<Result<_>>()? })
     }

@@ -69,12 +69,14 @@ impl Request for UpdateRequest {
 }
 
 async fn write(connection: &mut PgConnection, shared: &Shared, batch: &[&UpdateRequest]) -> Result<(Vec<bool>, Vec<LogEntry>)> {
-    let tasks: BTreeSet<Uuid> = batch.iter().filter(|request| request.concerns_task()).map(|request| request.job.task.id.0).collect();
+    let tasks: BTreeSet<Uuid> =
+        batch.iter().filter(|request| request.concerns_task()).map(|request| request.job.task.id.0).collect();
     let tasks: Vec<Uuid> = tasks.into_iter().collect();
     let mut locked = Locked::lock(connection, &shared.clock, &tasks).await?;
     let (mut columns, mut ending) = (JobColumns::default(), Vec::new());
     for UpdateRequest { job, update, lease } in batch {
-        let is_cancelling = yields_to_cancellation(update) && locked.tasks.get(&job.task.id).is_some_and(|task| task.is_cancelling);
+        let is_cancelling =
+            yields_to_cancellation(update) && locked.tasks.get(&job.task.id).is_some_and(|task| task.is_cancelling);
         let transition = transition(job, update, is_cancelling, locked.now_ms, locked.now_ms + millis(*lease))
             .map_err(|error| sqlx::Error::Encode(error.into()))?;
         ending.push(transition.state.is_final());

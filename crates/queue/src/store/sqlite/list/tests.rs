@@ -17,7 +17,7 @@ fn thing(number: i64) -> Uuid {
 async fn queue(tasks: i64) -> (tempfile::TempDir, Queue) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("queue.db");
-    let options = QueueOptions { url: format!("sqlite://{}", path.display()), read_connections: 1 };
+    let options = QueueOptions::new(format!("sqlite://{}", path.display()));
     let queue = Queue::open(&options, Clock::System).await.unwrap();
     let fill = format!(
         "WITH RECURSIVE n (i, ms) AS (SELECT 0, {START_MS} UNION ALL SELECT i + 1, ms + {SECOND_MS} FROM n WHERE i + 1 < {tasks})

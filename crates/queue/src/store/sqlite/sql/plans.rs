@@ -158,7 +158,7 @@ fn every_statement_is_in_the_list() {
 /// Fills a queue file with `tasks` tasks of `devices` devices each; one task in ten is unfinished.
 async fn queue_of(folder: &Path, tasks: u32, devices: u32) -> Connection {
     let path = folder.join("queue.db");
-    let options = QueueOptions { url: format!("sqlite://{}", path.display()), read_connections: 4 };
+    let options = QueueOptions::new(format!("sqlite://{}", path.display()));
     Queue::open(&options, Clock::System).await.unwrap().close().await;
     let connection = connection::connect(&path).unwrap();
     let fill = format!(

@@ -1,0 +1,110 @@
+//! What only the PostgreSQL store has: other instances in the same tables, at the same time.
+
+use std::time::Duration;
+
+use data_patch_protocol::task::TaskState;
+use data_patch_queue::{Clock, OpenError, ProbeError, Queue, QueueOptions, Submitted};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use crate::support::{Bench, LEASE, MAX_CRASHES, PostgresSchema, TestStore, progress, task};
+
+async fn execute(connection: &mut PgConnection, sql: String) {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.unwrap();
+}
+
+/// Waits until a session in the store waits for a lock that another one has.
+async fn somebody_waits_for_a_lock(store: &PostgresSchema) {
+    let mut connection = store.connect().await;
+    let blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'
+                   AND transactionid = (SELECT transactionid FROM pg_locks WHERE granted AND locktype = 'transactionid' AND pid = $1)";
+    let holder: i32 = sqlx::query_scalar(
+        "SELECT pid FROM pg_locks JOIN pg_class ON pg_class.oid = relation WHERE relname = 'task' AND mode = 'RowExclusiveLock'
+         AND relnamespace = current_schema()::regnamespace ORDER BY pid LIMIT 1",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .unwrap();
+    let waiting = async {
+        while sqlx::query_scalar::<_, i64>(blocked).bind(holder).fetch_one(&mut connection).await.unwrap() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("nobody waits");
+}
+
+#[tokio::test]
+async fn a_task_that_ends_while_a_claim_waits_for_it_stays_ended() {
+    if !PostgresSchema::is_available() {
+        return;
+    }
+    let bench = Bench::<PostgresSchema>::new().await;
+    let id = bench.submit(1).await;
+    let mut other = bench.store.connect().await;
+    let mut transaction = other.begin().await.unwrap();
+    execute(&mut transaction, format!("UPDATE task SET reason = 'locked' WHERE id = '{id}'")).await;
+    let end = format!(
+        "UPDATE job SET state = 'cancelled', due_at = NULL WHERE task_id = '{id}';
+         UPDATE task SET state = 'cancelled', finished_at = 1 WHERE id = '{id}'"
+    );
+    let ending = async {
+        somebody_waits_for_a_lock(&bench.store).await;
+        execute(&mut transaction, end).await;
+        transaction.commit().await.unwrap();
+    };
+    let (leases, ()) = tokio::join!(bench.claim(1), ending);
+    assert!(leases.is_empty());
+    assert_eq!(bench.state(id).await, TaskState::Cancelled);
+}
+
+#[tokio::test]
+async fn the_jobs_of_an_instance_that_is_silent_go_on_at_once() {
+    if !PostgresSchema::is_available() {
+        return;
+    }
+    let store = PostgresSchema::create().await;
+    let open = async || {
+        let options = QueueOptions { dead_after: Duration::from_secs(2), ..store.options() };
+        Queue::open(&options, Clock::System).await.unwrap()
+    };
+    let (dying, living) = (open().await, open().await);
+    let Submitted::Created(id) = dying.submit(task(1, None)).await.unwrap() else { panic!("it exists") };
+    let lease = dying.claim(&dying.owner(), || 1, LEASE, MAX_CRASHES).await.unwrap().leases.pop().unwrap();
+    lease.checkpoint(progress(3)).await.unwrap();
+    assert!(!lease.remaining().is_zero() && lease.remaining() <= Duration::from_secs(2), "{:?}", lease.remaining());
+    // Its process is killed: nobody renews its row.
+    drop((lease, dying));
+    let ended = async {
+        while living.expire_leases_of_dead_instances().await.unwrap() == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(LEASE, ended).await.expect("before its lease ends");
+    let lease = living.claim(&living.owner(), || 1, LEASE, MAX_CRASHES).await.unwrap().leases.pop().expect("it is due");
+    assert_eq!((lease.job.task.id, lease.job.progress.published, lease.job.attempt), (id, 3, 2));
+}
+
+#[tokio::test]
+async fn a_queue_of_a_newer_version_is_told() {
+    if !PostgresSchema::is_available() {
+        return;
+    }
+    let bench = Bench::<PostgresSchema>::new().await;
+    bench.queue.probe().await.unwrap();
+    let newer = "INSERT INTO _sqlx_migrations VALUES (9999, 'later', now(), TRUE, '', 0)";
+    execute(&mut bench.store.connect().await, newer.to_owned()).await;
+    let error = bench.queue.probe().await.unwrap_err();
+    assert!(matches!(error, ProbeError::Newer { version: 9999, .. }), "{error}");
+    let error = Queue::open(&bench.store.options(), Clock::System).await.err().expect("it opened");
+    assert!(matches!(error, OpenError::Newer { version: 9999, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_told_without_the_password() {
+    let options = QueueOptions::new("postgres://me:s3cret@127.0.0.1:1/queue");
+    let error = Queue::open(&options, Clock::System).await.err().expect("it opened");
+    let text = error.to_string();
+    assert!(
+        matches!(error, OpenError::Unavailable { .. }) && text.contains("127.0.0.1:1/queue") && !text.contains("s3cret"),
+        "{text}"
+    );
+}
