@@ -12,8 +12,8 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use uuid::Uuid;
 
 use crate::{
-    Backlog, ClaimLimits, Clock, Job, JobRow, OpenError, OverlapQuery, ProbeError, QuarantineCursor, QueueError, QueueOptions,
-    Steer, Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    Backlog, ClaimLimits, Clock, Drained, InstanceRow, Job, JobRow, OpenError, OverlapQuery, ProbeError, QuarantineCursor,
+    QueueError, QueueOptions, Steer, Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
     lease::JobUpdate,
     log_hub::LogHub,
     metrics::QueueMetrics,
@@ -89,6 +89,19 @@ pub(crate) trait Store {
     /// For how long the other instances certainly do not take this one for dead, and its leases for
     /// lost.
     fn alive_for(&self) -> Duration;
+
+    /// See [`crate::Queue::instances`].
+    fn instances(&self) -> impl Future<Output = Result<Vec<InstanceRow>, QueueError>> + Send;
+
+    /// See [`crate::Queue::drain_instance`].
+    fn drain_instance(&self, id: &str, drains: bool) -> impl Future<Output = Result<Drained, QueueError>> + Send;
+
+    /// Whether this instance was asked to hand its jobs back.
+    fn is_draining(&self) -> bool;
+
+    /// Waits for a hint that another instance has appended to a log which is followed here. Hints
+    /// may be lost, or never come.
+    fn others_logged(&self) -> impl Future<Output = ()> + Send;
 
     /// The task, if it exists. Sees every change that was answered before, as do the other reads.
     fn task(&self, id: TaskId) -> impl Future<Output = Result<Option<TaskRow>, QueueError>> + Send;
@@ -285,6 +298,22 @@ impl Store for AnyStore {
 
     fn alive_for(&self) -> Duration {
         dispatch!(self, store => store.alive_for())
+    }
+
+    async fn instances(&self) -> Result<Vec<InstanceRow>, QueueError> {
+        dispatch_async!(self, store => store.instances().await)
+    }
+
+    async fn drain_instance(&self, id: &str, drains: bool) -> Result<Drained, QueueError> {
+        dispatch_async!(self, store => store.drain_instance(id, drains).await)
+    }
+
+    fn is_draining(&self) -> bool {
+        dispatch!(self, store => store.is_draining())
+    }
+
+    async fn others_logged(&self) {
+        dispatch_async!(self, store => store.others_logged().await);
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {

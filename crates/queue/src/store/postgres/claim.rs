@@ -16,7 +16,7 @@ use super::{
     due::{DueJob, due_jobs, select_tasks_due, tasks_due},
     error::{Failure, answered},
     rows::{self, number, task_columns},
-    transaction::{self, Locked},
+    transaction::{Locked, now_ms, set_time},
     update::JobColumns,
 };
 use crate::{
@@ -42,9 +42,8 @@ pub async fn claim(
     let mut connection = shared.connections.acquire().await?;
     let (claimed, entries) = answered(async {
         // Most claims of an idle instance find nothing: one statement, and no lock.
-        let now_ms = transaction::now(&mut connection, &shared.clock).await?;
         let first = limits();
-        if first.jobs == 0 || tasks_due(&mut connection, now_ms, 1, &first.closed_topics()).await?.is_empty() {
+        if first.jobs == 0 || tasks_due(&mut connection, &shared.clock, 1, &first.closed_topics()).await?.is_empty() {
             return Ok((ClaimedJobs::default(), Vec::new()));
         }
         let mut transaction = connection.begin().await?;
@@ -129,9 +128,8 @@ impl<'c> ClaimTransaction<'c> {
             .execute(&mut *connection)
             .await?;
         let limits = limits();
-        let now_ms = transaction::now(connection, &shared.clock).await?;
         let due = sqlx::query(select_tasks_due!(task_columns!()))
-            .bind(now_ms)
+            .bind(set_time(&shared.clock))
             .bind(limits.closed_topics())
             .bind(rows::stored(limits.jobs as u64))
             .fetch_all(&mut *connection)

@@ -2,20 +2,24 @@
 //! leases of those that have not done so for `dead_after`.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use sqlx::Connection;
+use sqlx::{Connection, PgConnection, Result as SqlResult, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
     Shared,
     claim::end_leases_after_crash,
     error::{Failure, answered},
-    transaction,
+    rows::number,
+    transaction::{now_ms, set_time},
 };
-use crate::{Clock, policy::millis};
+use crate::{Clock, InstanceProcess, InstanceRow, QueueError, policy::millis};
 
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -23,8 +27,15 @@ const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Instance {
     pub id: Arc<str>,
+    host: String,
+    version: String,
     dead_after: Duration,
     renewals: Mutex<Renewals>,
+    is_draining: AtomicBool,
+    /// There are others that are alive.
+    has_others: AtomicBool,
+    /// There are others that are dead.
+    has_dead: AtomicBool,
 }
 
 /// What is known of the renewals of this instance's row.
@@ -37,10 +48,18 @@ struct Renewals {
 }
 
 impl Instance {
-    pub fn new(dead_after: Duration) -> Self {
+    pub fn new(dead_after: Duration, version: String) -> Self {
         let now = Instant::now();
-        let renewals = Mutex::new(Renewals { last: now, unbroken_since: now });
-        Self { id: Uuid::new_v4().to_string().into(), dead_after, renewals }
+        Self {
+            id: Uuid::new_v4().to_string().into(),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            version,
+            dead_after,
+            renewals: Mutex::new(Renewals { last: now, unbroken_since: now }),
+            is_draining: AtomicBool::new(false),
+            has_others: AtomicBool::new(false),
+            has_dead: AtomicBool::new(false),
+        }
     }
 
     fn renewals(&self) -> MutexGuard<'_, Renewals> {
@@ -56,7 +75,16 @@ impl Instance {
         }
     }
 
-    /// Writes the row of this instance.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether other instances are alive, as far as is known.
+    pub fn has_others(&self) -> bool {
+        self.has_others.load(Ordering::Relaxed)
+    }
+
+    /// Writes the row of this instance, and looks at those of the others.
     pub async fn renew(&self, shared: &Shared) -> Result<(), Failure> {
         let requested = Instant::now();
         let renewed = self.write(shared).await;
@@ -69,41 +97,43 @@ impl Instance {
     }
 
     async fn write(&self, shared: &Shared) -> Result<(), Failure> {
+        let sql = concat!(
+            "INSERT INTO instance AS own (id, host, pid, version, started_at, seen_at)
+             SELECT $1, $2, $3, $4, now, now FROM (SELECT ",
+            now_ms!("$5"),
+            " AS now) AS clock
+             ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at
+             RETURNING is_draining,
+                 EXISTS (SELECT FROM instance AS other WHERE id <> own.id AND other.seen_at >= own.seen_at - $6) AS has_others,
+                 EXISTS (SELECT FROM instance AS other WHERE id <> own.id AND other.seen_at < own.seen_at - $6) AS has_dead"
+        );
         let mut connection = shared.connections.acquire().await?;
-        answered(async {
-            let now_ms = transaction::now(&mut connection, &shared.clock).await?;
-            sqlx::query(
-                "INSERT INTO instance (id, started_at, seen_at) VALUES ($1, $2, $2) ON CONFLICT (id) DO UPDATE SET seen_at = $2",
-            )
+        let write = sqlx::query(sql)
             .bind(&*self.id)
-            .bind(now_ms)
-            .execute(&mut *connection)
-            .await
-        })
-        .await?;
+            .bind(&self.host)
+            .bind(i64::from(std::process::id()))
+            .bind(&self.version)
+            .bind(set_time(&shared.clock))
+            .bind(millis(self.dead_after));
+        let row = answered(write.fetch_one(&mut *connection)).await?;
         connection.give_back();
+        let set = |flag: &AtomicBool, column: &str| row.try_get(column).map(|is_set| flag.store(is_set, Ordering::Relaxed));
+        set(&self.is_draining, "is_draining")?;
+        set(&self.has_others, "has_others")?;
+        set(&self.has_dead, "has_dead")?;
         Ok(())
     }
 
     /// Ends the leases of dead instances, and removes their rows. After an outage of the server all
     /// rows are old, so nobody is judged before those who are alive have had time to renew theirs.
     pub async fn end_leases_of_the_dead(&self, shared: &Shared) -> Result<usize, Failure> {
-        if self.renewals().unbroken_since.elapsed() < self.dead_after {
+        if !self.has_dead.load(Ordering::Relaxed) || self.renewals().unbroken_since.elapsed() < self.dead_after {
             return Ok(0);
         }
         let mut connection = shared.connections.acquire().await?;
         let dead = answered(async {
             let mut transaction = connection.begin().await?;
-            let now_ms = transaction::now(&mut transaction, &shared.clock).await?;
-            let sql = "SELECT id FROM instance WHERE seen_at < $1 ORDER BY id FOR UPDATE SKIP LOCKED";
-            let ids: Vec<String> =
-                sqlx::query_scalar(sql).bind(now_ms - millis(self.dead_after)).fetch_all(&mut *transaction).await?;
-            let mut dead = Vec::with_capacity(ids.len());
-            for id in ids {
-                let leases = end_leases_after_crash(&mut transaction, &id, None, now_ms).await?;
-                sqlx::query("DELETE FROM instance WHERE id = $1").bind(&id).execute(&mut *transaction).await?;
-                dead.push((id, leases));
-            }
+            let dead = self.remove_dead(&mut transaction, shared).await?;
             shared.commit(transaction).await?;
             Ok(dead)
         })
@@ -113,6 +143,20 @@ impl Instance {
             tracing::warn!(instance = id, leases, "an instance on this queue died; its jobs resume from their checkpoints");
         }
         Ok(dead.iter().map(|(_, leases)| leases).sum())
+    }
+
+    async fn remove_dead(&self, connection: &mut PgConnection, shared: &Shared) -> SqlResult<Vec<(String, usize)>> {
+        let now_ms = super::transaction::now(connection, &shared.clock).await?;
+        let sql = "SELECT id FROM instance WHERE seen_at < $1 ORDER BY id FOR UPDATE SKIP LOCKED";
+        let silent_since = now_ms - millis(self.dead_after);
+        let ids: Vec<String> = sqlx::query_scalar(sql).bind(silent_since).fetch_all(&mut *connection).await?;
+        let mut dead = Vec::with_capacity(ids.len());
+        for id in ids {
+            let leases = end_leases_after_crash(connection, &id, None, now_ms).await?;
+            sqlx::query("DELETE FROM instance WHERE id = $1").bind(&id).execute(&mut *connection).await?;
+            dead.push((id, leases));
+        }
+        Ok(dead)
     }
 }
 
@@ -128,7 +172,7 @@ pub async fn renew_until_dropped(shared: Weak<Shared>) {
             return;
         }
         match shared.instance.renew(&shared).await {
-            Err(Failure { error: crate::QueueError::Closed, .. }) => return,
+            Err(Failure { error: QueueError::Closed, .. }) => return,
             Err(failure) if !is_broken => {
                 is_broken = true;
                 tracing::warn!(error = %failure.error, "the queue's PostgreSQL is not available: jobs stop when their leases cannot be kept, and go on when it is back");
@@ -140,4 +184,44 @@ pub async fn renew_until_dropped(shared: Weak<Shared>) {
             Ok(()) | Err(_) => {}
         }
     }
+}
+
+/// All instances, with what they work on.
+pub async fn list(connection: &mut PgConnection, clock: &Clock) -> SqlResult<Vec<InstanceRow>> {
+    let sql = concat!(
+        "SELECT COALESCE(instance.id, job.owner) AS id, host, pid, version, started_at, COALESCE(is_draining, FALSE) AS is_draining,
+             GREATEST(", now_ms!("$1"), " - seen_at, 0) AS silent, COALESCE(running, 0) AS running, COALESCE(tasks, 0) AS tasks
+         FROM instance FULL JOIN (
+             SELECT owner, count(*) AS running, count(DISTINCT task_id) AS tasks FROM job
+             WHERE state = 'running' AND owner IS NOT NULL GROUP BY owner
+         ) AS job ON job.owner = instance.id
+         ORDER BY started_at, 1"
+    );
+    sqlx::query(sql).bind(set_time(clock)).fetch_all(connection).await?.iter().map(read).collect()
+}
+
+fn read(row: &PgRow) -> SqlResult<InstanceRow> {
+    let host: Option<String> = row.try_get("host")?;
+    let process = host.map(|host| {
+        Ok::<_, sqlx::Error>(InstanceProcess {
+            host,
+            pid: number(row, "pid")?,
+            version: row.try_get("version")?,
+            started_at_ms: row.try_get("started_at")?,
+            silent_ms: number(row, "silent")?,
+        })
+    });
+    Ok(InstanceRow {
+        id: row.try_get("id")?,
+        process: process.transpose()?,
+        is_draining: row.try_get("is_draining")?,
+        running: number(row, "running")?,
+        tasks: number(row, "tasks")?,
+    })
+}
+
+/// Asks an instance to hand its jobs back, or to go on. Returns whether it exists.
+pub async fn drain(connection: &mut PgConnection, id: &str, drains: bool) -> SqlResult<bool> {
+    let drain = sqlx::query("UPDATE instance SET is_draining = $2 WHERE id = $1").bind(id).bind(drains);
+    Ok(drain.execute(connection).await?.rows_affected() > 0)
 }

@@ -8,6 +8,7 @@ mod claim;
 mod connections;
 mod due;
 mod error;
+mod hints;
 mod instance;
 mod lane;
 mod open;
@@ -27,8 +28,8 @@ use uuid::Uuid;
 
 use super::{ClaimRequest, ClaimedJobs, Store};
 use crate::{
-    Backlog, ClaimLimits, Clock, Job, JobRow, OverlapQuery, ProbeError, QuarantineCursor, QueueError, Steer, Steered, Steering,
-    Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    Backlog, ClaimLimits, Clock, Drained, InstanceRow, Job, JobRow, OverlapQuery, ProbeError, QuarantineCursor, QueueError,
+    Steer, Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
     lease::JobUpdate,
     log_hub::LogHub,
     metrics::QueueMetrics,
@@ -53,6 +54,7 @@ struct Shared {
     hub: LogHub,
     metrics: QueueMetrics,
     instance: instance::Instance,
+    hints: Arc<hints::Hints>,
     /// The last id that was given to a task.
     last_task: Mutex<TaskId>,
     /// The server and the database, to be shown.
@@ -75,8 +77,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Tells the subscribers of this process about committed entries.
+    /// Tells the subscribers of this process, and the other instances, about committed entries.
     fn publish(&self, entries: Vec<LogEntry>) {
+        if entries.is_empty() {
+            return;
+        }
+        self.hints.add(&entries);
         for entry in entries {
             if let Some(state) = entry.final_state {
                 tracing::info!(task = %entry.task, state = state.as_str(), "{}", entry.event);
@@ -154,6 +160,23 @@ impl Store for PostgresStore {
         self.shared.instance.alive_for(&self.shared.clock)
     }
 
+    async fn instances(&self) -> Result<Vec<InstanceRow>, QueueError> {
+        read!(self, connection => instance::list(connection, &self.shared.clock))
+    }
+
+    async fn drain_instance(&self, id: &str, drains: bool) -> Result<Drained, QueueError> {
+        let exists: Result<bool, QueueError> = read!(self, connection => instance::drain(connection, id, drains));
+        Ok(if exists? { Drained::Written } else { Drained::Unknown })
+    }
+
+    fn is_draining(&self) -> bool {
+        self.shared.instance.is_draining()
+    }
+
+    async fn others_logged(&self) {
+        self.shared.hints.heard().await;
+    }
+
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {
         read!(self, connection => read::task(connection, id))
     }
@@ -167,10 +190,7 @@ impl Store for PostgresStore {
     }
 
     async fn tasks_due(&self, limit: u64, closed_topics: &[&str]) -> Result<Vec<TaskId>, QueueError> {
-        read!(self, connection => async {
-            let now_ms = transaction::now(connection, &self.shared.clock).await?;
-            due::tasks_due(connection, now_ms, limit, closed_topics).await
-        })
+        read!(self, connection => due::tasks_due(connection, &self.shared.clock, limit, closed_topics))
     }
 
     async fn steering(&self) -> Result<Vec<Steering>, QueueError> {

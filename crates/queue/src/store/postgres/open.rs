@@ -12,7 +12,7 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use super::{PostgresStore, Shared, connections::Connections, error::answered, instance, lane::Lane};
+use super::{PostgresStore, Shared, connections::Connections, error::answered, hints, instance, lane::Lane};
 use crate::{OpenError, QueueOptions, store::StoreContext, task::TaskId};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/postgres");
@@ -38,16 +38,20 @@ impl PostgresStore {
 
         let StoreContext { clock, hub, metrics } = context;
         let shared = Arc::new(Shared {
-            connections: Connections::new(connect, options.read_connections as usize + WRITE_CONNECTIONS),
+            connections: Connections::new(connect.clone(), options.read_connections as usize + WRITE_CONNECTIONS),
             clock,
             hub,
             metrics,
-            instance: instance::Instance::new(options.dead_after),
+            instance: instance::Instance::new(options.dead_after, options.version.clone()),
+            hints: Arc::default(),
             last_task: Mutex::new(TaskId(Uuid::nil())),
             name: name.clone(),
         });
         shared.instance.renew(&shared).await.map_err(unavailable)?;
         tokio::spawn(instance::renew_until_dropped(Arc::downgrade(&shared)));
+        let hints = Arc::clone(&shared.hints);
+        tokio::spawn(hints::notify_until_dropped(Arc::clone(&hints), Arc::downgrade(&shared)));
+        tokio::spawn(hints::listen_until_dropped(hints, Arc::downgrade(&shared), connect));
         Ok(Self { updates: Lane::start(Arc::clone(&shared)), submits: Lane::start(Arc::clone(&shared)), shared })
     }
 }

@@ -32,7 +32,8 @@ pub async fn last_seqs(connection: &mut PgConnection, tasks: &[TaskId]) -> Resul
 }
 
 pub async fn steering(connection: &mut PgConnection) -> Result<Vec<Steering>> {
-    let sql = "SELECT id, cancel_requested_at, paused_at, rate FROM task
+    let sql = "SELECT id, cancel_requested_at, paused_at, rate, CASE WHEN rate IS NOT NULL THEN (
+                   SELECT count(DISTINCT owner) FROM job WHERE task_id = task.id AND state = 'running') END AS instances FROM task
                WHERE finished_at IS NULL AND (cancel_requested_at IS NOT NULL OR paused_at IS NOT NULL OR rate IS NOT NULL)";
     sqlx::query(sql).fetch_all(connection).await?.iter().map(rows::steering).collect()
 }

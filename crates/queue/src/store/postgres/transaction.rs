@@ -16,17 +16,27 @@ use crate::{
     task::{Event, LogEntry, MAX_NAMED, TaskId, TaskState},
 };
 
-/// The time of the server, in milliseconds since 1970.
+/// The time of the server when the statement began, in milliseconds since 1970, unless a parameter
+/// ([`set_time`]) is not NULL. An index can be searched by it.
 macro_rules! now_ms {
-    () => {
-        "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+    ($parameter:literal) => {
+        concat!("COALESCE(", $parameter, "::bigint, (extract(epoch FROM statement_timestamp()) * 1000)::bigint)")
     };
+}
+pub(super) use now_ms;
+
+/// The time that tests set by hand.
+pub fn set_time(clock: &Clock) -> Option<i64> {
+    match clock {
+        Clock::System => None,
+        Clock::Manual(now) => Some(now.load(Ordering::SeqCst)),
+    }
 }
 
 pub async fn now(connection: &mut PgConnection, clock: &Clock) -> Result<i64> {
-    match clock {
-        Clock::System => sqlx::query_scalar(concat!("SELECT ", now_ms!())).fetch_one(connection).await,
-        Clock::Manual(now) => Ok(now.load(Ordering::SeqCst)),
+    match set_time(clock) {
+        None => sqlx::query_scalar(concat!("SELECT ", now_ms!("NULL"))).fetch_one(connection).await,
+        Some(now_ms) => Ok(now_ms),
     }
 }
 

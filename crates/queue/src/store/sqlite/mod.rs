@@ -25,8 +25,8 @@ use uuid::Uuid;
 
 use super::{ClaimRequest, ClaimedJobs, Store};
 use crate::{
-    Backlog, ClaimLimits, Job, JobRow, OverlapQuery, ProbeError, QuarantineCursor, QueueError, Steer, Steered, Steering,
-    Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    Backlog, ClaimLimits, Drained, InstanceRow, Job, JobRow, OverlapQuery, ProbeError, QuarantineCursor, QueueError, Steer,
+    Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
     lease::JobUpdate,
     policy::millis,
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
@@ -102,6 +102,27 @@ impl Store for SqliteStore {
     /// A lock tells the living from the dead: nobody is taken for dead for his silence.
     fn alive_for(&self) -> Duration {
         Duration::MAX
+    }
+
+    async fn instances(&self) -> Result<Vec<InstanceRow>, QueueError> {
+        let mut instances = self.readers.rows(sql::owners(), sql::read_owner).await?;
+        if !instances.iter().any(|instance| *instance.id == **self.owner()) {
+            instances.push(InstanceRow { id: self.owner().to_string(), process: None, is_draining: false, running: 0, tasks: 0 });
+        }
+        Ok(instances)
+    }
+
+    async fn drain_instance(&self, _: &str, _: bool) -> Result<Drained, QueueError> {
+        Ok(Drained::Unsupported)
+    }
+
+    fn is_draining(&self) -> bool {
+        false
+    }
+
+    /// A file tells nothing: it is polled.
+    async fn others_logged(&self) {
+        std::future::pending().await
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {
