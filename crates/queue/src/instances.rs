@@ -18,6 +18,13 @@ pub struct InstanceRow {
     pub tasks: u64,
 }
 
+impl InstanceRow {
+    /// An instance of which nothing is known, and that works on nothing.
+    pub(crate) fn idle(id: &str) -> Self {
+        Self { id: id.to_owned(), process: None, is_draining: false, running: 0, tasks: 0 }
+    }
+}
+
 /// The process of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceProcess {
@@ -30,14 +37,9 @@ pub struct InstanceProcess {
     pub silent_ms: u64,
 }
 
-/// The result of draining an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Drained {
-    Written,
-    /// No instance has this id.
-    Unknown,
-    /// A queue in a file cannot tell another service; end that service instead.
-    Unsupported,
+/// The name of this machine.
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 impl Queue {
@@ -50,11 +52,12 @@ impl Queue {
     }
 
     /// Asks an instance to hand its jobs back and to claim no others, or to claim again. It does so
-    /// within about a second.
+    /// within about a second. Returns whether there is such an instance; in a queue in a file, only
+    /// this one can be asked.
     ///
     /// # Errors
     /// The queue cannot be written.
-    pub async fn drain_instance(&self, id: &str, drains: bool) -> Result<Drained, QueueError> {
+    pub async fn drain_instance(&self, id: &str, drains: bool) -> Result<bool, QueueError> {
         self.inner.store.drain_instance(id, drains).await
     }
 

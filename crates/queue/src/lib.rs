@@ -38,7 +38,7 @@ use uuid::Uuid;
 pub use claim::{ClaimLimits, Claimed};
 pub use clock::Clock;
 pub use error::QueueError;
-pub use instances::{Drained, InstanceProcess, InstanceRow};
+pub use instances::{InstanceProcess, InstanceRow};
 pub use lease::{Checkpoint, DeviceCount, Job, Lease, LeaseError};
 pub use list::{JobRow, OverlapQuery, QuarantineCursor, TaskDetail, TaskFilter, TaskPage, TaskTotals};
 pub use log_tail::LogTail;

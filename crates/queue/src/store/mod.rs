@@ -12,8 +12,8 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use uuid::Uuid;
 
 use crate::{
-    Backlog, ClaimLimits, Clock, Drained, InstanceRow, Job, JobRow, OpenError, OverlapQuery, ProbeError, QuarantineCursor,
-    QueueError, QueueOptions, Steer, Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    Backlog, ClaimLimits, Clock, InstanceRow, Job, JobRow, OpenError, OverlapQuery, ProbeError, QuarantineCursor, QueueError,
+    QueueOptions, Steer, Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
     lease::JobUpdate,
     log_hub::LogHub,
     metrics::QueueMetrics,
@@ -94,7 +94,7 @@ pub(crate) trait Store {
     fn instances(&self) -> impl Future<Output = Result<Vec<InstanceRow>, QueueError>> + Send;
 
     /// See [`crate::Queue::drain_instance`].
-    fn drain_instance(&self, id: &str, drains: bool) -> impl Future<Output = Result<Drained, QueueError>> + Send;
+    fn drain_instance(&self, id: &str, drains: bool) -> impl Future<Output = Result<bool, QueueError>> + Send;
 
     /// Whether this instance was asked to hand its jobs back.
     fn is_draining(&self) -> bool;
@@ -304,7 +304,7 @@ impl Store for AnyStore {
         dispatch_async!(self, store => store.instances().await)
     }
 
-    async fn drain_instance(&self, id: &str, drains: bool) -> Result<Drained, QueueError> {
+    async fn drain_instance(&self, id: &str, drains: bool) -> Result<bool, QueueError> {
         dispatch_async!(self, store => store.drain_instance(id, drains).await)
     }
 

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use data_patch_protocol::task::TaskState;
-use data_patch_queue::{Clock, Drained, OpenError, ProbeError, Queue, QueueOptions, Steer, Submitted};
+use data_patch_queue::{Clock, OpenError, ProbeError, Queue, QueueOptions, Steer, Submitted};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::support::{Bench, LEASE, MAX_CRASHES, PostgresSchema, TestStore, progress, task};
@@ -103,9 +103,9 @@ async fn instances_are_listed_with_what_they_work_on_and_drained_by_another() {
     assert_eq!((process.pid, process.version.as_str()), (std::process::id(), "9.9"));
     assert!(!process.host.is_empty() && process.silent_ms < 5_000 && !listed[0].is_draining, "{process:?}");
 
-    assert_eq!(other.drain_instance("nobody", true).await.unwrap(), Drained::Unknown);
+    assert!(!other.drain_instance("nobody", true).await.unwrap());
     for drains in [true, false] {
-        assert_eq!(other.drain_instance(&one.owner(), drains).await.unwrap(), Drained::Written);
+        assert!(other.drain_instance(&one.owner(), drains).await.unwrap());
         assert_eq!(other.instances().await.unwrap()[0].is_draining, drains);
         let noticed = async {
             while one.is_draining() != drains {

@@ -25,7 +25,7 @@ const MAX_IDS: usize = 200;
 /// The channel of this schema's queue.
 macro_rules! channel {
     () => {
-        "'data_patch_' || md5(current_schema())"
+        "'grown_logs_' || md5(current_schema())"
     };
 }
 

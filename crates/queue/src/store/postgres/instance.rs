@@ -19,7 +19,7 @@ use super::{
     rows::number,
     transaction::{now_ms, set_time},
 };
-use crate::{Clock, InstanceProcess, InstanceRow, QueueError, policy::millis};
+use crate::{Clock, InstanceProcess, InstanceRow, QueueError, instances::host_name, policy::millis};
 
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -52,7 +52,7 @@ impl Instance {
         let now = Instant::now();
         Self {
             id: Uuid::new_v4().to_string().into(),
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            host: host_name(),
             version,
             dead_after,
             renewals: Mutex::new(Renewals { last: now, unbroken_since: now }),

@@ -28,8 +28,8 @@ use uuid::Uuid;
 
 use super::{ClaimRequest, ClaimedJobs, Store};
 use crate::{
-    Backlog, ClaimLimits, Clock, Drained, InstanceRow, Job, JobRow, OverlapQuery, ProbeError, QuarantineCursor, QueueError,
-    Steer, Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    Backlog, ClaimLimits, Clock, InstanceRow, Job, JobRow, OverlapQuery, ProbeError, QuarantineCursor, QueueError, Steer,
+    Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
     lease::JobUpdate,
     log_hub::LogHub,
     metrics::QueueMetrics,
@@ -164,9 +164,8 @@ impl Store for PostgresStore {
         read!(self, connection => instance::list(connection, &self.shared.clock))
     }
 
-    async fn drain_instance(&self, id: &str, drains: bool) -> Result<Drained, QueueError> {
-        let exists: Result<bool, QueueError> = read!(self, connection => instance::drain(connection, id, drains));
-        Ok(if exists? { Drained::Written } else { Drained::Unknown })
+    async fn drain_instance(&self, id: &str, drains: bool) -> Result<bool, QueueError> {
+        read!(self, connection => instance::drain(connection, id, drains))
     }
 
     fn is_draining(&self) -> bool {

@@ -25,8 +25,8 @@ use uuid::Uuid;
 
 use super::{ClaimRequest, ClaimedJobs, Store};
 use crate::{
-    Backlog, ClaimLimits, Drained, InstanceRow, Job, JobRow, OverlapQuery, ProbeError, QuarantineCursor, QueueError, Steer,
-    Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    Backlog, ClaimLimits, InstanceRow, Job, JobRow, OverlapQuery, ProbeError, QuarantineCursor, QueueError, Steer, Steered,
+    Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
     lease::JobUpdate,
     policy::millis,
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
@@ -106,18 +106,24 @@ impl Store for SqliteStore {
 
     async fn instances(&self) -> Result<Vec<InstanceRow>, QueueError> {
         let mut instances = self.readers.rows(sql::owners(), sql::read_owner).await?;
-        if !instances.iter().any(|instance| *instance.id == **self.owner()) {
-            instances.push(InstanceRow { id: self.owner().to_string(), process: None, is_draining: false, running: 0, tasks: 0 });
-        }
+        let own = instances.iter().position(|instance| *instance.id == **self.owner());
+        let own = own.map_or_else(|| InstanceRow::idle(self.owner()), |own| instances.remove(own));
+        let process = Some(self.instance.process(self.clock.wall_ms()));
+        instances.insert(0, InstanceRow { process, is_draining: self.is_draining(), ..own });
         Ok(instances)
     }
 
-    async fn drain_instance(&self, _: &str, _: bool) -> Result<Drained, QueueError> {
-        Ok(Drained::Unsupported)
+    /// The file tells other services nothing.
+    async fn drain_instance(&self, id: &str, drains: bool) -> Result<bool, QueueError> {
+        let is_own = *id == **self.owner();
+        if is_own {
+            self.instance.drain(drains);
+        }
+        Ok(is_own)
     }
 
     fn is_draining(&self) -> bool {
-        false
+        self.instance.is_draining()
     }
 
     /// A file tells nothing: it is polled.

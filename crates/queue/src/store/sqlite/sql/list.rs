@@ -91,7 +91,7 @@ pub fn owners() -> Statement<'static> {
 
 pub fn read_owner(row: &Row<'_>) -> Result<InstanceRow> {
     let (running, tasks) = (row.get("running")?, row.get("tasks")?);
-    Ok(InstanceRow { id: row.get("owner")?, process: None, is_draining: false, running, tasks })
+    Ok(InstanceRow { running, tasks, ..InstanceRow::idle(row.get_ref("owner")?.as_str()?) })
 }
 
 /// The quarantined rows of a task after one of them, ordered by device, time and key.
