@@ -5,6 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use sqlx::{PgConnection, Result, Row, postgres::PgRow};
 use uuid::Uuid;
 
+use super::connections::{query, query_scalar};
 use super::{
     rows::{self, number},
     transaction::{now_ms, set_time},
@@ -36,7 +37,7 @@ pub(super) use select_tasks_due;
 
 /// At most `limit` tasks with due jobs.
 pub async fn tasks_due(connection: &mut PgConnection, clock: &Clock, limit: u64, closed: &[&str]) -> Result<Vec<TaskId>> {
-    let due = sqlx::query_scalar::<_, Uuid>(select_tasks_due!("id")).bind(set_time(clock)).bind(closed).bind(rows::stored(limit));
+    let due = query_scalar::<Uuid>(select_tasks_due!("id")).bind(set_time(clock)).bind(closed).bind(rows::stored(limit));
     Ok(due.fetch_all(connection).await?.into_iter().map(TaskId).collect())
 }
 
@@ -83,7 +84,7 @@ pub async fn due_jobs(
         of_tasks!(due!(""))
     };
     let ids: Vec<Uuid> = tasks.iter().map(|task| task.id.0).collect();
-    let read = sqlx::query(sql).bind(ids).bind(now_ms).bind(rows::stored(limit as u64)).fetch_all(connection).await?;
+    let read = query(sql).bind(ids).bind(now_ms).bind(rows::stored(limit as u64)).fetch_all(connection).await?;
     let mut due: Vec<_> = tasks.iter().map(|_| VecDeque::new()).collect();
     for row in read {
         let place: i64 = row.try_get("place")?;

@@ -13,6 +13,7 @@ use std::{
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::sync::Notify;
 
+use super::connections::{query, query_scalar};
 use super::{Shared, error::answered};
 use crate::task::{LogEntry, TaskId};
 
@@ -70,7 +71,7 @@ pub async fn notify_until_dropped(hints: Arc<Hints>, shared: Weak<Shared>) {
             let ids: Vec<String> = ids.iter().map(|task| task.0.simple().to_string()).collect();
             let payload = format!("{} {}", shared.instance.id, ids.join(" "));
             let Ok(mut connection) = shared.connections.acquire().await else { break };
-            let notify = sqlx::query(concat!("SELECT pg_notify(", channel!(), ", $1)")).bind(payload).execute(&mut *connection);
+            let notify = query(concat!("SELECT pg_notify(", channel!(), ", $1)")).bind(payload).execute(&mut *connection);
             if answered(notify).await.is_ok() {
                 connection.give_back();
             }
@@ -92,7 +93,7 @@ pub async fn listen_until_dropped(hints: Arc<Hints>, shared: Weak<Shared>, optio
 
 async fn listen(hints: &Hints, shared: &Weak<Shared>, options: &PgConnectOptions) -> sqlx::Result<()> {
     let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(5)).connect_lazy_with(options.clone());
-    let channel: String = sqlx::query_scalar(concat!("SELECT ", channel!())).fetch_one(&pool).await?;
+    let channel: String = query_scalar(concat!("SELECT ", channel!())).fetch_one(&pool).await?;
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.listen(&channel).await?;
     loop {

@@ -12,6 +12,7 @@ use std::{
 use sqlx::{Connection, PgConnection, Result as SqlResult, Row, postgres::PgRow};
 use uuid::Uuid;
 
+use super::connections::{query, query_scalar};
 use super::{
     Shared,
     claim::end_leases_after_crash,
@@ -108,7 +109,7 @@ impl Instance {
                  EXISTS (SELECT FROM instance AS other WHERE id <> own.id AND other.seen_at < own.seen_at - $6) AS has_dead"
         );
         let mut connection = shared.connections.acquire().await?;
-        let write = sqlx::query(sql)
+        let write = query(sql)
             .bind(&*self.id)
             .bind(&self.host)
             .bind(i64::from(std::process::id()))
@@ -149,11 +150,11 @@ impl Instance {
         let now_ms = super::transaction::now(connection, &shared.clock).await?;
         let sql = "SELECT id FROM instance WHERE seen_at < $1 ORDER BY id FOR UPDATE SKIP LOCKED";
         let silent_since = now_ms - millis(self.dead_after);
-        let ids: Vec<String> = sqlx::query_scalar(sql).bind(silent_since).fetch_all(&mut *connection).await?;
+        let ids: Vec<String> = query_scalar(sql).bind(silent_since).fetch_all(&mut *connection).await?;
         let mut dead = Vec::with_capacity(ids.len());
         for id in ids {
             let leases = end_leases_after_crash(connection, &id, None, now_ms).await?;
-            sqlx::query("DELETE FROM instance WHERE id = $1").bind(&id).execute(&mut *connection).await?;
+            query("DELETE FROM instance WHERE id = $1").bind(&id).execute(&mut *connection).await?;
             dead.push((id, leases));
         }
         Ok(dead)
@@ -197,7 +198,7 @@ pub async fn list(connection: &mut PgConnection, clock: &Clock) -> SqlResult<Vec
          ) AS job ON job.owner = instance.id
          ORDER BY started_at, 1"
     );
-    sqlx::query(sql).bind(set_time(clock)).fetch_all(connection).await?.iter().map(read).collect()
+    query(sql).bind(set_time(clock)).fetch_all(connection).await?.iter().map(read).collect()
 }
 
 fn read(row: &PgRow) -> SqlResult<InstanceRow> {
@@ -222,6 +223,6 @@ fn read(row: &PgRow) -> SqlResult<InstanceRow> {
 
 /// Asks an instance to hand its jobs back, or to go on. Returns whether it exists.
 pub async fn drain(connection: &mut PgConnection, id: &str, drains: bool) -> SqlResult<bool> {
-    let drain = sqlx::query("UPDATE instance SET is_draining = $2 WHERE id = $1").bind(id).bind(drains);
+    let drain = query("UPDATE instance SET is_draining = $2 WHERE id = $1").bind(id).bind(drains);
     Ok(drain.execute(connection).await?.rows_affected() > 0)
 }

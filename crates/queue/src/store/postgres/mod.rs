@@ -35,7 +35,7 @@ use crate::{
     metrics::QueueMetrics,
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
 };
-use connections::Connections;
+use connections::{Connections, query, query_scalar};
 use error::{Failure, answered};
 use lane::Lane;
 use update::UpdateRequest;
@@ -145,8 +145,8 @@ impl Store for PostgresStore {
             let now_ms = transaction::now(connection, &self.shared.clock).await?;
             let sql = "UPDATE job SET state = 'queued', due_at = $2, lease_until = NULL, waiting = FALSE
                        WHERE owner = $1 AND state = 'running' AND lease_until IS NOT NULL";
-            let released = sqlx::query(sql).bind(&**self.owner()).bind(now_ms).execute(&mut *connection).await?.rows_affected();
-            sqlx::query("DELETE FROM instance WHERE id = $1").bind(&**self.owner()).execute(connection).await?;
+            let released = query(sql).bind(&**self.owner()).bind(now_ms).execute(&mut *connection).await?.rows_affected();
+            query("DELETE FROM instance WHERE id = $1").bind(&**self.owner()).execute(connection).await?;
             Ok(released as usize)
         })
     }
@@ -239,7 +239,7 @@ impl Store for PostgresStore {
             let sql = "DELETE FROM task WHERE id = (
                            SELECT id FROM task WHERE finished_at < $1 ORDER BY finished_at LIMIT 1 FOR UPDATE SKIP LOCKED)";
             let tasks: Result<u64, QueueError> = read!(self, connection => async {
-                Ok(sqlx::query(sql).bind(before_ms).execute(connection).await?.rows_affected())
+                Ok(query(sql).bind(before_ms).execute(connection).await?.rows_affected())
             });
             match tasks? {
                 0 => return Ok(removed),
@@ -251,7 +251,7 @@ impl Store for PostgresStore {
     async fn probe(&self) -> Result<(), ProbeError> {
         self.shared.instance.renew(&self.shared).await.map_err(QueueError::from)?;
         let newest: Result<Option<i64>, QueueError> = read!(self, connection => {
-            sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(connection)
+            query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(connection)
         });
         match newest?.filter(|newest| *newest > open::newest_known()) {
             Some(version) => Err(ProbeError::Newer { queue: self.shared.name.clone(), version }),
@@ -262,7 +262,7 @@ impl Store for PostgresStore {
     async fn disk_bytes(&self) -> u64 {
         let sql = "SELECT sum(pg_total_relation_size(name))::bigint
                    FROM unnest(ARRAY['task', 'job', 'event', 'quarantine', 'instance']::regclass[]) AS name";
-        let bytes: Result<i64, QueueError> = read!(self, connection => sqlx::query_scalar(sql).fetch_one(connection));
+        let bytes: Result<i64, QueueError> = read!(self, connection => query_scalar(sql).fetch_one(connection));
         bytes.map_or(0, |bytes| bytes.try_into().unwrap_or(0))
     }
 
