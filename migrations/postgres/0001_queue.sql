@@ -35,6 +35,9 @@ CREATE TABLE task (
     totals              TEXT
 ) WITH (fillfactor = 70);
 
+-- Gives the numbers of `served_seq`.
+CREATE SEQUENCE task_served;
+
 -- The tasks with work left, in the order in which they are served.
 CREATE INDEX task_open ON task (served_seq) WHERE finished_at IS NULL;
 -- The tasks that retention looks for.

@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -91,10 +92,13 @@ func main() {
 	}
 	total := time.Since(start).Seconds()
 	count := float64(*jobs)
+	var usage syscall.Rusage
+	check(syscall.Getrusage(syscall.RUSAGE_SELF, &usage))
+	cpu := time.Duration(usage.Utime.Nano() + usage.Stime.Nano()).Seconds()
 	check(json.NewEncoder(os.Stdout).Encode(map[string]any{
 		"queue": "river", "version": version(), "jobs": *jobs, "enqueue_s": enqueued, "work_s": total - enqueued,
 		"jobs_per_s_enqueue": count / enqueued, "jobs_per_s_work": count / (total - enqueued), "jobs_per_s_total": count / total,
-		"durability": "as the server is set",
+		"cpu_s": cpu, "peak_rss_kb": usage.Maxrss, "durability": "as the server is set",
 	}))
 }
 

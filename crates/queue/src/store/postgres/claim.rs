@@ -167,9 +167,8 @@ impl<'c> ClaimTransaction<'c> {
             }
         }
         query(
-            "UPDATE task SET state = 'running', served_seq = latest.served_seq + place
-             FROM unnest($1::uuid[]) WITH ORDINALITY AS served (id, place),
-                 (SELECT COALESCE(max(served_seq), 0) AS served_seq FROM task WHERE finished_at IS NULL) AS latest
+            "UPDATE task SET state = 'running', served_seq = served.number
+             FROM (SELECT id, nextval('task_served') AS number FROM unnest($1::uuid[]) AS due (id)) AS served
              WHERE task.id = served.id",
         )
         .bind(self.tasks.iter().map(|task| task.id.0).collect::<Vec<_>>())

@@ -22,14 +22,17 @@ macro_rules! select_tasks_due {
         concat!(
             "SELECT ",
             $columns,
-            " FROM task WHERE finished_at IS NULL AND paused_at IS NULL AND topic <> ALL ($2)
-                AND (EXISTS (SELECT FROM job WHERE job.task_id = task.id AND job.due_at <= ",
+            " FROM task CROSS JOIN LATERAL (
+                  (SELECT FROM job WHERE job.task_id = task.id AND job.due_at <= ",
             now_ms!("$1"),
-            ") OR
-                     EXISTS (SELECT FROM job WHERE job.task_id = task.id AND job.state = 'running' AND job.lease_until <= ",
+            " LIMIT 1)
+                  UNION ALL
+                  (SELECT FROM job WHERE job.task_id = task.id AND job.state = 'running' AND job.lease_until <= ",
             now_ms!("$1"),
-            "))
-              ORDER BY served_seq LIMIT $3"
+            " LIMIT 1)
+                  LIMIT 1
+              ) AS due
+              WHERE finished_at IS NULL AND paused_at IS NULL AND topic <> ALL ($2) ORDER BY served_seq LIMIT $3"
         )
     };
 }

@@ -13,11 +13,11 @@ use super::{
 use crate::{QueueError, failpoint};
 
 /// The most requests in one transaction.
-const MAX_BATCH: usize = 256;
+const MAX_BATCH: usize = 1_024;
 /// The most rows that a transaction writes, unless a single request has more.
 const MAX_WEIGHT: usize = 2_000;
 /// Requests that may wait; senders of further ones wait.
-const CAPACITY: usize = 1_024;
+const CAPACITY: usize = 4_096;
 /// How often a batch is tried again that waited for another transaction which waited for it.
 const MAX_REPEATS: u32 = 10;
 
