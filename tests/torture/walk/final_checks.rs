@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::driver::{Driver, Task};
 use crate::{
-    row_counts::{File, RowCounts},
+    queue_reader::QueueReader,
+    row_counts::RowCounts,
     support::{Client, message, seqs},
 };
 
@@ -34,7 +35,7 @@ impl Driver {
         let of_tasks = |count: fn(&Task) -> i64| self.tasks.iter().map(count).sum::<i64>();
         assert_eq!(totals.published, of_tasks(published), "the queue's count of published rows");
         assert_eq!(totals.quarantined, of_tasks(quarantined), "the queue's count of quarantined rows");
-        let mut file = File::open(self.fixture.folder.path()).await;
+        let mut file = QueueReader::open(self.fixture.folder.path()).await;
         file.assert_finished().await;
         assert_eq!(
             file.number("SELECT count(*) FROM task").await,
