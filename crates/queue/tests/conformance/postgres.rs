@@ -83,6 +83,117 @@ async fn the_jobs_of_an_instance_that_is_silent_go_on_at_once() {
     assert_eq!((lease.job.task.id, lease.job.progress.published, lease.job.attempt), (id, 3, 2));
 }
 
+/// Claims on a thread of its own, which stops inside the transaction of the claim until `thaw` is
+/// dropped, as a process does that is frozen there. Returns the number of leases, once it has gone on.
+async fn freeze_in_a_claim(options: QueueOptions) -> (std::sync::mpsc::Sender<()>, std::thread::JoinHandle<usize>) {
+    let (thaw, frozen_until) = std::sync::mpsc::channel::<()>();
+    let (frozen, is_frozen) = tokio::sync::oneshot::channel();
+    let claiming = async move {
+        let queue = Queue::open(&options, Clock::System).await.unwrap();
+        // Asked for before the transaction, and again in it.
+        let state = std::sync::Mutex::new((0, Some(frozen), frozen_until));
+        let limits = move || {
+            let mut state = state.lock().unwrap();
+            state.0 += 1;
+            if state.0 == 2 {
+                state.1.take().unwrap().send(()).unwrap();
+                assert!(state.2.recv().is_err(), "thawed by a drop");
+            }
+            1
+        };
+        let claimed = queue.claim(&queue.owner(), limits, LEASE, MAX_CRASHES).await;
+        claimed.map_or(0, |claimed| claimed.leases.len())
+    };
+    let thread = std::thread::spawn(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(claiming)
+    });
+    is_frozen.await.unwrap();
+    (thaw, thread)
+}
+
+#[tokio::test]
+async fn an_instance_that_is_frozen_in_a_claim_does_not_keep_others_from_claiming() {
+    if !PostgresSchema::is_available() {
+        return;
+    }
+    let store = PostgresSchema::create().await;
+    let options = || QueueOptions { dead_after: Duration::from_secs(2), ..store.options() };
+    let living = Queue::open(&options(), Clock::System).await.unwrap();
+    living.submit(task(1, None)).await.unwrap();
+    let (thaw, frozen) = freeze_in_a_claim(options()).await;
+    let claimed = living.claim(&living.owner(), || 1, LEASE, MAX_CRASHES).await.expect("the frozen instance keeps the lock");
+    assert_eq!(claimed.leases.len(), 1);
+    drop(thaw);
+    assert_eq!(tokio::task::spawn_blocking(|| frozen.join().unwrap()).await.unwrap(), 0, "it has lost its transaction");
+    claimed.leases[0].checkpoint(progress(1)).await.unwrap();
+}
+
+/// What happens to the connections that are open; new ones pass.
+#[derive(Debug, Clone, Copy)]
+enum Break {
+    Closed,
+    /// Nothing passes any more, and neither side is told: a firewall has lost its state.
+    Silent,
+}
+
+/// A queue with several idle connections, which are broken by the sender.
+async fn with_idle_connections(store: &PostgresSchema) -> (Queue, tokio::sync::watch::Sender<Option<Break>>) {
+    let url = store.url();
+    let server = url.split_once('@').unwrap().1.split_once('/').unwrap().0.to_owned();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = QueueOptions::new(url.replacen(&server, &listener.local_addr().unwrap().to_string(), 1));
+    let (breaking, broken) = tokio::sync::watch::channel(None);
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let (server, mut broken) = (server.clone(), broken.clone());
+            broken.mark_unchanged();
+            tokio::spawn(async move {
+                let mut server = tokio::net::TcpStream::connect(server).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    _ = broken.changed() => if matches!(*broken.borrow(), Some(Break::Silent)) {
+                        std::future::pending().await
+                    },
+                }
+            });
+        }
+    });
+    let queue = Queue::open(&options, Clock::System).await.unwrap();
+    for read in futures_util::future::join_all((0..8).map(|_| queue.backlog())).await {
+        read.unwrap();
+    }
+    (queue, breaking)
+}
+
+#[tokio::test]
+async fn connections_that_were_closed_fail_one_operation_at_the_most() {
+    if !PostgresSchema::is_available() {
+        return;
+    }
+    let store = PostgresSchema::create().await;
+    let (queue, breaking) = with_idle_connections(&store).await;
+    breaking.send_replace(Some(Break::Closed));
+    let mut failed = 0;
+    for _ in 0..8 {
+        failed += usize::from(queue.backlog().await.is_err());
+    }
+    assert!(failed <= 1, "{failed} operations failed");
+}
+
+#[tokio::test]
+async fn connections_that_are_silent_for_ever_cost_one_timeout() {
+    if !PostgresSchema::is_available() {
+        return;
+    }
+    let store = PostgresSchema::create().await;
+    let (queue, breaking) = with_idle_connections(&store).await;
+    breaking.send_replace(Some(Break::Silent));
+    let answered = async { while queue.backlog().await.is_err() {} };
+    // An answer is waited for for ten seconds.
+    tokio::time::timeout(Duration::from_secs(15), answered).await.expect("one silent connection was tried after the other");
+}
+
 #[tokio::test]
 async fn a_queue_of_a_newer_version_is_told() {
     if !PostgresSchema::is_available() {

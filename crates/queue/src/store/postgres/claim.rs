@@ -8,13 +8,13 @@ use std::{
     sync::Arc,
 };
 
-use sqlx::{Connection, PgConnection, Result, Row, postgres::PgRow};
+use sqlx::{PgConnection, Result, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{
     Shared,
     due::{DueJob, due_jobs, select_tasks_due, tasks_due},
-    error::{Failure, answered},
+    error::Failure,
     rows::{self, number, task_columns},
     transaction::{self, Locked},
     update::JobColumns,
@@ -40,19 +40,21 @@ pub async fn claim(
     limits: &(impl Fn() -> ClaimLimits + Sync),
 ) -> std::result::Result<ClaimedJobs, Failure> {
     let mut connection = shared.connections.acquire().await?;
-    let (claimed, entries) = answered(async {
-        // Most claims of an idle instance find nothing: one statement, and no lock.
-        let now_ms = transaction::now(&mut connection, &shared.clock).await?;
-        let first = limits();
-        if first.jobs == 0 || tasks_due(&mut connection, now_ms, 1, &first.closed_topics()).await?.is_empty() {
-            return Ok((ClaimedJobs::default(), Vec::new()));
-        }
-        let mut transaction = connection.begin().await?;
-        let claimed = ClaimTransaction::run(&mut transaction, shared, request, limits).await?;
-        shared.commit(transaction).await?;
-        Ok(claimed)
-    })
-    .await?;
+    let (claimed, entries) = shared
+        .connections
+        .answered(async {
+            // Most claims of an idle instance find nothing: one statement, and no lock.
+            let now_ms = transaction::now(&mut connection, &shared.clock).await?;
+            let first = limits();
+            if first.jobs == 0 || tasks_due(&mut connection, now_ms, 1, &first.closed_topics()).await?.is_empty() {
+                return Ok((ClaimedJobs::default(), Vec::new()));
+            }
+            let mut transaction = shared.connections.begin(&mut connection).await?;
+            let claimed = ClaimTransaction::run(&mut transaction, shared, request, limits).await?;
+            shared.commit(transaction).await?;
+            Ok(claimed)
+        })
+        .await?;
     connection.give_back();
     shared.publish(entries);
     Ok(claimed)

@@ -15,7 +15,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 struct NoAnswer;
 
 /// Waits for an answer of the server, but not for ever.
-pub async fn answered<T>(work: impl Future<Output = sqlx::Result<T>> + Send) -> Result<T, Failure> {
+pub(super) async fn answered<T>(work: impl Future<Output = sqlx::Result<T>> + Send) -> Result<T, Failure> {
     match tokio::time::timeout(ANSWER_TIMEOUT, work).await {
         Ok(answer) => answer.map_err(Failure::from),
         Err(_) => Err(Failure { error: QueueError::Unavailable(Arc::new(NoAnswer)), remedy: Remedy::Wait }),

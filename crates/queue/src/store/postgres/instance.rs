@@ -6,15 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::Connection;
 use uuid::Uuid;
 
-use super::{
-    Shared,
-    claim::end_leases_after_crash,
-    error::{Failure, answered},
-    transaction,
-};
+use super::{Shared, claim::end_leases_after_crash, error::Failure, transaction};
 use crate::{Clock, policy::millis};
 
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -70,17 +64,19 @@ impl Instance {
 
     async fn write(&self, shared: &Shared) -> Result<(), Failure> {
         let mut connection = shared.connections.acquire().await?;
-        answered(async {
-            let now_ms = transaction::now(&mut connection, &shared.clock).await?;
-            sqlx::query(
+        shared
+            .connections
+            .answered(async {
+                let now_ms = transaction::now(&mut connection, &shared.clock).await?;
+                sqlx::query(
                 "INSERT INTO instance (id, started_at, seen_at) VALUES ($1, $2, $2) ON CONFLICT (id) DO UPDATE SET seen_at = $2",
             )
             .bind(&*self.id)
             .bind(now_ms)
             .execute(&mut *connection)
             .await
-        })
-        .await?;
+            })
+            .await?;
         connection.give_back();
         Ok(())
     }
@@ -92,22 +88,24 @@ impl Instance {
             return Ok(0);
         }
         let mut connection = shared.connections.acquire().await?;
-        let dead = answered(async {
-            let mut transaction = connection.begin().await?;
-            let now_ms = transaction::now(&mut transaction, &shared.clock).await?;
-            let sql = "SELECT id FROM instance WHERE seen_at < $1 ORDER BY id FOR UPDATE SKIP LOCKED";
-            let ids: Vec<String> =
-                sqlx::query_scalar(sql).bind(now_ms - millis(self.dead_after)).fetch_all(&mut *transaction).await?;
-            let mut dead = Vec::with_capacity(ids.len());
-            for id in ids {
-                let leases = end_leases_after_crash(&mut transaction, &id, None, now_ms).await?;
-                sqlx::query("DELETE FROM instance WHERE id = $1").bind(&id).execute(&mut *transaction).await?;
-                dead.push((id, leases));
-            }
-            shared.commit(transaction).await?;
-            Ok(dead)
-        })
-        .await?;
+        let dead = shared
+            .connections
+            .answered(async {
+                let mut transaction = shared.connections.begin(&mut connection).await?;
+                let now_ms = transaction::now(&mut transaction, &shared.clock).await?;
+                let sql = "SELECT id FROM instance WHERE seen_at < $1 ORDER BY id FOR UPDATE SKIP LOCKED";
+                let ids: Vec<String> =
+                    sqlx::query_scalar(sql).bind(now_ms - millis(self.dead_after)).fetch_all(&mut *transaction).await?;
+                let mut dead = Vec::with_capacity(ids.len());
+                for id in ids {
+                    let leases = end_leases_after_crash(&mut transaction, &id, None, now_ms).await?;
+                    sqlx::query("DELETE FROM instance WHERE id = $1").bind(&id).execute(&mut *transaction).await?;
+                    dead.push((id, leases));
+                }
+                shared.commit(transaction).await?;
+                Ok(dead)
+            })
+            .await?;
         connection.give_back();
         for (id, leases) in dead.iter().filter(|(_, leases)| *leases > 0) {
             tracing::warn!(instance = id, leases, "an instance on this queue died; its jobs resume from their checkpoints");

@@ -35,7 +35,7 @@ use crate::{
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
 };
 use connections::Connections;
-use error::{Failure, answered};
+use error::Failure;
 use lane::Lane;
 use update::UpdateRequest;
 
@@ -99,7 +99,7 @@ macro_rules! read {
         let read = async {
             let mut lent = $self.shared.connections.acquire().await?;
             let $connection: &mut PgConnection = &mut lent;
-            let result = answered($read).await?;
+            let result = $self.shared.connections.answered($read).await?;
             lent.give_back();
             Ok(result)
         };

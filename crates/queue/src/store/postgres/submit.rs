@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use sqlx::{Connection, PgConnection, Result};
+use sqlx::{PgConnection, Result};
 use uuid::Uuid;
 
 use super::{
     Shared,
-    error::{Failure, answered},
+    error::Failure,
     lane::Request,
     rows::{self, stored, stored_text, stored_time, task_columns},
     transaction::{self, Locked},
@@ -23,13 +23,15 @@ impl Request for Submission {
 
     async fn commit(shared: &Shared, batch: &[&Self]) -> std::result::Result<Vec<Submitted>, Failure> {
         let mut connection = shared.connections.acquire().await?;
-        let (submitted, entries) = answered(async {
-            let mut transaction = connection.begin().await?;
-            let submitted = submit(&mut transaction, shared, batch).await?;
-            shared.commit(transaction).await?;
-            Ok(submitted)
-        })
-        .await?;
+        let (submitted, entries) = shared
+            .connections
+            .answered(async {
+                let mut transaction = shared.connections.begin(&mut connection).await?;
+                let submitted = submit(&mut transaction, shared, batch).await?;
+                shared.commit(transaction).await?;
+                Ok(submitted)
+            })
+            .await?;
         connection.give_back();
         shared.publish(entries);
         Ok(submitted)
@@ -158,13 +160,15 @@ pub async fn steer(
     by: Option<&Requester>,
 ) -> std::result::Result<Option<Steered>, Failure> {
     let mut connection = shared.connections.acquire().await?;
-    let (steered, entries) = answered(async {
-        let mut transaction = connection.begin().await?;
-        let steered = write_steered(&mut transaction, shared, id, steer, by.cloned()).await?;
-        shared.commit(transaction).await?;
-        Ok(steered)
-    })
-    .await?;
+    let (steered, entries) = shared
+        .connections
+        .answered(async {
+            let mut transaction = shared.connections.begin(&mut connection).await?;
+            let steered = write_steered(&mut transaction, shared, id, steer, by.cloned()).await?;
+            shared.commit(transaction).await?;
+            Ok(steered)
+        })
+        .await?;
     connection.give_back();
     shared.publish(entries);
     Ok(steered)

@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{Connection, PgConnection, Result};
+use sqlx::{PgConnection, Result};
 use uuid::Uuid;
 
 use super::{
     Shared,
-    error::{Failure, answered},
+    error::Failure,
     lane::Request,
     rows::{stored, stored_text},
     transaction::Locked,
@@ -47,13 +47,15 @@ impl Request for UpdateRequest {
 
     async fn commit(shared: &Shared, batch: &[&Self]) -> std::result::Result<Vec<bool>, Failure> {
         let mut connection = shared.connections.acquire().await?;
-        let (had_lease, entries) = answered(async {
-            let mut transaction = connection.begin().await?;
-            let written = write(&mut transaction, shared, batch).await?;
-            shared.commit(transaction).await?;
-            Ok(written)
-        })
-        .await?;
+        let (had_lease, entries) = shared
+            .connections
+            .answered(async {
+                let mut transaction = shared.connections.begin(&mut connection).await?;
+                let written = write(&mut transaction, shared, batch).await?;
+                shared.commit(transaction).await?;
+                Ok(written)
+            })
+            .await?;
         connection.give_back();
         shared.publish(entries);
         Ok(had_lease)
