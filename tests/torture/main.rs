@@ -17,6 +17,7 @@ mod clock;
 mod cluster;
 mod disk;
 mod hostile;
+mod instances;
 mod kill;
 mod locks;
 mod outage;
