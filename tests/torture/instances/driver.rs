@@ -140,6 +140,8 @@ impl Driver {
         let topic = self.rng.usize(..self.fixture.topics.len());
         let mut request = Client::request(*thing, &ids, &self.fixture.topics[topic].name);
         request["requestId"] = json!(format!("request {}", self.tasks.len()));
+        // Slow enough that a fault meets running jobs.
+        request["rate"] = json!(self.rng.u32(500..3_000));
         let id = self.send_until_accepted(at, &request).await;
         for preferred in 0..INSTANCES {
             let services = self.urls.subscribe();

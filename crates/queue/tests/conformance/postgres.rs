@@ -83,6 +83,19 @@ async fn the_jobs_of_an_instance_that_is_silent_go_on_at_once() {
     assert_eq!((lease.job.task.id, lease.job.progress.published, lease.job.attempt), (id, 3, 2));
 }
 
+#[tokio::test]
+async fn a_lease_is_not_renewed_more_often_because_its_instance_is_soon_dead_if_it_is_silent() {
+    if !PostgresSchema::is_available() {
+        return;
+    }
+    let store = PostgresSchema::create().await;
+    let options = QueueOptions { dead_after: Duration::from_secs(2), ..store.options() };
+    let queue = Queue::open(&options, Clock::System).await.unwrap();
+    queue.submit(task(1, None)).await.unwrap();
+    let lease = queue.claim(&queue.owner(), || 1, Duration::from_mins(10), MAX_CRASHES).await.unwrap().leases.pop().unwrap();
+    assert!(!lease.is_renewal_due(), "it lasts for ten minutes; {:?} remain", lease.remaining());
+}
+
 /// Claims on a thread of its own, which stops inside the transaction of the claim until `thaw` is
 /// dropped, as a process does that is frozen there. Returns the number of leases, once it has gone on.
 async fn freeze_in_a_claim(options: QueueOptions) -> (std::sync::mpsc::Sender<()>, std::thread::JoinHandle<usize>) {
