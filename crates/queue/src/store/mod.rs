@@ -7,7 +7,11 @@
 pub mod postgres;
 pub mod sqlite;
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use uuid::Uuid;
 
@@ -86,9 +90,9 @@ pub(crate) trait Store {
     /// and returns the number of leases. An instance whose death is not certain is left alone.
     fn end_leases_of_dead_instances(&self) -> impl Future<Output = Result<usize, QueueError>> + Send;
 
-    /// For how long the other instances certainly do not take this one for dead, and its leases for
-    /// lost.
-    fn alive_for(&self) -> Duration;
+    /// For how long the other instances certainly do not take this one for dead, and a lease that was
+    /// claimed or renewed at `confirmed_at` for lost. Zero if they may have done so since.
+    fn alive_for(&self, confirmed_at: Instant) -> Duration;
 
     /// The task, if it exists. Sees every change that was answered before, as do the other reads.
     fn task(&self, id: TaskId) -> impl Future<Output = Result<Option<TaskRow>, QueueError>> + Send;
@@ -171,7 +175,8 @@ pub(crate) trait Store {
 #[derive(Debug, Clone)]
 pub(crate) struct ClaimRequest {
     pub owner: Arc<str>,
-    /// For how long each lease is valid.
+    /// Since when each lease is valid, and for how long.
+    pub requested_at: Instant,
     pub lease: Duration,
     /// A job with so many crashes is failed.
     pub max_crashes: u32,
@@ -283,8 +288,8 @@ impl Store for AnyStore {
         dispatch_async!(self, store => store.end_leases_of_dead_instances().await)
     }
 
-    fn alive_for(&self) -> Duration {
-        dispatch!(self, store => store.alive_for())
+    fn alive_for(&self, confirmed_at: Instant) -> Duration {
+        dispatch!(self, store => store.alive_for(confirmed_at))
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {

@@ -59,7 +59,16 @@ impl Connections {
     /// Waits for an answer of the server, but not for ever. If there is none, the idle connections are
     /// closed: what broke one has broken them all, and each would fail an operation, or let it wait.
     pub async fn answered<T>(&self, work: impl Future<Output = sqlx::Result<T>> + Send) -> Result<T, Failure> {
-        let answer = error::answered(work).await;
+        self.answered_within(error::ANSWER_TIMEOUT, work).await
+    }
+
+    /// As [`answered`](Self::answered), with another limit of time.
+    pub async fn answered_within<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = sqlx::Result<T>> + Send,
+    ) -> Result<T, Failure> {
+        let answer = error::answered(limit, work).await;
         if answer.as_ref().is_err_and(|failure| failure.remedy == Remedy::Wait) {
             lock(&self.idle).clear();
         }

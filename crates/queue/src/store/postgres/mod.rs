@@ -37,13 +37,14 @@ use crate::{
 use connections::Connections;
 use error::Failure;
 use lane::Lane;
+use submit::SubmitRequest;
 use update::UpdateRequest;
 
 /// An open queue in PostgreSQL.
 pub(crate) struct PostgresStore {
     shared: Arc<Shared>,
     updates: Lane<UpdateRequest>,
-    submits: Lane<Submission>,
+    submits: Lane<SubmitRequest>,
 }
 
 /// What all operations need.
@@ -109,7 +110,7 @@ macro_rules! read {
 
 impl Store for PostgresStore {
     async fn submit(&self, submission: Submission) -> Result<Submitted, QueueError> {
-        self.submits.commit(submission).await
+        self.submits.commit(submission.into()).await
     }
 
     async fn steer(&self, task: TaskId, steer: Steer, by: Option<Requester>) -> Result<Option<Steered>, QueueError> {
@@ -150,8 +151,8 @@ impl Store for PostgresStore {
         self.shared.count_failure(lane::repeated(end).await)
     }
 
-    fn alive_for(&self) -> Duration {
-        self.shared.instance.alive_for(&self.shared.clock)
+    fn alive_for(&self, confirmed_at: Instant) -> Duration {
+        self.shared.instance.alive_for(&self.shared.clock, confirmed_at)
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {

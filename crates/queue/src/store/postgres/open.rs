@@ -12,7 +12,13 @@ use sqlx::{
 };
 use uuid::Uuid;
 
-use super::{PostgresStore, Shared, connections::Connections, error::answered, instance, lane::Lane};
+use super::{
+    PostgresStore, Shared,
+    connections::Connections,
+    error::{ANSWER_TIMEOUT, answered},
+    instance,
+    lane::Lane,
+};
 use crate::{OpenError, QueueOptions, store::StoreContext, task::TaskId};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/postgres");
@@ -29,7 +35,7 @@ impl PostgresStore {
             .application_name("data-patch")
             .disable_statement_logging();
         let unavailable = |failure: super::error::Failure| OpenError::Unavailable { queue: name.clone(), source: failure.error };
-        let connection = answered(connect.connect()).await.map_err(unavailable)?;
+        let connection = answered(ANSWER_TIMEOUT, connect.connect()).await.map_err(unavailable)?;
         let _ = connection.close().await;
         let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(connect.clone());
         // Of several instances that start at once, one migrates and the others wait.
