@@ -30,6 +30,18 @@ pub async fn leases(queue: &mut PgConnection, instance: &str) -> usize {
     usize::try_from(leases).unwrap()
 }
 
+/// The number of the last change so far.
+pub async fn mark(queue: &mut PgConnection) -> i64 {
+    sqlx::query_scalar("SELECT COALESCE(max(n), 0) FROM job_history").fetch_one(queue).await.unwrap()
+}
+
+/// The number of running jobs that have not changed since a mark.
+pub async fn unchanged(queue: &mut PgConnection, mark: i64) -> i64 {
+    let sql = "SELECT count(*) FROM job WHERE state = 'running'
+               AND NOT EXISTS (SELECT FROM job_history WHERE n > $1 AND (after).id = job.id)";
+    sqlx::query_scalar(sql).bind(mark).fetch_one(queue).await.unwrap()
+}
+
 /// A change of a job.
 #[derive(Debug)]
 struct Change {
