@@ -36,6 +36,7 @@ pub fn queue_options(queue: &config::Queue) -> QueueOptions {
         url: queue.url.reveal().to_owned(),
         read_connections: queue.read_connections,
         dead_after: Duration::from_secs(queue.dead_after_seconds.into()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
 

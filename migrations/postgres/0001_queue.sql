@@ -137,7 +137,13 @@ CREATE TABLE quarantine (
 
 -- The instances that work on the queue. Each renews its row every second; whose row is old is dead.
 CREATE TABLE instance (
-    id         TEXT   NOT NULL PRIMARY KEY,
-    started_at BIGINT NOT NULL,
-    seen_at    BIGINT NOT NULL
+    id          TEXT    NOT NULL PRIMARY KEY,
+    -- Where it runs, and which version it is.
+    host        TEXT    NOT NULL,
+    pid         BIGINT  NOT NULL,
+    version     TEXT    NOT NULL,
+    started_at  BIGINT  NOT NULL,
+    seen_at     BIGINT  NOT NULL,
+    -- It hands its jobs back, and claims no others.
+    is_draining BOOLEAN NOT NULL DEFAULT FALSE
 );

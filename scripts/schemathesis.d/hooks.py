@@ -18,6 +18,7 @@ DEVICE = os.environ["DEVICE"]
 SUCCEEDED = os.environ["SUCCEEDED"]
 # Stays unfinished: it is paused, and only requests that leave it so are sent to it.
 PAUSED = os.environ["PAUSED"]
+INSTANCE = os.environ["INSTANCE"]
 KEY = "the same key"
 # Bodies that are right.
 BODIES = {"setTaskRate": {"rate": 5}, "retryTask": {"devices": "all"}}
@@ -68,6 +69,9 @@ def before_call(context, case, kwargs):
             case.headers.pop("Last-Event-ID", None)
             if name in BODIES:
                 right_body(case, name)
+    if turn % 2 and is_uuid((case.path_parameters or {}).get("instanceId")):
+        case.path_parameters["instanceId"] = INSTANCE
+        case.query = {}
     if name == "submitTask" and isinstance(case.body, dict) and turn % 4:
         # Of a device that does not exist the task fails, and can be tried again.
         device = DEVICE if turn % 2 else str(uuid.uuid4())

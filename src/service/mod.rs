@@ -2,6 +2,7 @@
 //! API call the same ones.
 
 mod catalog;
+mod instances;
 mod preview;
 mod receipt;
 mod traces;

@@ -123,7 +123,9 @@ impl Pool {
                 dead_instances_checked_at = Instant::now();
                 pool.expire_leases_of_dead_instances(&mut expiry_failures).await;
             }
-            if slots.free() > 0 {
+            if pool.queue.is_draining() {
+                running.values().for_each(|job| job.stop.cancel());
+            } else if slots.free() > 0 {
                 for lease in pool.claim(&owner, &slots, &mut claim_failures).await {
                     failpoint::hit("claimed");
                     let signals = JobSignals {

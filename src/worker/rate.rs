@@ -96,12 +96,12 @@ impl TaskRates {
         self.by_task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The schedule of a task. `rate` is what the queue said when its job was claimed.
+    /// The schedule of a task. `rate` is what the queue said when its job was claimed: the rate of
+    /// the first moments, before [`update`](Self::update) knows how many instances share it.
     pub fn of(&self, task: TaskId, rate: Option<NonZeroU32>) -> Arc<TaskRate> {
         let mut tasks = self.by_task();
         let (schedule, used_at) = tasks.entry(task).or_insert_with(|| (Arc::new(TaskRate::new(rate)), Instant::now()));
         *used_at = Instant::now();
-        schedule.set(rate);
         Arc::clone(schedule)
     }
 
@@ -109,7 +109,7 @@ impl TaskRates {
     pub fn update(&self, steering: &[Steering]) {
         let mut tasks = self.by_task();
         for (task, (schedule, used_at)) in tasks.iter_mut() {
-            schedule.set(steering.iter().find(|steering| steering.task == *task).and_then(|steering| steering.rate));
+            schedule.set(steering.iter().find(|steering| steering.task == *task).and_then(Steering::own_rate));
             if Arc::strong_count(schedule) > 1 {
                 *used_at = Instant::now();
             }

@@ -32,6 +32,7 @@ mod elastic_faults;
 mod elastic_layout;
 mod handshake;
 mod hostile;
+mod instances;
 mod kafka;
 mod layers;
 mod layout;

@@ -2,7 +2,10 @@
 
 use std::{process::Stdio, time::Duration};
 
-use crate::support::{Bouncer, Client, TestApp, TestSource, message};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
+use uuid::Uuid;
+
+use crate::support::{Bouncer, Client, TestApp, TestSource, message, real, seqs};
 
 async fn check_task(mode: &str, pool_size: u32) {
     let Some(bouncer) = Bouncer::start(mode, pool_size).await else { return };
@@ -37,6 +40,40 @@ async fn a_task_completes_in_session_mode_with_one_session() {
 #[tokio::test]
 async fn a_task_completes_in_session_mode_with_two_sessions() {
     check_task("session", 2).await;
+}
+
+/// The queue in a database of its own, behind PgBouncer.
+async fn check_queue(mode: &str) {
+    let Some(bouncer) = Bouncer::start(mode, 8).await else { return };
+    let server = real("POSTGRES").unwrap();
+    let mut admin = PgConnection::connect(&server).await.unwrap();
+    let database = format!("queue_{}", Uuid::new_v4().simple());
+    sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {database}"))).execute(&mut admin).await.unwrap();
+    let user = server.parse::<PgConnectOptions>().unwrap().get_username().to_owned();
+    let url = format!("postgres://{user}@{}/{database}", bouncer.address);
+    let source = TestSource::empty().await;
+    let (thing, devices) = source.add_devices_of_one_row(40).await;
+    let app = TestApp::start_with(source, |overrides| {
+        overrides.set(&["queue", "url"], url);
+    })
+    .await;
+    let mut client = app.client().await;
+    client.submit(&Client::request(thing, &devices, &app.topic.name)).await;
+    let log = client.log().await;
+    assert!(message(log.last().unwrap()).contains("40 of 40 devices"), "{log:#?}");
+    assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
+    app.stop().await;
+    sqlx::raw_sql(AssertSqlSafe(format!("DROP DATABASE {database} WITH (FORCE)"))).execute(&mut admin).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_works_in_transaction_mode() {
+    check_queue("transaction").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_works_in_session_mode() {
+    check_queue("session").await;
 }
 
 /// Runs the source's tests again behind PgBouncer.

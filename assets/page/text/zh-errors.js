@@ -24,6 +24,7 @@ export const zhErrors = {
   shutting_down: "服务正在停止",
   source_unavailable: "数据源不可用",
   unknown_field: "未知字段",
+  unknown_instance: "没有该实例",
   unknown_path: "没有该接口",
   unknown_task: "没有该任务",
   unsupported_media_type: "请求不是 JSON",

@@ -1,5 +1,7 @@
 //! Why a message was refused, and how to correct it.
 
+use uuid::Uuid;
+
 use crate::{Role, task::TaskId};
 
 /// A refused message; it changed nothing. Each error text names the field and the remedy.
@@ -40,6 +42,8 @@ pub enum RequestError {
     },
     #[error("taskId {0} is unknown; it was never created here, or it finished longer ago than the retention of this service")]
     UnknownTask(TaskId),
+    #[error("no instance {0} works on the queue (any more); GET /service lists those that do")]
+    UnknownInstance(Uuid),
     #[error("task {0} is not finished yet; retry it once it is, or cancel it first")]
     NotFinished(TaskId),
     #[error("task {0} has no failed or cancelled device; there is nothing to retry")]
@@ -71,6 +75,7 @@ impl RequestError {
             Self::WrongToken => "wrong_token",
             Self::Forbidden { .. } => "forbidden",
             Self::UnknownTask(_) => "unknown_task",
+            Self::UnknownInstance(_) => "unknown_instance",
             Self::NotFinished(_) => "not_finished",
             Self::NothingToRetry(_) => "nothing_to_retry",
             Self::AfterTheEnd { .. } => "after_beyond_end",

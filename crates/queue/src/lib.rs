@@ -11,6 +11,7 @@
 mod claim;
 mod clock;
 mod error;
+mod instances;
 mod lease;
 mod list;
 pub mod log_hub;
@@ -37,6 +38,7 @@ use uuid::Uuid;
 pub use claim::{ClaimLimits, Claimed};
 pub use clock::Clock;
 pub use error::QueueError;
+pub use instances::{InstanceProcess, InstanceRow};
 pub use lease::{Checkpoint, DeviceCount, Job, Lease, LeaseError};
 pub use list::{JobRow, OverlapQuery, QuarantineCursor, TaskDetail, TaskFilter, TaskPage, TaskTotals};
 pub use log_tail::LogTail;
@@ -231,15 +233,17 @@ async fn poll_other_instances(inner: Weak<Inner>, hub: LogHub, stop: Cancellatio
     let mut ticks = tokio::time::interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        let Some(open) = inner.upgrade() else { return };
         tokio::select! {
             () = stop.cancelled() => return,
+            () = open.store.others_logged() => {}
             _ = ticks.tick() => {}
         }
         let tasks = hub.subscribed_tasks();
         if tasks.is_empty() {
             continue;
         }
-        let Some(inner) = inner.upgrade() else { return };
+        let inner = open;
         // A failed read is retried at the next tick. Other readers report the error.
         for (task, last_seq) in inner.store.last_seqs(&tasks).await.unwrap_or_default() {
             hub.advance_tail(task, last_seq);

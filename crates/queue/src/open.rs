@@ -25,12 +25,14 @@ pub struct QueueOptions {
     pub read_connections: u32,
     /// In PostgreSQL: an instance that was silent for so long is dead, and its jobs go on elsewhere.
     pub dead_after: Duration,
+    /// The version of this program, for the list of instances.
+    pub version: String,
 }
 
 impl QueueOptions {
     /// The queue at `url`, with four read connections.
     pub fn new(url: impl Into<String>) -> Self {
-        Self { url: url.into(), read_connections: 4, dead_after: Duration::from_secs(5) }
+        Self { url: url.into(), read_connections: 4, dead_after: Duration::from_secs(5), version: String::new() }
     }
 
     /// Whether the queue is in PostgreSQL.

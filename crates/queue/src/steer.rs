@@ -40,6 +40,16 @@ pub struct Steering {
     pub is_paused: bool,
     /// The most rows a second of all of them together.
     pub rate: Option<NonZeroU32>,
+    /// The instances that share the rate, because they have running jobs of the task; at least one.
+    /// Known in PostgreSQL only.
+    pub instances: NonZeroU32,
+}
+
+impl Steering {
+    /// The part of the rate that one instance may use: an equal one, at least a row a second.
+    pub fn own_rate(&self) -> Option<NonZeroU32> {
+        self.rate.map(|rate| NonZeroU32::new(rate.get() / self.instances).unwrap_or(NonZeroU32::MIN))
+    }
 }
 
 impl Queue {

@@ -56,6 +56,12 @@ impl ApiError {
         Self { field: Some("thingId".to_owned()), ..Self::new(StatusCode::BAD_REQUEST, "invalid_field", detail) }
     }
 
+    pub fn instance_id(text: &str) -> Self {
+        let shown: String = text.chars().take(60).collect();
+        let detail = format!("instanceId is {shown:?}, which is not a UUID; GET {PREFIX}/service lists the instances");
+        Self { field: Some("instanceId".to_owned()), ..Self::new(StatusCode::BAD_REQUEST, "invalid_field", detail) }
+    }
+
     pub fn method(method: &Method, allow: &'static str) -> Self {
         let detail = format!("{method} is not possible here; possible are {allow}");
         let header = Some((header::ALLOW, allow));
@@ -134,7 +140,7 @@ impl From<RequestError> for ApiError {
         let status = match &error {
             E::WrongToken => StatusCode::UNAUTHORIZED,
             E::Forbidden { .. } => StatusCode::FORBIDDEN,
-            E::UnknownTask(_) => StatusCode::NOT_FOUND,
+            E::UnknownTask(_) | E::UnknownInstance(_) => StatusCode::NOT_FOUND,
             E::RequestIdConflict { .. } | E::NotFinished(_) | E::NothingToRetry(_) => StatusCode::CONFLICT,
             E::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             E::ShuttingDown | E::QueueUnavailable(_) | E::SourceUnavailable(_) => StatusCode::SERVICE_UNAVAILABLE,

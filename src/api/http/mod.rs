@@ -145,7 +145,8 @@ impl Call<'_> {
             Action::Preview => self.preview().await,
             Action::Things => self.things().await,
             Action::Devices(thing) => self.devices(thing).await,
-            Action::Service => self.service(),
+            Action::Service => self.service().await,
+            Action::Drain(instance, drains) => self.drain(instance, drains).await,
         }
     }
 

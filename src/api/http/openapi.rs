@@ -19,8 +19,8 @@ use warp::{
 };
 
 use crate::protocol::http::{
-    DEFAULT_LIMIT, EventView, JobView, MAX_LIMIT, PREFIX, Page, Problem, QuarantineView, RateRequest, RetryRequest, ServiceView,
-    SubmitRequest, TaskView,
+    DEFAULT_LIMIT, EventView, InstanceView, JobView, MAX_LIMIT, PREFIX, Page, Problem, QuarantineView, RateRequest, RetryRequest,
+    ServiceView, SubmitRequest, TaskView,
 };
 
 /// `GET /data-patch/openapi.json`
@@ -129,7 +129,7 @@ fn responses(problem: &Value) -> Value {
         "400": error("A parameter, a header or the body is wrong; `field` says which."),
         "401": header(unauthorized, "WWW-Authenticate"),
         "403": error("The role of the token may not do this, or pages of this origin may not use the service."),
-        "404": error("There is no such task."),
+        "404": error("There is no such task or instance."),
         "405": header(error("The path does not have this method."), "Allow"),
         "409": error("The key belongs to another request, the task is not finished, or it has nothing to retry."),
         "413": error("The body is larger than `server.max_message_bytes`."),
@@ -170,6 +170,28 @@ fn operations(schemas: &mut Schemas) -> Vec<Operation> {
         answers: vec![(200, answer("The service.", &schemas.of::<ServiceView>()))],
         errors: Vec::new(),
     });
+    let instance = schemas.of::<InstanceView>();
+    operations.extend(
+        [
+            ("drainInstance", "/instances/{instanceId}/drain", "Asks an instance to hand its jobs back and to take no others"),
+            ("resumeInstance", "/instances/{instanceId}/resume", "Lets an instance that was drained take jobs again"),
+        ]
+        .map(|(id, path, summary)| Operation {
+            id,
+            method: "post",
+            path,
+            summary,
+            parameters: vec![parameter(
+                "path",
+                "instanceId",
+                "As `GET /service` lists it.",
+                &json!({"type": "string", "format": "uuid"}),
+            )],
+            body: None,
+            answers: vec![(200, answer("The instance. It follows within about a second.", &instance))],
+            errors: vec![404],
+        }),
+    );
     operations
 }
 

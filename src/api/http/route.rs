@@ -28,6 +28,8 @@ pub enum Route {
     /// The devices of a thing.
     Devices(Uuid),
     Service,
+    /// Drain an instance, or let it go on.
+    Drain(Uuid, bool),
 }
 
 /// A path and a method of the API.
@@ -48,6 +50,7 @@ pub enum Action {
     Things,
     Devices(Uuid),
     Service,
+    Drain(Uuid, bool),
 }
 
 impl Action {
@@ -68,12 +71,15 @@ impl Route {
             Ok(id) => Ok(TaskId(id)),
             Err(_) => Err(ApiError::task_id(text)),
         };
+        let instance = |text: &str| Uuid::try_parse(text).map_err(|_| ApiError::instance_id(text));
         Ok(match segments.as_slice() {
             ["tasks"] => Self::Tasks,
             ["previews"] => Self::Previews,
             ["things"] => Self::Things,
             ["things", thing, "devices"] => Self::Devices(Uuid::try_parse(thing).map_err(|_| ApiError::thing_id(thing))?),
             ["service"] => Self::Service,
+            ["instances", id, "drain"] => Self::Drain(instance(id)?, true),
+            ["instances", id, "resume"] => Self::Drain(instance(id)?, false),
             ["tasks", task] => Self::Task(id(task)?),
             ["tasks", task, "jobs"] => Self::Jobs(id(task)?),
             ["tasks", task, "events"] => Self::Events(id(task)?),
@@ -93,7 +99,7 @@ impl Route {
         match self {
             Self::Tasks => "GET, HEAD, POST, OPTIONS",
             Self::Task(_) => "GET, HEAD, PATCH, OPTIONS",
-            Self::Steer(..) | Self::Retry(_) | Self::Verify(_) | Self::Previews => "POST, OPTIONS",
+            Self::Steer(..) | Self::Retry(_) | Self::Verify(_) | Self::Previews | Self::Drain(..) => "POST, OPTIONS",
             Self::Jobs(_)
             | Self::Events(_)
             | Self::Quarantine(_)
@@ -126,6 +132,7 @@ impl Route {
             Self::Things if reads => Action::Things,
             Self::Devices(thing) if reads => Action::Devices(thing),
             Self::Service if reads => Action::Service,
+            Self::Drain(id, drains) if method == Method::POST => Action::Drain(id, drains),
             _ => return Err(ApiError::method(method, self.allow())),
         })
     }

@@ -165,7 +165,7 @@ impl Call<'_> {
     }
 
     /// `GET /service`
-    pub fn service(&self) -> Result<Response, ApiError> {
+    pub async fn service(&self) -> Result<Response, ApiError> {
         self.query.check(&[])?;
         let policy = self.state.tasks.policy();
         let rate = |rate: Option<NonZeroU32>| rate.map(NonZeroU32::get);
@@ -175,6 +175,7 @@ impl Call<'_> {
             started_at: self.state.started_at.0,
             uptime_seconds: self.state.started_at.1.elapsed().as_secs(),
             queue: self.state.queue.kind().to_owned(),
+            instances: self.state.tasks.instances().await?,
             token: TokenView { name: self.caller.token.to_string(), role: self.caller.role },
             limits: Limits {
                 max_devices: policy.max_devices as u64,
@@ -188,6 +189,12 @@ impl Call<'_> {
             },
         };
         Ok(json(StatusCode::OK, &view))
+    }
+
+    /// `POST /instances/{id}/drain`, and `/resume`
+    pub async fn drain(&self, instance: Uuid, drains: bool) -> Result<Response, ApiError> {
+        self.query.check(&[])?;
+        Ok(json(StatusCode::OK, &self.state.tasks.drain(&self.caller, instance, drains).await?))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The commands that speak to a running service over its HTTP API.
 
 mod catalog;
+mod instances;
 mod preview;
 mod profile;
 mod progress;
@@ -86,6 +87,12 @@ pub enum Command {
     /// List the devices of a thing
     #[command(after_help = catalog::DEVICES_EXAMPLES)]
     Devices(catalog::DevicesArgs),
+    /// List the instances that work on the queue
+    #[command(after_help = instances::INSTANCES_EXAMPLES)]
+    Instances(instances::InstancesArgs),
+    /// Ask an instance to hand its jobs back and to take no others
+    #[command(after_help = instances::DRAIN_EXAMPLES)]
+    Drain(instances::DrainArgs),
 }
 
 /// What all of these commands have.
@@ -134,6 +141,8 @@ pub async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => receipt::verify(args).await,
         Command::Things(args) => catalog::things(args).await,
         Command::Devices(args) => catalog::devices(args).await,
+        Command::Instances(args) => instances::instances(args).await,
+        Command::Drain(args) => instances::drain(args).await,
     }
 }
 

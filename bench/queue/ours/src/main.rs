@@ -55,13 +55,20 @@ async fn main() {
     submitters.join_all().await;
     phases.enqueued();
     work(&queue, args.jobs, args.workers).await;
-    phases.finish(&args, "data-patch", env!("CARGO_PKG_VERSION"), "WAL, synchronous=FULL, answered after the commit");
+    let durability = if postgres().is_some() { "as the server is set" } else { "WAL, synchronous=FULL" };
+    phases.finish(&args, "data-patch", env!("CARGO_PKG_VERSION"), &format!("{durability}, answered after the commit"));
     queue.close().await;
+}
+
+/// The PostgreSQL that the queue is to be in, if it is not to be in a file.
+fn postgres() -> Option<String> {
+    std::env::var("BENCH_POSTGRES").ok().filter(|url| !url.is_empty())
 }
 
 async fn open(args: &Args) -> Queue {
     let mut overrides = Overrides::default();
-    overrides.set(&["queue", "url"], format!("sqlite://{}", args.dir.join("queue.db").display()));
+    let file = || format!("sqlite://{}", args.dir.join("queue.db").display());
+    overrides.set(&["queue", "url"], postgres().unwrap_or_else(file));
     let config = config::load(None, std::iter::empty(), overrides).expect("the defaults are valid");
     Queue::open(&data_patch::app::queue_options(&config.queue), Clock::System).await.expect("opening the queue")
 }

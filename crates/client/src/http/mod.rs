@@ -7,8 +7,8 @@ mod transport;
 
 use data_patch_protocol::{
     http::{
-        DeviceView, JobView, Page, PreviewLine, PreviewRequest, QuarantineView, RateRequest, Receipt, RetryDevices, RetryRequest,
-        ServiceView, SubmitRequest, TaskView, ThingView, VerifyLine,
+        DeviceView, InstanceView, JobView, Page, PreviewLine, PreviewRequest, QuarantineView, RateRequest, Receipt, RetryDevices,
+        RetryRequest, ServiceView, SubmitRequest, TaskView, ThingView, VerifyLine,
     },
     task::{JobState, TaskId, TaskState},
 };
@@ -238,6 +238,15 @@ impl HttpClient {
     /// As for all calls.
     pub async fn service(&self) -> Result<ServiceView, HttpError> {
         self.send(call(Method::GET, "/service".to_owned()), None::<&()>).await
+    }
+
+    /// Asks an instance to hand its jobs back and to take no others, or to go on.
+    ///
+    /// # Errors
+    /// As for all calls.
+    pub async fn drain(&self, instance: Uuid, drains: bool) -> Result<InstanceView, HttpError> {
+        let action = if drains { "drain" } else { "resume" };
+        self.send(call(Method::POST, format!("/instances/{instance}/{action}")), None::<&()>).await
     }
 
     /// The log of a task after the entry `after`, 0 for all of it.

@@ -37,10 +37,34 @@ pub struct ServiceView {
     pub instance: String,
     pub started_at: DateTime<Utc>,
     pub uptime_seconds: u64,
-    /// The kind of database that the queue is in: `sqlite`.
+    /// The kind of database that the queue is in: `sqlite` or `postgres`.
     pub queue: String,
+    /// The instances on the queue: those that are alive, or have jobs.
+    #[serde(default)]
+    pub instances: Vec<InstanceView>,
     pub token: TokenView,
     pub limits: Limits,
+}
+
+/// A service on the queue, and what it works on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceView {
+    pub instance: String,
+    /// `null`, as the next ones, where the queue does not know it: of other services on a file.
+    pub host: Option<String>,
+    pub pid: Option<u32>,
+    pub version: Option<String>,
+    pub started_at: Option<DateTime<Utc>>,
+    /// Milliseconds since it last said that it is alive; it does so every second.
+    pub silent_ms: Option<u64>,
+    /// It hands its jobs back, and takes no others.
+    pub draining: bool,
+    /// Its running jobs.
+    pub jobs: u64,
+    /// The tasks that these belong to.
+    pub tasks: u64,
 }
 
 /// The token of the request.

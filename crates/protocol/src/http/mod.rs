@@ -11,7 +11,7 @@ mod task;
 use serde::{Deserialize, Serialize};
 
 pub use crate::Role;
-pub use catalog::{DeviceView, Limits, ServiceView, ThingView, TokenView};
+pub use catalog::{DeviceView, InstanceView, Limits, ServiceView, ThingView, TokenView};
 pub use preview::{Bucket, BucketUnit, DevicePreview, Overlap, PreviewLine, PreviewRequest, PreviewSummary};
 pub use receipt::{
     DeviceReceipt, DeviceVerdict, PartitionRange, Receipt, RowPosition, Verdict, VerifyError, VerifyLine, VerifyProgress,

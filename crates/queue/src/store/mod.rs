@@ -16,8 +16,8 @@ use std::{
 use uuid::Uuid;
 
 use crate::{
-    Backlog, ClaimLimits, Clock, Job, JobRow, OpenError, OverlapQuery, ProbeError, QuarantineCursor, QueueError, QueueOptions,
-    Steer, Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    Backlog, ClaimLimits, Clock, InstanceRow, Job, JobRow, OpenError, OverlapQuery, ProbeError, QuarantineCursor, QueueError,
+    QueueOptions, Steer, Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
     lease::JobUpdate,
     log_hub::LogHub,
     metrics::QueueMetrics,
@@ -93,6 +93,19 @@ pub(crate) trait Store {
     /// For how long the other instances certainly do not take this one for dead, and a lease that was
     /// claimed or renewed at `confirmed_at` for lost. Zero if they may have done so since.
     fn alive_for(&self, confirmed_at: Instant) -> Duration;
+
+    /// See [`crate::Queue::instances`].
+    fn instances(&self) -> impl Future<Output = Result<Vec<InstanceRow>, QueueError>> + Send;
+
+    /// See [`crate::Queue::drain_instance`].
+    fn drain_instance(&self, id: &str, drains: bool) -> impl Future<Output = Result<bool, QueueError>> + Send;
+
+    /// Whether this instance was asked to hand its jobs back.
+    fn is_draining(&self) -> bool;
+
+    /// Waits for a hint that another instance has appended to a log which is followed here. Hints
+    /// may be lost, or never come.
+    fn others_logged(&self) -> impl Future<Output = ()> + Send;
 
     /// The task, if it exists. Sees every change that was answered before, as do the other reads.
     fn task(&self, id: TaskId) -> impl Future<Output = Result<Option<TaskRow>, QueueError>> + Send;
@@ -290,6 +303,22 @@ impl Store for AnyStore {
 
     fn alive_for(&self, confirmed_at: Instant) -> Duration {
         dispatch!(self, store => store.alive_for(confirmed_at))
+    }
+
+    async fn instances(&self) -> Result<Vec<InstanceRow>, QueueError> {
+        dispatch_async!(self, store => store.instances().await)
+    }
+
+    async fn drain_instance(&self, id: &str, drains: bool) -> Result<bool, QueueError> {
+        dispatch_async!(self, store => store.drain_instance(id, drains).await)
+    }
+
+    fn is_draining(&self) -> bool {
+        dispatch!(self, store => store.is_draining())
+    }
+
+    async fn others_logged(&self) {
+        dispatch_async!(self, store => store.others_logged().await);
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {

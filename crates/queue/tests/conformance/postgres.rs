@@ -1,9 +1,9 @@
 //! What only the PostgreSQL store has: other instances in the same tables, at the same time.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use data_patch_protocol::task::TaskState;
-use data_patch_queue::{Clock, OpenError, ProbeError, Queue, QueueOptions, Submitted};
+use data_patch_queue::{Clock, OpenError, ProbeError, Queue, QueueOptions, Steer, Submitted};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::support::{Bench, LEASE, MAX_CRASHES, PostgresSchema, TestStore, progress, task};
@@ -81,6 +81,60 @@ async fn the_jobs_of_an_instance_that_is_silent_go_on_at_once() {
     tokio::time::timeout(LEASE, ended).await.expect("before its lease ends");
     let lease = living.claim(&living.owner(), || 1, LEASE, MAX_CRASHES).await.unwrap().leases.pop().expect("it is due");
     assert_eq!((lease.job.task.id, lease.job.progress.published, lease.job.attempt), (id, 3, 2));
+}
+
+#[tokio::test]
+async fn instances_are_listed_with_what_they_work_on_and_drained_by_another() {
+    if !PostgresSchema::is_available() {
+        return;
+    }
+    let store = PostgresSchema::create().await;
+    let open = async || Queue::open(&QueueOptions { version: "9.9".to_owned(), ..store.options() }, Clock::System).await.unwrap();
+    let (one, other) = (open().await, open().await);
+    one.submit(task(3, None)).await.unwrap();
+    one.submit(task(1, None)).await.unwrap();
+    let leases = one.claim(&one.owner(), || 4, LEASE, MAX_CRASHES).await.unwrap().leases;
+    assert_eq!(leases.len(), 4);
+
+    let listed = other.instances().await.unwrap();
+    let work: Vec<_> = listed.iter().map(|instance| (instance.id.as_str(), instance.running, instance.tasks)).collect();
+    assert_eq!(work, [(&*one.owner(), 4, 2), (&*other.owner(), 0, 0)]);
+    let process = listed[0].process.as_ref().unwrap();
+    assert_eq!((process.pid, process.version.as_str()), (std::process::id(), "9.9"));
+    assert!(!process.host.is_empty() && process.silent_ms < 5_000 && !listed[0].is_draining, "{process:?}");
+
+    assert!(!other.drain_instance("nobody", true).await.unwrap());
+    for drains in [true, false] {
+        assert!(other.drain_instance(&one.owner(), drains).await.unwrap());
+        assert_eq!(other.instances().await.unwrap()[0].is_draining, drains);
+        let noticed = async {
+            while one.is_draining() != drains {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LEASE, noticed).await.expect("it does not notice");
+    }
+    one.close().await;
+    assert_eq!(other.instances().await.unwrap().len(), 1, "who has left is not listed");
+}
+
+#[tokio::test]
+async fn a_rate_is_shared_by_the_instances_that_work_on_the_task() {
+    if !PostgresSchema::is_available() {
+        return;
+    }
+    let bench = Bench::<PostgresSchema>::new().await;
+    let other = bench.open().await;
+    let id = bench.submit(3).await;
+    bench.queue.steer(id, Steer::Rate(NonZeroU32::new(9)), None).await.unwrap();
+    let own_rate = async || bench.queue.steering().await.unwrap()[0].own_rate().map(NonZeroU32::get);
+    assert_eq!(own_rate().await, Some(9), "nobody works on it yet");
+    let _leases = bench.claim(1).await;
+    assert_eq!(own_rate().await, Some(9));
+    let lease = other.claim(&other.owner(), || 1, LEASE, MAX_CRASHES).await.unwrap().leases.pop().unwrap();
+    assert_eq!(own_rate().await, Some(4));
+    lease.succeed(progress(1)).await.unwrap();
+    assert_eq!(own_rate().await, Some(9));
 }
 
 #[tokio::test]

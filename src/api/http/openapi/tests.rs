@@ -29,6 +29,8 @@ fn operation_id(action: Action) -> &'static str {
         Action::Things => "listThings",
         Action::Devices(_) => "listDevices",
         Action::Service => "showService",
+        Action::Drain(_, true) => "drainInstance",
+        Action::Drain(_, false) => "resumeInstance",
     }
 }
 
@@ -37,16 +39,17 @@ fn each_path_has_the_methods_that_it_is_documented_with() {
     let id = TaskId::new().to_string();
     let mut documented = BTreeMap::<_, BTreeSet<_>>::new();
     for Operation { id: name, method, path, errors, body, .. } in operations(&mut Schemas::default()) {
-        let route = Route::of(&path.replace("{taskId}", &id).replace("{thingId}", &id)).unwrap();
+        let route = Route::of(&path.replace("{taskId}", &id).replace("{thingId}", &id).replace("{instanceId}", &id)).unwrap();
         let method = Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
         let action = route.action(&method).unwrap();
         assert_eq!(operation_id(action), name);
         assert_eq!((action.has_body(), errors.contains(&415)), (body.is_some(), body.is_some()), "{name}");
-        assert_eq!(errors.contains(&404), path.contains("{taskId}"), "{name}");
+        assert_eq!(errors.contains(&404), path.contains("{taskId}") || path.contains("{instanceId}"), "{name}");
         documented.entry(path).or_default().insert(method.to_string());
     }
     for (path, methods) in documented {
-        let allowed = Route::of(&path.replace("{taskId}", &id).replace("{thingId}", &id)).unwrap().allow();
+        let allowed =
+            Route::of(&path.replace("{taskId}", &id).replace("{thingId}", &id).replace("{instanceId}", &id)).unwrap().allow();
         let allowed = allowed.split(", ").filter(|method| !["HEAD", "OPTIONS"].contains(method));
         assert_eq!(allowed.map(str::to_owned).collect::<BTreeSet<_>>(), methods, "{path}");
     }

@@ -11,12 +11,13 @@ use std::{
 use sqlx::{PgConnection, Result, Row, postgres::PgRow};
 use uuid::Uuid;
 
+use super::connections::{query, query_scalar};
 use super::{
     Shared,
     due::{DueJob, due_jobs, select_tasks_due, tasks_due},
     error::Failure,
     rows::{self, number, task_columns},
-    transaction::{self, Locked},
+    transaction::{Locked, now_ms, set_time},
     update::JobColumns,
 };
 use crate::{
@@ -48,9 +49,8 @@ pub async fn claim(
     let mut taken = Vec::new();
     let claimed = shared.connections.answered(async {
         // Most claims of an idle instance find nothing: one statement, and no lock.
-        let now_ms = transaction::now(&mut connection, &shared.clock).await?;
         let first = limits();
-        if first.jobs == 0 || tasks_due(&mut connection, now_ms, 1, &first.closed_topics()).await?.is_empty() {
+        if first.jobs == 0 || tasks_due(&mut connection, &shared.clock, 1, &first.closed_topics()).await?.is_empty() {
             return Ok((ClaimedJobs::default(), Vec::new()));
         }
         let mut transaction = shared.connections.begin(&mut connection).await?;
@@ -81,11 +81,11 @@ pub async fn end_leases_after_crash(
 ) -> Result<usize> {
     let sql = "SELECT id, crashes, suspected, waiting FROM job
                WHERE owner = $1 AND state = 'running' AND lease_until <= COALESCE($2, lease_until) ORDER BY id FOR UPDATE";
-    let jobs = sqlx::query(sql).bind(owner).bind(until_ms).fetch_all(&mut *connection).await?;
+    let jobs = query(sql).bind(owner).bind(until_ms).fetch_all(&mut *connection).await?;
     let mut jobs = jobs.iter().map(in_progress).collect::<Result<Vec<_>>>()?;
     crash::blame(&mut jobs);
     // Without an owner, so that the crash counts only once.
-    sqlx::query(
+    query(
         "UPDATE job SET crashes = new.crashes, suspected = new.suspected, waiting = FALSE, owner = NULL, due_at = $4, lease_until = NULL
          FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS new (id, crashes, suspected) WHERE job.id = new.id",
     )
@@ -109,7 +109,7 @@ fn in_progress(row: &PgRow) -> Result<InProgress> {
 
 async fn any_suspect(connection: &mut PgConnection) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT FROM job WHERE suspected > 1 AND state IN ('queued', 'running'))";
-    sqlx::query_scalar(sql).fetch_one(connection).await
+    query_scalar(sql).fetch_one(connection).await
 }
 
 /// The state of one claim.
@@ -138,13 +138,12 @@ impl<'c> ClaimTransaction<'c> {
         limits: &(impl Fn() -> ClaimLimits + Sync),
     ) -> Result<(ClaimedJobs, Vec<LogEntry>)> {
         // The key is of this schema: other queues in the database do not wait.
-        sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('data-patch claim ' || current_schema(), 0))")
+        query("SELECT pg_advisory_xact_lock(hashtextextended('data-patch claim ' || current_schema(), 0))")
             .execute(&mut *connection)
             .await?;
         let limits = limits();
-        let now_ms = transaction::now(connection, &shared.clock).await?;
-        let due = sqlx::query(select_tasks_due!(task_columns!()))
-            .bind(now_ms)
+        let due = query(select_tasks_due!(task_columns!()))
+            .bind(set_time(&shared.clock))
             .bind(limits.closed_topics())
             .bind(rows::stored(limits.jobs as u64))
             .fetch_all(&mut *connection)
@@ -180,7 +179,7 @@ impl<'c> ClaimTransaction<'c> {
                 Err(error) => self.fail_unreadable_task(row.try_get("id")?, &error).await?,
             }
         }
-        sqlx::query(
+        query(
             "UPDATE task SET state = 'running', served_seq = latest.served_seq + place
              FROM unnest($1::uuid[]) WITH ORDINALITY AS served (id, place),
                  (SELECT COALESCE(max(served_seq), 0) AS served_seq FROM task WHERE finished_at IS NULL) AS latest
@@ -290,7 +289,7 @@ impl<'c> ClaimTransaction<'c> {
     async fn store(mut self) -> Result<(ClaimedJobs, Vec<LogEntry>)> {
         let taken: Vec<i64> = self.taken.iter().copied().collect();
         if !taken.is_empty() {
-            sqlx::query(
+            query(
                 "UPDATE job SET state = 'running', attempt = attempt + 1, owner = $2, due_at = NULL, lease_until = $3
                  WHERE id = ANY ($1)",
             )
@@ -319,7 +318,7 @@ impl<'c> ClaimTransaction<'c> {
     async fn fail_unreadable_job(&mut self, task: &TaskRow, id: i64, error: &sqlx::Error) -> Result<()> {
         let reason = unreadable_reason(id, error);
         tracing::error!(task = %task.id, job = id, %error, "a job's entry in the queue cannot be read; the job is failed, its task continues");
-        sqlx::query("UPDATE job SET state = 'failed', due_at = NULL, lease_until = NULL, reason = $2 WHERE id = $1")
+        query("UPDATE job SET state = 'failed', due_at = NULL, lease_until = NULL, reason = $2 WHERE id = $1")
             .bind(id)
             .bind(&reason)
             .execute(&mut *self.connection)
@@ -331,7 +330,7 @@ impl<'c> ClaimTransaction<'c> {
     async fn fail_unreadable_task(&mut self, id: Uuid, error: &sqlx::Error) -> Result<()> {
         tracing::error!(task = %id, %error, "a task's entry in the queue cannot be read; the task is failed, other tasks continue. Submit it again");
         let reason = "the task's entry in the queue cannot be read";
-        sqlx::query(
+        query(
             "UPDATE job SET state = 'failed', due_at = NULL, lease_until = NULL, reason = $2
              WHERE task_id = $1 AND state IN ('queued', 'running')",
         )
@@ -339,7 +338,7 @@ impl<'c> ClaimTransaction<'c> {
         .bind(reason)
         .execute(&mut *self.connection)
         .await?;
-        sqlx::query("UPDATE task SET state = 'failed', finished_at = $2 WHERE id = $1")
+        query("UPDATE task SET state = 'failed', finished_at = $2 WHERE id = $1")
             .bind(id)
             .bind(self.locked.now_ms)
             .execute(&mut *self.connection)

@@ -2,15 +2,48 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Postgres, Transaction, postgres::PgConnectOptions};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, FromRow, PgConnection, Postgres, Transaction,
+    postgres::{PgArguments, PgConnectOptions, PgRow},
+    query::{Query, QueryScalar},
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::{self, Failure, Remedy};
 use crate::{QueueError, policy::millis};
+
+/// A queue of this process is behind a pooler. Others then do without prepared statements too, which
+/// costs them some time only.
+static IS_BEHIND_POOLER: AtomicBool = AtomicBool::new(false);
+
+/// From now on no statement is prepared: a pooler may run each transaction in another session.
+pub fn prepare_nothing() {
+    IS_BEHIND_POOLER.store(true, Ordering::Relaxed);
+}
+
+pub fn is_prepared() -> bool {
+    !IS_BEHIND_POOLER.load(Ordering::Relaxed)
+}
+
+/// A statement that is prepared once a connection, unless there is a pooler.
+pub fn query(sql: &'static str) -> Query<'static, Postgres, PgArguments> {
+    sqlx::query(sql).persistent(is_prepared())
+}
+
+/// As [`query`], for a statement of one column.
+pub fn query_scalar<T>(sql: &'static str) -> QueryScalar<'static, Postgres, T, PgArguments>
+where
+    (T,): for<'r> FromRow<'r, PgRow>,
+{
+    sqlx::query_scalar(sql).persistent(is_prepared())
+}
 
 /// Connections that are opened on first use. Clones share them. sqlx's own pool hides why a
 /// connection cannot be opened.
@@ -68,7 +101,7 @@ impl Connections {
         limit: Duration,
         work: impl Future<Output = sqlx::Result<T>> + Send,
     ) -> Result<T, Failure> {
-        let answer = error::answered(limit, work).await;
+        let answer = error::answered_within(limit, work).await;
         if answer.as_ref().is_err_and(|failure| failure.remedy == Remedy::Wait) {
             lock(&self.idle).clear();
         }

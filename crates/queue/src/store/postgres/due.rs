@@ -5,9 +5,13 @@ use std::{collections::VecDeque, sync::Arc};
 use sqlx::{PgConnection, Result, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::rows::{self, number};
+use super::connections::{query, query_scalar};
+use super::{
+    rows::{self, number},
+    transaction::{now_ms, set_time},
+};
 use crate::{
-    Job, TaskRow,
+    Clock, Job, TaskRow,
     policy::{claim::History, crash},
     task::{JobState, TaskId},
 };
@@ -19,8 +23,12 @@ macro_rules! select_tasks_due {
             "SELECT ",
             $columns,
             " FROM task WHERE finished_at IS NULL AND paused_at IS NULL AND topic <> ALL ($2)
-                AND (EXISTS (SELECT FROM job WHERE job.task_id = task.id AND job.due_at <= $1) OR
-                     EXISTS (SELECT FROM job WHERE job.task_id = task.id AND job.state = 'running' AND job.lease_until <= $1))
+                AND (EXISTS (SELECT FROM job WHERE job.task_id = task.id AND job.due_at <= ",
+            now_ms!("$1"),
+            ") OR
+                     EXISTS (SELECT FROM job WHERE job.task_id = task.id AND job.state = 'running' AND job.lease_until <= ",
+            now_ms!("$1"),
+            "))
               ORDER BY served_seq LIMIT $3"
         )
     };
@@ -28,8 +36,8 @@ macro_rules! select_tasks_due {
 pub(super) use select_tasks_due;
 
 /// At most `limit` tasks with due jobs.
-pub async fn tasks_due(connection: &mut PgConnection, now_ms: i64, limit: u64, closed: &[&str]) -> Result<Vec<TaskId>> {
-    let due = sqlx::query_scalar::<_, Uuid>(select_tasks_due!("id")).bind(now_ms).bind(closed).bind(rows::stored(limit));
+pub async fn tasks_due(connection: &mut PgConnection, clock: &Clock, limit: u64, closed: &[&str]) -> Result<Vec<TaskId>> {
+    let due = query_scalar::<Uuid>(select_tasks_due!("id")).bind(set_time(clock)).bind(closed).bind(rows::stored(limit));
     Ok(due.fetch_all(connection).await?.into_iter().map(TaskId).collect())
 }
 
@@ -76,7 +84,7 @@ pub async fn due_jobs(
         of_tasks!(due!(""))
     };
     let ids: Vec<Uuid> = tasks.iter().map(|task| task.id.0).collect();
-    let read = sqlx::query(sql).bind(ids).bind(now_ms).bind(rows::stored(limit as u64)).fetch_all(connection).await?;
+    let read = query(sql).bind(ids).bind(now_ms).bind(rows::stored(limit as u64)).fetch_all(connection).await?;
     let mut due: Vec<_> = tasks.iter().map(|_| VecDeque::new()).collect();
     for row in read {
         let place: i64 = row.try_get("place")?;

@@ -14,8 +14,13 @@ pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 #[error("PostgreSQL has not answered within {} s", .0.as_secs())]
 struct NoAnswer(Duration);
 
-/// Waits for an answer of the server, but not for longer than `limit`.
-pub(super) async fn answered<T>(limit: Duration, work: impl Future<Output = sqlx::Result<T>> + Send) -> Result<T, Failure> {
+/// Waits for an answer of the server, but not for ever.
+pub async fn answered<T>(work: impl Future<Output = sqlx::Result<T>> + Send) -> Result<T, Failure> {
+    answered_within(ANSWER_TIMEOUT, work).await
+}
+
+/// As [`answered`], with another limit of time.
+pub async fn answered_within<T>(limit: Duration, work: impl Future<Output = sqlx::Result<T>> + Send) -> Result<T, Failure> {
     match tokio::time::timeout(limit, work).await {
         Ok(answer) => answer.map_err(Failure::from),
         Err(_) => Err(Failure { error: QueueError::Unavailable(Arc::new(NoAnswer(limit))), remedy: Remedy::Wait }),

@@ -2,14 +2,35 @@
 //! leases of those that have not done so for `dead_after`.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use sqlx::{PgConnection, Result as SqlResult, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Shared, claim::end_leases_after_crash, error::Failure, lane, transaction};
-use crate::{Clock, policy::millis};
+use super::connections::{query, query_scalar};
+use super::{
+    Shared,
+    claim::end_leases_after_crash,
+    error::Failure,
+    lane,
+    rows::number,
+    transaction::{now_ms, set_time},
+};
+use crate::{Clock, InstanceProcess, InstanceRow, QueueError, instances::host_name, policy::millis};
+
+/// Leases of owners without a row: it was removed just before a claim was committed. The owner
+/// gives such a claim up, or is dead.
+macro_rules! of_nobody {
+    () => {
+        "state = 'running' AND lease_until IS NOT NULL AND owner IS NOT NULL \
+         AND NOT EXISTS (SELECT FROM instance AS holder WHERE holder.id = job.owner)"
+    };
+}
 
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -17,12 +38,19 @@ const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Instance {
     pub id: Arc<str>,
+    host: String,
+    version: String,
     dead_after: Duration,
     renewals: Mutex<Renewals>,
     /// One renewal at a time.
     renewing: tokio::sync::Mutex<()>,
     /// Jobs and attempts of claims that may have been committed, and that nobody here works on.
     abandoned: Mutex<Vec<(i64, i64)>>,
+    is_draining: AtomicBool,
+    /// There are others that are alive.
+    has_others: AtomicBool,
+    /// There are others that are dead.
+    has_dead: AtomicBool,
 }
 
 /// What is known of the renewals of this instance's row.
@@ -32,16 +60,28 @@ struct Renewals {
     last: Instant,
     /// Since when no other instance can have taken this one for dead.
     alive_since: Instant,
+    /// When its row was made, by the server's clock. Others remove the row of an instance that they
+    /// take for dead.
+    row_made_at: Option<i64>,
     /// Since when none has failed.
     unbroken_since: Instant,
 }
 
 impl Instance {
-    pub fn new(dead_after: Duration) -> Self {
+    pub fn new(dead_after: Duration, version: String) -> Self {
         let now = Instant::now();
-        let renewals = Mutex::new(Renewals { last: now, alive_since: now, unbroken_since: now });
-        let id = Uuid::new_v4().to_string().into();
-        Self { id, dead_after, renewals, renewing: tokio::sync::Mutex::default(), abandoned: Mutex::default() }
+        Self {
+            id: Uuid::new_v4().to_string().into(),
+            host: host_name(),
+            version,
+            dead_after,
+            renewals: Mutex::new(Renewals { last: now, alive_since: now, row_made_at: None, unbroken_since: now }),
+            renewing: tokio::sync::Mutex::default(),
+            abandoned: Mutex::default(),
+            is_draining: AtomicBool::new(false),
+            has_others: AtomicBool::new(false),
+            has_dead: AtomicBool::new(false),
+        }
     }
 
     fn renewals(&self) -> MutexGuard<'_, Renewals> {
@@ -75,7 +115,16 @@ impl Instance {
         self.abandoned().extend(jobs);
     }
 
-    /// Writes the row of this instance.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether other instances are alive, as far as is known.
+    pub fn has_others(&self) -> bool {
+        self.has_others.load(Ordering::Relaxed)
+    }
+
+    /// Writes the row of this instance, and looks at those of the others.
     ///
     /// If others may have taken it for dead, all its leases are returned to the queue: its workers
     /// give them up as soon as they notice it, some may have done so already, and others may have
@@ -83,23 +132,13 @@ impl Instance {
     pub async fn renew(&self, shared: &Shared) -> Result<(), Failure> {
         let _one = self.renewing.lock().await;
         let requested = Instant::now();
-        let is_silent = || self.alive_for(&shared.clock, Instant::now()).is_zero();
-        let mut was_silent = is_silent();
-        let abandoned = std::mem::take(&mut *self.abandoned());
-        let mut renewed = lane::repeated(|| self.write(shared, was_silent, &abandoned)).await;
-        if renewed.is_ok() && !was_silent && is_silent() {
-            // The answer came so late that workers may have given up their leases meanwhile.
-            was_silent = true;
-            renewed = lane::repeated(|| self.write(shared, was_silent, &abandoned)).await;
-        }
-        if renewed.is_err() {
-            self.abandoned().extend(abandoned);
-        }
+        let renewed = self.write_and_release(shared).await;
         let mut renewals = self.renewals();
         match renewed {
-            Ok(was_dead) => {
+            Ok((row_made_at, was_over)) => {
                 renewals.last = requested;
-                if was_silent || was_dead {
+                renewals.row_made_at = Some(row_made_at);
+                if was_over {
                     renewals.alive_since = Instant::now();
                 }
                 Ok(())
@@ -111,77 +150,110 @@ impl Instance {
         }
     }
 
-    /// Returns whether the row was gone: another instance has removed it, and ended the leases.
-    async fn write(&self, shared: &Shared, was_silent: bool, abandoned: &[(i64, i64)]) -> Result<bool, Failure> {
-        let mut connection = shared.connections.acquire().await?;
-        // An answer that comes later is worth nothing.
-        let write = shared.connections.answered_within(self.dead_after, async {
-            let now_ms = transaction::now(&mut connection, &shared.clock).await?;
-            let sql = "UPDATE instance SET seen_at = $2 WHERE id = $1";
-            let renewed = sqlx::query(sql).bind(&*self.id).bind(now_ms).execute(&mut *connection).await?.rows_affected();
-            if renewed > 0 && !was_silent && abandoned.is_empty() {
-                return Ok(false);
+    /// Returns when the row was made, and whether the leases were over.
+    async fn write_and_release(&self, shared: &Shared) -> Result<(i64, bool), Failure> {
+        let is_silent = || self.alive_for(&shared.clock, Instant::now()).is_zero();
+        let was_silent = is_silent();
+        let row_made_at = self.write(shared).await?;
+        let was_dead = self.renewals().row_made_at.is_some_and(|known| known != row_made_at);
+        // The answer may have come so late that workers have given up their leases meanwhile.
+        let was_over = was_silent || was_dead || is_silent();
+        let abandoned = std::mem::take(&mut *self.abandoned());
+        if was_over || !abandoned.is_empty() {
+            let released = lane::repeated(|| self.release(shared, was_over, &abandoned)).await;
+            if let Err(failure) = released {
+                self.abandon(abandoned);
+                return Err(failure);
             }
-            let mut transaction = shared.connections.begin(&mut connection).await?;
-            let sql = "INSERT INTO instance (id, started_at, seen_at) VALUES ($1, $2, $2)
-                       ON CONFLICT (id) DO UPDATE SET seen_at = $2";
-            sqlx::query(sql).bind(&*self.id).bind(now_ms).execute(&mut *transaction).await?;
-            let was_dead = renewed == 0;
-            let (jobs, attempts): (Vec<i64>, Vec<i64>) = abandoned.iter().copied().unzip();
-            sqlx::query(
-                "UPDATE job SET state = 'queued', due_at = $2, lease_until = NULL, waiting = FALSE
-                 WHERE owner = $1 AND state = 'running' AND lease_until IS NOT NULL
-                     AND ($3 OR (id, attempt) IN (SELECT * FROM unnest($4::bigint[], $5::bigint[])))",
-            )
-            .bind(&*self.id)
-            .bind(now_ms)
-            .bind(was_silent || was_dead)
-            .bind(jobs)
-            .bind(attempts)
-            .execute(&mut *transaction)
-            .await?;
-            shared.commit(transaction).await?;
-            Ok(was_dead)
-        });
-        let was_dead = write.await?;
+        }
+        Ok((row_made_at, was_over))
+    }
+
+    /// Returns leases of this instance to the queue: all, or these jobs and attempts.
+    async fn release(&self, shared: &Shared, all: bool, abandoned: &[(i64, i64)]) -> Result<(), Failure> {
+        let (jobs, attempts): (Vec<i64>, Vec<i64>) = abandoned.iter().copied().unzip();
+        let sql = concat!(
+            "UPDATE job SET state = 'queued', due_at = ",
+            now_ms!("$2"),
+            ", lease_until = NULL, waiting = FALSE
+             WHERE owner = $1 AND state = 'running' AND lease_until IS NOT NULL
+                 AND ($3 OR (id, attempt) IN (SELECT * FROM unnest($4::bigint[], $5::bigint[])))"
+        );
+        let mut connection = shared.connections.acquire().await?;
+        let release = query(sql).bind(&*self.id).bind(set_time(&shared.clock)).bind(all).bind(jobs).bind(attempts);
+        shared.connections.answered(release.execute(&mut *connection)).await?;
         connection.give_back();
-        Ok(was_dead)
+        Ok(())
+    }
+
+    /// Returns when the row was made.
+    async fn write(&self, shared: &Shared) -> Result<i64, Failure> {
+        let sql = concat!(
+            "INSERT INTO instance AS own (id, host, pid, version, started_at, seen_at)
+             SELECT $1, $2, $3, $4, now, now FROM (SELECT ",
+            now_ms!("$5"),
+            " AS now) AS clock
+             ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at
+             RETURNING started_at, is_draining,
+                 EXISTS (SELECT FROM instance AS other WHERE id <> own.id AND other.seen_at >= own.seen_at - $6) AS has_others,
+                 EXISTS (SELECT FROM instance AS other WHERE id <> own.id AND other.seen_at < own.seen_at - $6)
+                     OR EXISTS (SELECT FROM job WHERE ",
+            of_nobody!(),
+            ") AS has_dead"
+        );
+        let mut connection = shared.connections.acquire().await?;
+        let write = query(sql)
+            .bind(&*self.id)
+            .bind(&self.host)
+            .bind(i64::from(std::process::id()))
+            .bind(&self.version)
+            .bind(set_time(&shared.clock))
+            .bind(millis(self.dead_after));
+        // An answer that comes later is worth nothing.
+        let row = shared.connections.answered_within(self.dead_after, write.fetch_one(&mut *connection)).await?;
+        connection.give_back();
+        let set = |flag: &AtomicBool, column: &str| row.try_get(column).map(|is_set| flag.store(is_set, Ordering::Relaxed));
+        set(&self.is_draining, "is_draining")?;
+        set(&self.has_others, "has_others")?;
+        set(&self.has_dead, "has_dead")?;
+        Ok(row.try_get("started_at")?)
     }
 
     /// Ends the leases of dead instances, and removes their rows. After an outage of the server all
     /// rows are old, so nobody is judged before those who are alive have had time to renew theirs.
     pub async fn end_leases_of_the_dead(&self, shared: &Shared) -> Result<usize, Failure> {
-        if self.renewals().unbroken_since.elapsed() < self.dead_after {
+        if !self.has_dead.load(Ordering::Relaxed) || self.renewals().unbroken_since.elapsed() < self.dead_after {
             return Ok(0);
         }
         let mut connection = shared.connections.acquire().await?;
-        let dead = shared
-            .connections
-            .answered(async {
-                let mut transaction = shared.connections.begin(&mut connection).await?;
-                let now_ms = transaction::now(&mut transaction, &shared.clock).await?;
-                let sql = "SELECT id FROM instance WHERE seen_at < $1 ORDER BY id FOR UPDATE SKIP LOCKED";
-                let mut ids: Vec<String> =
-                    sqlx::query_scalar(sql).bind(now_ms - millis(self.dead_after)).fetch_all(&mut *transaction).await?;
-                // Whose row was removed just before it committed a claim does not know of the claim, or is dead.
-                let sql = "SELECT DISTINCT owner FROM job WHERE state = 'running' AND lease_until IS NOT NULL
-                               AND NOT EXISTS (SELECT FROM instance WHERE id = owner) AND owner IS NOT NULL ORDER BY owner";
-                ids.extend(sqlx::query_scalar::<_, String>(sql).fetch_all(&mut *transaction).await?);
-                let mut dead = Vec::with_capacity(ids.len());
-                for id in ids {
-                    let leases = end_leases_after_crash(&mut transaction, &id, None, now_ms).await?;
-                    sqlx::query("DELETE FROM instance WHERE id = $1").bind(&id).execute(&mut *transaction).await?;
-                    dead.push((id, leases));
-                }
-                shared.commit(transaction).await?;
-                Ok(dead)
-            })
-            .await?;
+        let removing = shared.connections.answered(async {
+            let mut transaction = shared.connections.begin(&mut connection).await?;
+            let dead = self.remove_dead(&mut transaction, shared).await?;
+            shared.commit(transaction).await?;
+            Ok(dead)
+        });
+        let dead = removing.await?;
         connection.give_back();
         for (id, leases) in dead.iter().filter(|(_, leases)| *leases > 0) {
             tracing::warn!(instance = id, leases, "an instance on this queue died; its jobs resume from their checkpoints");
         }
         Ok(dead.iter().map(|(_, leases)| leases).sum())
+    }
+
+    async fn remove_dead(&self, connection: &mut PgConnection, shared: &Shared) -> SqlResult<Vec<(String, usize)>> {
+        let now_ms = super::transaction::now(connection, &shared.clock).await?;
+        let sql = "SELECT id FROM instance WHERE seen_at < $1 ORDER BY id FOR UPDATE SKIP LOCKED";
+        let silent_since = now_ms - millis(self.dead_after);
+        let mut ids: Vec<String> = query_scalar(sql).bind(silent_since).fetch_all(&mut *connection).await?;
+        let sql = concat!("SELECT DISTINCT owner FROM job WHERE ", of_nobody!(), " ORDER BY owner");
+        ids.extend(query_scalar::<String>(sql).fetch_all(&mut *connection).await?);
+        let mut dead = Vec::with_capacity(ids.len());
+        for id in ids {
+            let leases = end_leases_after_crash(connection, &id, None, now_ms).await?;
+            query("DELETE FROM instance WHERE id = $1").bind(&id).execute(&mut *connection).await?;
+            dead.push((id, leases));
+        }
+        Ok(dead)
     }
 }
 
@@ -197,7 +269,7 @@ pub async fn renew_until_dropped(shared: Weak<Shared>) {
             return;
         }
         match shared.instance.renew(&shared).await {
-            Err(Failure { error: crate::QueueError::Closed, .. }) => return,
+            Err(Failure { error: QueueError::Closed, .. }) => return,
             Err(failure) if !is_broken => {
                 is_broken = true;
                 tracing::warn!(error = %failure.error, "the queue's PostgreSQL is not available: jobs stop when their leases cannot be kept, and go on when it is back");
@@ -209,4 +281,44 @@ pub async fn renew_until_dropped(shared: Weak<Shared>) {
             Ok(()) | Err(_) => {}
         }
     }
+}
+
+/// All instances, with what they work on.
+pub async fn list(connection: &mut PgConnection, clock: &Clock) -> SqlResult<Vec<InstanceRow>> {
+    let sql = concat!(
+        "SELECT COALESCE(instance.id, job.owner) AS id, host, pid, version, started_at, COALESCE(is_draining, FALSE) AS is_draining,
+             GREATEST(", now_ms!("$1"), " - seen_at, 0) AS silent, COALESCE(running, 0) AS running, COALESCE(tasks, 0) AS tasks
+         FROM instance FULL JOIN (
+             SELECT owner, count(*) AS running, count(DISTINCT task_id) AS tasks FROM job
+             WHERE state = 'running' AND owner IS NOT NULL GROUP BY owner
+         ) AS job ON job.owner = instance.id
+         ORDER BY started_at, 1"
+    );
+    query(sql).bind(set_time(clock)).fetch_all(connection).await?.iter().map(read).collect()
+}
+
+fn read(row: &PgRow) -> SqlResult<InstanceRow> {
+    let host: Option<String> = row.try_get("host")?;
+    let process = host.map(|host| {
+        Ok::<_, sqlx::Error>(InstanceProcess {
+            host,
+            pid: number(row, "pid")?,
+            version: row.try_get("version")?,
+            started_at_ms: row.try_get("started_at")?,
+            silent_ms: number(row, "silent")?,
+        })
+    });
+    Ok(InstanceRow {
+        id: row.try_get("id")?,
+        process: process.transpose()?,
+        is_draining: row.try_get("is_draining")?,
+        running: number(row, "running")?,
+        tasks: number(row, "tasks")?,
+    })
+}
+
+/// Asks an instance to hand its jobs back, or to go on. Returns whether it exists.
+pub async fn drain(connection: &mut PgConnection, id: &str, drains: bool) -> SqlResult<bool> {
+    let drain = query("UPDATE instance SET is_draining = $2 WHERE id = $1").bind(id).bind(drains);
+    Ok(drain.execute(connection).await?.rows_affected() > 0)
 }

@@ -8,6 +8,7 @@ mod claim;
 mod connections;
 mod due;
 mod error;
+mod hints;
 mod instance;
 mod lane;
 mod open;
@@ -27,14 +28,14 @@ use uuid::Uuid;
 
 use super::{ClaimRequest, ClaimedJobs, Store};
 use crate::{
-    Backlog, ClaimLimits, Clock, Job, JobRow, OverlapQuery, ProbeError, QuarantineCursor, QueueError, Steer, Steered, Steering,
-    Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    Backlog, ClaimLimits, Clock, InstanceRow, Job, JobRow, OverlapQuery, ProbeError, QuarantineCursor, QueueError, Steer,
+    Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
     lease::JobUpdate,
     log_hub::LogHub,
     metrics::QueueMetrics,
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
 };
-use connections::Connections;
+use connections::{Connections, query, query_scalar};
 use error::Failure;
 use lane::Lane;
 use submit::SubmitRequest;
@@ -54,6 +55,7 @@ struct Shared {
     hub: LogHub,
     metrics: QueueMetrics,
     instance: instance::Instance,
+    hints: Arc<hints::Hints>,
     /// The last id that was given to a task.
     last_task: Mutex<TaskId>,
     /// The server and the database, to be shown.
@@ -76,8 +78,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Tells the subscribers of this process about committed entries.
+    /// Tells the subscribers of this process, and the other instances, about committed entries.
     fn publish(&self, entries: Vec<LogEntry>) {
+        if entries.is_empty() {
+            return;
+        }
+        self.hints.add(&entries);
         for entry in entries {
             if let Some(state) = entry.final_state {
                 tracing::info!(task = %entry.task, state = state.as_str(), "{}", entry.event);
@@ -140,8 +146,8 @@ impl Store for PostgresStore {
             let now_ms = transaction::now(connection, &self.shared.clock).await?;
             let sql = "UPDATE job SET state = 'queued', due_at = $2, lease_until = NULL, waiting = FALSE
                        WHERE owner = $1 AND state = 'running' AND lease_until IS NOT NULL";
-            let released = sqlx::query(sql).bind(&**self.owner()).bind(now_ms).execute(&mut *connection).await?.rows_affected();
-            sqlx::query("DELETE FROM instance WHERE id = $1").bind(&**self.owner()).execute(connection).await?;
+            let released = query(sql).bind(&**self.owner()).bind(now_ms).execute(&mut *connection).await?.rows_affected();
+            query("DELETE FROM instance WHERE id = $1").bind(&**self.owner()).execute(connection).await?;
             Ok(released as usize)
         })
     }
@@ -153,6 +159,22 @@ impl Store for PostgresStore {
 
     fn alive_for(&self, confirmed_at: Instant) -> Duration {
         self.shared.instance.alive_for(&self.shared.clock, confirmed_at)
+    }
+
+    async fn instances(&self) -> Result<Vec<InstanceRow>, QueueError> {
+        read!(self, connection => instance::list(connection, &self.shared.clock))
+    }
+
+    async fn drain_instance(&self, id: &str, drains: bool) -> Result<bool, QueueError> {
+        read!(self, connection => instance::drain(connection, id, drains))
+    }
+
+    fn is_draining(&self) -> bool {
+        self.shared.instance.is_draining()
+    }
+
+    async fn others_logged(&self) {
+        self.shared.hints.heard().await;
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {
@@ -168,10 +190,7 @@ impl Store for PostgresStore {
     }
 
     async fn tasks_due(&self, limit: u64, closed_topics: &[&str]) -> Result<Vec<TaskId>, QueueError> {
-        read!(self, connection => async {
-            let now_ms = transaction::now(connection, &self.shared.clock).await?;
-            due::tasks_due(connection, now_ms, limit, closed_topics).await
-        })
+        read!(self, connection => due::tasks_due(connection, &self.shared.clock, limit, closed_topics))
     }
 
     async fn steering(&self) -> Result<Vec<Steering>, QueueError> {
@@ -221,7 +240,7 @@ impl Store for PostgresStore {
             let sql = "DELETE FROM task WHERE id = (
                            SELECT id FROM task WHERE finished_at < $1 ORDER BY finished_at LIMIT 1 FOR UPDATE SKIP LOCKED)";
             let tasks: Result<u64, QueueError> = read!(self, connection => async {
-                Ok(sqlx::query(sql).bind(before_ms).execute(connection).await?.rows_affected())
+                Ok(query(sql).bind(before_ms).execute(connection).await?.rows_affected())
             });
             match tasks? {
                 0 => return Ok(removed),
@@ -233,7 +252,7 @@ impl Store for PostgresStore {
     async fn probe(&self) -> Result<(), ProbeError> {
         self.shared.instance.renew(&self.shared).await.map_err(QueueError::from)?;
         let newest: Result<Option<i64>, QueueError> = read!(self, connection => {
-            sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(connection)
+            query_scalar("SELECT max(version) FROM _sqlx_migrations").fetch_one(connection)
         });
         match newest?.filter(|newest| *newest > open::newest_known()) {
             Some(version) => Err(ProbeError::Newer { queue: self.shared.name.clone(), version }),
@@ -244,7 +263,7 @@ impl Store for PostgresStore {
     async fn disk_bytes(&self) -> u64 {
         let sql = "SELECT sum(pg_total_relation_size(name))::bigint
                    FROM unnest(ARRAY['task', 'job', 'event', 'quarantine', 'instance']::regclass[]) AS name";
-        let bytes: Result<i64, QueueError> = read!(self, connection => sqlx::query_scalar(sql).fetch_one(connection));
+        let bytes: Result<i64, QueueError> = read!(self, connection => query_scalar(sql).fetch_one(connection));
         bytes.map_or(0, |bytes| bytes.try_into().unwrap_or(0))
     }
 

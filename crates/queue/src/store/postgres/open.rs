@@ -8,15 +8,17 @@ use std::{
 use sqlx::{
     ConnectOptions, Connection,
     migrate::{MigrateError, Migrator},
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::PgConnectOptions,
 };
+use tokio::{runtime::Handle, task::spawn_blocking};
 use uuid::Uuid;
 
+use super::connections::{prepare_nothing, query};
 use super::{
     PostgresStore, Shared,
     connections::Connections,
-    error::{ANSWER_TIMEOUT, answered},
-    instance,
+    error::{Failure, answered},
+    hints, instance,
     lane::Lane,
 };
 use crate::{OpenError, QueueOptions, store::StoreContext, task::TaskId};
@@ -33,29 +35,78 @@ impl PostgresStore {
         let connect = PgConnectOptions::from_str(&options.url)
             .map_err(|source| OpenError::Url { queue: name.clone(), source: source.into() })?
             .application_name("data-patch")
+            // No number is read as text, and a pooler would reject the option.
+            .extra_float_digits(None)
             .disable_statement_logging();
-        let unavailable = |failure: super::error::Failure| OpenError::Unavailable { queue: name.clone(), source: failure.error };
-        let connection = answered(ANSWER_TIMEOUT, connect.connect()).await.map_err(unavailable)?;
-        let _ = connection.close().await;
-        let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(connect.clone());
-        // Of several instances that start at once, one migrates and the others wait.
-        MIGRATIONS.run(&pool).await.map_err(|error| open_error_of(&name, error))?;
-        pool.close().await;
+        let unavailable = |failure: Failure| OpenError::Unavailable { queue: name.clone(), source: failure.error };
+        let connect = behind_pooler_or_not(connect).await.map_err(unavailable)?;
+        migrate(connect.clone()).await.map_err(|error| open_error_of(&name, error))?;
 
         let StoreContext { clock, hub, metrics } = context;
         let shared = Arc::new(Shared {
-            connections: Connections::new(connect, options.read_connections as usize + WRITE_CONNECTIONS, options.dead_after),
+            connections: Connections::new(
+                connect.clone(),
+                options.read_connections as usize + WRITE_CONNECTIONS,
+                options.dead_after,
+            ),
             clock,
             hub,
             metrics,
-            instance: instance::Instance::new(options.dead_after),
+            instance: instance::Instance::new(options.dead_after, options.version.clone()),
+            hints: Arc::default(),
             last_task: Mutex::new(TaskId(Uuid::nil())),
             name: name.clone(),
         });
         shared.instance.renew(&shared).await.map_err(unavailable)?;
         tokio::spawn(instance::renew_until_dropped(Arc::downgrade(&shared)));
+        let hints = Arc::clone(&shared.hints);
+        tokio::spawn(hints::notify_until_dropped(Arc::clone(&hints), Arc::downgrade(&shared)));
+        tokio::spawn(hints::listen_until_dropped(hints, Arc::downgrade(&shared), connect));
         Ok(Self { updates: Lane::start(Arc::clone(&shared)), submits: Lane::start(Arc::clone(&shared)), shared })
     }
+}
+
+/// The options, without prepared statements if there is a pooler: it may run each transaction in
+/// another session. A pooler rejects the options of a session.
+async fn behind_pooler_or_not(options: PgConnectOptions) -> Result<PgConnectOptions, Failure> {
+    let with_options = options.clone().options([("application_name", "data-patch")]);
+    let direct = match with_options.connect().await {
+        Ok(connection) => Some(connection),
+        // protocol_violation
+        Err(error) if error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "08P01") => None,
+        Err(error) => return Err(error.into()),
+    };
+    if let Some(connection) = direct {
+        let _ = connection.close().await;
+        return Ok(options);
+    }
+    let options = options.statement_cache_capacity(0);
+    prepare_nothing();
+    let _ = answered(options.connect()).await?.close().await;
+    tracing::info!("the queue's PostgreSQL is behind a pooler: statements are not prepared, and notifications may not be heard");
+    Ok(options)
+}
+
+/// Migrates the tables, in one transaction: a pooler may give the next one another session. Of
+/// several instances that start at once, one migrates and the others wait.
+async fn migrate(options: PgConnectOptions) -> Result<(), MigrateError> {
+    // Run by a thread of its own: the compiler cannot tell that its future may change threads.
+    let migrated = spawn_blocking(move || {
+        Handle::current().block_on(async move {
+            let mut connection = options.connect().await?;
+            let mut transaction = connection.begin().await?;
+            query("SELECT pg_advisory_xact_lock(hashtextextended('data-patch migration ' || current_schema(), 0))")
+                .execute(&mut *transaction)
+                .await?;
+            // Prepared statements that somebody else has left in the session would have the same names.
+            sqlx::raw_sql("DEALLOCATE ALL").execute(&mut *transaction).await?;
+            let mut migrations = sqlx::migrate!("../../migrations/postgres");
+            migrations.set_locking(false).run(&mut *transaction).await?;
+            sqlx::raw_sql("DEALLOCATE ALL").execute(&mut *transaction).await?;
+            Ok(transaction.commit().await?)
+        })
+    });
+    migrated.await.unwrap_or(Err(MigrateError::Execute(sqlx::Error::WorkerCrashed)))
 }
 
 /// The last migration that this version knows.

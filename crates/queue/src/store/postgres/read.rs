@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, Postgres, QueryBuilder, Result, Row};
 use uuid::Uuid;
 
+use super::connections::{is_prepared, query, query_scalar};
 use super::{
     rows::{self, stored, stored_time, task_columns},
     transaction::totals_columns,
@@ -16,25 +17,26 @@ use crate::{
 
 pub async fn task(connection: &mut PgConnection, id: TaskId) -> Result<Option<TaskRow>> {
     let sql = concat!("SELECT ", task_columns!(), " FROM task WHERE id = $1");
-    sqlx::query(sql).bind(id.0).fetch_optional(connection).await?.as_ref().map(rows::task).transpose()
+    query(sql).bind(id.0).fetch_optional(connection).await?.as_ref().map(rows::task).transpose()
 }
 
 pub async fn log_after(connection: &mut PgConnection, task: TaskId, seq: u64, limit: u64) -> Result<Vec<LogEntry>> {
     let sql = "SELECT seq, at, ok, body, final_state FROM event WHERE task_id = $1 AND seq > $2 ORDER BY seq LIMIT $3";
-    let entries = sqlx::query(sql).bind(task.0).bind(stored(seq)).bind(stored(limit)).fetch_all(connection).await?;
+    let entries = query(sql).bind(task.0).bind(stored(seq)).bind(stored(limit)).fetch_all(connection).await?;
     entries.iter().map(|row| rows::log_entry(task, row)).collect()
 }
 
 pub async fn last_seqs(connection: &mut PgConnection, tasks: &[TaskId]) -> Result<Vec<(TaskId, u64)>> {
     let ids: Vec<Uuid> = tasks.iter().map(|task| task.0).collect();
-    let rows = sqlx::query("SELECT id, last_seq FROM task WHERE id = ANY ($1)").bind(ids).fetch_all(connection).await?;
+    let rows = query("SELECT id, last_seq FROM task WHERE id = ANY ($1)").bind(ids).fetch_all(connection).await?;
     rows.iter().map(|row| Ok((rows::task_id(row)?, rows::number(row, "last_seq")?))).collect()
 }
 
 pub async fn steering(connection: &mut PgConnection) -> Result<Vec<Steering>> {
-    let sql = "SELECT id, cancel_requested_at, paused_at, rate FROM task
+    let sql = "SELECT id, cancel_requested_at, paused_at, rate, CASE WHEN rate IS NOT NULL THEN (
+                   SELECT count(DISTINCT owner) FROM job WHERE task_id = task.id AND state = 'running') END AS instances FROM task
                WHERE finished_at IS NULL AND (cancel_requested_at IS NOT NULL OR paused_at IS NOT NULL OR rate IS NOT NULL)";
-    sqlx::query(sql).fetch_all(connection).await?.iter().map(rows::steering).collect()
+    query(sql).fetch_all(connection).await?.iter().map(rows::steering).collect()
 }
 
 /// The number of unfinished jobs, and how long the oldest due one that is not paused has been waiting.
@@ -46,7 +48,7 @@ pub async fn backlog(connection: &mut PgConnection, now_ms: i64) -> Result<Backl
                           SELECT id FROM task WHERE finished_at IS NULL AND paused_at IS NOT NULL)),
                       (SELECT min(lease_until) FROM job WHERE state = 'running')
                   ) AS first_due";
-    let row = sqlx::query(sql).fetch_one(connection).await?;
+    let row = query(sql).fetch_one(connection).await?;
     let waited_ms = row.try_get::<Option<i64>, _>("first_due")?.map_or(0, |due| now_ms.saturating_sub(due));
     Ok(Backlog { jobs: rows::number(&row, "jobs")?, oldest_due: Duration::from_millis(waited_ms.try_into().unwrap_or(0)) })
 }
@@ -63,7 +65,7 @@ pub async fn jobs(
                FROM job WHERE task_id = $1 AND ordinal > $2 AND (cardinality($3::text[]) = 0 OR state = ANY ($3)) ORDER BY ordinal LIMIT $4";
     let states: Vec<&str> = states.iter().map(|state| state.as_str()).collect();
     let after = after.map_or(-1, stored);
-    let jobs = sqlx::query(sql).bind(task.0).bind(after).bind(states).bind(i64::from(limit)).fetch_all(connection).await?;
+    let jobs = query(sql).bind(task.0).bind(after).bind(states).bind(i64::from(limit)).fetch_all(connection).await?;
     jobs.iter().map(rows::job).collect()
 }
 
@@ -76,7 +78,7 @@ pub async fn quarantine_page(
     let sql = "SELECT device_id, row_time, row_key, reason FROM quarantine
                WHERE task_id = $1 AND ($2::uuid IS NULL OR (device_id, row_time, row_key) > ($2, $3, $4))
                ORDER BY device_id, row_time, row_key LIMIT $5";
-    let rows = sqlx::query(sql)
+    let rows = query(sql)
         .bind(task.0)
         .bind(after.map(|(device, _)| *device))
         .bind(after.map(|(_, position)| position.time_us))
@@ -88,7 +90,7 @@ pub async fn quarantine_page(
 }
 
 /// The latest tasks that have a device of the query and overlap its range.
-pub async fn overlaps(connection: &mut PgConnection, query: &OverlapQuery, limit: u32) -> Result<Vec<TaskRow>> {
+pub async fn overlaps(connection: &mut PgConnection, wanted: &OverlapQuery, limit: u32) -> Result<Vec<TaskRow>> {
     /// The latest tasks of the thing that are looked at.
     const MAX_TASKS: i64 = 200;
     let sql = concat!(
@@ -99,13 +101,13 @@ pub async fn overlaps(connection: &mut PgConnection, query: &OverlapQuery, limit
            AND EXISTS (SELECT FROM job WHERE job.task_id = task.id AND device_id = ANY ($6))
          ORDER BY id DESC LIMIT $7"
     );
-    let tasks = sqlx::query(sql)
-        .bind(query.thing)
+    let tasks = query(sql)
+        .bind(wanted.thing)
         .bind(MAX_TASKS)
-        .bind(&query.topic)
-        .bind(stored_time(query.to))
-        .bind(stored_time(query.from))
-        .bind(&query.devices)
+        .bind(&wanted.topic)
+        .bind(stored_time(wanted.to))
+        .bind(stored_time(wanted.from))
+        .bind(&wanted.devices)
         .bind(i64::from(limit))
         .fetch_all(connection)
         .await?;
@@ -114,7 +116,7 @@ pub async fn overlaps(connection: &mut PgConnection, query: &OverlapQuery, limit
 
 pub async fn detail(connection: &mut PgConnection, id: TaskId) -> Result<Option<TaskDetail>> {
     let sql = concat!("SELECT ", task_columns!(), ", task.totals FROM task WHERE id = $1");
-    let Some(row) = sqlx::query(sql).bind(id.0).fetch_optional(&mut *connection).await? else { return Ok(None) };
+    let Some(row) = query(sql).bind(id.0).fetch_optional(&mut *connection).await? else { return Ok(None) };
     let (task, stored) = rows::task_with_totals(&row)?;
     Ok(with_totals(connection, vec![(task, stored)]).await?.pop())
 }
@@ -129,8 +131,8 @@ pub async fn tasks(connection: &mut PgConnection, filter: &TaskFilter, before: O
         || [filter.thing.is_some(), filter.topic.is_some(), !filter.states.is_empty()].iter().filter(|on| **on).count() > 1
     {
         let sql = "SELECT id FROM task WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC OFFSET $2 LIMIT 1";
-        let query = sqlx::query_scalar::<_, Uuid>(sql).bind(before.map(|before| before.0)).bind(i64::from(TASKS_LOOKED_AT));
-        end = query.fetch_optional(&mut *connection).await?;
+        let ends = query_scalar::<Uuid>(sql).bind(before.map(|before| before.0)).bind(i64::from(TASKS_LOOKED_AT));
+        end = ends.fetch_optional(&mut *connection).await?;
     }
     let mut query = QueryBuilder::<Postgres>::new(concat!("SELECT ", task_columns!(), ", task.totals FROM task WHERE TRUE"));
     restrict(&mut query, filter, before);
@@ -139,7 +141,7 @@ pub async fn tasks(connection: &mut PgConnection, filter: &TaskFilter, before: O
     }
     // One more shows whether there is a next page.
     query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit) + 1);
-    let found = query.build().fetch_all(&mut *connection).await?;
+    let found = query.build().persistent(is_prepared()).fetch_all(&mut *connection).await?;
     let mut found = found.iter().map(rows::task_with_totals).collect::<Result<Vec<_>>>()?;
     let has_more = found.len() > limit as usize;
     found.truncate(limit as usize);
@@ -189,7 +191,7 @@ async fn with_totals(connection: &mut PgConnection, tasks: Vec<(TaskRow, Option<
     let mut counted = std::collections::HashMap::new();
     if !open.is_empty() {
         let sql = concat!("SELECT task_id AS id, ", totals_columns!(), " FROM job WHERE task_id = ANY ($1) GROUP BY task_id");
-        for row in &sqlx::query(sql).bind(open).fetch_all(connection).await? {
+        for row in &query(sql).bind(open).fetch_all(connection).await? {
             counted.insert(rows::task_id(row)?, rows::totals(row)?);
         }
     }

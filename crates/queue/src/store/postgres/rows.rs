@@ -66,7 +66,11 @@ pub fn task_id(row: &PgRow) -> Result<TaskId> {
 }
 
 fn rate(row: &PgRow) -> Result<Option<NonZeroU32>> {
-    Ok(optional_number(row, "rate")?.and_then(|rate| NonZeroU32::new(rate.try_into().unwrap_or(u32::MAX))))
+    Ok(optional_number(row, "rate")?.and_then(positive))
+}
+
+fn positive(number: u64) -> Option<NonZeroU32> {
+    NonZeroU32::new(number.try_into().unwrap_or(u32::MAX))
 }
 
 fn is_set(row: &PgRow, column: &str) -> Result<bool> {
@@ -109,6 +113,7 @@ pub fn steering(row: &PgRow) -> Result<Steering> {
         is_cancelled: is_set(row, "cancel_requested_at")?,
         is_paused: is_set(row, "paused_at")?,
         rate: rate(row)?,
+        instances: optional_number(row, "instances")?.and_then(positive).unwrap_or(NonZeroU32::MIN),
     })
 }
 

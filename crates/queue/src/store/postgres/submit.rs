@@ -11,6 +11,7 @@ use std::{
 use sqlx::{PgConnection, Result};
 use uuid::Uuid;
 
+use super::connections::{query, query_scalar};
 use super::{
     Shared,
     error::{Failure, Remedy},
@@ -111,7 +112,7 @@ async fn submit(
 
 /// Whether an earlier try has stored this task.
 async fn is_stored(connection: &mut PgConnection, id: TaskId) -> Result<bool> {
-    sqlx::query_scalar("SELECT EXISTS (SELECT FROM task WHERE id = $1)").bind(id.0).fetch_one(connection).await
+    query_scalar("SELECT EXISTS (SELECT FROM task WHERE id = $1)").bind(id.0).fetch_one(connection).await
 }
 
 /// Inserts the tasks whose requests are new, and returns their ids.
@@ -119,7 +120,7 @@ async fn insert_tasks(connection: &mut PgConnection, tasks: &[(TaskId, &Submissi
     fn column<'s, T>(tasks: &[(TaskId, &'s Submission)], read: impl Fn(&'s Submission) -> T) -> Vec<T> {
         tasks.iter().map(|(_, submission)| read(submission)).collect()
     }
-    sqlx::query_scalar(
+    query_scalar(
         "INSERT INTO task (id, request_id, thing_id, topic, range_from, range_to, state, last_seq, created_at, reason, rate, retry_of,
              requester, requester_address)
          SELECT id, request_id, thing_id, topic, range_from, range_to, 'queued', last_seq, $13, reason, rate, retry_of, requester,
@@ -162,7 +163,7 @@ async fn insert_jobs<'s>(
             devices.push(*device);
         }
     }
-    sqlx::query(
+    query(
         "INSERT INTO job (task_id, ordinal, device_id, state, due_at)
          SELECT *, 'queued', $4 FROM unnest($1::uuid[], $2::integer[], $3::uuid[])",
     )
@@ -178,9 +179,9 @@ async fn insert_jobs<'s>(
 /// The task of an earlier request with the same id.
 async fn existing(connection: &mut PgConnection, submission: &Submission) -> Result<Submitted> {
     let sql = concat!("SELECT ", task_columns!(), " FROM task WHERE request_id = $1");
-    let row = rows::task(&sqlx::query(sql).bind(&submission.task.request_id).fetch_one(&mut *connection).await?)?;
+    let row = rows::task(&query(sql).bind(&submission.task.request_id).fetch_one(&mut *connection).await?)?;
     let sql = "SELECT device_id FROM job WHERE task_id = $1 ORDER BY ordinal";
-    let devices: Vec<Uuid> = sqlx::query_scalar(sql).bind(row.id.0).fetch_all(connection).await?;
+    let devices: Vec<Uuid> = query_scalar(sql).bind(row.id.0).fetch_all(connection).await?;
     let fields = differences(&submission.task, &row, &devices);
     Ok(if fields.is_empty() { Submitted::Existing(Box::new(row)) } else { Submitted::Conflict { task: row.id, fields } })
 }
@@ -216,14 +217,14 @@ async fn write_steered(
 ) -> Result<(Option<Steered>, Vec<LogEntry>)> {
     let mut locked = Locked::lock(connection, &shared.clock, &[id.0]).await?;
     let sql = concat!("SELECT ", task_columns!(), " FROM task WHERE id = $1");
-    let Some(row) = sqlx::query(sql).bind(id.0).fetch_optional(&mut *connection).await? else { return Ok((None, Vec::new())) };
+    let Some(row) = query(sql).bind(id.0).fetch_optional(&mut *connection).await? else { return Ok((None, Vec::new())) };
     let before = rows::task(&row)?;
     let already_finished = before.state.is_final();
     let Some((task, event)) = policy::task::steer(&before, steer, by) else {
         return Ok((Some(Steered { task: before, already_finished }), Vec::new()));
     };
     // The times of a cancellation and of a pause stay those of the first request.
-    sqlx::query(
+    query(
         "UPDATE task SET cancel_requested_at = CASE WHEN $2 THEN COALESCE(cancel_requested_at, $5) END,
              paused_at = CASE WHEN $3 THEN COALESCE(paused_at, $5) END, rate = $4
          WHERE id = $1",
@@ -237,7 +238,7 @@ async fn write_steered(
     .await?;
     locked.log(id, event);
     if steer == Steer::Cancel {
-        sqlx::query("UPDATE job SET state = 'cancelled', due_at = NULL WHERE task_id = $1 AND state = 'queued'")
+        query("UPDATE job SET state = 'cancelled', due_at = NULL WHERE task_id = $1 AND state = 'queued'")
             .bind(id.0)
             .execute(&mut *connection)
             .await?;

@@ -10,23 +10,34 @@ use std::{collections::BTreeMap, sync::atomic::Ordering};
 use sqlx::{PgConnection, Result, Row};
 use uuid::Uuid;
 
+use super::connections::{query, query_scalar};
 use super::rows;
 use crate::{
     Clock, TaskRow, policy,
     task::{Event, LogEntry, MAX_NAMED, TaskId, TaskState},
 };
 
-/// The time of the server, in milliseconds since 1970.
+/// The time of the server when the statement began, in milliseconds since 1970, unless a parameter
+/// ([`set_time`]) is not NULL. An index can be searched by it.
 macro_rules! now_ms {
-    () => {
-        "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+    ($parameter:literal) => {
+        concat!("COALESCE(", $parameter, "::bigint, (extract(epoch FROM statement_timestamp()) * 1000)::bigint)")
     };
+}
+pub(super) use now_ms;
+
+/// The time that tests set by hand.
+pub fn set_time(clock: &Clock) -> Option<i64> {
+    match clock {
+        Clock::System => None,
+        Clock::Manual(now) => Some(now.load(Ordering::SeqCst)),
+    }
 }
 
 pub async fn now(connection: &mut PgConnection, clock: &Clock) -> Result<i64> {
-    match clock {
-        Clock::System => sqlx::query_scalar(concat!("SELECT ", now_ms!())).fetch_one(connection).await,
-        Clock::Manual(now) => Ok(now.load(Ordering::SeqCst)),
+    match set_time(clock) {
+        None => query_scalar(concat!("SELECT ", now_ms!("NULL"))).fetch_one(connection).await,
+        Some(now_ms) => Ok(now_ms),
     }
 }
 
@@ -56,7 +67,7 @@ impl Locked {
         }
         let sql = "SELECT id, last_seq, cancel_requested_at, finished_at IS NULL AND paused_at IS NULL AS is_claimable
                    FROM task WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE";
-        let tasks = sqlx::query(sql).bind(ids).fetch_all(connection).await?;
+        let tasks = query(sql).bind(ids).fetch_all(connection).await?;
         let tasks = tasks.iter().map(|row| {
             let is_cancelling = row.try_get::<Option<i64>, _>("cancel_requested_at")?.is_some();
             let last_seq = rows::number(row, "last_seq")?;
@@ -84,7 +95,7 @@ impl Locked {
             return Ok(());
         }
         let ids: Vec<Uuid> = tasks.keys().copied().collect();
-        let done: Vec<Uuid> = sqlx::query_scalar(
+        let done: Vec<Uuid> = query_scalar(
             "SELECT ended.id FROM unnest($1::uuid[]) AS ended (id)
              WHERE NOT EXISTS (SELECT FROM job WHERE task_id = ended.id AND due_at IS NOT NULL)
                AND NOT EXISTS (SELECT FROM job WHERE task_id = ended.id AND state = 'running')",
@@ -96,14 +107,14 @@ impl Locked {
             return Ok(());
         }
         let sql = concat!("SELECT task_id AS id, ", totals_columns!(), " FROM job WHERE task_id = ANY ($1) GROUP BY task_id");
-        for row in &sqlx::query(sql).bind(&done).fetch_all(&mut *connection).await? {
+        for row in &query(sql).bind(&done).fetch_all(&mut *connection).await? {
             let (id, totals) = (rows::task_id(row)?, rows::totals(row)?);
             let Some(task) = tasks.get(&id.0) else { continue };
             let failures = if totals.jobs.failed == 0 {
                 Vec::new()
             } else {
                 let sql = "SELECT device_id, reason FROM job WHERE task_id = $1 AND state = 'failed' ORDER BY ordinal LIMIT $2";
-                let failures = sqlx::query(sql).bind(id.0).bind(MAX_NAMED as i64).fetch_all(&mut *connection).await?;
+                let failures = query(sql).bind(id.0).bind(MAX_NAMED as i64).fetch_all(&mut *connection).await?;
                 failures.iter().map(rows::failure).collect::<Result<_>>()?
             };
             crate::failpoint::hit("last-event");
@@ -135,7 +146,7 @@ impl Locked {
         if entries.is_empty() {
             return Ok(entries);
         }
-        sqlx::query(
+        query(
             "UPDATE task SET last_seq = new.last_seq, state = COALESCE(new.final_state, state), totals = COALESCE(new.totals, task.totals),
                  finished_at = CASE WHEN new.final_state IS NOT NULL THEN $5 END
              FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[]) AS new (id, last_seq, final_state, totals)
@@ -166,7 +177,7 @@ pub async fn insert(connection: &mut PgConnection, entries: &[LogEntry]) -> Resu
     let bodies = entries.iter().map(|entry| serde_json::to_string(&entry.event));
     let bodies: Vec<String> = bodies.collect::<Result<_, _>>().map_err(|error| sqlx::Error::Encode(error.into()))?;
     let column = |read: fn(&LogEntry) -> i64| entries.iter().map(read).collect::<Vec<_>>();
-    sqlx::query(
+    query(
         "INSERT INTO event (task_id, seq, at, ok, kind, body, final_state)
          SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::bigint[], $4::boolean[], $5::text[], $6::text[], $7::text[])",
     )

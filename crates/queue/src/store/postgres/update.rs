@@ -9,6 +9,7 @@ use std::{
 use sqlx::{PgConnection, Result};
 use uuid::Uuid;
 
+use super::connections::{query, query_scalar};
 use super::{
     Shared,
     error::Failure,
@@ -152,7 +153,7 @@ impl JobColumns {
 
     /// Writes the jobs whose attempts have their leases, and returns their ids.
     pub async fn write(&self, connection: &mut PgConnection) -> Result<HashSet<i64>> {
-        let written: Vec<i64> = sqlx::query_scalar(
+        let written: Vec<i64> = query_scalar(
             "UPDATE job SET state = new.state, due_at = new.due_at, lease_until = new.lease_until,
                  device_name = COALESCE(new.device_name, job.device_name), total = COALESCE(new.total, job.total),
                  cursor_time = COALESCE(new.cursor_time, job.cursor_time), cursor_key = COALESCE(new.cursor_key, job.cursor_key),
@@ -208,7 +209,7 @@ async fn quarantine<'b>(
     if rows.is_empty() {
         return Ok(());
     }
-    sqlx::query(
+    query(
         "INSERT INTO quarantine (task_id, device_id, row_time, row_key, reason, quarantined_at)
          SELECT *, $6 FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::text[]) ON CONFLICT DO NOTHING",
     )

@@ -13,9 +13,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use uuid::Uuid;
+
+use crate::{InstanceProcess, instances::host_name, policy::millis};
 
 /// This service's id and its lock.
 #[derive(Debug)]
@@ -26,12 +29,16 @@ pub struct ServiceInstance {
     prefix: String,
     /// The service still has leases that could not be released.
     keep_file: AtomicBool,
+    /// It was asked to hand its jobs back.
+    is_draining: AtomicBool,
+    version: String,
+    started_at: Instant,
     _lock: File,
 }
 
 impl ServiceInstance {
     /// Creates the lock file beside the queue file, and locks it.
-    pub fn register(queue: &Path) -> io::Result<Self> {
+    pub fn register(queue: &Path, version: &str) -> io::Result<Self> {
         let file = queue.file_name().unwrap_or_default().to_string_lossy();
         let (prefix, id) = (format!("{file}-owner-"), Uuid::new_v4().to_string());
         let path = queue.with_file_name(format!("{prefix}{id}"));
@@ -41,7 +48,35 @@ impl ServiceInstance {
         let lock = File::create(&fresh)?;
         lock.try_lock().map_err(io::Error::from)?;
         fs::rename(&fresh, &path)?;
-        Ok(Self { id: id.into(), path, prefix, keep_file: AtomicBool::new(false), _lock: lock })
+        Ok(Self {
+            id: id.into(),
+            path,
+            prefix,
+            keep_file: AtomicBool::new(false),
+            is_draining: AtomicBool::new(false),
+            version: version.to_owned(),
+            started_at: Instant::now(),
+            _lock: lock,
+        })
+    }
+
+    pub fn drain(&self, drains: bool) {
+        self.is_draining.store(drains, Ordering::Relaxed);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// This process.
+    pub fn process(&self, now_ms: i64) -> InstanceProcess {
+        InstanceProcess {
+            host: host_name(),
+            pid: std::process::id(),
+            version: self.version.clone(),
+            started_at_ms: now_ms - millis(self.started_at.elapsed()),
+            silent_ms: 0,
+        }
     }
 
     pub fn id(&self) -> &Arc<str> {
@@ -106,7 +141,7 @@ mod tests {
     fn only_dead_instances_are_found() {
         let folder = tempfile::tempdir().unwrap();
         let queue = folder.path().join("queue.db");
-        let (one, other) = (ServiceInstance::register(&queue).unwrap(), ServiceInstance::register(&queue).unwrap());
+        let (one, other) = (ServiceInstance::register(&queue, "1").unwrap(), ServiceInstance::register(&queue, "1").unwrap());
         assert!(one.find_dead().unwrap().is_empty());
         let id = other.id().to_string();
         // The state after a crash: the file exists, the lock does not.

@@ -28,8 +28,8 @@ use uuid::Uuid;
 
 use super::{ClaimRequest, ClaimedJobs, Store};
 use crate::{
-    Backlog, ClaimLimits, Job, JobRow, OverlapQuery, ProbeError, QuarantineCursor, QueueError, Steer, Steered, Steering,
-    Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    Backlog, ClaimLimits, InstanceRow, Job, JobRow, OverlapQuery, ProbeError, QuarantineCursor, QueueError, Steer, Steered,
+    Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
     lease::JobUpdate,
     policy::millis,
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
@@ -105,6 +105,33 @@ impl Store for SqliteStore {
     /// A lock tells the living from the dead: nobody is taken for dead for his silence.
     fn alive_for(&self, _confirmed_at: Instant) -> Duration {
         Duration::MAX
+    }
+
+    async fn instances(&self) -> Result<Vec<InstanceRow>, QueueError> {
+        let mut instances = self.readers.rows(sql::owners(), sql::read_owner).await?;
+        let own = instances.iter().position(|instance| *instance.id == **self.owner());
+        let own = own.map_or_else(|| InstanceRow::idle(self.owner()), |own| instances.remove(own));
+        let process = Some(self.instance.process(self.clock.wall_ms()));
+        instances.insert(0, InstanceRow { process, is_draining: self.is_draining(), ..own });
+        Ok(instances)
+    }
+
+    /// The file tells other services nothing.
+    async fn drain_instance(&self, id: &str, drains: bool) -> Result<bool, QueueError> {
+        let is_own = *id == **self.owner();
+        if is_own {
+            self.instance.drain(drains);
+        }
+        Ok(is_own)
+    }
+
+    fn is_draining(&self) -> bool {
+        self.instance.is_draining()
+    }
+
+    /// A file tells nothing: it is polled.
+    async fn others_logged(&self) {
+        std::future::pending().await
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {

@@ -35,8 +35,8 @@ impl SqliteStore {
         migrate(&pool, &options.url).await.map_err(|error| open_error_of(queue.clone(), error))?;
         pool.close().await;
 
-        let instance =
-            ServiceInstance::register(&path).map_err(|source| OpenError::Directory { queue: queue.clone(), source })?;
+        let instance = ServiceInstance::register(&path, &options.version)
+            .map_err(|source| OpenError::Directory { queue: queue.clone(), source })?;
         let open_error = |source| OpenError::Open { queue: queue.clone(), source };
         let connection = connection::connect(&path).map_err(|error| open_error(error.into()))?;
         connection::drop_statistics(&connection);

@@ -12,7 +12,7 @@ use super::{
     uuid,
 };
 use crate::{
-    JobRow, OverlapQuery, QuarantineCursor,
+    InstanceRow, JobRow, OverlapQuery, QuarantineCursor,
     store::sqlite::schema::{Job, Quarantine, Task, index},
     task::{JobState, TaskId},
 };
@@ -68,6 +68,30 @@ pub fn read_job(row: &Row<'_>, to_wall_ms: i64) -> Result<JobRow> {
         due_at_ms: due_at.filter(|_| state == JobState::Queued).map(|due_at| due_at + to_wall_ms),
         reason: row.get("reason")?,
     })
+}
+
+/// The owners of leases, and what they work on.
+pub fn owners() -> Statement<'static> {
+    static TEXT: Sql = Sql::new(|| {
+        let text = build_sql(
+            Query::select()
+                .column(Job::Owner)
+                .expr_as(Expr::cust("count(*)"), "running")
+                .expr_as(Expr::cust("count(DISTINCT \"task_id\")"), "tasks")
+                .from(Job::Table)
+                .and_where(eq_param(Job::State))
+                .and_where(Expr::col(Job::DueAt).is_not_null())
+                .and_where(Expr::col(Job::Owner).is_not_null())
+                .group_by_col(Job::Owner),
+        );
+        by_index(&text, r#"FROM "job""#, index::JOB_DUE)
+    });
+    Statement::new(&TEXT, [JobState::Running.into()])
+}
+
+pub fn read_owner(row: &Row<'_>) -> Result<InstanceRow> {
+    let (running, tasks) = (row.get("running")?, row.get("tasks")?);
+    Ok(InstanceRow { running, tasks, ..InstanceRow::idle(row.get_ref("owner")?.as_str()?) })
 }
 
 /// The quarantined rows of a task after one of them, ordered by device, time and key.

@@ -239,6 +239,7 @@ pub fn read_steering(row: &Row<'_>) -> Result<Steering> {
         is_cancelled: is_set("cancel_requested_at")?,
         is_paused: is_set("paused_at")?,
         rate: row.get::<_, Option<u32>>("rate")?.and_then(NonZeroU32::new),
+        instances: NonZeroU32::MIN,
     })
 }
 
