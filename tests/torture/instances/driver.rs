@@ -218,10 +218,14 @@ impl Driver {
     /// PostgreSQL is away for all of them, for longer than after which each counts as dead.
     async fn cut_off_all(&mut self) -> String {
         let network = if self.rng.bool() { Network::Silent } else { Network::Forgetful };
-        self.instances.iter().for_each(|instance| instance.proxy.set(network));
+        for instance in &self.instances {
+            instance.proxy.set(network);
+        }
         self.counts.outages += 1;
         tokio::time::sleep(DEAD_AFTER + Duration::from_millis(self.rng.u64(500..2_000))).await;
-        self.instances.iter().for_each(|instance| instance.proxy.set(Network::Fast));
+        for instance in &self.instances {
+            instance.proxy.set(Network::Fast);
+        }
         let (since, mark) = (Instant::now(), history::mark(&mut self.queue).await);
         while history::unchanged(&mut self.queue, mark).await > 0 {
             assert!(since.elapsed() < TAKEOVER_TIMEOUT, "jobs stand still after PostgreSQL was away");
