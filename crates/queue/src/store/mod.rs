@@ -7,11 +7,7 @@
 pub mod postgres;
 pub mod sqlite;
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
@@ -29,7 +25,7 @@ use sqlite::SqliteStore;
 
 /// The operations of a store. All guarantee that
 ///
-/// - a change is durable before it is answered, and an error means that nothing was changed;
+/// - a change is durable before it is answered, and an error means that nothing was changed (or is, if the answer of a server was lost);
 /// - events are appended to a task's log in the transaction of the change that they tell of, with
 ///   sequence numbers without a gap, and after the commit, and only then, each entry is handed to
 ///   the store's [`LogHub`] ([`publish`](LogHub::publish)), in the order of its task's log;
@@ -92,7 +88,7 @@ pub(crate) trait Store {
 
     /// For how long the other instances certainly do not take this one for dead, and a lease that was
     /// claimed or renewed at `confirmed_at` for lost. Zero if they may have done so since.
-    fn alive_for(&self, confirmed_at: Instant) -> Duration;
+    fn alive_for(&self, confirmed_at: std::time::Instant) -> Duration;
 
     /// See [`crate::Queue::instances`].
     fn instances(&self) -> impl Future<Output = Result<Vec<InstanceRow>, QueueError>> + Send;
@@ -189,7 +185,7 @@ pub(crate) trait Store {
 pub(crate) struct ClaimRequest {
     pub owner: Arc<str>,
     /// Since when each lease is valid, and for how long.
-    pub requested_at: Instant,
+    pub requested_at: std::time::Instant,
     pub lease: Duration,
     /// A job with so many crashes is failed.
     pub max_crashes: u32,
@@ -301,7 +297,7 @@ impl Store for AnyStore {
         dispatch_async!(self, store => store.end_leases_of_dead_instances().await)
     }
 
-    fn alive_for(&self, confirmed_at: Instant) -> Duration {
+    fn alive_for(&self, confirmed_at: std::time::Instant) -> Duration {
         dispatch!(self, store => store.alive_for(confirmed_at))
     }
 
