@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use data_patch_queue::{Clock, Lease, Queue, QueueOptions};
+use data_patch_queue::{Checkpoint, Clock, DeviceCount, Lease, Queue, QueueOptions, Submitted};
 use sqlx::PgConnection;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -227,4 +227,22 @@ async fn a_submit_whose_answer_was_lost_is_one_task() {
     let submitted = queue.submit(task(1, None)).await;
     let tasks: i64 = sqlx::query_scalar("SELECT count(*) FROM task").fetch_one(&mut store.connect().await).await.unwrap();
     assert!(submitted.is_ok() && tasks == 1, "{submitted:?}, {tasks} tasks");
+}
+
+#[tokio::test]
+async fn a_checkpoint_whose_answer_was_lost_is_logged_once() {
+    if !PostgresSchema::is_available() {
+        return;
+    }
+    let store = PostgresSchema::create().await;
+    let (queue, breaking) = with_idle_connections(&store).await;
+    let Submitted::Created(id) = queue.submit(task(1, None)).await.unwrap() else { panic!("it exists") };
+    let lease = claimed(&queue).await;
+    breaking.send_replace(Break::AtCommit);
+    let counted = DeviceCount { name: None, total: 5 };
+    let write = || lease.checkpoint(Checkpoint { counted: Some(counted.clone()), ..progress(3) });
+    // As a worker does it.
+    while write().await.is_err() {}
+    assert_eq!(queue.log_after(id, 0, 10).await.unwrap().len(), 1);
+    assert!(*breaking.borrow() == Break::None, "nothing was broken");
 }
