@@ -195,7 +195,7 @@ impl<'w> Heartbeat<'w> {
         let rows = progress.rows().abs_diff(self.stored.rows());
         let is_small = !flush_requested && rows < MIN_CHECKPOINT_ROWS && self.stored_at.elapsed() < MAX_CHECKPOINT_DELAY;
         let is_urgent = is_stalled || total_to_log(progress.published).is_some() || waiting.is_some();
-        if (is_unchanged || is_small) && !is_urgent && lease.remaining() > pool.config.lease() / 2 {
+        if (is_unchanged || is_small) && !is_urgent && !lease.is_renewal_due() {
             return None;
         }
         let counted = count.pending().take();

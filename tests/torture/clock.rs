@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use crate::{
     outage::log_checks,
-    row_counts::{File as QueueFile, RowCounts},
+    queue_reader::QueueReader,
+    row_counts::RowCounts,
     support::{Client, Process, TestBroker, TestSource, TestTopic, is_end, message, seqs},
     table::TestResult,
 };
@@ -165,7 +166,7 @@ async fn set_ahead_and_back_while_a_job_runs() {
     for process in [process, other] {
         process.terminate().await;
     }
-    QueueFile::open(fixture.folder.path()).await.assert_finished().await;
+    QueueReader::open(fixture.folder.path()).await.assert_finished().await;
     let counts = RowCounts::of(&fixture.source, &fixture.topic, &task, &[device]).await;
     let found =
         TestResult::of("clock set by an hour or a day while a job runs, beside a second service", 4, counts, String::new());
@@ -206,7 +207,7 @@ async fn ahead_of_a_real_brokers() {
     let right = right.elapsed();
     log_checks::assert_exact(&log, &[device], ROWS as usize);
     process.terminate().await;
-    QueueFile::open(fixture.folder.path()).await.assert_finished().await;
+    QueueReader::open(fixture.folder.path()).await.assert_finished().await;
     let counts = RowCounts::of(&fixture.source, &fixture.topic, &task, &[device]).await;
     let note = format!("ahead for {:.1} s; end {:.1} s after it was right", ahead.as_secs_f64(), right.as_secs_f64());
     let found = TestResult::of(what, 1, counts, note);

@@ -6,7 +6,8 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    row_counts::{File, RowCounts},
+    queue_reader::{QueueReader, is_postgres},
+    row_counts::RowCounts,
     support::{Client, Process, TestBroker, TestSource, TestTopic, message, seqs},
     table::TestResult,
 };
@@ -63,7 +64,7 @@ impl Fixture {
     /// Waits until the queued task is finished, and compares source, topic and queue. `position` is
     /// the checkpoint at the time of the kill.
     async fn counts(self, process: Process, position: Option<i64>) -> RowCounts {
-        let task = File::open(self.folder.path()).await.task().await.expect("no task");
+        let task = QueueReader::open(self.folder.path()).await.task().await.expect("no task");
         let mut client = Client::connect(&process.url).await;
         assert_eq!(message(&client.attach(&task, 0).await), "task attached.");
         let log = client.log().await;
@@ -71,7 +72,7 @@ impl Fixture {
         let last = message(log.last().unwrap());
         assert!(last.starts_with(&format!("task finished: 1 of 1 device, {ROWS} rows published, 0 quarantined")), "{last}");
         assert_eq!(process.terminate().await.0, Some(0));
-        File::open(self.folder.path()).await.assert_finished().await;
+        QueueReader::open(self.folder.path()).await.assert_finished().await;
         let repeated = self.repeated().await;
         if let (Some(position), Some(first)) = (position, repeated.first()) {
             assert!(*first > position, "a row up to the checkpoint was sent again: {first} <= {position}");
@@ -107,7 +108,7 @@ async fn killed(at: &str) -> (RowCounts, Duration) {
     let mut client = Client::connect(&dying.url).await;
     client.send(&fixture.request()).await;
     assert_eq!(dying.died().await, Some(9), "{at} was not reached");
-    let position = File::open(fixture.folder.path()).await.position().await;
+    let position = QueueReader::open(fixture.folder.path()).await.position().await;
     let (process, started) = (fixture.serve().await, Instant::now());
     let counts = fixture.counts(process, position).await;
     // The lease of the killed service would have lasted for ten minutes.
@@ -164,7 +165,7 @@ async fn killed_while_stopping(at: &str) -> RowCounts {
     client.until(|line| message(line).starts_with("iota data published(")).await;
     dying.signal("-TERM");
     assert_eq!(dying.died().await, Some(9), "{at} was not reached");
-    let position = File::open(fixture.folder.path()).await.position().await;
+    let position = QueueReader::open(fixture.folder.path()).await.position().await;
     let process = fixture.serve().await;
     fixture.counts(process, position).await
 }
@@ -184,6 +185,10 @@ async fn stopping() {
 async fn migration() {
     // The commits of a first start: the table of migrations, and each migration with its entry.
     const PASSES: [u32; 3] = [1, 2, 3];
+    if is_postgres() {
+        println!("NOT RUN: on PostgreSQL each migration is one transaction of sqlx, without a failpoint in it");
+        return;
+    }
     let mut sum = RowCounts::default();
     for pass in PASSES {
         let fixture = Fixture::new().await;

@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a test fails by panicking")]
 
+mod queue_reader;
 mod row_counts;
 #[path = "../it/support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the other suite, which uses the rest")]
@@ -16,6 +17,7 @@ mod clock;
 mod cluster;
 mod disk;
 mod hostile;
+mod instances;
 mod kill;
 mod locks;
 mod outage;

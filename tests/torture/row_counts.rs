@@ -1,8 +1,7 @@
-//! Compares the published rows with the source: source, topic, queue file and log must agree.
+//! Compares the published rows with the source.
 
-use std::{collections::HashMap, path::Path};
+use std::collections::HashMap;
 
-use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 use uuid::Uuid;
 
 use crate::support::{TestSource, TestTopic};
@@ -48,43 +47,5 @@ impl RowCounts {
         self.rows += other.rows;
         self.lost += other.lost;
         self.repeated += other.repeated;
-    }
-}
-
-/// Reads a queue file directly, without the service.
-pub struct File(SqliteConnection);
-
-impl File {
-    pub async fn open(folder: &Path) -> Self {
-        let options = SqliteConnectOptions::new().filename(folder.join("queue.db")).busy_timeout(crate::support::TIMEOUT);
-        Self(SqliteConnection::connect_with(&options).await.unwrap())
-    }
-
-    /// Queries one number.
-    pub async fn number(&mut self, sql: &'static str) -> i64 {
-        sqlx::query(sql).fetch_one(&mut self.0).await.unwrap().get(0)
-    }
-
-    /// The id of the only task.
-    pub async fn task(&mut self) -> Option<String> {
-        sqlx::query("SELECT id FROM task").fetch_optional(&mut self.0).await.unwrap().map(|row| row.get(0))
-    }
-
-    /// The checkpoint of the only job, in microseconds since 1970: no row up to it may be sent
-    /// again.
-    pub async fn position(&mut self) -> Option<i64> {
-        sqlx::query("SELECT cursor_time FROM job").fetch_optional(&mut self.0).await.unwrap().and_then(|row| row.get(0))
-    }
-
-    /// Asserts that all work is finished: no job is open or leased, and each log is numbered
-    /// without gaps or duplicates and has one final line, the last one.
-    pub async fn assert_finished(&mut self) {
-        let open = "SELECT count(*) FROM job WHERE state NOT IN ('succeeded', 'failed', 'cancelled') OR due_at IS NOT NULL";
-        assert_eq!(self.number(open).await, 0, "jobs are open");
-        assert_eq!(self.number("SELECT count(*) FROM task WHERE finished_at IS NULL").await, 0, "tasks are open");
-        let gaps = "SELECT count(*) FROM task LEFT JOIN (SELECT task_id, count(*) AS lines, min(seq) AS low, max(seq) AS high, \
-                    sum(final_state IS NOT NULL) AS ends, max(CASE WHEN final_state IS NOT NULL THEN seq END) AS end FROM event GROUP BY task_id) \
-                    ON task_id = id WHERE lines IS NULL OR low <> 1 OR high <> lines OR last_seq <> high OR ends <> 1 OR end <> high";
-        assert_eq!(self.number(gaps).await, 0, "a log has gaps, or no end");
     }
 }

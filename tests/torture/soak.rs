@@ -15,7 +15,8 @@ use tokio_tungstenite::MaybeTlsStream;
 use uuid::Uuid;
 
 use crate::{
-    row_counts::{File, RowCounts},
+    queue_reader::{QueueReader, is_postgres},
+    row_counts::RowCounts,
     support::{Client, Process, Reading, TOKEN, TestBroker, TestSource, TestTopic, doc, message},
     table::TestResult,
 };
@@ -76,7 +77,7 @@ struct Sample {
     memory: u64,
     handles: u64,
     tasks: u64,
-    /// Queue file and WAL.
+    /// Queue file and WAL, or the tables in PostgreSQL.
     file: u64,
     wal: u64,
 }
@@ -96,12 +97,20 @@ impl Sample {
         })
         .await;
         let size = |name: &str| std::fs::metadata(folder.join(name)).map_or(0, |file| file.len());
-        let tasks = File::open(folder).await.number("SELECT count(*) FROM task").await;
+        let mut queue = QueueReader::open(folder).await;
+        let tasks = queue.number("SELECT count(*) FROM task").await;
+        let file = if is_postgres() {
+            let tables = "SELECT CAST(sum(pg_total_relation_size(name)) AS bigint)
+                          FROM unnest(ARRAY['task', 'job', 'event', 'quarantine']::regclass[]) AS name";
+            u64::try_from(queue.number(tables).await).unwrap()
+        } else {
+            size("queue.db")
+        };
         Self {
             memory: service.memory("VmRSS") << 10,
             handles: std::fs::read_dir(format!("/proc/{}/fd", service.pid())).unwrap().count() as u64,
             tasks: u64::try_from(tasks).unwrap(),
-            file: size("queue.db"),
+            file,
             wal: size("queue.db-wal"),
         }
     }
@@ -228,7 +237,7 @@ async fn what_should_be_flat_is_flat() {
         end.wal >> 10
     );
     println!("{note}");
-    File::open(fixture.folder.path()).await.assert_finished().await;
+    QueueReader::open(fixture.folder.path()).await.assert_finished().await;
     assert_eq!(end.tasks, (cycles * TASKS) as u64, "each request is a task, and a refused one is none");
     assert!(end.memory <= warm.memory * 13 / 10 + 16 * MIB, "memory grows: {note}");
     assert!(end.handles <= warm.handles + 8, "handles leak: {note}");

@@ -75,10 +75,10 @@ impl Queue {
         lease: Duration,
         max_crashes: u32,
     ) -> Result<Claimed, QueueError> {
-        let request = ClaimRequest { owner: Arc::clone(owner), lease, max_crashes };
         // Taken before the commit: the worker must never believe that its lease ends later than the
         // queue does.
         let requested_at = Instant::now();
+        let request = ClaimRequest { owner: Arc::clone(owner), requested_at, lease, max_crashes };
         let claimed = self.inner.store.claim(request, move || limits().into()).await?;
         let ClaimedJobs { leased, failed_crash_looping } = claimed;
         self.inner.metrics.claim_seconds.observe(requested_at.elapsed().as_secs_f64());

@@ -138,12 +138,26 @@ impl Lease {
     }
 
     /// The time until the lease expires, or others may take this instance for dead; zero once that
-    /// may have happened. It is measured by this machine's
-    /// steady clock from before the renewal was requested, so a process that was frozen detects at
-    /// once that its lease may have expired.
+    /// may have happened. It is measured by this machine's steady clock from before the renewal was
+    /// requested, so a process that was frozen detects at once that its lease may have expired.
     pub fn remaining(&self) -> Duration {
-        let lease = Duration::from_millis(self.expires_ms.load(Ordering::Relaxed)).saturating_sub(self.claimed.elapsed());
-        lease.min(self.queue.inner.store.alive_for())
+        let confirmed_at = self.claimed + self.valid_for().saturating_sub(self.duration);
+        self.until_expiry().min(self.queue.inner.store.alive_for(confirmed_at))
+    }
+
+    /// From when it was claimed until it expires.
+    fn valid_for(&self) -> Duration {
+        Duration::from_millis(self.expires_ms.load(Ordering::Relaxed))
+    }
+
+    fn until_expiry(&self) -> Duration {
+        self.valid_for().saturating_sub(self.claimed.elapsed())
+    }
+
+    /// Whether to renew the lease even if there is nothing to store: half of it is over. That others
+    /// see that this instance is alive is none of its concern.
+    pub fn is_renewal_due(&self) -> bool {
+        self.until_expiry() <= self.duration / 2
     }
 
     /// Stores a checkpoint and renews the lease.

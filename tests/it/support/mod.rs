@@ -20,7 +20,7 @@ pub use broker::{Found, PARTITIONS, TestBroker, TestTopic, partition};
 pub use client::{Client, is_end, message, seqs};
 pub use elastic::ElasticIndex;
 pub use process::{Process, program, program_with_files};
-pub use queue::queue_url;
+pub use queue::{queue_url, queue_url_at};
 pub use raw::RawClient;
 pub use source::{Reading, TestSource, doc};
 

@@ -4,23 +4,29 @@
 use std::{
     collections::HashSet,
     hash::{DefaultHasher, Hash, Hasher},
+    path::Path,
     sync::{Mutex, PoisonError},
 };
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tempfile::TempDir;
 
-fn hash(folder: &TempDir) -> u64 {
+fn hash(folder: &Path) -> u64 {
     let mut hasher = DefaultHasher::new();
-    folder.path().hash(&mut hasher);
+    folder.hash(&mut hasher);
     hasher.finish()
 }
 
 /// The queue of the services that share `folder`.
 pub fn queue_url(folder: &TempDir) -> String {
+    queue_url_at(folder.path())
+}
+
+/// As [`queue_url`], of the path of the folder.
+pub fn queue_url_at(folder: &Path) -> String {
     static CREATED: Mutex<Option<HashSet<String>>> = Mutex::new(None);
     let Some(server) = super::real("QUEUE") else {
-        return format!("sqlite://{}", folder.path().join("queue.db").display());
+        return format!("sqlite://{}", folder.join("queue.db").display());
     };
     let schema = format!("it_{:016x}", hash(folder));
     let mut created = CREATED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -15,7 +15,8 @@ use crate::{
         TaskSetup, generate_rows,
         log_checks::{published, takeovers, waits},
     },
-    row_counts::{File, RowCounts},
+    queue_reader::QueueReader,
+    row_counts::RowCounts,
     support::{Client, Process, TIMEOUT, TestSource, is_end, message},
     table::TestResult,
 };
@@ -165,7 +166,7 @@ async fn a_topic_without_leaders_delays_no_other() {
         recovered.elapsed().as_secs_f64()
     );
     assert_eq!(process.terminate().await.0, Some(0));
-    File::open(folder.path()).await.assert_finished().await;
+    QueueReader::open(folder.path()).await.assert_finished().await;
     let mut counts = RowCounts::default();
     for (task, topic, devices) in tasks {
         counts.add(RowCounts::of(&source, topic, &task, devices).await);

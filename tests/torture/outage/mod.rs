@@ -7,7 +7,7 @@
 mod kafka;
 pub mod log_checks;
 mod postgres;
-mod proxy;
+pub mod proxy;
 mod scenario;
 mod services;
 mod topic;

@@ -1,6 +1,10 @@
 //! A TCP proxy in front of PostgreSQL, which simulates a slow, silent or broken network.
 
-use std::time::Duration;
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -22,11 +26,15 @@ pub enum Network {
     Forgetful,
 }
 
+/// The ports from which the server is connected to.
+type Ports = Arc<Mutex<HashSet<u16>>>;
+
 /// A proxy, which runs until this is dropped.
 pub struct Proxy {
     network: watch::Sender<Network>,
     address: String,
     server_address: String,
+    ports: Ports,
     _running: JoinSet<()>,
 }
 
@@ -38,8 +46,9 @@ impl Proxy {
         let address = listener.local_addr().unwrap().to_string();
         let (network, seen) = watch::channel(Network::Fast);
         let mut running = JoinSet::new();
-        running.spawn(serve(listener, server_address.clone(), seen));
-        Self { network, address, server_address, _running: running }
+        let ports = Ports::default();
+        running.spawn(serve(listener, server_address.clone(), seen, Arc::clone(&ports)));
+        Self { network, address, server_address, ports, _running: running }
     }
 
     /// The URL with the proxy's address.
@@ -50,20 +59,25 @@ impl Proxy {
     pub fn set(&self, network: Network) {
         self.network.send_replace(network);
     }
+
+    /// The ports that the server sees its connections come from.
+    pub fn ports(&self) -> Vec<i32> {
+        self.ports.lock().unwrap().iter().map(|port| i32::from(*port)).collect()
+    }
 }
 
-async fn serve(listener: TcpListener, server_address: String, network: watch::Receiver<Network>) {
+async fn serve(listener: TcpListener, server_address: String, network: watch::Receiver<Network>, ports: Ports) {
     let mut connections = JoinSet::new();
     loop {
         let (client, _) = listener.accept().await.unwrap();
-        connections.spawn(connection(client, server_address.clone(), network.clone()));
+        connections.spawn(connection(client, server_address.clone(), network.clone(), Arc::clone(&ports)));
         // Removes finished connections.
         while connections.try_join_next().is_some() {}
     }
 }
 
 /// One connection, until either side closes it.
-async fn connection(client: TcpStream, server_address: String, mut network: watch::Receiver<Network>) {
+async fn connection(client: TcpStream, server_address: String, mut network: watch::Receiver<Network>, ports: Ports) {
     let silent = |network: &Network| matches!(network, Network::Silent | Network::Forgetful);
     // A new connection is only delayed.
     if network.wait_for(|network| !silent(network)).await.is_err() {
@@ -71,11 +85,14 @@ async fn connection(client: TcpStream, server_address: String, mut network: watc
     }
     // If PostgreSQL is down, the client's connection is closed.
     let Ok(server) = TcpStream::connect(server_address).await else { return };
+    let port = server.local_addr().unwrap().port();
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    ports.lock().unwrap().insert(port);
     tokio::select! {
         () = pump(from_client, to_server, network.clone()) => {}
         () = pump(from_server, to_client, network) => {}
     }
+    ports.lock().unwrap().remove(&port);
 }
 
 async fn pump(mut from: tcp::OwnedReadHalf, mut to: tcp::OwnedWriteHalf, mut network: watch::Receiver<Network>) {

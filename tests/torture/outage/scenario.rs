@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::log_checks;
 use crate::{
-    row_counts::{File, RowCounts},
+    queue_reader::QueueReader,
+    row_counts::RowCounts,
     support::{Client, Process, TestBroker, TestSource, TestTopic, doc, is_end, message},
     table::TestResult,
 };
@@ -166,7 +167,7 @@ impl Scenario {
         let Self { folder, source, topic, process, task, devices, rows, log, .. } = self;
         log_checks::assert_exact(&log, &devices, rows);
         assert_eq!(process.terminate().await.0, Some(0));
-        File::open(folder.path()).await.assert_finished().await;
+        QueueReader::open(folder.path()).await.assert_finished().await;
         let counts = RowCounts::of(&source, &topic, &task, &devices).await;
         assert_eq!(counts.rows, devices.len() * rows);
         assert_eq!(counts.lost, 0, "{counts:?}");

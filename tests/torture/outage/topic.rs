@@ -10,7 +10,7 @@ use rdkafka::{
 
 use super::{Scenario, scenario::DEVICES, services};
 use crate::{
-    row_counts::File,
+    queue_reader::QueueReader,
     support::{TIMEOUT, TestTopic, is_end, message, seqs},
     table,
 };
@@ -44,7 +44,7 @@ async fn a_topic_deleted_during_a_task_fails_the_devices_and_is_not_created_agai
     assert_eq!(failed, DEVICES + 1, "one error line per device, and the last line: {log:#?}");
     assert!(!topic.broker.topics().await.contains(&topic.name), "the service has created it again");
     assert_eq!(process.terminate().await.0, Some(0));
-    File::open(folder.path()).await.assert_finished().await;
+    QueueReader::open(folder.path()).await.assert_finished().await;
     table::TestResult {
         what,
         times: 1,
@@ -66,14 +66,15 @@ async fn a_topic_deleted_and_created_again_gets_all_rows_after_the_checkpoint() 
     scenario.topic.broker.create(&scenario.topic.name, &[]).await;
     let made = Instant::now();
     // Rows that were acknowledged before are lost with the old topic.
-    let acknowledged = File::open(scenario.folder.path()).await.number("SELECT sum(published) FROM job").await;
+    let acknowledged =
+        QueueReader::open(scenario.folder.path()).await.number("SELECT CAST(sum(published) AS BIGINT) FROM job").await;
     scenario.until(is_end).await;
     let took = made.elapsed();
     let Scenario { folder, source, topic, process, task, devices, log, .. } = scenario;
     assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>());
     assert_eq!(log.last().unwrap()["payload"]["state"], "succeeded");
     assert_eq!(process.terminate().await.0, Some(0));
-    File::open(folder.path()).await.assert_finished().await;
+    QueueReader::open(folder.path()).await.assert_finished().await;
     let all = topic.read().await;
     let (mut rows, mut before) = (0, 0);
     for device in devices {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{
     fixture::{Device, Fixture},
-    job_history::{self, JobHistory},
+    job_history::{JobHistory, JobTotals},
     watcher::{Cut, Watcher},
 };
 use crate::support::{Client, Process, message};
@@ -58,14 +58,24 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Driver {
     pub async fn new(fixture: Fixture, rng: Rng) -> Self {
-        let services = vec![fixture.serve().await, fixture.serve().await];
-        // A service accepts connections once the queue file is migrated.
-        for service in &services {
-            Client::connect(&service.url).await;
-        }
-        let job_history = JobHistory::open(fixture.folder.path()).await;
-        let urls = watch::Sender::new(urls(&services));
-        Self { fixture, rng, services, urls, tasks: Vec::new(), watchers: Vec::new(), job_history, counts: Counts::default() }
+        let first = fixture.serve().await;
+        // A service accepts connections once the queue is migrated.
+        Client::connect(&first.url).await;
+        let mut job_history = JobHistory::open(fixture.folder.path()).await;
+        job_history.learn_instance(&first).await;
+        let (services, urls) = (vec![first], watch::Sender::default());
+        let mut driver = Self {
+            fixture,
+            rng,
+            services,
+            urls,
+            tasks: Vec::new(),
+            watchers: Vec::new(),
+            job_history,
+            counts: Counts::default(),
+        };
+        driver.start(1).await;
+        driver
     }
 
     pub async fn round(&mut self, round: usize) {
@@ -172,7 +182,7 @@ impl Driver {
     /// Returns the number of jobs that it was running.
     async fn kill_one(&mut self, service: Process) -> usize {
         self.update_history().await;
-        let orphans = self.job_history.leases(job_history::owner(service.pid()).as_deref());
+        let orphans = self.job_history.leases(self.job_history.owner(service.pid()).as_deref());
         service.kill().await;
         self.counts.kills += 1;
         self.counts.orphans += orphans;
@@ -191,7 +201,7 @@ impl Driver {
     /// Freezes a service until another has taken over its jobs; then it is thawed or killed.
     async fn freeze(&mut self, target: usize) -> String {
         let thaws = self.rng.u8(..4) > 0;
-        let owner = job_history::owner(self.services[target].pid());
+        let owner = self.job_history.owner(self.services[target].pid());
         self.services[target].freeze();
         self.counts.freezes += 1;
         self.update_history().await;
@@ -228,11 +238,13 @@ impl Driver {
     }
 
     async fn start(&mut self, at: usize) {
-        self.services.insert(at, self.fixture.serve().await);
+        let service = self.fixture.serve().await;
+        self.job_history.learn_instance(&service).await;
+        self.services.insert(at, service);
         self.urls.send_replace(urls(&self.services));
     }
 
-    async fn update_history(&mut self) -> job_history::JobTotals {
+    async fn update_history(&mut self) -> JobTotals {
         self.job_history.update().await
     }
 

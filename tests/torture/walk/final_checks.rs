@@ -6,9 +6,13 @@ use futures_util::future::join_all;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::driver::{Driver, Task};
+use super::{
+    driver::{Driver, Task},
+    fixture::Fixture,
+};
 use crate::{
-    row_counts::{File, RowCounts},
+    queue_reader::QueueReader,
+    row_counts::RowCounts,
     support::{Client, message, seqs},
 };
 
@@ -20,11 +24,8 @@ impl Driver {
     /// summary of the walk.
     pub async fn finish(mut self) -> (RowCounts, String) {
         self.wait_until_finished().await;
-        let logs = self.read_logs().await;
-        for (task, log) in self.tasks.iter().zip(&logs) {
-            assert_log_end(task, log);
-        }
-        let rows = self.count_rows().await;
+        let logs = read_logs(&self.services[0].url, &self.tasks).await;
+        let rows = count_rows(&self.fixture, &self.tasks).await;
         for watcher in std::mem::take(&mut self.watchers) {
             let (task, after) = (watcher.task, usize::try_from(watcher.after).unwrap());
             assert_eq!(watcher.log(), logs[task][after..], "task {task}: a watcher received another log");
@@ -34,7 +35,7 @@ impl Driver {
         let of_tasks = |count: fn(&Task) -> i64| self.tasks.iter().map(count).sum::<i64>();
         assert_eq!(totals.published, of_tasks(published), "the queue's count of published rows");
         assert_eq!(totals.quarantined, of_tasks(quarantined), "the queue's count of quarantined rows");
-        let mut file = File::open(self.fixture.folder.path()).await;
+        let mut file = QueueReader::open(self.fixture.folder.path()).await;
         file.assert_finished().await;
         assert_eq!(
             file.number("SELECT count(*) FROM task").await,
@@ -78,38 +79,39 @@ impl Driver {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
+}
 
-    /// Counts the rows of all tasks, of several tasks at a time.
-    async fn count_rows(&self) -> RowCounts {
-        let mut sum = RowCounts::default();
-        for tasks in self.tasks.chunks(8) {
-            for counts in join_all(tasks.iter().map(|task| self.count_task(task))).await {
-                sum.add(counts);
-            }
+/// Counts the rows of all tasks, of several tasks at a time.
+pub async fn count_rows(fixture: &Fixture, tasks: &[Task]) -> RowCounts {
+    let mut sum = RowCounts::default();
+    for tasks in tasks.chunks(8) {
+        for counts in join_all(tasks.iter().map(|task| count_task(fixture, task))).await {
+            sum.add(counts);
         }
-        sum
     }
+    sum
+}
 
-    async fn count_task(&self, task: &Task) -> RowCounts {
-        let devices: Vec<Uuid> = task.devices.iter().map(|device| device.id).collect();
-        let counts = RowCounts::of(&self.fixture.source, &self.fixture.topics[task.topic], &task.id, &devices).await;
-        assert_eq!(counts.lost, 0, "task {}: {counts:?}", task.id);
-        counts
-    }
+async fn count_task(fixture: &Fixture, task: &Task) -> RowCounts {
+    let devices: Vec<Uuid> = task.devices.iter().map(|device| device.id).collect();
+    let counts = RowCounts::of(&fixture.source, &fixture.topics[task.topic], &task.id, &devices).await;
+    assert_eq!(counts.lost, 0, "task {}: {counts:?}", task.id);
+    counts
+}
 
-    /// Reads the logs of all tasks with a new client.
-    async fn read_logs(&self) -> Vec<Vec<Value>> {
-        let (mut client, mut logs) = (Client::connect(&self.services[0].url).await, Vec::new());
-        for task in &self.tasks {
-            let reply = client.attach(&task.id, 0).await;
-            let state = if task.has_foreign_device { "failed" } else { "succeeded" };
-            assert_eq!((message(&reply), reply["payload"]["state"].as_str()), ("task attached.", Some(state)), "{reply}");
-            let log = client.log().await;
-            assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>(), "task {}", task.id);
-            logs.push(log);
-        }
-        logs
+/// Reads the logs of all tasks with a new client, and checks their ends.
+pub async fn read_logs(url: &str, tasks: &[Task]) -> Vec<Vec<Value>> {
+    let (mut client, mut logs) = (Client::connect(url).await, Vec::new());
+    for task in tasks {
+        let reply = client.attach(&task.id, 0).await;
+        let state = if task.has_foreign_device { "failed" } else { "succeeded" };
+        assert_eq!((message(&reply), reply["payload"]["state"].as_str()), ("task attached.", Some(state)), "{reply}");
+        let log = client.log().await;
+        assert_eq!(seqs(&log), (1..=log.len() as u64).collect::<Vec<_>>(), "task {}", task.id);
+        assert_log_end(task, &log);
+        logs.push(log);
     }
+    logs
 }
 
 fn published(task: &Task) -> i64 {

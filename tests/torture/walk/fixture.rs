@@ -68,7 +68,12 @@ impl Fixture {
 
     /// Starts a service on the shared queue, slow enough to be interrupted, with short leases.
     pub async fn serve(&self) -> Process {
-        let settings = BTreeMap::from([
+        self.serve_with(&[]).await
+    }
+
+    /// As [`serve`](Self::serve), with further settings, which have precedence.
+    pub async fn serve_with(&self, more: &[(&str, &str)]) -> Process {
+        let mut settings = BTreeMap::from([
             ("DATA_PATCH_IOTA_PAGE_ROWS", "20"),
             ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "65536"),
             ("DATA_PATCH_WORKER_CONCURRENCY", "3"),
@@ -78,6 +83,7 @@ impl Fixture {
             // The limit of crashes has a test of its own.
             ("DATA_PATCH_WORKER_MAX_CRASHES", "1000"),
         ]);
+        settings.extend(more.iter().copied());
         Process::serve(&self.folder, &self.source, &self.topics[0], &settings.into_iter().collect::<Vec<_>>()).await
     }
 }

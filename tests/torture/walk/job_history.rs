@@ -1,11 +1,12 @@
-//! Reads the jobs in the queue file repeatedly, and checks each change: only the holder of a lease
+//! Reads the jobs in the queue repeatedly, and checks each change: only the holder of a lease
 //! may change a job, and progress never goes backwards.
 
 use std::{collections::HashMap, path::Path};
 
-use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
-
-use crate::support::TIMEOUT;
+use crate::{
+    queue_reader::{QueueReader, is_postgres},
+    support::{Client, Process},
+};
 
 /// The last known state of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,37 +55,33 @@ pub struct JobTotals {
     pub quarantined: i64,
 }
 
+/// A row of `job`: id, attempt, state, owner, published, quarantined, position.
+type JobRow = (i64, i64, String, Option<String>, i64, i64, Option<i64>);
+
 pub struct JobHistory {
-    file: SqliteConnection,
+    queue: QueueReader,
     jobs: HashMap<i64, Job>,
+    /// PostgreSQL only: the process of each instance that was ever seen.
+    instances: HashMap<String, u32>,
 }
 
 impl JobHistory {
     pub async fn open(folder: &Path) -> Self {
-        let options = SqliteConnectOptions::new().filename(folder.join("queue.db")).busy_timeout(TIMEOUT);
-        Self { file: SqliteConnection::connect_with(&options).await.unwrap(), jobs: HashMap::new() }
+        Self { queue: QueueReader::open(folder).await, jobs: HashMap::new(), instances: HashMap::new() }
     }
 
     /// Reads all jobs, and checks how each has changed.
     pub async fn update(&mut self) -> JobTotals {
         let sql = "SELECT id, attempt, state, owner, published, quarantined, cursor_time FROM job";
         let mut totals = JobTotals { open: 0, published: 0, quarantined: 0 };
-        for row in sqlx::query(sql).fetch_all(&mut self.file).await.unwrap() {
-            let (attempt, owner): (i64, Option<String>) = (row.get(1), row.get(3));
-            let before = self.jobs.get(&row.get(0)).filter(|before| before.attempt == attempt);
-            let job = Job {
-                attempt,
-                state: row.get(2),
-                holder: owner.clone().or_else(|| before?.holder.clone()),
-                owner,
-                published: row.get(4),
-                quarantined: row.get(5),
-                position: row.get(6),
-            };
+        for (id, attempt, state, owner, published, quarantined, position) in self.queue.rows::<JobRow>(sql).await {
+            let before = self.jobs.get(&id).filter(|before| before.attempt == attempt);
+            let holder = owner.clone().or_else(|| before?.holder.clone());
+            let job = Job { attempt, state, owner, holder, published, quarantined, position };
             totals.open += usize::from(!job.is_final());
             totals.published += job.published;
             totals.quarantined += job.quarantined;
-            if let Some(before) = self.jobs.insert(row.get(0), job.clone()) {
+            if let Some(before) = self.jobs.insert(id, job.clone()) {
                 assert!(before.allows(&job), "a job was changed without its lease: {before:?} became {job:?}");
             }
         }
@@ -95,11 +92,30 @@ impl JobHistory {
     pub fn leases(&self, owner: Option<&str>) -> usize {
         self.jobs.values().filter(|job| job.state == "running" && owner.is_some() && job.owner.as_deref() == owner).count()
     }
+
+    /// Learns the instance name of a service that was started after all others were learnt.
+    pub async fn learn_instance(&mut self, service: &Process) {
+        if !is_postgres() {
+            return;
+        }
+        // It answers once its queue is open.
+        Client::connect(&service.url).await;
+        for (id,) in self.queue.rows::<(String,)>("SELECT id FROM instance").await {
+            self.instances.entry(id).or_insert_with(|| service.pid());
+        }
+    }
+
+    /// The instance name of a service. `None` if it has just started.
+    pub fn owner(&self, pid: u32) -> Option<String> {
+        if is_postgres() {
+            return self.instances.iter().find(|(_, of)| **of == pid).map(|(id, _)| id.clone());
+        }
+        lock_file_owner(pid)
+    }
 }
 
-/// The instance name of a service, from the lock file that it holds open. `None` if it has just
-/// started.
-pub fn owner(pid: u32) -> Option<String> {
+/// The instance name of a service, from the lock file that it holds open.
+fn lock_file_owner(pid: u32) -> Option<String> {
     std::fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
         // A file may have been closed meanwhile.

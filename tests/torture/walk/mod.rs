@@ -6,12 +6,14 @@
 //! actions (but not their timing).
 
 mod driver;
-mod final_checks;
-mod fixture;
+pub mod final_checks;
+pub mod fixture;
 mod job_history;
-mod watcher;
+pub mod watcher;
 
 use std::sync::Arc;
+
+pub use driver::Task;
 
 use driver::Driver;
 use fastrand::Rng;
@@ -19,7 +21,7 @@ use fixture::Fixture;
 
 use crate::table::TestResult;
 
-fn number(variable: &str) -> Option<u64> {
+pub fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
 }
 

@@ -25,7 +25,7 @@ use sqlite::SqliteStore;
 
 /// The operations of a store. All guarantee that
 ///
-/// - a change is durable before it is answered, and an error means that nothing was changed;
+/// - a change is durable before it is answered, and an error means that nothing was changed (or is, if the answer of a server was lost);
 /// - events are appended to a task's log in the transaction of the change that they tell of, with
 ///   sequence numbers without a gap, and after the commit, and only then, each entry is handed to
 ///   the store's [`LogHub`] ([`publish`](LogHub::publish)), in the order of its task's log;
@@ -86,9 +86,9 @@ pub(crate) trait Store {
     /// and returns the number of leases. An instance whose death is not certain is left alone.
     fn end_leases_of_dead_instances(&self) -> impl Future<Output = Result<usize, QueueError>> + Send;
 
-    /// For how long the other instances certainly do not take this one for dead, and its leases for
-    /// lost.
-    fn alive_for(&self) -> Duration;
+    /// For how long the other instances certainly do not take this one for dead, and a lease that was
+    /// claimed or renewed at `confirmed_at` for lost. Zero if they may have done so since.
+    fn alive_for(&self, confirmed_at: std::time::Instant) -> Duration;
 
     /// See [`crate::Queue::instances`].
     fn instances(&self) -> impl Future<Output = Result<Vec<InstanceRow>, QueueError>> + Send;
@@ -184,7 +184,8 @@ pub(crate) trait Store {
 #[derive(Debug, Clone)]
 pub(crate) struct ClaimRequest {
     pub owner: Arc<str>,
-    /// For how long each lease is valid.
+    /// Since when each lease is valid, and for how long.
+    pub requested_at: std::time::Instant,
     pub lease: Duration,
     /// A job with so many crashes is failed.
     pub max_crashes: u32,
@@ -296,8 +297,8 @@ impl Store for AnyStore {
         dispatch_async!(self, store => store.end_leases_of_dead_instances().await)
     }
 
-    fn alive_for(&self) -> Duration {
-        dispatch!(self, store => store.alive_for())
+    fn alive_for(&self, confirmed_at: std::time::Instant) -> Duration {
+        dispatch!(self, store => store.alive_for(confirmed_at))
     }
 
     async fn instances(&self) -> Result<Vec<InstanceRow>, QueueError> {

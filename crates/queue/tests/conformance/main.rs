@@ -10,6 +10,7 @@ mod large;
 mod metrics;
 mod model;
 mod operations;
+mod partition;
 mod postgres;
 mod sqlite;
 mod tasks;

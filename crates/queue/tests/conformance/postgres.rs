@@ -138,6 +138,64 @@ async fn a_rate_is_shared_by_the_instances_that_work_on_the_task() {
 }
 
 #[tokio::test]
+async fn a_lease_is_not_renewed_more_often_because_its_instance_is_soon_dead_if_it_is_silent() {
+    if !PostgresSchema::is_available() {
+        return;
+    }
+    let store = PostgresSchema::create().await;
+    let options = QueueOptions { dead_after: Duration::from_secs(2), ..store.options() };
+    let queue = Queue::open(&options, Clock::System).await.unwrap();
+    queue.submit(task(1, None)).await.unwrap();
+    let lease = queue.claim(&queue.owner(), || 1, Duration::from_mins(10), MAX_CRASHES).await.unwrap().leases.pop().unwrap();
+    assert!(!lease.is_renewal_due(), "it lasts for ten minutes; {:?} remain", lease.remaining());
+}
+
+/// Claims on a thread of its own, which stops inside the transaction of the claim until `thaw` is
+/// dropped, as a process does that is frozen there. Returns the number of leases, once it has gone on.
+async fn freeze_in_a_claim(options: QueueOptions) -> (std::sync::mpsc::Sender<()>, std::thread::JoinHandle<usize>) {
+    let (thaw, frozen_until) = std::sync::mpsc::channel::<()>();
+    let (frozen, is_frozen) = tokio::sync::oneshot::channel();
+    let claiming = async move {
+        let queue = Queue::open(&options, Clock::System).await.unwrap();
+        // Asked for before the transaction, and again in it.
+        let state = std::sync::Mutex::new((0, Some(frozen), frozen_until));
+        let limits = move || {
+            let mut state = state.lock().unwrap();
+            state.0 += 1;
+            if state.0 == 2 {
+                state.1.take().unwrap().send(()).unwrap();
+                assert!(state.2.recv().is_err(), "thawed by a drop");
+            }
+            1
+        };
+        let claimed = queue.claim(&queue.owner(), limits, LEASE, MAX_CRASHES).await;
+        claimed.map_or(0, |claimed| claimed.leases.len())
+    };
+    let thread = std::thread::spawn(move || {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(claiming)
+    });
+    is_frozen.await.unwrap();
+    (thaw, thread)
+}
+
+#[tokio::test]
+async fn an_instance_that_is_frozen_in_a_claim_does_not_keep_others_from_claiming() {
+    if !PostgresSchema::is_available() {
+        return;
+    }
+    let store = PostgresSchema::create().await;
+    let options = || QueueOptions { dead_after: Duration::from_secs(2), ..store.options() };
+    let living = Queue::open(&options(), Clock::System).await.unwrap();
+    living.submit(task(1, None)).await.unwrap();
+    let (thaw, frozen) = freeze_in_a_claim(options()).await;
+    let claimed = living.claim(&living.owner(), || 1, LEASE, MAX_CRASHES).await.expect("the frozen instance keeps the lock");
+    assert_eq!(claimed.leases.len(), 1);
+    drop(thaw);
+    assert_eq!(tokio::task::spawn_blocking(|| frozen.join().unwrap()).await.unwrap(), 0, "it has lost its transaction");
+    claimed.leases[0].checkpoint(progress(1)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_queue_of_a_newer_version_is_told() {
     if !PostgresSchema::is_available() {
         return;

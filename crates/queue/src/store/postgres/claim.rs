@@ -8,14 +8,14 @@ use std::{
     sync::Arc,
 };
 
-use sqlx::{Connection, PgConnection, Result, Row, postgres::PgRow};
+use sqlx::{PgConnection, Result, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::connections::{query, query_scalar};
 use super::{
     Shared,
     due::{DueJob, due_jobs, select_tasks_due, tasks_due},
-    error::{Failure, answered},
+    error::Failure,
     rows::{self, number, task_columns},
     transaction::{Locked, now_ms, set_time},
     update::JobColumns,
@@ -40,22 +40,35 @@ pub async fn claim(
     request: &ClaimRequest,
     limits: &(impl Fn() -> ClaimLimits + Sync),
 ) -> std::result::Result<ClaimedJobs, Failure> {
+    if shared.instance.needs_renewal(&shared.clock) {
+        // Others may take this instance for dead. A lease that is claimed now would be over at once.
+        shared.instance.renew(shared).await?;
+        return Ok(ClaimedJobs::default());
+    }
     let mut connection = shared.connections.acquire().await?;
-    let (claimed, entries) = answered(async {
+    let mut taken = Vec::new();
+    let claimed = shared.connections.answered(async {
         // Most claims of an idle instance find nothing: one statement, and no lock.
         let first = limits();
         if first.jobs == 0 || tasks_due(&mut connection, &shared.clock, 1, &first.closed_topics()).await?.is_empty() {
             return Ok((ClaimedJobs::default(), Vec::new()));
         }
-        let mut transaction = connection.begin().await?;
+        let mut transaction = shared.connections.begin(&mut connection).await?;
         let claimed = ClaimTransaction::run(&mut transaction, shared, request, limits).await?;
+        taken.extend(claimed.0.leased.iter().map(|job| (job.id, job.attempt)));
         shared.commit(transaction).await?;
         Ok(claimed)
-    })
-    .await?;
+    });
+    let claimed = claimed.await;
+    let is_over = shared.instance.alive_for(&shared.clock, request.requested_at).is_zero();
+    if is_over || claimed.is_err() {
+        // It may have been committed although the answer was lost.
+        shared.instance.abandon(taken);
+    }
+    let (claimed, entries) = claimed?;
     connection.give_back();
     shared.publish(entries);
-    Ok(claimed)
+    Ok(if is_over { ClaimedJobs::default() } else { claimed })
 }
 
 /// Expires the leases of an instance that end by `until_ms`, or all of them, and assigns the blame

@@ -6,17 +6,18 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use sqlx::{
-    ConnectOptions, FromRow, PgConnection, Postgres,
+    AssertSqlSafe, ConnectOptions, Connection, FromRow, PgConnection, Postgres, Transaction,
     postgres::{PgArguments, PgConnectOptions, PgRow},
     query::{Query, QueryScalar},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::error::{Failure, answered};
-use crate::QueueError;
+use super::error::{self, Failure, Remedy};
+use crate::{QueueError, policy::millis};
 
 /// A queue of this process is behind a pooler. Others then do without prepared statements too, which
 /// costs them some time only.
@@ -49,6 +50,7 @@ where
 #[derive(Debug, Clone)]
 pub struct Connections {
     options: Arc<PgConnectOptions>,
+    begin: Arc<str>,
     permits: Arc<Semaphore>,
     idle: Arc<Mutex<Vec<PgConnection>>>,
 }
@@ -62,19 +64,48 @@ pub struct Lent {
 }
 
 impl Connections {
-    pub fn new(options: PgConnectOptions, most: usize) -> Self {
-        Self { options: Arc::new(options), permits: Arc::new(Semaphore::new(most)), idle: Arc::default() }
+    /// At most so many. The server ends a transaction whose client asks nothing for
+    /// `max_idle_in_transaction`: its process is frozen, or cut off, and the others wait for the locks.
+    pub fn new(options: PgConnectOptions, most: usize, max_idle_in_transaction: Duration) -> Self {
+        // With each transaction: a pooler in transaction mode passes no options of sessions.
+        let idle_ms = millis(max_idle_in_transaction);
+        let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}").into();
+        Self { options: Arc::new(options), begin, permits: Arc::new(Semaphore::new(most)), idle: Arc::default() }
     }
 
     pub async fn acquire(&self) -> Result<Lent, Failure> {
-        let closed = |_| Failure { error: QueueError::Closed, remedy: super::error::Remedy::Wait };
+        let closed = |_| Failure { error: QueueError::Closed, remedy: Remedy::Wait };
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(closed)?;
         let idle = lock(&self.idle).pop();
         let connection = match idle {
             Some(connection) => connection,
-            None => answered(self.options.connect()).await?,
+            None => self.answered(self.options.connect()).await?,
         };
         Ok(Lent { connection, idle: Arc::clone(&self.idle), _permit: permit })
+    }
+
+    /// Begins a transaction.
+    pub async fn begin<'c>(&self, connection: &'c mut PgConnection) -> sqlx::Result<Transaction<'c, Postgres>> {
+        connection.begin_with(AssertSqlSafe(Arc::clone(&self.begin))).await
+    }
+
+    /// Waits for an answer of the server, but not for ever. If there is none, the idle connections are
+    /// closed: what broke one has broken them all, and each would fail an operation, or let it wait.
+    pub async fn answered<T>(&self, work: impl Future<Output = sqlx::Result<T>> + Send) -> Result<T, Failure> {
+        self.answered_within(error::ANSWER_TIMEOUT, work).await
+    }
+
+    /// As [`answered`](Self::answered), with another limit of time.
+    pub async fn answered_within<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = sqlx::Result<T>> + Send,
+    ) -> Result<T, Failure> {
+        let answer = error::answered_within(limit, work).await;
+        if answer.as_ref().is_err_and(|failure| failure.remedy == Remedy::Wait) {
+            lock(&self.idle).clear();
+        }
+        answer
     }
 
     /// Closes the idle connections. Later calls fail with [`QueueError::Closed`].

@@ -7,18 +7,23 @@ use sqlx::Error;
 use crate::QueueError;
 
 /// A server that answers nothing for so long is taken for one that is away.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The queue has no answer, because the server gave none in time.
 #[derive(Debug, thiserror::Error)]
-#[error("PostgreSQL has not answered within {} s", ANSWER_TIMEOUT.as_secs())]
-struct NoAnswer;
+#[error("PostgreSQL has not answered within {} s", .0.as_secs())]
+struct NoAnswer(Duration);
 
 /// Waits for an answer of the server, but not for ever.
 pub async fn answered<T>(work: impl Future<Output = sqlx::Result<T>> + Send) -> Result<T, Failure> {
-    match tokio::time::timeout(ANSWER_TIMEOUT, work).await {
+    answered_within(ANSWER_TIMEOUT, work).await
+}
+
+/// As [`answered`], with another limit of time.
+pub async fn answered_within<T>(limit: Duration, work: impl Future<Output = sqlx::Result<T>> + Send) -> Result<T, Failure> {
+    match tokio::time::timeout(limit, work).await {
         Ok(answer) => answer.map_err(Failure::from),
-        Err(_) => Err(Failure { error: QueueError::Unavailable(Arc::new(NoAnswer)), remedy: Remedy::Wait }),
+        Err(_) => Err(Failure { error: QueueError::Unavailable(Arc::new(NoAnswer(limit))), remedy: Remedy::Wait }),
     }
 }
 

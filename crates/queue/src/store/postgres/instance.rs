@@ -9,18 +9,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{Connection, PgConnection, Result as SqlResult, Row, postgres::PgRow};
+use sqlx::{PgConnection, Result as SqlResult, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::connections::{query, query_scalar};
 use super::{
     Shared,
     claim::end_leases_after_crash,
-    error::{Failure, answered},
+    error::Failure,
+    lane,
     rows::number,
     transaction::{now_ms, set_time},
 };
 use crate::{Clock, InstanceProcess, InstanceRow, QueueError, instances::host_name, policy::millis};
+
+/// Leases of owners without a row: it was removed just before a claim was committed. The owner
+/// gives such a claim up, or is dead.
+macro_rules! of_nobody {
+    () => {
+        "state = 'running' AND lease_until IS NOT NULL AND owner IS NOT NULL \
+         AND NOT EXISTS (SELECT FROM instance AS holder WHERE holder.id = job.owner)"
+    };
+}
 
 const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -32,6 +42,10 @@ pub struct Instance {
     version: String,
     dead_after: Duration,
     renewals: Mutex<Renewals>,
+    /// One renewal at a time.
+    renewing: tokio::sync::Mutex<()>,
+    /// Jobs and attempts of claims that may have been committed, and that nobody here works on.
+    abandoned: Mutex<Vec<(i64, i64)>>,
     is_draining: AtomicBool,
     /// There are others that are alive.
     has_others: AtomicBool,
@@ -44,6 +58,11 @@ pub struct Instance {
 struct Renewals {
     /// When the last renewal that succeeded was requested.
     last: Instant,
+    /// Since when no other instance can have taken this one for dead.
+    alive_since: Instant,
+    /// When its row was made, by the server's clock. Others remove the row of an instance that they
+    /// take for dead.
+    row_made_at: Option<i64>,
     /// Since when none has failed.
     unbroken_since: Instant,
 }
@@ -56,7 +75,9 @@ impl Instance {
             host: host_name(),
             version,
             dead_after,
-            renewals: Mutex::new(Renewals { last: now, unbroken_since: now }),
+            renewals: Mutex::new(Renewals { last: now, alive_since: now, row_made_at: None, unbroken_since: now }),
+            renewing: tokio::sync::Mutex::default(),
+            abandoned: Mutex::default(),
             is_draining: AtomicBool::new(false),
             has_others: AtomicBool::new(false),
             has_dead: AtomicBool::new(false),
@@ -68,12 +89,30 @@ impl Instance {
         self.renewals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For how long no other instance takes this one for dead.
-    pub fn alive_for(&self, clock: &Clock) -> Duration {
+    fn abandoned(&self) -> MutexGuard<'_, Vec<(i64, i64)>> {
+        // No code panics while it holds this lock.
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For how long no other instance takes this one for dead, and with it a lease that was claimed
+    /// or renewed at `confirmed_at`. Zero if that may have happened since, even if it is over.
+    pub fn alive_for(&self, clock: &Clock, confirmed_at: Instant) -> Duration {
+        let renewals = self.renewals();
         match clock {
-            Clock::System => self.dead_after.saturating_sub(self.renewals().last.elapsed()),
+            Clock::System if confirmed_at < renewals.alive_since => Duration::ZERO,
+            Clock::System => self.dead_after.saturating_sub(renewals.last.elapsed()),
             Clock::Manual(_) => Duration::MAX,
         }
+    }
+
+    /// Whether this instance has to renew its row before it claims jobs.
+    pub fn needs_renewal(&self, clock: &Clock) -> bool {
+        self.alive_for(clock, Instant::now()).is_zero() || !self.abandoned().is_empty()
+    }
+
+    /// Returns jobs to the queue with the next renewal, if these attempts have them.
+    pub fn abandon(&self, jobs: impl IntoIterator<Item = (i64, i64)>) {
+        self.abandoned().extend(jobs);
     }
 
     pub fn is_draining(&self) -> bool {
@@ -86,27 +125,81 @@ impl Instance {
     }
 
     /// Writes the row of this instance, and looks at those of the others.
+    ///
+    /// If others may have taken it for dead, all its leases are returned to the queue: its workers
+    /// give them up as soon as they notice it, some may have done so already, and others may have
+    /// ended them.
     pub async fn renew(&self, shared: &Shared) -> Result<(), Failure> {
+        let _one = self.renewing.lock().await;
         let requested = Instant::now();
-        let renewed = self.write(shared).await;
+        let renewed = self.write_and_release(shared).await;
         let mut renewals = self.renewals();
-        match &renewed {
-            Ok(()) => renewals.last = requested,
-            Err(_) => renewals.unbroken_since = Instant::now(),
+        match renewed {
+            Ok((row_made_at, was_over)) => {
+                renewals.last = requested;
+                renewals.row_made_at = Some(row_made_at);
+                if was_over {
+                    renewals.alive_since = Instant::now();
+                }
+                Ok(())
+            }
+            Err(failure) => {
+                renewals.unbroken_since = Instant::now();
+                Err(failure)
+            }
         }
-        renewed
     }
 
-    async fn write(&self, shared: &Shared) -> Result<(), Failure> {
+    /// Returns when the row was made, and whether the leases were over.
+    async fn write_and_release(&self, shared: &Shared) -> Result<(i64, bool), Failure> {
+        let is_silent = || self.alive_for(&shared.clock, Instant::now()).is_zero();
+        let was_silent = is_silent();
+        let row_made_at = self.write(shared).await?;
+        let was_dead = self.renewals().row_made_at.is_some_and(|known| known != row_made_at);
+        // The answer may have come so late that workers have given up their leases meanwhile.
+        let was_over = was_silent || was_dead || is_silent();
+        let abandoned = std::mem::take(&mut *self.abandoned());
+        if was_over || !abandoned.is_empty() {
+            let released = lane::repeated(|| self.release(shared, was_over, &abandoned)).await;
+            if let Err(failure) = released {
+                self.abandon(abandoned);
+                return Err(failure);
+            }
+        }
+        Ok((row_made_at, was_over))
+    }
+
+    /// Returns leases of this instance to the queue: all, or these jobs and attempts.
+    async fn release(&self, shared: &Shared, all: bool, abandoned: &[(i64, i64)]) -> Result<(), Failure> {
+        let (jobs, attempts): (Vec<i64>, Vec<i64>) = abandoned.iter().copied().unzip();
+        let sql = concat!(
+            "UPDATE job SET state = 'queued', due_at = ",
+            now_ms!("$2"),
+            ", lease_until = NULL, waiting = FALSE
+             WHERE owner = $1 AND state = 'running' AND lease_until IS NOT NULL
+                 AND ($3 OR (id, attempt) IN (SELECT * FROM unnest($4::bigint[], $5::bigint[])))"
+        );
+        let mut connection = shared.connections.acquire().await?;
+        let release = query(sql).bind(&*self.id).bind(set_time(&shared.clock)).bind(all).bind(jobs).bind(attempts);
+        shared.connections.answered(release.execute(&mut *connection)).await?;
+        connection.give_back();
+        Ok(())
+    }
+
+    /// Returns when the row was made.
+    async fn write(&self, shared: &Shared) -> Result<i64, Failure> {
         let sql = concat!(
             "INSERT INTO instance AS own (id, host, pid, version, started_at, seen_at)
              SELECT $1, $2, $3, $4, now, now FROM (SELECT ",
             now_ms!("$5"),
             " AS now) AS clock
              ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at
-             RETURNING is_draining,
+             RETURNING started_at, is_draining,
                  EXISTS (SELECT FROM instance AS other WHERE id <> own.id AND other.seen_at >= own.seen_at - $6) AS has_others,
-                 EXISTS (SELECT FROM instance AS other WHERE id <> own.id AND other.seen_at < own.seen_at - $6) AS has_dead"
+                 EXISTS (SELECT FROM instance AS other WHERE id <> own.id AND other.seen_at < own.seen_at - $6)
+                     OR EXISTS (SELECT FROM job WHERE ",
+            of_nobody!(),
+            ") AS has_dead"
         );
         let mut connection = shared.connections.acquire().await?;
         let write = query(sql)
@@ -116,13 +209,14 @@ impl Instance {
             .bind(&self.version)
             .bind(set_time(&shared.clock))
             .bind(millis(self.dead_after));
-        let row = answered(write.fetch_one(&mut *connection)).await?;
+        // An answer that comes later is worth nothing.
+        let row = shared.connections.answered_within(self.dead_after, write.fetch_one(&mut *connection)).await?;
         connection.give_back();
         let set = |flag: &AtomicBool, column: &str| row.try_get(column).map(|is_set| flag.store(is_set, Ordering::Relaxed));
         set(&self.is_draining, "is_draining")?;
         set(&self.has_others, "has_others")?;
         set(&self.has_dead, "has_dead")?;
-        Ok(())
+        Ok(row.try_get("started_at")?)
     }
 
     /// Ends the leases of dead instances, and removes their rows. After an outage of the server all
@@ -132,13 +226,13 @@ impl Instance {
             return Ok(0);
         }
         let mut connection = shared.connections.acquire().await?;
-        let dead = answered(async {
-            let mut transaction = connection.begin().await?;
+        let removing = shared.connections.answered(async {
+            let mut transaction = shared.connections.begin(&mut connection).await?;
             let dead = self.remove_dead(&mut transaction, shared).await?;
             shared.commit(transaction).await?;
             Ok(dead)
-        })
-        .await?;
+        });
+        let dead = removing.await?;
         connection.give_back();
         for (id, leases) in dead.iter().filter(|(_, leases)| *leases > 0) {
             tracing::warn!(instance = id, leases, "an instance on this queue died; its jobs resume from their checkpoints");
@@ -150,7 +244,9 @@ impl Instance {
         let now_ms = super::transaction::now(connection, &shared.clock).await?;
         let sql = "SELECT id FROM instance WHERE seen_at < $1 ORDER BY id FOR UPDATE SKIP LOCKED";
         let silent_since = now_ms - millis(self.dead_after);
-        let ids: Vec<String> = query_scalar(sql).bind(silent_since).fetch_all(&mut *connection).await?;
+        let mut ids: Vec<String> = query_scalar(sql).bind(silent_since).fetch_all(&mut *connection).await?;
+        let sql = concat!("SELECT DISTINCT owner FROM job WHERE ", of_nobody!(), " ORDER BY owner");
+        ids.extend(query_scalar::<String>(sql).fetch_all(&mut *connection).await?);
         let mut dead = Vec::with_capacity(ids.len());
         for id in ids {
             let leases = end_leases_after_crash(connection, &id, None, now_ms).await?;

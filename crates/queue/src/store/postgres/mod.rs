@@ -36,15 +36,16 @@ use crate::{
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
 };
 use connections::{Connections, query, query_scalar};
-use error::{Failure, answered};
+use error::Failure;
 use lane::Lane;
+use submit::SubmitRequest;
 use update::UpdateRequest;
 
 /// An open queue in PostgreSQL.
 pub(crate) struct PostgresStore {
     shared: Arc<Shared>,
     updates: Lane<UpdateRequest>,
-    submits: Lane<Submission>,
+    submits: Lane<SubmitRequest>,
 }
 
 /// What all operations need.
@@ -105,7 +106,7 @@ macro_rules! read {
         let read = async {
             let mut lent = $self.shared.connections.acquire().await?;
             let $connection: &mut PgConnection = &mut lent;
-            let result = answered($read).await?;
+            let result = $self.shared.connections.answered($read).await?;
             lent.give_back();
             Ok(result)
         };
@@ -115,7 +116,7 @@ macro_rules! read {
 
 impl Store for PostgresStore {
     async fn submit(&self, submission: Submission) -> Result<Submitted, QueueError> {
-        self.submits.commit(submission).await
+        self.submits.commit(submission.into()).await
     }
 
     async fn steer(&self, task: TaskId, steer: Steer, by: Option<Requester>) -> Result<Option<Steered>, QueueError> {
@@ -156,8 +157,8 @@ impl Store for PostgresStore {
         self.shared.count_failure(lane::repeated(end).await)
     }
 
-    fn alive_for(&self) -> Duration {
-        self.shared.instance.alive_for(&self.shared.clock)
+    fn alive_for(&self, confirmed_at: Instant) -> Duration {
+        self.shared.instance.alive_for(&self.shared.clock, confirmed_at)
     }
 
     async fn instances(&self) -> Result<Vec<InstanceRow>, QueueError> {

@@ -44,7 +44,11 @@ impl PostgresStore {
 
         let StoreContext { clock, hub, metrics } = context;
         let shared = Arc::new(Shared {
-            connections: Connections::new(connect.clone(), options.read_connections as usize + WRITE_CONNECTIONS),
+            connections: Connections::new(
+                connect.clone(),
+                options.read_connections as usize + WRITE_CONNECTIONS,
+                options.dead_after,
+            ),
             clock,
             hub,
             metrics,

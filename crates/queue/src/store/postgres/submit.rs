@@ -1,14 +1,20 @@
 //! Submitting tasks, many in one transaction, and steering them.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use sqlx::{Connection, PgConnection, Result};
+use sqlx::{PgConnection, Result};
 use uuid::Uuid;
 
 use super::connections::{query, query_scalar};
 use super::{
     Shared,
-    error::{Failure, answered},
+    error::{Failure, Remedy},
     lane::Request,
     rows::{self, stored, stored_text, stored_time, task_columns},
     transaction::{self, Locked},
@@ -19,43 +25,67 @@ use crate::{
     task::{LogEntry, Requester, TaskId},
 };
 
-impl Request for Submission {
+/// A task to be stored.
+pub struct SubmitRequest {
+    submission: Submission,
+    /// The same when it is stored again, because it is not known whether it was.
+    id: OnceLock<TaskId>,
+}
+
+impl From<Submission> for SubmitRequest {
+    fn from(submission: Submission) -> Self {
+        Self { submission, id: OnceLock::new() }
+    }
+}
+
+impl Request for SubmitRequest {
     type Answer = Submitted;
 
     async fn commit(shared: &Shared, batch: &[&Self]) -> std::result::Result<Vec<Submitted>, Failure> {
-        let mut connection = shared.connections.acquire().await?;
-        let (submitted, entries) = answered(async {
-            let mut transaction = connection.begin().await?;
-            let submitted = submit(&mut transaction, shared, batch).await?;
-            shared.commit(transaction).await?;
-            Ok(submitted)
-        })
-        .await?;
-        connection.give_back();
-        shared.publish(entries);
-        Ok(submitted)
+        let commits = AtomicBool::new(false);
+        match commit(shared, batch, &commits).await {
+            // The answer to the commit was lost. If it was made, the tasks are found.
+            Err(Failure { remedy: Remedy::Wait, .. }) if commits.load(Ordering::Relaxed) => commit(shared, batch, &commits).await,
+            submitted => submitted,
+        }
     }
 
     fn weight(&self) -> usize {
-        1 + self.task.devices.len() + self.events.len()
+        1 + self.submission.task.devices.len() + self.submission.events.len()
     }
 
     /// The second of two equal requests finds the task of the first.
     fn follows(&self, earlier: &Self) -> bool {
-        self.task.request_id.is_some() && self.task.request_id == earlier.task.request_id
+        let request_id = &self.submission.task.request_id;
+        request_id.is_some() && *request_id == earlier.submission.task.request_id
     }
+}
+
+async fn commit(shared: &Shared, batch: &[&SubmitRequest], commits: &AtomicBool) -> std::result::Result<Vec<Submitted>, Failure> {
+    let mut connection = shared.connections.acquire().await?;
+    let submitting = shared.connections.answered(async {
+        let mut transaction = shared.connections.begin(&mut connection).await?;
+        let submitted = submit(&mut transaction, shared, batch).await?;
+        commits.store(true, Ordering::Relaxed);
+        shared.commit(transaction).await?;
+        Ok(submitted)
+    });
+    let (submitted, entries) = submitting.await?;
+    connection.give_back();
+    shared.publish(entries);
+    Ok(submitted)
 }
 
 async fn submit(
     connection: &mut PgConnection,
     shared: &Shared,
-    batch: &[&Submission],
+    batch: &[&SubmitRequest],
 ) -> Result<(Vec<Submitted>, Vec<LogEntry>)> {
     let now_ms = transaction::now(connection, &shared.clock).await?;
     // By their request ids: two instances that insert the same ones do not wait for each other.
     let mut order: Vec<(TaskId, &Submission)> =
-        batch.iter().map(|submission| (shared.new_task_id(now_ms), *submission)).collect();
-    let ids: Vec<TaskId> = order.iter().map(|(id, _)| *id).collect();
+        batch.iter().map(|request| (*request.id.get_or_init(|| shared.new_task_id(now_ms)), &request.submission)).collect();
+    let requests = order.clone();
     order.sort_by(|(_, a), (_, b)| a.task.request_id.cmp(&b.task.request_id));
     let mut created: HashMap<Uuid, i64> = insert_tasks(connection, &order, now_ms).await?.into_iter().map(|id| (id, 0)).collect();
     let mut entries = Vec::new();
@@ -70,14 +100,19 @@ async fn submit(
         transaction::insert(connection, &entries).await?;
     }
     let mut submitted = Vec::with_capacity(batch.len());
-    for (id, submission) in ids.iter().zip(batch) {
-        submitted.push(if created.contains_key(&id.0) {
-            Submitted::Created(*id)
+    for (id, submission) in requests {
+        submitted.push(if created.contains_key(&id.0) || is_stored(connection, id).await? {
+            Submitted::Created(id)
         } else {
             existing(connection, submission).await?
         });
     }
     Ok((submitted, entries))
+}
+
+/// Whether an earlier try has stored this task.
+async fn is_stored(connection: &mut PgConnection, id: TaskId) -> Result<bool> {
+    query_scalar("SELECT EXISTS (SELECT FROM task WHERE id = $1)").bind(id.0).fetch_one(connection).await
 }
 
 /// Inserts the tasks whose requests are new, and returns their ids.
@@ -95,7 +130,7 @@ async fn insert_tasks(connection: &mut PgConnection, tasks: &[(TaskId, &Submissi
              AS new (id, request_id, thing_id, topic, range_from, range_to, last_seq, reason, rate, retry_of, requester,
                  requester_address, place)
          ORDER BY place
-         ON CONFLICT (request_id) DO NOTHING
+         ON CONFLICT DO NOTHING
          RETURNING id",
     )
     .bind(tasks.iter().map(|(id, _)| id.0).collect::<Vec<_>>())
@@ -159,13 +194,15 @@ pub async fn steer(
     by: Option<&Requester>,
 ) -> std::result::Result<Option<Steered>, Failure> {
     let mut connection = shared.connections.acquire().await?;
-    let (steered, entries) = answered(async {
-        let mut transaction = connection.begin().await?;
-        let steered = write_steered(&mut transaction, shared, id, steer, by.cloned()).await?;
-        shared.commit(transaction).await?;
-        Ok(steered)
-    })
-    .await?;
+    let (steered, entries) = shared
+        .connections
+        .answered(async {
+            let mut transaction = shared.connections.begin(&mut connection).await?;
+            let steered = write_steered(&mut transaction, shared, id, steer, by.cloned()).await?;
+            shared.commit(transaction).await?;
+            Ok(steered)
+        })
+        .await?;
     connection.give_back();
     shared.publish(entries);
     Ok(steered)

@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{Connection, PgConnection, Result};
+use sqlx::{PgConnection, Result};
 use uuid::Uuid;
 
 use super::connections::{query, query_scalar};
 use super::{
     Shared,
-    error::{Failure, answered},
+    error::{Failure, Remedy},
     lane::Request,
     rows::{stored, stored_text},
     transaction::Locked,
@@ -48,14 +48,23 @@ impl Request for UpdateRequest {
 
     async fn commit(shared: &Shared, batch: &[&Self]) -> std::result::Result<Vec<bool>, Failure> {
         let mut connection = shared.connections.acquire().await?;
-        let (had_lease, entries) = answered(async {
-            let mut transaction = connection.begin().await?;
-            let written = write(&mut transaction, shared, batch).await?;
-            shared.commit(transaction).await?;
-            Ok(written)
-        })
-        .await?;
-        connection.give_back();
+        let mut written = None;
+        let committing = shared.connections.answered(async {
+            let mut transaction = shared.connections.begin(&mut connection).await?;
+            written = Some(write(&mut transaction, shared, batch).await?);
+            shared.commit(transaction).await
+        });
+        let committed = committing.await;
+        let Some(Written { columns, had_lease, entries }) = written else { return committed.map(|()| Vec::new()) };
+        if let Err(failure) = committed {
+            drop(connection);
+            // The answer was lost. If it was committed, making it again would log its events twice.
+            if failure.remedy != Remedy::Wait || !columns.are_written(shared).await? {
+                return Err(failure);
+            }
+        } else {
+            connection.give_back();
+        }
         shared.publish(entries);
         Ok(had_lease)
     }
@@ -69,7 +78,14 @@ impl Request for UpdateRequest {
     }
 }
 
-async fn write(connection: &mut PgConnection, shared: &Shared, batch: &[&UpdateRequest]) -> Result<(Vec<bool>, Vec<LogEntry>)> {
+/// What a transaction has written, once it is committed.
+struct Written {
+    columns: JobColumns,
+    had_lease: Vec<bool>,
+    entries: Vec<LogEntry>,
+}
+
+async fn write(connection: &mut PgConnection, shared: &Shared, batch: &[&UpdateRequest]) -> Result<Written> {
     let tasks: BTreeSet<Uuid> =
         batch.iter().filter(|request| request.concerns_task()).map(|request| request.job.task.id.0).collect();
     let tasks: Vec<Uuid> = tasks.into_iter().collect();
@@ -95,7 +111,8 @@ async fn write(connection: &mut PgConnection, shared: &Shared, batch: &[&UpdateR
     }
     let ended = batch.iter().zip(&had_lease).zip(&ending).filter(|((_, had_lease), ends)| **had_lease && **ends);
     locked.finish_if_done(connection, ended.map(|((request, _), _)| &*request.job.task)).await?;
-    Ok((had_lease, locked.write(connection).await?))
+    let entries = locked.write(connection).await?;
+    Ok(Written { columns, had_lease, entries })
 }
 
 /// The new values of jobs, by column. `None` keeps the present value, but for the first lines.
@@ -147,6 +164,30 @@ impl JobColumns {
         self.owners.push(columns.owner.map(str::to_owned));
         self.reasons.push(columns.reason.map(stored_text));
         Ok(())
+    }
+
+    /// Whether the transaction that wrote these values was committed: a job has them. The end of a lease
+    /// is of the time of its transaction.
+    async fn are_written(&self, shared: &Shared) -> std::result::Result<bool, Failure> {
+        let mut connection = shared.connections.acquire().await?;
+        // The lock waits for the transaction, if the server has not ended it yet.
+        let sql =
+            "SELECT job.id FROM job JOIN unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
+                       AS new (id, attempt, state, due_at, lease_until, published) ON job.id = new.id
+                   WHERE job.attempt = new.attempt AND job.state = new.state AND job.due_at IS NOT DISTINCT FROM new.due_at
+                       AND job.lease_until IS NOT DISTINCT FROM new.lease_until
+                       AND job.published = COALESCE(new.published, job.published)
+                   ORDER BY job.id FOR UPDATE OF job";
+        let written = query_scalar::<i64>(sql)
+            .bind(&self.ids)
+            .bind(&self.attempts)
+            .bind(&self.states)
+            .bind(&self.due_at)
+            .bind(&self.lease_until)
+            .bind(&self.published);
+        let written = shared.connections.answered(written.fetch_all(&mut *connection)).await?;
+        connection.give_back();
+        Ok(!written.is_empty())
     }
 
     /// Writes the jobs whose attempts have their leases, and returns their ids. The condition on the

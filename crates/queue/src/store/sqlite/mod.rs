@@ -18,7 +18,10 @@ mod submit;
 mod update;
 mod writer;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
@@ -100,7 +103,7 @@ impl Store for SqliteStore {
     }
 
     /// A lock tells the living from the dead: nobody is taken for dead for his silence.
-    fn alive_for(&self) -> Duration {
+    fn alive_for(&self, _confirmed_at: Instant) -> Duration {
         Duration::MAX
     }
 
