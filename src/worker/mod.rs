@@ -124,7 +124,9 @@ impl Pool {
                 pool.expire_leases_of_dead_instances(&mut expiry_failures).await;
             }
             if pool.queue.is_draining() {
-                running.values().for_each(|job| job.stop.cancel());
+                for job in running.values() {
+                    job.stop.cancel();
+                }
             } else if slots.free() > 0 {
                 for lease in pool.claim(&owner, &slots, &mut claim_failures).await {
                     failpoint::hit("claimed");

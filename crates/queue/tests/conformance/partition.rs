@@ -75,7 +75,7 @@ async fn pass(mut client: TcpStream, mut server: TcpStream, breaking: watch::Sen
             },
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn open(store: &PostgresSchema) -> Queue {

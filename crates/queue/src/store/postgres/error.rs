@@ -1,8 +1,8 @@
 //! Which errors of PostgreSQL are outages, and which may go away by trying again.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use sqlx::Error;
+use sqlx::{Error, error::DatabaseError};
 
 use crate::QueueError;
 
@@ -52,7 +52,7 @@ impl From<Failure> for QueueError {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let code = error.as_database_error().and_then(|error| error.code()).map(|code| code.into_owned());
+        let code = error.as_database_error().and_then(DatabaseError::code).map(Cow::into_owned);
         // Classes are documented at <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
         let (kind, remedy): (fn(_) -> _, _) = match code.as_deref() {
             // serialization_failure, deadlock_detected

@@ -7,6 +7,7 @@ use std::{
 
 use sqlx::{
     ConnectOptions, Connection,
+    error::DatabaseError,
     migrate::{MigrateError, Migrator},
     postgres::PgConnectOptions,
 };
@@ -79,7 +80,7 @@ async fn behind_pooler_or_not(options: PgConnectOptions) -> Result<PgConnectOpti
     let direct = match with_options.connect().await {
         Ok(connection) => Some(connection),
         // protocol_violation
-        Err(error) if error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "08P01") => None,
+        Err(error) if error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == "08P01") => None,
         Err(error) => return Err(error.into()),
     };
     if let Some(connection) = direct {

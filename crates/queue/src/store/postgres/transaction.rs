@@ -116,7 +116,7 @@ impl Locked {
                 Vec::new()
             } else {
                 let sql = "SELECT device_id, reason FROM job WHERE task_id = $1 AND state = 'failed' ORDER BY ordinal LIMIT $2";
-                let failures = query(sql).bind(id.0).bind(MAX_NAMED as i64).fetch_all(&mut *connection).await?;
+                let failures = query(sql).bind(id.0).bind(rows::stored(MAX_NAMED as u64)).fetch_all(&mut *connection).await?;
                 failures.iter().map(rows::failure).collect::<Result<_>>()?
             };
             crate::failpoint::hit("last-event");

@@ -131,7 +131,7 @@ impl Store for SqliteStore {
 
     /// A file tells nothing: it is polled.
     async fn others_logged(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {
