@@ -10,6 +10,7 @@
 
 mod claim;
 mod clock;
+mod copy;
 mod error;
 mod instances;
 mod lease;
@@ -37,6 +38,7 @@ use uuid::Uuid;
 
 pub use claim::{ClaimLimits, Claimed};
 pub use clock::Clock;
+pub use copy::{CopyError, CopyPhase, CopyProgress, CopyReport, copy};
 pub use error::QueueError;
 pub use instances::{InstanceProcess, InstanceRow};
 pub use lease::{Checkpoint, DeviceCount, Job, Lease, LeaseError};

@@ -6,6 +6,8 @@
 
 mod claim;
 mod connections;
+mod copy;
+mod copy_rows;
 mod due;
 mod error;
 mod hints;
@@ -36,6 +38,7 @@ use crate::{
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
 };
 use connections::{Connections, query, query_scalar};
+pub(crate) use copy::PostgresEnd;
 use error::{Failure, answered};
 use lane::Lane;
 use update::UpdateRequest;

@@ -7,6 +7,7 @@
 mod claim;
 mod clock;
 mod connection;
+mod copy;
 mod error;
 mod instance;
 mod list;
@@ -31,6 +32,7 @@ use crate::{
     policy::millis,
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
 };
+pub(crate) use copy::SqliteEnd;
 use writer::Tx;
 
 /// An open queue file.
