@@ -96,9 +96,5 @@ pub mod index {
     /// `job (task_id, ordinal)`
     pub const JOB_TASK: &str = "sqlite_autoindex_job_1";
     pub const JOB_DUE: &str = "job_due";
-    /// `event (task_id, seq)`
-    pub const EVENT: &str = "sqlite_autoindex_event_1";
-    /// `quarantine (task_id, device_id, row_time, row_key)`
-    pub const QUARANTINE: &str = "sqlite_autoindex_quarantine_1";
     pub const JOB_SUSPECT: &str = "job_suspect";
 }

@@ -82,8 +82,8 @@ pub fn count_rows(table: Table) -> Statement<'static> {
     }
     static TASKS: Sql = Sql::new(|| by_index(&count(Task::Table), r#"FROM "task""#, index::TASK_ID));
     static JOBS: Sql = Sql::new(|| by_index(&count(Job::Table), r#"FROM "job""#, index::JOB_TASK));
-    static EVENTS: Sql = Sql::new(|| by_index(&count(Event::Table), r#"FROM "event""#, index::EVENT));
-    static QUARANTINED: Sql = Sql::new(|| by_index(&count(Quarantine::Table), r#"FROM "quarantine""#, index::QUARANTINE));
+    static EVENTS: Sql = Sql::new(|| count(Event::Table));
+    static QUARANTINED: Sql = Sql::new(|| count(Quarantine::Table));
     let text = match table {
         Table::Tasks => &TASKS,
         Table::Jobs => &JOBS,

@@ -249,7 +249,11 @@ async fn no_statement_reads_a_whole_table() {
     for ((name, text), plan) in plans(&queue_of(folder.path(), 0, 0).await) {
         let whole: Vec<_> = plan.iter().filter(|step| step.contains("SCAN") || step.contains("TEMP B-TREE")).collect();
         match WHOLE_INDEX.iter().find(|(statement, _)| *statement == name) {
-            Some(_) => assert!(whole.iter().all(|step| step.contains("INDEX")), "{name}: {text}: {plan:?}"),
+            // The rows of these tables are in the index of their primary key.
+            Some(_) => assert!(
+                whole.iter().all(|step| step.contains("INDEX") || ["SCAN event", "SCAN quarantine"].contains(&step.as_str())),
+                "{name}: {text}: {plan:?}"
+            ),
             None => assert!(whole.is_empty(), "{name}: {text}: {plan:?}"),
         }
     }
