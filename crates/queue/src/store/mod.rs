@@ -103,8 +103,8 @@ pub(crate) trait Store {
     fn is_draining(&self) -> bool;
 
     /// Waits for a hint that another instance has appended to a log which is followed here. Hints
-    /// may be lost, or never come.
-    fn others_logged(&self) -> impl Future<Output = ()> + Send;
+    /// may be lost, or never come. The future does not keep the store open.
+    fn others_logged(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
     /// The task, if it exists. Sees every change that was answered before, as do the other reads.
     fn task(&self, id: TaskId) -> impl Future<Output = Result<Option<TaskRow>, QueueError>> + Send;
@@ -289,8 +289,8 @@ impl Store for AnyStore {
         dispatch!(self, store => store.is_draining())
     }
 
-    async fn others_logged(&self) {
-        dispatch_async!(self, store => store.others_logged().await);
+    fn others_logged(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        dispatch!(self, store => store.others_logged())
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {

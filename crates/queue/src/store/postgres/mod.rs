@@ -21,6 +21,7 @@ mod transaction;
 mod update;
 
 use std::{
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -175,8 +176,9 @@ impl Store for PostgresStore {
         self.shared.instance.is_draining()
     }
 
-    async fn others_logged(&self) {
-        self.shared.hints.heard().await;
+    fn others_logged(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let hints = Arc::clone(&self.shared.hints);
+        Box::pin(async move { hints.heard().await })
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {

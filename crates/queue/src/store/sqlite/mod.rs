@@ -19,7 +19,7 @@ mod submit;
 mod update;
 mod writer;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use tokio::task::spawn_blocking;
 use uuid::Uuid;
@@ -129,8 +129,8 @@ impl Store for SqliteStore {
     }
 
     /// A file tells nothing: it is polled.
-    async fn others_logged(&self) {
-        std::future::pending().await
+    fn others_logged(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::pending())
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {
