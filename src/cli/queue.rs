@@ -29,6 +29,7 @@ pub struct CopyArgs {
 }
 
 /// Whether it is the URL of a queue is checked later: clap's error would show it with its password.
+#[expect(clippy::unnecessary_wraps, reason = "clap calls it")]
 fn any_url(text: &str) -> Result<SecretUrl, Infallible> {
     Ok(SecretUrl::new(text))
 }

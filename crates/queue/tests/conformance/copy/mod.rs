@@ -146,7 +146,7 @@ async fn a_copy_shows_what_the_original_shows<S: TestStore, T: TestStore>() {
     let shown = shown(&copy).await;
     assert_eq!(shown, expected);
     assert_eq!(report.log_entries as usize, shown.iter().filter(|line| line.starts_with("LogEntry ")).count());
-    let last = |phase| phases.iter().filter(|progress| progress.phase == phase).next_back().map(|last| (last.rows, last.total));
+    let last = |phase| phases.iter().rfind(|progress| progress.phase == phase).map(|last| (last.rows, last.total));
     let all = report.tasks + report.jobs + report.log_entries + report.quarantined_rows;
     assert_eq!((last(CopyPhase::Copying), last(CopyPhase::Comparing)), (Some((all, all)), Some((all, all))));
 }
@@ -246,7 +246,7 @@ async fn a_wait_is_as_long_on_the_clock_of_the_copy<S: TestStore, T: TestStore>(
     copied(&from, &to, &Clock::System).await.unwrap();
     let queue = to.open(Clock::System).await;
     let due_at = queue.jobs(id, &[], None, 9).await.unwrap()[0].due_at_ms.unwrap();
-    let wait = Duration::from_millis((due_at - queue.now_ms()) as u64);
+    let wait = Duration::from_millis((due_at - queue.now_ms()).cast_unsigned());
     assert!(wait.abs_diff(Duration::from_hours(2)) < Duration::from_mins(1), "{wait:?}");
 }
 
