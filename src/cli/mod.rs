@@ -5,6 +5,7 @@ mod completion;
 mod demo;
 mod health;
 mod out;
+mod queue;
 mod remote;
 mod serve;
 mod table;
@@ -73,6 +74,24 @@ Examples:
   data-patch token hash night-duty --role operator         ask for the token, show its lines
   data-patch token hash night-duty < night-duty.token >> tokens.toml";
 
+const QUEUE_EXAMPLES: &str = "\
+The queue is at queue.url of the configuration. Stop the service before the queue is copied.
+
+Examples:
+  data-patch queue copy --from sqlite:///var/lib/data-patch/queue.db --to postgres://data_patch@db/queue";
+
+const COPY_EXAMPLES: &str = "\
+Tasks, jobs, logs and quarantined rows are copied, finished ones too. Jobs that were running are queued and go on from their
+checkpoints. Then both queues are read again and compared; only if they are equal is the copy kept. An interrupted copy leaves
+nothing, and may be started again. The source keeps its tasks: point queue.url at the copy, and start the service.
+
+A password in a URL is seen by whoever may run `ps`. PostgreSQL's own variable PGPASSWORD and file ~/.pgpass are read too.
+
+Examples:
+  data-patch queue copy --from sqlite://data/queue.db --to postgres://data_patch@db/queue      to many instances
+  data-patch queue copy --from postgres://data_patch@db/queue --to sqlite://data/queue.db      and back
+  data-patch queue copy --from sqlite://data/queue.db --to sqlite:///mnt/new/queue.db          to another disk";
+
 const SERVE_EXAMPLES: &str = "\
 SIGTERM or Ctrl-C stops it gracefully; a second one at once. Both are safe: unfinished tasks continue at the next start.
 
@@ -125,6 +144,9 @@ enum Command {
     /// Make tokens with names and roles, for server.tokens_file
     #[command(subcommand, after_help = TOKEN_EXAMPLES)]
     Token(TokenCommand),
+    /// Move the queue to another database
+    #[command(subcommand, after_help = QUEUE_EXAMPLES)]
+    Queue(QueueCommand),
     #[command(flatten)]
     Remote(remote::Command),
     /// Print a script that completes commands, options and ids in a shell
@@ -151,6 +173,13 @@ enum TokenCommand {
     /// echo
     #[command(after_help = TOKEN_HASH_EXAMPLES)]
     Hash(TokenArgs),
+}
+
+#[derive(Subcommand)]
+enum QueueCommand {
+    /// Copy a whole queue to an empty one, while no service runs on either, and compare both
+    #[command(after_help = COPY_EXAMPLES)]
+    Copy(queue::CopyArgs),
 }
 
 #[derive(clap::Args)]
@@ -220,6 +249,7 @@ pub fn main() -> ExitCode {
             Command::Health(args) => health::run(&load(&args, Overrides::default())?).await,
             Command::Token(TokenCommand::New(args)) => token::new(args),
             Command::Token(TokenCommand::Hash(args)) => token::hash(args),
+            Command::Queue(QueueCommand::Copy(args)) => queue::copy(args).await,
             Command::Remote(command) => remote::run(command).await,
             Command::Completions { shell } => completion::print_script(&shell),
             Command::Man { folder } => completion::write_man_pages(&folder),

@@ -6,7 +6,7 @@ use hyper::{
 };
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, Readings, ReadingsUrl, Telemetry};
+use super::{Config, Readings, ReadingsUrl, SecretUrl, Telemetry};
 
 /// A value that is of the right type and still refused.
 #[derive(Debug)]
@@ -79,12 +79,19 @@ pub fn check(config: &Config) -> Result<(), Violation> {
     Ok(())
 }
 
-fn check_strings(config: &Config) -> Result<(), Violation> {
-    let queue = config.queue.url.reveal();
-    if !["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| queue.starts_with(scheme)) {
-        let problem = "must begin with sqlite: (\"sqlite://data/queue.db\") or postgres:// (\"postgres://user@host/database\")";
-        return Err(invalid("queue.url", problem));
+/// Checks that a URL can be that of a queue.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_queue_url(url: &SecretUrl) -> Result<(), &'static str> {
+    if ["sqlite:", "postgres://", "postgresql://"].iter().any(|scheme| url.reveal().starts_with(scheme)) {
+        return Ok(());
     }
+    Err("must begin with sqlite: (\"sqlite://data/queue.db\") or postgres:// (\"postgres://user@host/database\")")
+}
+
+fn check_strings(config: &Config) -> Result<(), Violation> {
+    check_queue_url(&config.queue.url).map_err(|problem| invalid("queue.url", problem))?;
     if config.iota.database().is_none() {
         return Err(invalid("iota.url", "must begin with postgres:// or sqlite:"));
     }

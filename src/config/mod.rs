@@ -23,6 +23,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 
 pub use data_patch_validate::ValidationMode;
+pub use limits::check_queue_url;
 pub use load::{ConfigError, DEFAULTS, Overrides, load};
 pub use option_names::did_you_mean;
 pub use readings::{Readings, ReadingsUrl};

@@ -44,6 +44,7 @@ mod pgbouncer;
 mod preview;
 mod preview_source;
 mod quarantine;
+mod queue_copy;
 mod quoted_texts;
 mod ready;
 mod receipt;

@@ -8,33 +8,38 @@ use serde_json::Value;
 use crate::support::{Client, Process, TestBroker, TestSource, TestTopic, message, seqs};
 
 /// Enough rows for a task that takes a while.
-const ROWS: i64 = 60_000;
+pub const ROWS: i64 = 60_000;
 
-struct Site {
-    folder: tempfile::TempDir,
-    source: TestSource,
-    topic: TestTopic,
+pub struct Site {
+    pub folder: tempfile::TempDir,
+    pub source: TestSource,
+    pub topic: TestTopic,
 }
 
 impl Site {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let topic = TestBroker::start().await.topic().await;
         Self { folder: tempfile::tempdir().unwrap(), source: TestSource::empty().await, topic }
     }
 
     async fn serve(&self) -> Process {
+        self.serve_on(&self.folder).await
+    }
+
+    /// A service whose queue is in another folder.
+    pub async fn serve_on(&self, folder: &tempfile::TempDir) -> Process {
         // Small pages and few bytes in flight make it slow enough to be killed while it works.
         let slow = [("DATA_PATCH_IOTA_PAGE_ROWS", "500"), ("DATA_PATCH_KAFKA_IN_FLIGHT_BYTES", "262144")];
-        Process::serve(&self.folder, &self.source, &self.topic, &slow).await
+        Process::serve(folder, &self.source, &self.topic, &slow).await
     }
 }
 
 /// `iota data published(k / n)` with k < n.
-fn is_partly_published(line: &Value) -> bool {
+pub fn is_partly_published(line: &Value) -> bool {
     message(line).starts_with("iota data published(") && !message(line).contains(&format!("({ROWS} / "))
 }
 
-async fn attach(process: &Process, task: &str, log: &[Value]) -> Client {
+pub async fn attach(process: &Process, task: &str, log: &[Value]) -> Client {
     let mut client = Client::connect(&process.url).await;
     let reply = client.attach(task, log.len() as u64).await;
     assert_eq!(message(&reply), "task attached.", "{reply}");

@@ -10,6 +10,7 @@
 
 mod claim;
 mod clock;
+mod copy;
 mod error;
 mod instances;
 mod lease;
@@ -37,6 +38,7 @@ use uuid::Uuid;
 
 pub use claim::{ClaimLimits, Claimed};
 pub use clock::Clock;
+pub use copy::{CopyError, CopyPhase, CopyProgress, CopyReport, copy};
 pub use error::QueueError;
 pub use instances::{InstanceProcess, InstanceRow};
 pub use lease::{Checkpoint, DeviceCount, Job, Lease, LeaseError};
@@ -233,17 +235,18 @@ async fn poll_other_instances(inner: Weak<Inner>, hub: LogHub, stop: Cancellatio
     let mut ticks = tokio::time::interval(POLL_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let Some(open) = inner.upgrade() else { return };
+        // While this waits, the queue may be dropped.
+        let Some(logged) = inner.upgrade().map(|inner| inner.store.others_logged()) else { return };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = open.store.others_logged() => {}
+            () = logged => {}
             _ = ticks.tick() => {}
         }
         let tasks = hub.subscribed_tasks();
         if tasks.is_empty() {
             continue;
         }
-        let inner = open;
+        let Some(inner) = inner.upgrade() else { return };
         // A failed read is retried at the next tick. Other readers report the error.
         for (task, last_seq) in inner.store.last_seqs(&tasks).await.unwrap_or_default() {
             hub.advance_tail(task, last_seq);

@@ -62,7 +62,7 @@ pub enum OpenError {
         "{queue} was written by a newer version (migration {version} is unknown to this one). Start that version or a later one"
     )]
     Newer { queue: String, version: i64 },
-    #[error("{queue} cannot be reached: {source}. Check queue.url, and whether the server runs")]
+    #[error("{queue} cannot be reached: {source}. Check its URL, and whether the server runs")]
     Unavailable { queue: String, source: QueueError },
     #[error("{queue}: its tables cannot be migrated: {source}")]
     Migrate { queue: String, source: Source },

@@ -4,6 +4,8 @@
 //! writes is decided by [`policy`](crate::policy). Waking workers, counting lost leases and
 //! following logs is done above it, once for all kinds.
 
+mod claiming;
+pub(crate) mod copy;
 pub mod postgres;
 pub mod sqlite;
 
@@ -12,14 +14,15 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use uuid::Uuid;
 
 use crate::{
-    Backlog, ClaimLimits, Clock, InstanceRow, Job, JobRow, OpenError, OverlapQuery, ProbeError, QuarantineCursor, QueueError,
-    QueueOptions, Steer, Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    Backlog, ClaimLimits, Clock, CopyError, InstanceRow, Job, JobRow, OpenError, OverlapQuery, ProbeError, QuarantineCursor,
+    QueueError, QueueOptions, Steer, Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
     lease::JobUpdate,
     log_hub::LogHub,
     metrics::QueueMetrics,
-    policy::claim::{History, Start},
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
 };
+pub(crate) use claiming::{ClaimRequest, ClaimedJobs, report_start};
+use copy::{CopyEnd, Role};
 use postgres::PostgresStore;
 use sqlite::SqliteStore;
 
@@ -100,8 +103,8 @@ pub(crate) trait Store {
     fn is_draining(&self) -> bool;
 
     /// Waits for a hint that another instance has appended to a log which is followed here. Hints
-    /// may be lost, or never come.
-    fn others_logged(&self) -> impl Future<Output = ()> + Send;
+    /// may be lost, or never come. The future does not keep the store open.
+    fn others_logged(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
     /// The task, if it exists. Sees every change that was answered before, as do the other reads.
     fn task(&self, id: TaskId) -> impl Future<Output = Result<Option<TaskRow>, QueueError>> + Send;
@@ -180,41 +183,6 @@ pub(crate) trait Store {
     fn close(&self) -> impl Future<Output = ()> + Send;
 }
 
-/// The parameters of a claim.
-#[derive(Debug, Clone)]
-pub(crate) struct ClaimRequest {
-    pub owner: Arc<str>,
-    /// Since when each lease is valid, and for how long.
-    pub requested_at: std::time::Instant,
-    pub lease: Duration,
-    /// A job with so many crashes is failed.
-    pub max_crashes: u32,
-}
-
-/// What was claimed.
-#[derive(Debug, Default)]
-pub(crate) struct ClaimedJobs {
-    /// The leased jobs: of each turn in the order of their request.
-    pub leased: Vec<Job>,
-    /// Jobs that were failed instead, because they crashed their worker repeatedly.
-    pub failed_crash_looping: usize,
-}
-
-/// Tells the operators what becomes of a job that was just leased, if its worker was lost.
-pub(crate) fn report_start(job: &Job, start: &Start, history: History, suspected: u32) {
-    let (task, device, published, crashes) = (&job.task.id, &job.device, job.progress.published, history.crashes);
-    match start {
-        Start::Resume(_) => tracing::warn!(
-            %task, %device, published, crashes, suspected,
-            "a job resumes from its checkpoint: its previous worker was lost"
-        ),
-        Start::CrashLoop(_) => {
-            tracing::error!(%task, %device, crashes, "the job is failed: its worker died repeatedly");
-        }
-        Start::Run | Start::Cancelled(_) => {}
-    }
-}
-
 /// What a store is opened with, beside its options.
 #[derive(Debug, Clone)]
 pub(crate) struct StoreContext {
@@ -238,6 +206,14 @@ impl AnyStore {
         }
         SqliteStore::open(options, context).await.map(Self::Sqlite)
     }
+}
+
+/// Opens a queue to be copied, or to be copied to.
+pub(crate) async fn open_for_copy(options: &QueueOptions, clock: Clock, role: Role) -> Result<Box<dyn CopyEnd>, CopyError> {
+    if options.is_postgres() {
+        return Ok(Box::new(postgres::PostgresEnd::open(options, clock, role).await?));
+    }
+    Ok(Box::new(sqlite::SqliteEnd::open(options, clock, role).await?))
 }
 
 /// Calls the same operation on whatever kind of store it is.
@@ -313,8 +289,8 @@ impl Store for AnyStore {
         dispatch!(self, store => store.is_draining())
     }
 
-    async fn others_logged(&self) {
-        dispatch_async!(self, store => store.others_logged().await);
+    fn others_logged(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        dispatch!(self, store => store.others_logged())
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {

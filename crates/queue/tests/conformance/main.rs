@@ -5,6 +5,7 @@
 
 mod support;
 
+mod copy;
 mod crashes;
 mod large;
 mod metrics;

@@ -51,8 +51,12 @@ pub trait TestStore: Sized + 'static {
 
     async fn create() -> Self;
 
+    fn options(&self) -> QueueOptions;
+
     /// An instance on this store. All instances see the same tasks.
-    async fn open(&self, clock: Clock) -> Queue;
+    async fn open(&self, clock: Clock) -> Queue {
+        Queue::open(&self.options(), clock).await.unwrap()
+    }
 }
 
 pub struct SqliteFile {
@@ -70,8 +74,8 @@ impl TestStore for SqliteFile {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    async fn open(&self, clock: Clock) -> Queue {
-        Queue::open(&options(&self.path()), clock).await.unwrap()
+    fn options(&self) -> QueueOptions {
+        options(&self.path())
     }
 }
 
@@ -98,10 +102,6 @@ impl PostgresSchema {
     pub async fn connect(&self) -> PgConnection {
         PgConnection::connect(&self.url()).await.unwrap()
     }
-
-    pub fn options(&self) -> QueueOptions {
-        QueueOptions { read_connections: 2, ..QueueOptions::new(self.url()) }
-    }
 }
 
 impl TestStore for PostgresSchema {
@@ -117,8 +117,8 @@ impl TestStore for PostgresSchema {
         store
     }
 
-    async fn open(&self, clock: Clock) -> Queue {
-        Queue::open(&self.options(), clock).await.unwrap()
+    fn options(&self) -> QueueOptions {
+        QueueOptions { read_connections: 2, ..QueueOptions::new(self.url()) }
     }
 }
 

@@ -6,6 +6,8 @@
 
 mod claim;
 mod connections;
+mod copy;
+mod copy_rows;
 mod due;
 mod error;
 mod hints;
@@ -19,6 +21,7 @@ mod transaction;
 mod update;
 
 use std::{
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -36,6 +39,7 @@ use crate::{
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
 };
 use connections::{Connections, query, query_scalar};
+pub(crate) use copy::PostgresEnd;
 use error::Failure;
 use lane::Lane;
 use submit::SubmitRequest;
@@ -173,8 +177,9 @@ impl Store for PostgresStore {
         self.shared.instance.is_draining()
     }
 
-    async fn others_logged(&self) {
-        self.shared.hints.heard().await;
+    fn others_logged(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let hints = Arc::clone(&self.shared.hints);
+        Box::pin(async move { hints.heard().await })
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {

@@ -33,15 +33,9 @@ impl PostgresStore {
     /// Opens the queue. Creates its tables if there are none, and migrates them.
     pub async fn open(options: &QueueOptions, context: StoreContext) -> Result<Self, OpenError> {
         let name = shown(&options.url);
-        let connect = PgConnectOptions::from_str(&options.url)
-            .map_err(|source| OpenError::Url { queue: name.clone(), source: source.into() })?
-            .application_name("data-patch")
-            // No number is read as text, and a pooler would reject the option.
-            .extra_float_digits(None)
-            .disable_statement_logging();
         let unavailable = |failure: Failure| OpenError::Unavailable { queue: name.clone(), source: failure.error };
-        let connect = behind_pooler_or_not(connect).await.map_err(unavailable)?;
-        migrate(connect.clone()).await.map_err(|error| open_error_of(&name, error))?;
+        let connect = connect_options(&options.url).await?;
+        migrate(connect.clone(), &name).await?;
 
         let StoreContext { clock, hub, metrics } = context;
         let shared = Arc::new(Shared {
@@ -73,6 +67,18 @@ impl PostgresStore {
 const PLANNER: [(&str, &str); 5] =
     [("enable_seqscan", "off"), ("enable_sort", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off"), ("jit", "off")];
 
+/// How the server of a URL, which answers, is connected to.
+pub async fn connect_options(url: &str) -> Result<PgConnectOptions, OpenError> {
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|source| OpenError::Url { queue: shown(url), source: source.into() })?
+        .application_name("data-patch")
+        // No number is read as text, and a pooler would reject the option.
+        .extra_float_digits(None)
+        .disable_statement_logging();
+    let connect = behind_pooler_or_not(options).await;
+    connect.map_err(|failure| OpenError::Unavailable { queue: shown(url), source: failure.error })
+}
+
 /// The options, without prepared statements if there is a pooler: it may run each transaction in
 /// another session. A pooler rejects the options of a session.
 async fn behind_pooler_or_not(options: PgConnectOptions) -> Result<PgConnectOptions, Failure> {
@@ -96,7 +102,7 @@ async fn behind_pooler_or_not(options: PgConnectOptions) -> Result<PgConnectOpti
 
 /// Migrates the tables, in one transaction: a pooler may give the next one another session. Of
 /// several instances that start at once, one migrates and the others wait.
-async fn migrate(options: PgConnectOptions) -> Result<(), MigrateError> {
+pub async fn migrate(options: PgConnectOptions, name: &str) -> Result<(), OpenError> {
     // Run by a thread of its own: the compiler cannot tell that its future may change threads.
     let migrated = spawn_blocking(move || {
         Handle::current().block_on(async move {
@@ -113,7 +119,8 @@ async fn migrate(options: PgConnectOptions) -> Result<(), MigrateError> {
             Ok(transaction.commit().await?)
         })
     });
-    migrated.await.unwrap_or(Err(MigrateError::Execute(sqlx::Error::WorkerCrashed)))
+    let migrated = migrated.await.unwrap_or(Err(MigrateError::Execute(sqlx::Error::WorkerCrashed)));
+    migrated.map_err(|error| open_error_of(name, error))
 }
 
 /// The last migration that this version knows.
@@ -122,7 +129,7 @@ pub fn newest_known() -> i64 {
 }
 
 /// The URL without its password.
-fn shown(url: &str) -> String {
+pub fn shown(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return "postgres".to_owned() };
     let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);

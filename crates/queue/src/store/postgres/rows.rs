@@ -43,11 +43,11 @@ fn decode_error(column: &str, error: impl std::error::Error + Send + Sync + 'sta
     Error::ColumnDecode { index: column.to_owned(), source: Box::new(error) }
 }
 
-fn parsed<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(row: &PgRow, column: &str) -> Result<T> {
+pub fn parsed<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(row: &PgRow, column: &str) -> Result<T> {
     row.try_get::<&str, _>(column)?.parse().map_err(|error| decode_error(column, error))
 }
 
-fn time(row: &PgRow, column: &str) -> Result<DateTime<Utc>> {
+pub fn time(row: &PgRow, column: &str) -> Result<DateTime<Utc>> {
     let time = DateTime::parse_from_rfc3339(row.try_get(column)?).map_err(|error| decode_error(column, error))?;
     Ok(time.to_utc())
 }

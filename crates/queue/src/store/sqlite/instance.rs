@@ -6,7 +6,7 @@
 //! missing end by timeout.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
     sync::{
@@ -92,8 +92,7 @@ impl ServiceInstance {
     /// The services that ended without removing their lock file.
     pub fn find_dead(&self) -> io::Result<Vec<DeadInstance>> {
         let mut dead = Vec::new();
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        for entry in fs::read_dir(folder)? {
+        for entry in fs::read_dir(folder_of(&self.path))? {
             let entry = entry?;
             let name = entry.file_name();
             let Some(id) = name.to_str().and_then(|name| name.strip_prefix(&self.prefix)).filter(|id| **id != *self.id) else {
@@ -107,6 +106,26 @@ impl ServiceInstance {
         }
         Ok(dead)
     }
+}
+
+/// The number of services that run on a queue file: those that have locked their lock files.
+pub fn count_living(queue: &Path) -> io::Result<u64> {
+    let prefix = format!("{}-owner-", queue.file_name().unwrap_or_default().to_string_lossy());
+    let mut living = 0;
+    for entry in fs::read_dir(folder_of(queue))? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix))
+            && let Ok(lock) = File::open(entry.path())
+            && matches!(lock.try_lock(), Err(TryLockError::WouldBlock))
+        {
+            living += 1;
+        }
+    }
+    Ok(living)
+}
+
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 impl Drop for ServiceInstance {

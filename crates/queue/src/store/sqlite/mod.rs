@@ -7,6 +7,7 @@
 mod claim;
 mod clock;
 mod connection;
+mod copy;
 mod error;
 mod instance;
 mod list;
@@ -19,6 +20,7 @@ mod update;
 mod writer;
 
 use std::{
+    pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,6 +36,7 @@ use crate::{
     policy::millis,
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
 };
+pub(crate) use copy::SqliteEnd;
 use writer::Tx;
 
 /// An open queue file.
@@ -130,8 +133,8 @@ impl Store for SqliteStore {
     }
 
     /// A file tells nothing: it is polled.
-    async fn others_logged(&self) {
-        std::future::pending::<()>().await;
+    fn others_logged(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::pending())
     }
 
     async fn task(&self, id: TaskId) -> Result<Option<TaskRow>, QueueError> {

@@ -1,6 +1,6 @@
 //! Opening the queue file: its directory and its migrations.
 
-use std::{str::FromStr, time::Instant};
+use std::{path::PathBuf, str::FromStr, time::Instant};
 
 use sqlx::{
     ConnectOptions, SqlitePool,
@@ -24,17 +24,8 @@ static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
 impl SqliteStore {
     /// Opens the queue file. Creates it if it does not exist, and migrates its tables.
     pub async fn open(options: &QueueOptions, context: StoreContext) -> Result<Self, OpenError> {
-        let queue = format!("queue file {}", options.url);
-        let connect =
-            migration_options(&options.url).map_err(|source| OpenError::Url { queue: queue.clone(), source: source.into() })?;
-        let path = connect.get_filename().to_owned();
-        if let Some(directory) = path.parent().filter(|path| !path.as_os_str().is_empty()) {
-            std::fs::create_dir_all(directory).map_err(|source| OpenError::Directory { queue: queue.clone(), source })?;
-        }
-        let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(connect);
-        migrate(&pool, &options.url).await.map_err(|error| open_error_of(queue.clone(), error))?;
-        pool.close().await;
-
+        let queue = shown(&options.url);
+        let path = migrated_file(&options.url).await?;
         let instance = ServiceInstance::register(&path, &options.version)
             .map_err(|source| OpenError::Directory { queue: queue.clone(), source })?;
         let open_error = |source| OpenError::Open { queue: queue.clone(), source };
@@ -47,6 +38,30 @@ impl SqliteStore {
         let readers = Readers::new(file.clone(), options.read_connections);
         Ok(Self { writer, readers, clock, instance, file })
     }
+}
+
+/// The queue, as errors name it.
+pub fn shown(url: &str) -> String {
+    format!("queue file {url}")
+}
+
+/// The path of the file that a URL names.
+pub fn path_of(url: &str) -> Result<PathBuf, OpenError> {
+    let connect = migration_options(url).map_err(|source| OpenError::Url { queue: shown(url), source: source.into() })?;
+    Ok(connect.get_filename().to_owned())
+}
+
+/// Creates the file if it does not exist, migrates its tables, and returns its path.
+pub async fn migrated_file(url: &str) -> Result<PathBuf, OpenError> {
+    let connect = migration_options(url).map_err(|source| OpenError::Url { queue: shown(url), source: source.into() })?;
+    let path = connect.get_filename().to_owned();
+    if let Some(directory) = path.parent().filter(|path| !path.as_os_str().is_empty()) {
+        std::fs::create_dir_all(directory).map_err(|source| OpenError::Directory { queue: shown(url), source })?;
+    }
+    let pool = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(connect);
+    migrate(&pool, url).await.map_err(|error| open_error_of(shown(url), error))?;
+    pool.close().await;
+    Ok(path)
 }
 
 /// The connection options for migrations.

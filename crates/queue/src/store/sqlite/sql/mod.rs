@@ -1,6 +1,7 @@
 //! Every SQL statement of the queue, and the functions that read their rows. Transactions are not
 //! begun or ended here.
 
+mod copy;
 mod job;
 mod list;
 mod log;
@@ -17,6 +18,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Error, Row, types::Type};
 use uuid::Uuid;
 
+pub use copy::*;
 pub use job::*;
 pub use list::*;
 pub use log::*;

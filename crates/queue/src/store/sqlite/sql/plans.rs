@@ -8,12 +8,16 @@ use super::*;
 use crate::{
     Clock, OverlapQuery, Queue, QueueOptions, TaskFilter, TaskTotals,
     policy::{crash::InProgress, fixture, job::JobWrite},
-    store::sqlite::connection,
+    store::{
+        copy::{Place, QuarantinedRecord, Record, Table},
+        sqlite::connection,
+    },
     task::{JobState, LogEntry, NewTask, Position, Progress, QuarantinedRow, TaskId, TaskState},
 };
 
 /// Statements that may read a whole index, and why.
-const WHOLE_INDEX: [(&str, &str); 7] = [
+const WHOLE_INDEX: [(&str, &str); 8] = [
+    ("count_rows", "it counts the rows of a table, once for a copy"),
     ("overlapping_tasks", "the devices of one request, in memory"),
     ("in_progress", "the unfinished jobs, once for each dead service"),
     ("release_all", "the unfinished jobs, once when a service stops"),
@@ -69,6 +73,7 @@ fn statements() -> Vec<(&'static str, String)> {
         ("steer_task", steer_task(&fixture::task(), 0)),
         ("cancel_requested", cancel_requested(id)),
         ("steering", steering()),
+        ("owners", owners()),
         ("fail_unreadable_task", fail_unreadable_task("t".to_owned(), 0)),
         ("max_served_seq", max_served_seq()),
         ("has_open_jobs", has_open_jobs(id)),
@@ -101,6 +106,7 @@ fn statements() -> Vec<(&'static str, String)> {
     ]
     .into_iter()
     .chain(lists(id, device))
+    .chain(copies(id, device))
     .map(|(name, statement)| (name, statement.text.into_owned()))
     .collect()
 }
@@ -133,9 +139,28 @@ fn lists(id: TaskId, device: Uuid) -> Vec<(&'static str, Statement<'static>)> {
     statements
 }
 
+fn copies(id: TaskId, device: Uuid) -> Vec<(&'static str, Statement<'static>)> {
+    let row = QuarantinedRecord {
+        task_id: id.0,
+        device_id: device,
+        row_time: 0,
+        row_key: String::new(),
+        reason: String::new(),
+        quarantined_at: 0,
+    };
+    let text = insert_record(&Record::Quarantined(row), 0).text;
+    let mut statements = vec![("insert_record", Statement { text, values: Vec::new() })];
+    for table in Table::ALL {
+        statements.push(("count_rows", count_rows(table)));
+        statements.push(("rows_after", rows_after(table, &Place::start(), 1)));
+    }
+    statements
+}
+
 #[test]
 fn every_statement_is_in_the_list() {
     let sources = [
+        include_str!("copy.rs"),
         include_str!("job.rs"),
         include_str!("list.rs"),
         include_str!("log.rs"),
@@ -225,7 +250,11 @@ async fn no_statement_reads_a_whole_table() {
     for ((name, text), plan) in plans(&queue_of(folder.path(), 0, 0).await) {
         let whole: Vec<_> = plan.iter().filter(|step| step.contains("SCAN") || step.contains("TEMP B-TREE")).collect();
         match WHOLE_INDEX.iter().find(|(statement, _)| *statement == name) {
-            Some(_) => assert!(whole.iter().all(|step| step.contains("INDEX")), "{name}: {text}: {plan:?}"),
+            // The rows of these tables are in the index of their primary key.
+            Some(_) => assert!(
+                whole.iter().all(|step| step.contains("INDEX") || ["SCAN event", "SCAN quarantine"].contains(&step.as_str())),
+                "{name}: {text}: {plan:?}"
+            ),
             None => assert!(whole.is_empty(), "{name}: {text}: {plan:?}"),
         }
     }
