@@ -18,13 +18,6 @@ pub struct InstanceRow {
     pub tasks: u64,
 }
 
-impl InstanceRow {
-    /// An instance of which nothing is known, and that works on nothing.
-    pub(crate) fn idle(id: &str) -> Self {
-        Self { id: id.to_owned(), process: None, is_draining: false, running: 0, tasks: 0 }
-    }
-}
-
 /// The process of an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceProcess {

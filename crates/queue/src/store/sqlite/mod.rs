@@ -20,6 +20,7 @@ mod update;
 mod writer;
 
 use std::{
+    collections::BTreeMap,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -111,12 +112,19 @@ impl Store for SqliteStore {
     }
 
     async fn instances(&self) -> Result<Vec<InstanceRow>, QueueError> {
-        let mut instances = self.readers.rows(sql::owners(), sql::read_owner).await?;
-        let own = instances.iter().position(|instance| *instance.id == **self.owner());
-        let own = own.map_or_else(|| InstanceRow::idle(self.owner()), |own| instances.remove(own));
-        let process = Some(self.instance.process(self.clock.wall_ms()));
-        instances.insert(0, InstanceRow { process, is_draining: self.is_draining(), ..own });
-        Ok(instances)
+        let mut tasks = BTreeMap::<String, Vec<String>>::from([(self.owner().to_string(), Vec::new())]);
+        for (owner, task) in self.readers.rows(sql::owners(), sql::read_owner).await? {
+            tasks.entry(owner).or_default().push(task);
+        }
+        let instances = tasks.into_iter().map(|(id, mut tasks)| {
+            let is_own = *id == **self.owner();
+            let running = tasks.len() as u64;
+            tasks.sort_unstable();
+            tasks.dedup();
+            let process = is_own.then(|| self.instance.process(self.clock.wall_ms()));
+            InstanceRow { id, process, is_draining: is_own && self.is_draining(), running, tasks: tasks.len() as u64 }
+        });
+        Ok(instances.collect())
     }
 
     /// The file tells other services nothing.

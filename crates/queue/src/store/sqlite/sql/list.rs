@@ -12,7 +12,7 @@ use super::{
     uuid,
 };
 use crate::{
-    InstanceRow, JobRow, OverlapQuery, QuarantineCursor,
+    JobRow, OverlapQuery, QuarantineCursor,
     store::sqlite::schema::{Job, Quarantine, Task, index},
     task::{JobState, TaskId},
 };
@@ -70,28 +70,24 @@ pub fn read_job(row: &Row<'_>, to_wall_ms: i64) -> Result<JobRow> {
     })
 }
 
-/// The owners of leases, and what they work on.
+/// The owners of leases, each with the task of one of its jobs.
 pub fn owners() -> Statement<'static> {
     static TEXT: Sql = Sql::new(|| {
         let text = build_sql(
             Query::select()
-                .column(Job::Owner)
-                .expr_as(Expr::cust("count(*)"), "running")
-                .expr_as(Expr::cust("count(DISTINCT \"task_id\")"), "tasks")
+                .columns([Job::Owner, Job::TaskId])
                 .from(Job::Table)
                 .and_where(eq_param(Job::State))
                 .and_where(Expr::col(Job::DueAt).is_not_null())
-                .and_where(Expr::col(Job::Owner).is_not_null())
-                .group_by_col(Job::Owner),
+                .and_where(Expr::col(Job::Owner).is_not_null()),
         );
         by_index(&text, r#"FROM "job""#, index::JOB_DUE)
     });
     Statement::new(&TEXT, [JobState::Running.into()])
 }
 
-pub fn read_owner(row: &Row<'_>) -> Result<InstanceRow> {
-    let (running, tasks) = (row.get("running")?, row.get("tasks")?);
-    Ok(InstanceRow { running, tasks, ..InstanceRow::idle(row.get_ref("owner")?.as_str()?) })
+pub fn read_owner(row: &Row<'_>) -> Result<(String, String)> {
+    Ok((row.get("owner")?, row.get("task_id")?))
 }
 
 /// The quarantined rows of a task after one of them, ordered by device, time and key.

@@ -16,13 +16,14 @@ use crate::{
 };
 
 /// Statements that may read a whole index, and why.
-const WHOLE_INDEX: [(&str, &str); 8] = [
+const WHOLE_INDEX: [(&str, &str); 9] = [
     ("count_rows", "it counts the rows of a table, once for a copy"),
     ("overlapping_tasks", "the devices of one request, in memory"),
     ("in_progress", "the unfinished jobs, once for each dead service"),
     ("release_all", "the unfinished jobs, once when a service stops"),
     ("any_suspect", "the jobs suspected of crashes: nearly always none"),
     ("steering", "the unfinished tasks that were steered: nearly always few"),
+    ("owners", "it reads the unfinished jobs; used by lists of instances, on a read connection"),
     ("backlog", "it counts the unfinished jobs; used for metrics, on a read connection"),
     ("tasks_due", "the unfinished tasks by when they were served, until enough are found"),
 ];
