@@ -43,7 +43,8 @@ pub struct Instance {
     dead_after: Duration,
     renewals: Mutex<Renewals>,
     /// One renewal at a time.
-    renewing: tokio::sync::Mutex<()>,
+    /// Whether the row was, or is being, removed for good.
+    renewing: tokio::sync::Mutex<bool>,
     /// Jobs and attempts of claims that may have been committed, and that nobody here works on.
     abandoned: Mutex<Vec<(i64, i64)>>,
     is_draining: AtomicBool,
@@ -130,7 +131,10 @@ impl Instance {
     /// give them up as soon as they notice it, some may have done so already, and others may have
     /// ended them.
     pub async fn renew(&self, shared: &Shared) -> Result<(), Failure> {
-        let _one = self.renewing.lock().await;
+        let has_left = self.renewing.lock().await;
+        if *has_left {
+            return Err(Failure { error: QueueError::Closed, remedy: super::error::Remedy::Wait });
+        }
         let requested = Instant::now();
         let renewed = self.write_and_release(shared).await;
         let mut renewals = self.renewals();
@@ -148,6 +152,11 @@ impl Instance {
                 Err(failure)
             }
         }
+    }
+
+    /// From now on no renewal writes the row, which is about to be removed.
+    pub async fn leave(&self) {
+        *self.renewing.lock().await = true;
     }
 
     /// Returns when the row was made, and whether the leases were over.

@@ -146,6 +146,7 @@ impl Store for PostgresStore {
     }
 
     async fn release_all(&self) -> Result<usize, QueueError> {
+        self.shared.instance.leave().await;
         read!(self, connection => async {
             let now_ms = transaction::now(connection, &self.shared.clock).await?;
             let sql = "UPDATE job SET state = 'queued', due_at = $2, lease_until = NULL, waiting = FALSE
