@@ -2,6 +2,7 @@
 
 use std::{process::Stdio, time::Duration};
 
+use data_patch::queue::{Clock, OpenError, Queue, QueueOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 use uuid::Uuid;
 
@@ -66,9 +67,13 @@ async fn check_queue(mode: &str) {
     sqlx::raw_sql(AssertSqlSafe(format!("DROP DATABASE {database} WITH (FORCE)"))).execute(&mut admin).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_queue_works_in_transaction_mode() {
-    check_queue("transaction").await;
+#[tokio::test]
+async fn a_queue_in_transaction_mode_is_refused_with_the_remedy() {
+    let Some(bouncer) = Bouncer::start("transaction", 8).await else { return };
+    let server = real("POSTGRES").unwrap().parse::<PgConnectOptions>().unwrap();
+    let url = format!("postgres://{}@{}/{}", server.get_username(), bouncer.address, server.get_database().unwrap());
+    let error = Queue::open(&QueueOptions::new(url), Clock::System).await.err().expect("it opened");
+    assert!(matches!(error, OpenError::SharedSessions { .. }) && error.to_string().contains("session mode"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,6 +62,10 @@ pub enum OpenError {
         "{queue} was written by a newer version (migration {version} is unknown to this one). Start that version or a later one"
     )]
     Newer { queue: String, version: i64 },
+    #[error(
+        "{queue} is behind a pooler in transaction mode, which runs the statements of one client in sessions of others. The queue needs sessions of its own: use the pooler's session mode, or the address of the server"
+    )]
+    SharedSessions { queue: String },
     #[error("{queue} cannot be reached: {source}. Check its URL, and whether the server runs")]
     Unavailable { queue: String, source: QueueError },
     #[error("{queue}: its tables cannot be migrated: {source}")]

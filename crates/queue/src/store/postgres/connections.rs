@@ -2,10 +2,7 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,22 +16,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::error::{self, Failure, Remedy};
 use crate::{QueueError, policy::millis};
 
-/// A queue of this process is behind a pooler. Others then do without prepared statements too, which
-/// costs them some time only.
-static IS_BEHIND_POOLER: AtomicBool = AtomicBool::new(false);
-
-/// From now on no statement is prepared: a pooler may run each transaction in another session.
-pub fn prepare_nothing() {
-    IS_BEHIND_POOLER.store(true, Ordering::Relaxed);
-}
-
-pub fn is_prepared() -> bool {
-    !IS_BEHIND_POOLER.load(Ordering::Relaxed)
-}
-
-/// A statement that is prepared once a connection, unless there is a pooler.
+/// A statement that is prepared once a connection.
 pub fn query(sql: &'static str) -> Query<'static, Postgres, PgArguments> {
-    sqlx::query(sql).persistent(is_prepared())
+    sqlx::query(sql)
 }
 
 /// As [`query`], for a statement of one column.
@@ -42,7 +26,7 @@ pub fn query_scalar<T>(sql: &'static str) -> QueryScalar<'static, Postgres, T, P
 where
     (T,): for<'r> FromRow<'r, PgRow>,
 {
-    sqlx::query_scalar(sql).persistent(is_prepared())
+    sqlx::query_scalar(sql)
 }
 
 /// Connections that are opened on first use. Clones share them. sqlx's own pool hides why a

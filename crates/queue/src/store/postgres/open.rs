@@ -6,7 +6,7 @@ use std::{
 };
 
 use sqlx::{
-    ConnectOptions, Connection,
+    ConnectOptions, Connection, Row,
     error::DatabaseError,
     migrate::{MigrateError, Migrator},
     postgres::PgConnectOptions,
@@ -14,7 +14,7 @@ use sqlx::{
 use tokio::{runtime::Handle, task::spawn_blocking};
 use uuid::Uuid;
 
-use super::connections::{prepare_nothing, query};
+use super::connections::query;
 use super::{
     PostgresStore, Shared,
     connections::Connections,
@@ -75,29 +75,42 @@ pub async fn connect_options(url: &str) -> Result<PgConnectOptions, OpenError> {
         // No number is read as text, and a pooler would reject the option.
         .extra_float_digits(None)
         .disable_statement_logging();
-    let connect = behind_pooler_or_not(options).await;
-    connect.map_err(|failure| OpenError::Unavailable { queue: shown(url), source: failure.error })
+    behind_pooler_or_not(options, &shown(url)).await
 }
 
-/// The options, without prepared statements if there is a pooler: it may run each transaction in
-/// another session. A pooler rejects the options of a session.
-async fn behind_pooler_or_not(options: PgConnectOptions) -> Result<PgConnectOptions, Failure> {
+/// The options as far as a pooler, if there is one, accepts them.
+async fn behind_pooler_or_not(options: PgConnectOptions, name: &str) -> Result<PgConnectOptions, OpenError> {
+    let unavailable = |failure: Failure| OpenError::Unavailable { queue: name.to_owned(), source: failure.error };
     let with_options = options.clone().options(PLANNER);
     let direct = match with_options.connect().await {
         Ok(connection) => Some(connection),
-        // protocol_violation
+        // protocol_violation: a pooler rejects the options of a session.
         Err(error) if error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == "08P01") => None,
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(unavailable(error.into())),
     };
     if let Some(connection) = direct {
         let _ = connection.close().await;
         return Ok(with_options);
     }
-    let options = options.statement_cache_capacity(0);
-    prepare_nothing();
-    let _ = answered(options.connect()).await?.close().await;
-    tracing::info!("the queue's PostgreSQL is behind a pooler: statements are not prepared, and notifications may not be heard");
+    if answered(shares_sessions(&options)).await.map_err(unavailable)? {
+        return Err(OpenError::SharedSessions { queue: name.to_owned() });
+    }
+    tracing::info!("the queue's PostgreSQL is behind a pooler, in session mode");
     Ok(options)
+}
+
+/// Whether a pooler runs the transactions of one client in sessions of another: whether one sees what
+/// another has set in its session.
+async fn shares_sessions(options: &PgConnectOptions) -> sqlx::Result<bool> {
+    let (mut one, mut other) = (options.connect().await?, options.connect().await?);
+    sqlx::raw_sql("SELECT set_config('data_patch.session', 'of one', false)").execute(&mut one).await?;
+    let seen = sqlx::raw_sql("SELECT current_setting('data_patch.session', true) AS seen").fetch_one(&mut other).await?;
+    let seen: Option<String> = seen.try_get("seen")?;
+    sqlx::raw_sql("SELECT set_config('data_patch.session', '', false)").execute(&mut one).await?;
+    for connection in [one, other] {
+        let _ = connection.close().await;
+    }
+    Ok(seen.as_deref() == Some("of one"))
 }
 
 /// Migrates the tables, in one transaction: a pooler may give the next one another session. Of

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, Postgres, QueryBuilder, Result, Row};
 use uuid::Uuid;
 
-use super::connections::{is_prepared, query, query_scalar};
+use super::connections::{query, query_scalar};
 use super::{
     rows::{self, stored, stored_time, task_columns},
     transaction::totals_columns,
@@ -141,7 +141,7 @@ pub async fn tasks(connection: &mut PgConnection, filter: &TaskFilter, before: O
     }
     // One more shows whether there is a next page.
     query.push(" ORDER BY id DESC LIMIT ").push_bind(i64::from(limit) + 1);
-    let found = query.build().persistent(is_prepared()).fetch_all(&mut *connection).await?;
+    let found = query.build().fetch_all(&mut *connection).await?;
     let mut found = found.iter().map(rows::task_with_totals).collect::<Result<Vec<_>>>()?;
     let has_more = found.len() > limit as usize;
     found.truncate(limit as usize);
