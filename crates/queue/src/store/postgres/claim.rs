@@ -8,10 +8,9 @@ use std::{
     sync::Arc,
 };
 
-use sqlx::{PgConnection, Result, Row, postgres::PgRow};
+use sqlx::{PgConnection, Result, Row, postgres::PgRow, query, query_scalar};
 use uuid::Uuid;
 
-use super::connections::{query, query_scalar};
 use super::{
     Shared,
     due::{DueJob, due_jobs, select_tasks_due, tasks_due},

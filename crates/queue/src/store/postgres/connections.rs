@@ -6,28 +6,11 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, FromRow, PgConnection, Postgres, Transaction,
-    postgres::{PgArguments, PgConnectOptions, PgRow},
-    query::{Query, QueryScalar},
-};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Postgres, Transaction, postgres::PgConnectOptions};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::{self, Failure, Remedy};
 use crate::{QueueError, policy::millis};
-
-/// A statement that is prepared once a connection.
-pub fn query(sql: &'static str) -> Query<'static, Postgres, PgArguments> {
-    sqlx::query(sql)
-}
-
-/// As [`query`], for a statement of one column.
-pub fn query_scalar<T>(sql: &'static str) -> QueryScalar<'static, Postgres, T, PgArguments>
-where
-    (T,): for<'r> FromRow<'r, PgRow>,
-{
-    sqlx::query_scalar(sql)
-}
 
 /// Connections that are opened on first use. Clones share them. sqlx's own pool hides why a
 /// connection cannot be opened.
@@ -51,7 +34,7 @@ impl Connections {
     /// At most so many. The server ends a transaction whose client asks nothing for
     /// `max_idle_in_transaction`: its process is frozen, or cut off, and the others wait for the locks.
     pub fn new(options: PgConnectOptions, most: usize, max_idle_in_transaction: Duration) -> Self {
-        // With each transaction: a pooler in transaction mode passes no options of sessions.
+        // With each transaction: a pooler passes no options of sessions.
         let idle_ms = millis(max_idle_in_transaction);
         let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {idle_ms}").into();
         Self { options: Arc::new(options), begin, permits: Arc::new(Semaphore::new(most)), idle: Arc::default() }

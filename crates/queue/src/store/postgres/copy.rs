@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use sqlx::{ConnectOptions, PgConnection, Result};
+use sqlx::{ConnectOptions, PgConnection, Result, query, query_scalar};
 
 use super::{
-    connections::{query, query_scalar},
     copy_rows::{INSERT_JOBS, INSERT_LOG_ENTRIES, INSERT_QUARANTINED, INSERT_TASKS, record},
     error::{Failure, answered},
     open, transaction,
@@ -116,7 +115,7 @@ impl CopyEnd for PostgresEnd {
             Table::LogEntries => "SELECT count(*) FROM event",
             Table::Quarantined => "SELECT count(*) FROM quarantine",
         };
-        let count = query_scalar::<i64>(sql).fetch_one(&mut self.connection);
+        let count = query_scalar::<_, i64>(sql).fetch_one(&mut self.connection);
         page(async { Ok(count.await?.cast_unsigned()) })
     }
 

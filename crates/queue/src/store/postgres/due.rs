@@ -2,10 +2,9 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use sqlx::{PgConnection, Result, Row, postgres::PgRow};
+use sqlx::{PgConnection, Result, Row, postgres::PgRow, query, query_scalar};
 use uuid::Uuid;
 
-use super::connections::{query, query_scalar};
 use super::{
     rows::{self, number},
     transaction::{now_ms, set_time},
@@ -40,7 +39,7 @@ pub(super) use select_tasks_due;
 
 /// At most `limit` tasks with due jobs.
 pub async fn tasks_due(connection: &mut PgConnection, clock: &Clock, limit: u64, closed: &[&str]) -> Result<Vec<TaskId>> {
-    let due = query_scalar::<Uuid>(select_tasks_due!("id")).bind(set_time(clock)).bind(closed).bind(rows::stored(limit));
+    let due = query_scalar::<_, Uuid>(select_tasks_due!("id")).bind(set_time(clock)).bind(closed).bind(rows::stored(limit));
     Ok(due.fetch_all(connection).await?.into_iter().map(TaskId).collect())
 }
 

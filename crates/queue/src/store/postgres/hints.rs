@@ -10,10 +10,12 @@ use std::{
     time::Duration,
 };
 
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::{
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
+    query, query_scalar,
+};
 use tokio::sync::Notify;
 
-use super::connections::{query, query_scalar};
 use super::{Shared, error::answered};
 use crate::task::{LogEntry, TaskId};
 
@@ -80,8 +82,7 @@ pub async fn notify_until_dropped(hints: Arc<Hints>, shared: Weak<Shared>) {
     }
 }
 
-/// Listens until the queue is dropped. A pooler in transaction mode delivers no notifications, and
-/// then polling does.
+/// Listens until the queue is dropped.
 pub async fn listen_until_dropped(hints: Arc<Hints>, shared: Weak<Shared>, options: PgConnectOptions) {
     while shared.strong_count() > 0 {
         if let Err(error) = listen(&hints, &shared, &options).await {

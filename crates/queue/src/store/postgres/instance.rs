@@ -9,10 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{PgConnection, Result as SqlResult, Row, postgres::PgRow};
+use sqlx::{PgConnection, Result as SqlResult, Row, postgres::PgRow, query, query_scalar};
 use uuid::Uuid;
 
-use super::connections::{query, query_scalar};
 use super::{
     Shared,
     claim::end_leases_after_crash,
@@ -255,7 +254,7 @@ impl Instance {
         let silent_since = now_ms - millis(self.dead_after);
         let mut ids: Vec<String> = query_scalar(sql).bind(silent_since).fetch_all(&mut *connection).await?;
         let sql = concat!("SELECT DISTINCT owner FROM job WHERE ", of_nobody!(), " ORDER BY owner");
-        ids.extend(query_scalar::<String>(sql).fetch_all(&mut *connection).await?);
+        ids.extend(query_scalar::<_, String>(sql).fetch_all(&mut *connection).await?);
         let mut dead = Vec::with_capacity(ids.len());
         for id in ids {
             let leases = end_leases_after_crash(connection, &id, None, now_ms).await?;

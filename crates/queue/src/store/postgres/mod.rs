@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{PgConnection, Postgres, Transaction};
+use sqlx::{PgConnection, Postgres, Transaction, query, query_scalar};
 use uuid::Uuid;
 
 use super::{ClaimRequest, ClaimedJobs, Store};
@@ -38,7 +38,7 @@ use crate::{
     metrics::QueueMetrics,
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
 };
-use connections::{Connections, query, query_scalar};
+use connections::Connections;
 pub(crate) use copy::PostgresEnd;
 use error::Failure;
 use lane::Lane;

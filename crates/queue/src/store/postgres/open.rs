@@ -9,12 +9,11 @@ use sqlx::{
     ConnectOptions, Connection, Row,
     error::DatabaseError,
     migrate::{MigrateError, Migrator},
-    postgres::PgConnectOptions,
+    postgres::{PgConnectOptions, PgPoolOptions},
+    raw_sql,
 };
-use tokio::{runtime::Handle, task::spawn_blocking};
 use uuid::Uuid;
 
-use super::connections::query;
 use super::{
     PostgresStore, Shared,
     connections::Connections,
@@ -103,36 +102,21 @@ async fn behind_pooler_or_not(options: PgConnectOptions, name: &str) -> Result<P
 /// another has set in its session.
 async fn shares_sessions(options: &PgConnectOptions) -> sqlx::Result<bool> {
     let (mut one, mut other) = (options.connect().await?, options.connect().await?);
-    sqlx::raw_sql("SELECT set_config('data_patch.session', 'of one', false)").execute(&mut one).await?;
-    let seen = sqlx::raw_sql("SELECT current_setting('data_patch.session', true) AS seen").fetch_one(&mut other).await?;
+    raw_sql("SELECT set_config('data_patch.session', 'of one', false)").execute(&mut one).await?;
+    let seen = raw_sql("SELECT current_setting('data_patch.session', true) AS seen").fetch_one(&mut other).await?;
     let seen: Option<String> = seen.try_get("seen")?;
-    sqlx::raw_sql("SELECT set_config('data_patch.session', '', false)").execute(&mut one).await?;
+    raw_sql("SELECT set_config('data_patch.session', '', false)").execute(&mut one).await?;
     for connection in [one, other] {
         let _ = connection.close().await;
     }
     Ok(seen.as_deref() == Some("of one"))
 }
 
-/// Migrates the tables, in one transaction: a pooler may give the next one another session. Of
-/// several instances that start at once, one migrates and the others wait.
+/// Migrates the tables. Of several instances that start at once, one migrates and the others wait.
 pub async fn migrate(options: PgConnectOptions, name: &str) -> Result<(), OpenError> {
-    // Run by a thread of its own: the compiler cannot tell that its future may change threads.
-    let migrated = spawn_blocking(move || {
-        Handle::current().block_on(async move {
-            let mut connection = options.connect().await?;
-            let mut transaction = connection.begin().await?;
-            query("SELECT pg_advisory_xact_lock(hashtextextended('data-patch migration ' || current_schema(), 0))")
-                .execute(&mut *transaction)
-                .await?;
-            // Prepared statements that somebody else has left in the session would have the same names.
-            sqlx::raw_sql("DEALLOCATE ALL").execute(&mut *transaction).await?;
-            let mut migrations = sqlx::migrate!("../../migrations/postgres");
-            migrations.set_locking(false).run(&mut *transaction).await?;
-            sqlx::raw_sql("DEALLOCATE ALL").execute(&mut *transaction).await?;
-            Ok(transaction.commit().await?)
-        })
-    });
-    let migrated = migrated.await.unwrap_or(Err(MigrateError::Execute(sqlx::Error::WorkerCrashed)));
+    let pool = PgPoolOptions::new().max_connections(1).connect_lazy_with(options);
+    let migrated = MIGRATIONS.run(&pool).await;
+    pool.close().await;
     migrated.map_err(|error| open_error_of(name, error))
 }
 

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use sqlx::{PgConnection, Postgres, QueryBuilder, Result, Row};
+use sqlx::{PgConnection, Postgres, QueryBuilder, Result, Row, query, query_scalar};
 use uuid::Uuid;
 
-use super::connections::{query, query_scalar};
 use super::{
     rows::{self, stored, stored_time, task_columns},
     transaction::totals_columns,
@@ -131,7 +130,7 @@ pub async fn tasks(connection: &mut PgConnection, filter: &TaskFilter, before: O
         || [filter.thing.is_some(), filter.topic.is_some(), !filter.states.is_empty()].iter().filter(|on| **on).count() > 1
     {
         let sql = "SELECT id FROM task WHERE $1::uuid IS NULL OR id < $1 ORDER BY id DESC OFFSET $2 LIMIT 1";
-        let ends = query_scalar::<Uuid>(sql).bind(before.map(|before| before.0)).bind(i64::from(TASKS_LOOKED_AT));
+        let ends = query_scalar::<_, Uuid>(sql).bind(before.map(|before| before.0)).bind(i64::from(TASKS_LOOKED_AT));
         end = ends.fetch_optional(&mut *connection).await?;
     }
     let mut query = QueryBuilder::<Postgres>::new(concat!("SELECT ", task_columns!(), ", task.totals FROM task WHERE TRUE"));

@@ -8,10 +8,9 @@ use std::{
     },
 };
 
-use sqlx::{PgConnection, Result};
+use sqlx::{PgConnection, Result, query, query_scalar};
 use uuid::Uuid;
 
-use super::connections::{query, query_scalar};
 use super::{
     Shared,
     error::{Failure, Remedy},

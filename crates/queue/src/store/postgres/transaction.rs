@@ -7,10 +7,9 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
-use sqlx::{PgConnection, Result, Row};
+use sqlx::{PgConnection, Result, Row, query, query_scalar};
 use uuid::Uuid;
 
-use super::connections::{query, query_scalar};
 use super::rows;
 use crate::{
     Clock, TaskRow, policy,

@@ -6,10 +6,9 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{PgConnection, Result};
+use sqlx::{PgConnection, Result, query, query_scalar};
 use uuid::Uuid;
 
-use super::connections::{query, query_scalar};
 use super::{
     Shared,
     error::{Failure, Remedy},
@@ -178,7 +177,7 @@ impl JobColumns {
                        AND job.lease_until IS NOT DISTINCT FROM new.lease_until
                        AND job.published = COALESCE(new.published, job.published)
                    ORDER BY job.id FOR UPDATE OF job";
-        let written = query_scalar::<i64>(sql)
+        let written = query_scalar::<_, i64>(sql)
             .bind(&self.ids)
             .bind(&self.attempts)
             .bind(&self.states)
