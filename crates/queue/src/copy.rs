@@ -101,7 +101,12 @@ pub async fn copy(
         return Err(CopyError::Same);
     }
     let source = store::open_for_copy(from, clock.clone(), Role::Source).await?;
-    let target = store::open_for_copy(to, clock.clone(), Role::Target).await?;
+    let mut target = store::open_for_copy(to, clock.clone(), Role::Target).await?;
+    let tasks = target.count(Table::Tasks).await;
+    match tasks.map_err(|source| error_of(&*target, source))? {
+        0 => {}
+        tasks => return Err(CopyError::NotEmpty { queue: target.name().to_owned(), tasks }),
+    }
     let mut copy = Copy { source, target, report: CopyReport::default(), total: 0, done: 0, progress };
     for table in Table::ALL {
         let rows = copy.source.count(table).await;

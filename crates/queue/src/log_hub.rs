@@ -99,8 +99,11 @@ impl LogHub {
         self.finished.subscribe()
     }
 
-    /// Signals a committed entry.
+    /// Signals a committed entry. The end of a task is also told to the operators.
     pub fn publish(&self, entry: LogEntry) {
+        if let Some(state) = entry.final_state {
+            tracing::info!(task = %entry.task, state = state.as_str(), "{}", entry.event);
+        }
         if entry.final_state.is_some() && self.finished.receiver_count() > 0 {
             let _ = self.finished.send(entry.clone());
         }

@@ -13,10 +13,11 @@ use uuid::Uuid;
 
 use super::{
     Shared,
+    connections::{lend, transact},
     due::{DueJob, due_jobs, select_tasks_due, tasks_due},
     error::Failure,
     rows::{self, number, task_columns},
-    transaction::{Locked, now_ms, set_time},
+    transaction::{Locked, now_ms},
     update::JobColumns,
 };
 use crate::{
@@ -44,28 +45,24 @@ pub async fn claim(
         shared.instance.renew(shared).await?;
         return Ok(ClaimedJobs::default());
     }
-    let mut connection = shared.connections.acquire().await?;
+    // Most claims of an idle instance find nothing: one statement, and no lock.
+    let first = limits();
+    let closed = first.closed_topics();
+    if first.jobs == 0 || lend!(shared.connections, connection => tasks_due(connection, &shared.clock, 1, &closed))?.is_empty() {
+        return Ok(ClaimedJobs::default());
+    }
     let mut taken = Vec::new();
-    let claimed = shared.connections.answered(async {
-        // Most claims of an idle instance find nothing: one statement, and no lock.
-        let first = limits();
-        if first.jobs == 0 || tasks_due(&mut connection, &shared.clock, 1, &first.closed_topics()).await?.is_empty() {
-            return Ok((ClaimedJobs::default(), Vec::new()));
-        }
-        let mut transaction = shared.connections.begin(&mut connection).await?;
+    let claimed = transact!(shared, transaction => {
         let claimed = ClaimTransaction::run(&mut transaction, shared, request, limits).await?;
         taken.extend(claimed.0.leased.iter().map(|job| (job.id, job.attempt)));
-        shared.commit(transaction).await?;
-        Ok(claimed)
+        claimed
     });
-    let claimed = claimed.await;
     let is_over = shared.instance.alive_for(&shared.clock, request.requested_at).is_zero();
     if is_over || claimed.is_err() {
         // It may have been committed although the answer was lost.
         shared.instance.abandon(taken);
     }
     let (claimed, entries) = claimed?;
-    connection.give_back();
     shared.publish(entries);
     Ok(if is_over { ClaimedJobs::default() } else { claimed })
 }
@@ -142,7 +139,7 @@ impl<'c> ClaimTransaction<'c> {
             .await?;
         let limits = limits();
         let due = query(select_tasks_due!(task_columns!()))
-            .bind(set_time(&shared.clock))
+            .bind(shared.clock.manual_ms())
             .bind(limits.closed_topics())
             .bind(rows::stored(limits.jobs as u64))
             .fetch_all(&mut *connection)

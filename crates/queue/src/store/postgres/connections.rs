@@ -12,6 +12,35 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::error::{self, Failure, Remedy};
 use crate::{QueueError, policy::millis};
 
+/// Works with a connection of `$connections`, which is a `&mut PgConnection` in `$work`, a future.
+macro_rules! lend {
+    ($connections:expr, $connection:ident => $work:expr) => {{
+        let connections = &$connections;
+        let work = async {
+            let mut lent = connections.acquire().await?;
+            let $connection: &mut sqlx::PgConnection = &mut lent;
+            let result = connections.answered($work).await?;
+            lent.give_back();
+            Ok::<_, $crate::store::postgres::error::Failure>(result)
+        };
+        work.await
+    }};
+}
+
+/// Commits what `$work`, a block, does in a transaction, and returns its value.
+macro_rules! transact {
+    ($shared:expr, $transaction:ident => $work:block) => {
+        $crate::store::postgres::connections::lend!($shared.connections, connection => async {
+            let mut $transaction = $shared.connections.begin(connection).await?;
+            let value = $work;
+            $shared.commit($transaction).await?;
+            Ok(value)
+        })
+    };
+}
+
+pub(super) use {lend, transact};
+
 /// Connections that are opened on first use. Clones share them. sqlx's own pool hides why a
 /// connection cannot be opened.
 #[derive(Debug, Clone)]

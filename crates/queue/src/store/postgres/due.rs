@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     rows::{self, number},
-    transaction::{now_ms, set_time},
+    transaction::now_ms,
 };
 use crate::{
     Clock, Job, TaskRow,
@@ -39,7 +39,7 @@ pub(super) use select_tasks_due;
 
 /// At most `limit` tasks with due jobs.
 pub async fn tasks_due(connection: &mut PgConnection, clock: &Clock, limit: u64, closed: &[&str]) -> Result<Vec<TaskId>> {
-    let due = query_scalar::<_, Uuid>(select_tasks_due!("id")).bind(set_time(clock)).bind(closed).bind(rows::stored(limit));
+    let due = query_scalar::<_, Uuid>(select_tasks_due!("id")).bind(clock.manual_ms()).bind(closed).bind(rows::stored(limit));
     Ok(due.fetch_all(connection).await?.into_iter().map(TaskId).collect())
 }
 
@@ -123,7 +123,6 @@ impl DueJob {
     pub fn job(&self, task: &Arc<TaskRow>, owner: &Arc<str>) -> Result<(Job, History, u32)> {
         let row = &self.row;
         let lost = row.try_get::<&str, _>("state")? == JobState::Running.as_str();
-        let total = row.try_get::<Option<i64>, _>("total")?;
         let job = Job {
             id: self.id,
             task: Arc::clone(task),
@@ -133,7 +132,7 @@ impl DueJob {
             owner: Arc::clone(owner),
             outages: number(row, "outages")?,
             is_suspect: self.is_suspect,
-            total: total.map(i64::cast_unsigned),
+            total: rows::optional_number(row, "total")?,
             progress: rows::progress(row)?,
             layout: row.try_get("cursor_layout")?,
         };

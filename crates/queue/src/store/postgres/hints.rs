@@ -16,7 +16,7 @@ use sqlx::{
 };
 use tokio::sync::Notify;
 
-use super::{Shared, error::answered};
+use super::{Shared, connections::lend};
 use crate::task::{LogEntry, TaskId};
 
 const NOTIFY_INTERVAL: Duration = Duration::from_millis(20);
@@ -72,10 +72,9 @@ pub async fn notify_until_dropped(hints: Arc<Hints>, shared: Weak<Shared>) {
         for ids in grown.chunks(MAX_IDS) {
             let ids: Vec<String> = ids.iter().map(|task| task.0.simple().to_string()).collect();
             let payload = format!("{} {}", shared.instance.id, ids.join(" "));
-            let Ok(mut connection) = shared.connections.acquire().await else { break };
-            let notify = query(concat!("SELECT pg_notify(", channel!(), ", $1)")).bind(payload).execute(&mut *connection);
-            if answered(notify).await.is_ok() {
-                connection.give_back();
+            let notify = query(concat!("SELECT pg_notify(", channel!(), ", $1)")).bind(payload);
+            if lend!(shared.connections, connection => notify.execute(connection)).is_err() {
+                break;
             }
         }
         tokio::time::sleep(NOTIFY_INTERVAL).await;

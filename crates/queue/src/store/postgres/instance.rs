@@ -15,10 +15,11 @@ use uuid::Uuid;
 use super::{
     Shared,
     claim::end_leases_after_crash,
-    error::Failure,
+    connections::{lend, transact},
+    error::{Failure, Remedy},
     lane,
     rows::number,
-    transaction::{now_ms, set_time},
+    transaction::{self, now_ms},
 };
 use crate::{Clock, InstanceProcess, InstanceRow, QueueError, instances::host_name, policy::millis};
 
@@ -41,8 +42,7 @@ pub struct Instance {
     version: String,
     dead_after: Duration,
     renewals: Mutex<Renewals>,
-    /// One renewal at a time.
-    /// Whether the row was, or is being, removed for good.
+    /// One renewal at a time. Set once the instance leaves: its row must not be written again.
     renewing: tokio::sync::Mutex<bool>,
     /// Jobs and attempts of claims that may have been committed, and that nobody here works on.
     abandoned: Mutex<Vec<(i64, i64)>>,
@@ -132,7 +132,7 @@ impl Instance {
     pub async fn renew(&self, shared: &Shared) -> Result<(), Failure> {
         let has_left = self.renewing.lock().await;
         if *has_left {
-            return Err(Failure { error: QueueError::Closed, remedy: super::error::Remedy::Wait });
+            return Err(Failure { error: QueueError::Closed, remedy: Remedy::Wait });
         }
         let requested = Instant::now();
         let renewed = self.write_and_release(shared).await;
@@ -153,9 +153,13 @@ impl Instance {
         }
     }
 
-    /// From now on no renewal writes the row, which is about to be removed.
-    pub async fn leave(&self) {
+    /// Returns all leases to the queue, and removes the row for good. Returns the number of leases.
+    pub async fn leave(&self, shared: &Shared) -> Result<usize, Failure> {
         *self.renewing.lock().await = true;
+        let released = self.release(shared, true, &[]).await?;
+        let delete = query("DELETE FROM instance WHERE id = $1").bind(&*self.id);
+        lend!(shared.connections, connection => delete.execute(connection))?;
+        Ok(released)
     }
 
     /// Returns when the row was made, and whether the leases were over.
@@ -177,8 +181,9 @@ impl Instance {
         Ok((row_made_at, was_over))
     }
 
-    /// Returns leases of this instance to the queue: all, or these jobs and attempts.
-    async fn release(&self, shared: &Shared, all: bool, abandoned: &[(i64, i64)]) -> Result<(), Failure> {
+    /// Returns leases of this instance to the queue: all, or these jobs and attempts. Returns their
+    /// number.
+    async fn release(&self, shared: &Shared, all: bool, abandoned: &[(i64, i64)]) -> Result<usize, Failure> {
         let (jobs, attempts): (Vec<i64>, Vec<i64>) = abandoned.iter().copied().unzip();
         let sql = concat!(
             "UPDATE job SET state = 'queued', due_at = ",
@@ -187,11 +192,9 @@ impl Instance {
              WHERE owner = $1 AND state = 'running' AND lease_until IS NOT NULL
                  AND ($3 OR (id, attempt) IN (SELECT * FROM unnest($4::bigint[], $5::bigint[])))"
         );
-        let mut connection = shared.connections.acquire().await?;
-        let release = query(sql).bind(&*self.id).bind(set_time(&shared.clock)).bind(all).bind(jobs).bind(attempts);
-        shared.connections.answered(release.execute(&mut *connection)).await?;
-        connection.give_back();
-        Ok(())
+        let release = query(sql).bind(&*self.id).bind(shared.clock.manual_ms()).bind(all).bind(jobs).bind(attempts);
+        let released = lend!(shared.connections, connection => release.execute(connection))?;
+        Ok(released.rows_affected() as usize)
     }
 
     /// Returns when the row was made.
@@ -215,7 +218,7 @@ impl Instance {
             .bind(&self.host)
             .bind(i64::from(std::process::id()))
             .bind(&self.version)
-            .bind(set_time(&shared.clock))
+            .bind(shared.clock.manual_ms())
             .bind(millis(self.dead_after));
         // An answer that comes later is worth nothing.
         let row = shared.connections.answered_within(self.dead_after, write.fetch_one(&mut *connection)).await?;
@@ -233,15 +236,7 @@ impl Instance {
         if !self.has_dead.load(Ordering::Relaxed) || self.renewals().unbroken_since.elapsed() < self.dead_after {
             return Ok(0);
         }
-        let mut connection = shared.connections.acquire().await?;
-        let removing = shared.connections.answered(async {
-            let mut transaction = shared.connections.begin(&mut connection).await?;
-            let dead = self.remove_dead(&mut transaction, shared).await?;
-            shared.commit(transaction).await?;
-            Ok(dead)
-        });
-        let dead = removing.await?;
-        connection.give_back();
+        let dead = transact!(shared, transaction => { self.remove_dead(&mut transaction, shared).await? })?;
         for (id, leases) in dead.iter().filter(|(_, leases)| *leases > 0) {
             tracing::warn!(instance = id, leases, "an instance on this queue died; its jobs resume from their checkpoints");
         }
@@ -249,7 +244,7 @@ impl Instance {
     }
 
     async fn remove_dead(&self, connection: &mut PgConnection, shared: &Shared) -> SqlResult<Vec<(String, usize)>> {
-        let now_ms = super::transaction::now(connection, &shared.clock).await?;
+        let now_ms = transaction::now(connection, &shared.clock).await?;
         let sql = "SELECT id FROM instance WHERE seen_at < $1 ORDER BY id FOR UPDATE SKIP LOCKED";
         let silent_since = now_ms - millis(self.dead_after);
         let mut ids: Vec<String> = query_scalar(sql).bind(silent_since).fetch_all(&mut *connection).await?;
@@ -302,7 +297,7 @@ pub async fn list(connection: &mut PgConnection, clock: &Clock) -> SqlResult<Vec
          ) AS job ON job.owner = instance.id
          ORDER BY started_at, 1"
     );
-    query(sql).bind(set_time(clock)).fetch_all(connection).await?.iter().map(read).collect()
+    query(sql).bind(clock.manual_ms()).fetch_all(connection).await?.iter().map(read).collect()
 }
 
 fn read(row: &PgRow) -> SqlResult<InstanceRow> {

@@ -26,7 +26,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{PgConnection, Postgres, Transaction, query, query_scalar};
+use sqlx::{Postgres, Transaction, query, query_scalar};
 use uuid::Uuid;
 
 use super::{ClaimRequest, ClaimedJobs, Store};
@@ -38,7 +38,7 @@ use crate::{
     metrics::QueueMetrics,
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
 };
-use connections::Connections;
+use connections::{Connections, lend};
 pub(crate) use copy::PostgresEnd;
 use error::Failure;
 use lane::Lane;
@@ -89,9 +89,6 @@ impl Shared {
         }
         self.hints.add(&entries);
         for entry in entries {
-            if let Some(state) = entry.final_state {
-                tracing::info!(task = %entry.task, state = state.as_str(), "{}", entry.event);
-            }
             self.hub.publish(entry);
         }
     }
@@ -104,18 +101,11 @@ impl Shared {
     }
 }
 
-/// Reads by a connection of the pool. `$connection` is a `&mut PgConnection` in `$read`.
+/// As `lend!`, for an operation of the store.
 macro_rules! read {
-    ($self:ident, $connection:ident => $read:expr) => {{
-        let read = async {
-            let mut lent = $self.shared.connections.acquire().await?;
-            let $connection: &mut PgConnection = &mut lent;
-            let result = $self.shared.connections.answered($read).await?;
-            lent.give_back();
-            Ok(result)
-        };
-        read.await.map_err(|failure: Failure| failure.error)
-    }};
+    ($self:ident, $connection:ident => $read:expr) => {
+        lend!($self.shared.connections, $connection => $read).map_err(|failure| failure.error)
+    };
 }
 
 impl Store for PostgresStore {
@@ -146,15 +136,7 @@ impl Store for PostgresStore {
     }
 
     async fn release_all(&self) -> Result<usize, QueueError> {
-        self.shared.instance.leave().await;
-        read!(self, connection => async {
-            let now_ms = transaction::now(connection, &self.shared.clock).await?;
-            let sql = "UPDATE job SET state = 'queued', due_at = $2, lease_until = NULL, waiting = FALSE
-                       WHERE owner = $1 AND state = 'running' AND lease_until IS NOT NULL";
-            let released = query(sql).bind(&**self.owner()).bind(now_ms).execute(&mut *connection).await?.rows_affected();
-            query("DELETE FROM instance WHERE id = $1").bind(&**self.owner()).execute(connection).await?;
-            Ok(released as usize)
-        })
+        Ok(self.shared.instance.leave(&self.shared).await?)
     }
 
     async fn end_leases_of_dead_instances(&self) -> Result<usize, QueueError> {
@@ -278,10 +260,7 @@ impl Store for PostgresStore {
     }
 
     fn now_ms(&self) -> i64 {
-        match &self.shared.clock {
-            Clock::System => chrono::Utc::now().timestamp_millis(),
-            Clock::Manual(now) => now.load(std::sync::atomic::Ordering::SeqCst),
-        }
+        self.shared.clock.wall_ms()
     }
 
     async fn died(&self) {

@@ -1,13 +1,13 @@
 //! What is read outside transactions: tasks, logs, lists.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::{PgConnection, Postgres, QueryBuilder, Result, Row, query, query_scalar};
 use uuid::Uuid;
 
 use super::{
     rows::{self, stored, stored_time, task_columns},
-    transaction::totals_columns,
+    transaction::totals_of,
 };
 use crate::{
     Backlog, JobRow, OverlapQuery, QuarantineCursor, Steering, TaskDetail, TaskFilter, TaskPage, TaskRow, TaskTotals,
@@ -187,13 +187,7 @@ fn restrict(query: &mut QueryBuilder<Postgres>, filter: &TaskFilter, before: Opt
 /// Adds the sums over the jobs of the tasks that have none stored.
 async fn with_totals(connection: &mut PgConnection, tasks: Vec<(TaskRow, Option<TaskTotals>)>) -> Result<Vec<TaskDetail>> {
     let open: Vec<Uuid> = tasks.iter().filter(|(_, totals)| totals.is_none()).map(|(task, _)| task.id.0).collect();
-    let mut counted = std::collections::HashMap::new();
-    if !open.is_empty() {
-        let sql = concat!("SELECT task_id AS id, ", totals_columns!(), " FROM job WHERE task_id = ANY ($1) GROUP BY task_id");
-        for row in &query(sql).bind(open).fetch_all(connection).await? {
-            counted.insert(rows::task_id(row)?, rows::totals(row)?);
-        }
-    }
+    let counted = if open.is_empty() { BTreeMap::new() } else { totals_of(connection, &open).await? };
     let detail = |(task, totals): (TaskRow, Option<TaskTotals>)| TaskDetail {
         totals: totals.or_else(|| counted.get(&task.id).copied()).unwrap_or_default(),
         task,

@@ -56,7 +56,7 @@ pub fn number<T: TryFrom<i64, Error: std::error::Error + Send + Sync + 'static>>
     row.try_get::<i64, _>(column)?.try_into().map_err(|error| decode_error(column, error))
 }
 
-fn optional_number(row: &PgRow, column: &str) -> Result<Option<u64>> {
+pub fn optional_number(row: &PgRow, column: &str) -> Result<Option<u64>> {
     let number = row.try_get::<Option<i64>, _>(column)?;
     number.map(u64::try_from).transpose().map_err(|error| decode_error(column, error))
 }
@@ -117,7 +117,7 @@ pub fn steering(row: &PgRow) -> Result<Steering> {
     })
 }
 
-/// The totals of a task, of `totals_columns!`.
+/// The totals of a task.
 pub fn totals(row: &PgRow) -> Result<TaskTotals> {
     let jobs = JobCounts {
         queued: number(row, "queued")?,

@@ -1,7 +1,7 @@
 //! Submitting tasks, many in one transaction, and steering them.
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     sync::{
         OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::{
     Shared,
+    connections::transact,
     error::{Failure, Remedy},
     lane::Request,
     rows::{self, stored, stored_text, stored_time, task_columns},
@@ -61,16 +62,11 @@ impl Request for SubmitRequest {
 }
 
 async fn commit(shared: &Shared, batch: &[&SubmitRequest], commits: &AtomicBool) -> std::result::Result<Vec<Submitted>, Failure> {
-    let mut connection = shared.connections.acquire().await?;
-    let submitting = shared.connections.answered(async {
-        let mut transaction = shared.connections.begin(&mut connection).await?;
+    let (submitted, entries) = transact!(shared, transaction => {
         let submitted = submit(&mut transaction, shared, batch).await?;
         commits.store(true, Ordering::Relaxed);
-        shared.commit(transaction).await?;
-        Ok(submitted)
-    });
-    let (submitted, entries) = submitting.await?;
-    connection.give_back();
+        submitted
+    })?;
     shared.publish(entries);
     Ok(submitted)
 }
@@ -86,21 +82,17 @@ async fn submit(
         batch.iter().map(|request| (*request.id.get_or_init(|| shared.new_task_id(now_ms)), &request.submission)).collect();
     let requests = order.clone();
     order.sort_by(|(_, a), (_, b)| a.task.request_id.cmp(&b.task.request_id));
-    let mut created: HashMap<Uuid, i64> = insert_tasks(connection, &order, now_ms).await?.into_iter().map(|id| (id, 0)).collect();
-    let mut entries = Vec::new();
-    for (id, submission) in &order {
-        if let Some(last_seq) = created.get_mut(&id.0) {
-            entries.extend(policy::log::number(*id, 0, now_ms, submission.events.clone(), None));
-            *last_seq = stored(submission.events.len() as u64);
-        }
-    }
-    insert_jobs(connection, order.iter().filter(|(id, _)| created.contains_key(&id.0)), now_ms).await?;
+    let created: HashSet<Uuid> = insert_tasks(connection, &order, now_ms).await?.into_iter().collect();
+    let new: Vec<(TaskId, &Submission)> = order.into_iter().filter(|(id, _)| created.contains(&id.0)).collect();
+    let entries = new.iter().flat_map(|(id, submission)| policy::log::number(*id, 0, now_ms, submission.events.clone(), None));
+    let entries: Vec<LogEntry> = entries.collect();
+    insert_jobs(connection, &new, now_ms).await?;
     if !entries.is_empty() {
         transaction::insert(connection, &entries).await?;
     }
     let mut submitted = Vec::with_capacity(batch.len());
     for (id, submission) in requests {
-        submitted.push(if created.contains_key(&id.0) || is_stored(connection, id).await? {
+        submitted.push(if created.contains(&id.0) || is_stored(connection, id).await? {
             Submitted::Created(id)
         } else {
             existing(connection, submission).await?
@@ -149,11 +141,7 @@ async fn insert_tasks(connection: &mut PgConnection, tasks: &[(TaskId, &Submissi
     .await
 }
 
-async fn insert_jobs<'s>(
-    connection: &mut PgConnection,
-    tasks: impl Iterator<Item = &'s (TaskId, &'s Submission)>,
-    now_ms: i64,
-) -> Result<()> {
+async fn insert_jobs(connection: &mut PgConnection, tasks: &[(TaskId, &Submission)], now_ms: i64) -> Result<()> {
     let (mut ids, mut ordinals, mut devices) = (Vec::new(), Vec::<i32>::new(), Vec::new());
     for (id, submission) in tasks {
         for (ordinal, device) in (0..).zip(&submission.task.devices) {
@@ -192,17 +180,8 @@ pub async fn steer(
     steer: Steer,
     by: Option<&Requester>,
 ) -> std::result::Result<Option<Steered>, Failure> {
-    let mut connection = shared.connections.acquire().await?;
-    let (steered, entries) = shared
-        .connections
-        .answered(async {
-            let mut transaction = shared.connections.begin(&mut connection).await?;
-            let steered = write_steered(&mut transaction, shared, id, steer, by.cloned()).await?;
-            shared.commit(transaction).await?;
-            Ok(steered)
-        })
-        .await?;
-    connection.give_back();
+    let (steered, entries) =
+        transact!(shared, transaction => { write_steered(&mut transaction, shared, id, steer, by.cloned()).await? })?;
     shared.publish(entries);
     Ok(steered)
 }

@@ -5,19 +5,19 @@
 //! log grows or a job of it ends, so that its entries are numbered without a gap and its last job is
 //! seen to be the last one.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::collections::BTreeMap;
 
 use sqlx::{PgConnection, Result, Row, query, query_scalar};
 use uuid::Uuid;
 
 use super::rows;
 use crate::{
-    Clock, TaskRow, policy,
+    Clock, TaskRow, TaskTotals, policy,
     task::{Event, LogEntry, MAX_NAMED, TaskId, TaskState},
 };
 
 /// The time of the server when the statement began, in milliseconds since 1970, unless a parameter
-/// ([`set_time`]) is not NULL. An index can be searched by it.
+/// ([`Clock::manual_ms`]) is not NULL. An index can be searched by it.
 macro_rules! now_ms {
     ($parameter:literal) => {
         concat!("COALESCE(", $parameter, "::bigint, (extract(epoch FROM statement_timestamp()) * 1000)::bigint)")
@@ -25,16 +25,8 @@ macro_rules! now_ms {
 }
 pub(super) use now_ms;
 
-/// The time that tests set by hand.
-pub fn set_time(clock: &Clock) -> Option<i64> {
-    match clock {
-        Clock::System => None,
-        Clock::Manual(now) => Some(now.load(Ordering::SeqCst)),
-    }
-}
-
 pub async fn now(connection: &mut PgConnection, clock: &Clock) -> Result<i64> {
-    match set_time(clock) {
+    match clock.manual_ms() {
         None => query_scalar(concat!("SELECT ", now_ms!("NULL"))).fetch_one(connection).await,
         Some(now_ms) => Ok(now_ms),
     }
@@ -107,9 +99,7 @@ impl Locked {
         if done.is_empty() {
             return Ok(());
         }
-        let sql = concat!("SELECT task_id AS id, ", totals_columns!(), " FROM job WHERE task_id = ANY ($1) GROUP BY task_id");
-        for row in &query(sql).bind(&done).fetch_all(&mut *connection).await? {
-            let (id, totals) = (rows::task_id(row)?, rows::totals(row)?);
+        for (id, totals) in totals_of(connection, &done).await? {
             let Some(task) = tasks.get(&id.0) else { continue };
             let failures = if totals.jobs.failed == 0 {
                 Vec::new()
@@ -194,16 +184,17 @@ pub async fn insert(connection: &mut PgConnection, entries: &[LogEntry]) -> Resu
     Ok(())
 }
 
-/// The totals of a task, of a table or alias `job`.
-macro_rules! totals_columns {
-    () => {
-        "count(*) FILTER (WHERE job.state = 'queued') AS queued, count(*) FILTER (WHERE job.state = 'running') AS running, \
-         count(*) FILTER (WHERE job.state = 'succeeded') AS succeeded, count(*) FILTER (WHERE job.state = 'failed') AS failed, \
-         count(*) FILTER (WHERE job.state = 'cancelled') AS cancelled, COALESCE(sum(job.total), 0)::bigint AS counted, \
-         count(job.total) AS counted_jobs, COALESCE(sum(job.published), 0)::bigint AS published, \
-         COALESCE(sum(job.quarantined), 0)::bigint AS quarantined, COALESCE(sum(job.unanswered), 0)::bigint AS unanswered, \
-         count(*) FILTER (WHERE job.state = 'succeeded' AND job.published + job.quarantined = 0) AS empty, \
-         COALESCE(sum(job.rows_per_second) FILTER (WHERE job.state = 'running'), 0) AS rows_per_second"
-    };
+/// The totals of tasks, by their jobs.
+pub async fn totals_of(connection: &mut PgConnection, tasks: &[Uuid]) -> Result<BTreeMap<TaskId, TaskTotals>> {
+    let sql = "SELECT task_id AS id,
+                   count(*) FILTER (WHERE state = 'queued') AS queued, count(*) FILTER (WHERE state = 'running') AS running,
+                   count(*) FILTER (WHERE state = 'succeeded') AS succeeded, count(*) FILTER (WHERE state = 'failed') AS failed,
+                   count(*) FILTER (WHERE state = 'cancelled') AS cancelled, COALESCE(sum(total), 0)::bigint AS counted,
+                   count(total) AS counted_jobs, COALESCE(sum(published), 0)::bigint AS published,
+                   COALESCE(sum(quarantined), 0)::bigint AS quarantined, COALESCE(sum(unanswered), 0)::bigint AS unanswered,
+                   count(*) FILTER (WHERE state = 'succeeded' AND published + quarantined = 0) AS empty,
+                   COALESCE(sum(rows_per_second) FILTER (WHERE state = 'running'), 0) AS rows_per_second
+               FROM job WHERE task_id = ANY ($1) GROUP BY task_id";
+    let totals = query(sql).bind(tasks).fetch_all(connection).await?;
+    totals.iter().map(|row| Ok((rows::task_id(row)?, rows::totals(row)?))).collect()
 }
-pub(super) use totals_columns;

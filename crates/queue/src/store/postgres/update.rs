@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Shared,
+    connections::{lend, transact},
     error::{Failure, Remedy},
     lane::Request,
     rows::{stored, stored_text},
@@ -46,23 +47,14 @@ impl Request for UpdateRequest {
     type Answer = bool;
 
     async fn commit(shared: &Shared, batch: &[&Self]) -> std::result::Result<Vec<bool>, Failure> {
-        let mut connection = shared.connections.acquire().await?;
         let mut written = None;
-        let committing = shared.connections.answered(async {
-            let mut transaction = shared.connections.begin(&mut connection).await?;
-            written = Some(write(&mut transaction, shared, batch).await?);
-            shared.commit(transaction).await
-        });
-        let committed = committing.await;
+        let committed = transact!(shared, transaction => { written = Some(write(&mut transaction, shared, batch).await?) });
         let Some(Written { columns, had_lease, entries }) = written else { return committed.map(|()| Vec::new()) };
-        if let Err(failure) = committed {
-            drop(connection);
+        if let Err(failure) = committed
             // The answer was lost. If it was committed, making it again would log its events twice.
-            if failure.remedy != Remedy::Wait || !columns.are_written(shared).await? {
-                return Err(failure);
-            }
-        } else {
-            connection.give_back();
+            && (failure.remedy != Remedy::Wait || !columns.are_written(shared).await?)
+        {
+            return Err(failure);
         }
         shared.publish(entries);
         Ok(had_lease)
@@ -168,7 +160,6 @@ impl JobColumns {
     /// Whether the transaction that wrote these values was committed: a job has them. The end of a lease
     /// is of the time of its transaction.
     async fn are_written(&self, shared: &Shared) -> std::result::Result<bool, Failure> {
-        let mut connection = shared.connections.acquire().await?;
         // The lock waits for the transaction, if the server has not ended it yet.
         let sql =
             "SELECT job.id FROM job JOIN unnest($1::bigint[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
@@ -184,9 +175,7 @@ impl JobColumns {
             .bind(&self.due_at)
             .bind(&self.lease_until)
             .bind(&self.published);
-        let written = shared.connections.answered(written.fetch_all(&mut *connection)).await?;
-        connection.give_back();
-        Ok(!written.is_empty())
+        Ok(!lend!(shared.connections, connection => written.fetch_all(connection))?.is_empty())
     }
 
     /// Writes the jobs whose attempts have their leases, and returns their ids. The condition on the

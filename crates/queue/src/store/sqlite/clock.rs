@@ -6,7 +6,7 @@
 //! an offset that is stored in the queue file, so that all services on the file agree. A new offset
 //! is chosen after each boot.
 
-use std::{fs, sync::atomic::Ordering};
+use std::fs;
 
 use chrono::Utc;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -54,18 +54,12 @@ impl QueueClock {
 
     /// The wall clock, in milliseconds since 1970.
     pub fn wall_ms(&self) -> i64 {
-        match &self.source {
-            Clock::System => Utc::now().timestamp_millis(),
-            Clock::Manual(now) => now.load(Ordering::SeqCst),
-        }
+        self.source.wall_ms()
     }
 
     /// The steady clock, in milliseconds. Comparable only with other values of this clock.
     pub fn steady_ms(&self) -> i64 {
-        match &self.source {
-            Clock::System => monotonic_ms() + self.offset_ms,
-            Clock::Manual(now) => now.load(Ordering::SeqCst),
-        }
+        self.source.manual_ms().unwrap_or_else(|| monotonic_ms() + self.offset_ms)
     }
 }
 

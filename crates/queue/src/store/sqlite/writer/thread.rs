@@ -170,9 +170,6 @@ impl WriterThread {
         self.metrics.commit_seconds.observe(committing.elapsed().as_secs_f64());
         self.last_task = tx.last_task;
         for entry in tx.events {
-            if let Some(state) = entry.final_state {
-                tracing::info!(task = %entry.task, state = state.as_str(), "{}", entry.event);
-            }
             self.hub.publish(entry);
         }
         Ok(())
