@@ -8,6 +8,7 @@
 
 mod queue_reader;
 mod row_counts;
+mod seeded;
 #[path = "../it/support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the other suite, which uses the rest")]
 mod support;

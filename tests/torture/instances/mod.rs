@@ -9,16 +9,9 @@
 mod driver;
 mod history;
 
-use std::sync::Arc;
-
 use driver::Driver;
-use fastrand::Rng;
 
-use crate::{
-    queue_reader::is_postgres,
-    table::TestResult,
-    walk::{fixture::Fixture, number},
-};
+use crate::{queue_reader::is_postgres, seeded, walk::fixture::Fixture};
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "minutes; make torture"]
@@ -27,30 +20,13 @@ async fn instances_die_freeze_and_are_cut_off() {
         println!("NOT RUN: several instances need a queue in PostgreSQL: DATA_PATCH_TEST_QUEUE=postgres://…");
         return;
     }
-    let seed = number("TORTURE_SEED").unwrap_or_else(|| fastrand::u64(..1_000_000));
-    let rounds = number("TORTURE_ROUNDS").unwrap_or(40) as usize;
-    println!("three instances, {rounds} rounds: TORTURE_SEED={seed} repeats it");
-    let folder = Arc::new(tempfile::tempdir().unwrap());
-    let kept = Arc::clone(&folder);
-    // A separate task, so that a panic is reported with the seed.
-    let driven = tokio::spawn(async move {
-        let mut rng = Rng::with_seed(seed);
+    let test = async |mut rng, folder, rounds| {
         let fixture = Fixture::new(&mut rng, folder).await;
         let mut driver = Driver::new(fixture, rng).await;
         for round in 1..=rounds {
             driver.round(round).await;
         }
         driver.finish().await
-    });
-    let (counts, note) = match driven.await {
-        Ok(found) => found,
-        Err(error) => {
-            let path = kept.path().to_owned();
-            // The logs of the instances are kept for diagnosis.
-            std::mem::forget(kept);
-            panic!("three instances, TORTURE_SEED={seed}, {rounds} rounds, see {}: {error}", path.display());
-        }
     };
-    TestResult::of(&format!("three instances on one PostgreSQL, seed {seed}"), rounds, counts, note).write();
-    assert_eq!(counts.lost, 0, "three instances, TORTURE_SEED={seed}");
+    seeded::run("three instances on one PostgreSQL", 40, test).await;
 }
