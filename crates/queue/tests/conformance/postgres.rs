@@ -211,6 +211,15 @@ async fn a_queue_of_a_newer_version_is_told() {
 }
 
 #[tokio::test]
+async fn a_server_that_answers_nothing_is_told() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = QueueOptions::new(format!("postgres://me@{}/queue", listener.local_addr().unwrap()));
+    let opened = tokio::time::timeout(Duration::from_mins(1), Queue::open(&options, Clock::System)).await.expect("it hangs");
+    let error = opened.err().expect("it opened");
+    assert!(matches!(error, OpenError::Unavailable { .. }) && error.to_string().contains("has not answered"), "{error}");
+}
+
+#[tokio::test]
 async fn a_server_that_is_away_is_told_without_the_password() {
     let options = QueueOptions::new("postgres://me:s3cret@127.0.0.1:1/queue");
     let error = Queue::open(&options, Clock::System).await.err().expect("it opened");

@@ -81,7 +81,8 @@ pub async fn connect_options(url: &str) -> Result<PgConnectOptions, OpenError> {
 async fn behind_pooler_or_not(options: PgConnectOptions, name: &str) -> Result<PgConnectOptions, OpenError> {
     let unavailable = |failure: Failure| OpenError::Unavailable { queue: name.to_owned(), source: failure.error };
     let with_options = options.clone().options(PLANNER);
-    let direct = match with_options.connect().await {
+    let connected = answered(async { Ok(with_options.connect().await) }).await.map_err(unavailable)?;
+    let direct = match connected {
         Ok(connection) => Some(connection),
         // protocol_violation: a pooler rejects the options of a session.
         Err(error) if error.as_database_error().and_then(DatabaseError::code).is_some_and(|code| code == "08P01") => None,
