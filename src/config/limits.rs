@@ -38,6 +38,8 @@ pub fn check(config: &Config) -> Result<(), Violation> {
     check_range("queue.dead_after_seconds", u64::from(queue.dead_after_seconds), 2, 300)?;
     check_range("queue.retention_days", u64::from(queue.retention_days), 1, 36_500)?;
     check_range("worker.concurrency", worker.concurrency as u64, 1, 1_024)?;
+    check_range("worker.max_jobs_per_thing", worker.max_jobs_per_thing as u64, 0, 1_000_000)?;
+    check_range("worker.max_readers", u64::from(worker.max_readers), 0, 1_000_000)?;
     check_range("worker.lease_seconds", worker.lease_seconds, 2, day)?;
     check_range("worker.checkpoint_interval_ms", worker.checkpoint_interval_ms, 10, 3_600_000)?;
     check_range("worker.progress_log_interval_ms", worker.progress_log_interval_ms, 10, 3_600_000)?;

@@ -113,6 +113,8 @@ pub struct Queue {
 #[serde(deny_unknown_fields)]
 pub struct Worker {
     pub concurrency: usize,
+    pub max_jobs_per_thing: usize,
+    pub max_readers: u32,
     pub lease_seconds: u64,
     pub checkpoint_interval_ms: u64,
     pub progress_log_interval_ms: u64,

@@ -40,10 +40,10 @@ mod mapping;
 mod pages;
 mod parallel;
 mod pending;
-#[cfg(test)]
-mod ping_tests;
 mod postgres;
 mod preview;
+#[cfg(test)]
+mod reader_tests;
 mod rows;
 pub mod sample;
 pub mod sample_database;
@@ -96,6 +96,8 @@ struct Shared {
     /// Permits for connections that read pages. One connection is reserved for other statements,
     /// which would otherwise time out and report the source as unavailable.
     pages: Arc<Semaphore>,
+    /// How many of these there are.
+    readers: std::sync::Mutex<usize>,
     /// Permits for what people wait for: lists and previews of all clients together.
     browsing: Semaphore,
     /// Memory for rows that are read and not yet consumed.
@@ -139,6 +141,11 @@ pub struct Device {
     pub name: Option<String>,
 }
 
+/// The connections that may read pages: all but the one that is reserved.
+fn most_readers(config: &config::Iota) -> usize {
+    (config.connections as usize - 1).max(1)
+}
+
 impl Source {
     /// Creates a connection pool; connections are opened on first use.
     ///
@@ -146,20 +153,40 @@ impl Source {
     /// The URL is invalid.
     pub fn new(config: &config::Iota) -> Result<Self, SourceError> {
         let (catalog, readings) = backend::open(config)?;
-        let pages = Arc::new(Semaphore::new((config.connections as usize - 1).max(1)));
+        let readers = most_readers(config);
         let shared = Shared {
             catalog,
             readings,
             config: config.clone(),
             mapping: RwLock::default(),
             refreshing: Mutex::default(),
-            pages,
+            pages: Arc::new(Semaphore::new(readers)),
+            readers: std::sync::Mutex::new(readers),
             browsing: Semaphore::new(if config.connections > 5 { 2 } else { 1 }),
             budget: Budget::new(config.read_ahead_bytes),
             mean_row_bytes: AtomicU64::default(),
             metrics: SourceMetrics::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Sets how many connections read pages at the same time; at least one, since lists, previews and
+    /// pings use it too, and at most as many as there are. A page that is being read is read to its
+    /// end.
+    pub fn limit_readers(&self, readers: usize) {
+        let shared = &self.shared;
+        let readers = readers.clamp(1, most_readers(&shared.config));
+        let before = std::mem::replace(&mut *shared.readers.lock().unwrap_or_else(PoisonError::into_inner), readers);
+        if readers > before {
+            shared.pages.add_permits(readers - before);
+        } else if let Ok(fewer @ 1..) = u32::try_from(before - readers) {
+            let pages = Arc::clone(&shared.pages);
+            tokio::spawn(async move {
+                if let Ok(permits) = pages.acquire_many_owned(fewer).await {
+                    permits.forget();
+                }
+            });
+        }
     }
 
     /// Metrics of this source.

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config, failpoint,
-    queue::{Lease, Queue},
+    queue::{ClaimLimits, Lease, Queue},
     replay::ReplayRunner,
     task::TaskId,
     telemetry::{Metrics, Traces},
@@ -104,7 +104,9 @@ impl Pool {
         // One pointer for each job, since the pool consists of many.
         let pool = Arc::new(self);
         let owner = pool.queue.owner();
-        let slots = Arc::new(WorkerSlots::new(pool.config.concurrency));
+        let jobs_per_thing = Some(pool.config.max_jobs_per_thing).filter(|jobs| *jobs > 0);
+        let slots = Arc::new(WorkerSlots::new(pool.config.concurrency, jobs_per_thing));
+        let mut readers = None;
         let (mut running, mut workers) = (HashMap::<u64, Running>::new(), JoinSet::new());
         let (freed_tx, mut freed) = mpsc::unbounded_channel();
         let abort = CancellationToken::new();
@@ -123,7 +125,8 @@ impl Pool {
                 dead_instances_checked_at = Instant::now();
                 pool.expire_leases_of_dead_instances(&mut expiry_failures).await;
             }
-            if pool.queue.is_draining() {
+            let may_read = pool.share_readers(&mut readers);
+            if pool.queue.is_draining() || !may_read {
                 for job in running.values() {
                     job.stop.cancel();
                 }
@@ -177,6 +180,28 @@ impl Pool {
         }
         drain(workers, drain_timeout, &abort).await;
         pool.metrics.jobs_running.set(0);
+    }
+
+    /// Takes this instance's part of `worker.max_readers`, and returns whether there is one. `known`
+    /// is the part until now.
+    fn share_readers(&self, known: &mut Option<u32>) -> bool {
+        let total = self.config.max_readers;
+        if total == 0 {
+            return true;
+        }
+        let part = self.queue.part_of(total);
+        if known.replace(part) != Some(part) {
+            self.replay_runner.source.limit_readers(part as usize);
+            if part == 0 {
+                tracing::warn!(
+                    max_readers = total,
+                    "other instances have all of worker.max_readers: no job runs here until one of them ends"
+                );
+            } else {
+                tracing::info!(readers = part, max_readers = total, "this instance has its part of worker.max_readers");
+            }
+        }
+        part > 0
     }
 
     /// Claims as many jobs as there are free slots when the claim commits.
@@ -240,8 +265,8 @@ impl Pool {
         {
             return;
         }
-        let limits = slots.claim_limits();
-        let Ok(due) = self.queue.tasks_due(running.len() as u64 + 1, &limits.closed_topics()).await else { return };
+        let limits = ClaimLimits { jobs: running.len() + 1, ..slots.claim_limits() };
+        let Ok(due) = self.queue.tasks_due(&limits).await else { return };
         if due.iter().all(|task| running.values().any(|job| job.task == *task)) {
             return;
         }

@@ -19,6 +19,7 @@ use crate::{queue::ClaimLimits, replay::Dependency};
 #[derive(Debug)]
 pub struct WorkerSlots {
     limit: usize,
+    jobs_per_thing: Option<usize>,
     state: Mutex<State>,
 }
 
@@ -45,8 +46,10 @@ pub enum SlotFreed {
 }
 
 impl WorkerSlots {
-    pub fn new(limit: usize) -> Self {
-        Self { limit, state: Mutex::default() }
+    /// `limit` slots. Of a thing, at most `jobs_per_thing` jobs are claimed, on all instances
+    /// together.
+    pub fn new(limit: usize, jobs_per_thing: Option<usize>) -> Self {
+        Self { limit, jobs_per_thing, state: Mutex::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -74,6 +77,7 @@ impl WorkerSlots {
             jobs: state.free(self.limit),
             topics: state.open_topic_breakers.iter().map(half_open).collect(),
             suspects: 1_usize.saturating_sub(state.suspects),
+            jobs_per_thing: self.jobs_per_thing,
         }
     }
 
@@ -204,7 +208,7 @@ mod tests {
     impl Pool {
         fn new() -> Self {
             let (freed, receiver) = mpsc::unbounded_channel();
-            Self { slots: Arc::new(WorkerSlots::new(4)), freed, _receiver: receiver }
+            Self { slots: Arc::new(WorkerSlots::new(4, None)), freed, _receiver: receiver }
         }
 
         fn acquire(&self, topic: &str) -> SlotGuard {

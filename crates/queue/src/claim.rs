@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use uuid::Uuid;
+
 use super::{Lease, Queue, QueueError};
 use crate::{
     store::{ClaimRequest, ClaimedJobs, Store},
@@ -21,7 +23,7 @@ use crate::{
 ///
 /// // Eight jobs, but none of the topic `readings`.
 /// let topics = HashMap::from([("readings".to_owned(), 0)]);
-/// let limits = ClaimLimits { jobs: 8, topics, suspects: 1 };
+/// let limits = ClaimLimits { topics, ..8.into() };
 /// assert_eq!(limits.closed_topics(), ["readings"]);
 /// ```
 #[derive(Debug, Clone, Default)]
@@ -33,6 +35,9 @@ pub struct ClaimLimits {
     /// Jobs that are suspected of crashing their instance. Running one at a time shows which of
     /// them is the cause.
     pub suspects: usize,
+    /// Jobs of a thing that are in progress at the same time, on all instances together. `None`: any
+    /// number.
+    pub jobs_per_thing: Option<usize>,
 }
 
 impl ClaimLimits {
@@ -40,12 +45,18 @@ impl ClaimLimits {
     pub fn closed_topics(&self) -> Vec<&str> {
         self.topics.iter().filter(|(_, limit)| **limit == 0).map(|(topic, _)| topic.as_str()).collect()
     }
+
+    /// Things of which no job may be claimed, while so many jobs of each are in progress.
+    pub(crate) fn closed_things(&self, in_progress: &HashMap<Uuid, usize>) -> Vec<Uuid> {
+        let is_closed = |jobs: usize| self.jobs_per_thing.is_some_and(|limit| jobs >= limit);
+        in_progress.iter().filter(|(_, jobs)| is_closed(**jobs)).map(|(thing, _)| *thing).collect()
+    }
 }
 
 impl From<usize> for ClaimLimits {
     /// `jobs` jobs of any topic, at most one of them a suspect.
     fn from(jobs: usize) -> Self {
-        Self { jobs, topics: HashMap::new(), suspects: 1 }
+        Self { jobs, topics: HashMap::new(), suspects: 1, jobs_per_thing: None }
     }
 }
 
@@ -100,12 +111,12 @@ impl Queue {
         Arc::clone(self.inner.store.owner())
     }
 
-    /// At most `limit` tasks with claimable jobs, the least recently served first. Tasks of
-    /// `closed_topics` are left out.
+    /// The tasks of which a claim with these limits could lease a job, the least recently served
+    /// first; at most as many as the jobs that it could lease.
     ///
     /// # Errors
-    /// The file cannot be read.
-    pub async fn tasks_due(&self, limit: u64, closed_topics: &[&str]) -> Result<Vec<TaskId>, QueueError> {
-        self.inner.store.tasks_due(limit, closed_topics).await
+    /// The queue cannot be read.
+    pub async fn tasks_due(&self, limits: &ClaimLimits) -> Result<Vec<TaskId>, QueueError> {
+        self.inner.store.tasks_due(limits).await
     }
 }

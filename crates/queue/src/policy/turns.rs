@@ -1,8 +1,8 @@
 //! How the slots of a claim are shared among the due tasks. Pure.
 //!
 //! Each task gets an equal share of the slots. A task with fewer due jobs than its share leaves the
-//! rest to the others, which share it in another round (max-min fairness). Topics have limits of
-//! their own, and so have the jobs that are suspected of crashing their instance.
+//! rest to the others, which share it in another round (max-min fairness). Topics and things have
+//! limits of their own, and so have the jobs that are suspected of crashing their instance.
 //!
 //! The store asks for one turn after the other and says what came of each, because only it knows
 //! how many jobs are due: it may ask its tables task by task, or read enough due jobs of all tasks
@@ -10,16 +10,20 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use uuid::Uuid;
+
 use crate::ClaimLimits;
 
 /// The turns of one claim.
 #[derive(Debug)]
 pub struct Turns<'a> {
-    /// The topic of each task, in the order of their turns.
-    topics: Vec<&'a str>,
+    /// The topic and the thing of each task, in the order of their turns.
+    tasks: Vec<(&'a str, Uuid)>,
     /// Slots that no job occupies yet.
     slots: usize,
     topics_left: HashMap<String, usize>,
+    /// Empty if things have no limit.
+    things_left: HashMap<Uuid, usize>,
     suspects: usize,
     /// Suspects that may still be leased. `None` while the queue has no suspect.
     suspects_left: Option<usize>,
@@ -51,18 +55,26 @@ pub struct Leased {
 }
 
 impl<'a> Turns<'a> {
-    /// The turns of tasks with these topics, the least recently served task first.
-    pub fn new(limits: ClaimLimits, topics: impl IntoIterator<Item = &'a str>) -> Self {
-        let topics: Vec<_> = topics.into_iter().collect();
+    /// The turns of tasks with these topics and things, the least recently served task first.
+    /// `in_progress` has the jobs in progress of each thing.
+    pub fn new(
+        limits: ClaimLimits,
+        in_progress: &HashMap<Uuid, usize>,
+        tasks: impl IntoIterator<Item = (&'a str, Uuid)>,
+    ) -> Self {
+        let tasks: Vec<_> = tasks.into_iter().collect();
+        let left = |limit: usize, thing| limit.saturating_sub(in_progress.get(&thing).copied().unwrap_or(0));
+        let things_left = |limit| tasks.iter().map(|(_, thing)| (*thing, left(limit, *thing))).collect();
         Self {
             slots: limits.jobs,
             topics_left: limits.topics,
+            things_left: limits.jobs_per_thing.map(things_left).unwrap_or_default(),
             suspects: limits.suspects,
             suspects_left: None,
             round: VecDeque::new(),
             unshared: 0,
-            next_round: (0..topics.len()).collect(),
-            topics,
+            next_round: (0..tasks.len()).collect(),
+            tasks,
         }
     }
 
@@ -79,8 +91,7 @@ impl<'a> Turns<'a> {
             let task = self.round.pop_front()?;
             // An equal share, rounded up so that no slot stays unused.
             let fair = self.unshared.div_ceil(tasks);
-            let left = self.topics.get(task).and_then(|topic| self.topics_left.get(*topic));
-            let jobs = left.map_or(fair, |left| fair.min(*left));
+            let jobs = self.left(task).into_iter().flatten().fold(fair, |jobs, left| jobs.min(*left));
             if jobs > 0 {
                 self.unshared -= jobs;
                 return Some(Turn { task, jobs });
@@ -91,7 +102,7 @@ impl<'a> Turns<'a> {
     /// Takes note of what came of a turn.
     pub fn record(&mut self, turn: Turn, leased: Leased) {
         self.slots = self.slots.saturating_sub(leased.jobs.saturating_sub(leased.ended));
-        if let Some(left) = self.topics.get(turn.task).and_then(|topic| self.topics_left.get_mut(*topic)) {
+        for left in self.left(turn.task).into_iter().flatten() {
             *left = left.saturating_sub(leased.jobs);
         }
         if let Some(left) = &mut self.suspects_left {
@@ -100,6 +111,12 @@ impl<'a> Turns<'a> {
         if leased.jobs == turn.jobs {
             self.next_round.push_back(turn.task);
         }
+    }
+
+    /// How many jobs the topic and the thing of a task may still have, if they have limits.
+    fn left(&mut self, task: usize) -> [Option<&mut usize>; 2] {
+        let Some((topic, thing)) = self.tasks.get(task) else { return [None, None] };
+        [self.topics_left.get_mut(*topic), self.things_left.get_mut(thing)]
     }
 
     /// Limits the suspects from now on, because the queue has one.
@@ -123,13 +140,19 @@ mod tests {
 
     fn limits(jobs: usize, topics: &[(&str, usize)], suspects: usize) -> ClaimLimits {
         let topics = topics.iter().map(|(topic, limit)| ((*topic).to_owned(), *limit)).collect();
-        ClaimLimits { jobs, topics, suspects }
+        ClaimLimits { topics, suspects, ..jobs.into() }
     }
 
-    /// How many jobs of each task are leased, if none ends at once.
+    /// How many jobs of each task are leased, if none ends at once. Each is of another thing.
     fn shared(limits: ClaimLimits, tasks: &[Task]) -> Vec<usize> {
+        let things: Vec<_> = tasks.iter().map(|_| Uuid::new_v4()).collect();
+        shared_of_things(limits, tasks, &things, &HashMap::new())
+    }
+
+    fn shared_of_things(limits: ClaimLimits, tasks: &[Task], things: &[Uuid], in_progress: &HashMap<Uuid, usize>) -> Vec<usize> {
         let mut left = tasks.to_vec();
-        let mut turns = Turns::new(limits, tasks.iter().map(|(topic, ..)| *topic));
+        let topics = tasks.iter().map(|(topic, ..)| *topic);
+        let mut turns = Turns::new(limits, in_progress, topics.zip(things.iter().copied()));
         if tasks.iter().any(|(_, suspects, _)| *suspects > 0) {
             turns.limit_suspects();
         }
@@ -166,6 +189,20 @@ mod tests {
     }
 
     #[test]
+    fn a_thing_has_no_more_jobs_than_its_limit_whatever_its_tasks() {
+        let (bridge, dam) = (Uuid::new_v4(), Uuid::new_v4());
+        let (tasks, things) = ([("t", 0, 9), ("u", 0, 9), ("t", 0, 9)], [bridge, bridge, dam]);
+        let limits = |jobs_per_thing| ClaimLimits { jobs_per_thing, ..limits(9, &[], 1) };
+        let shared = |limits, in_progress: &[(Uuid, usize)]| {
+            shared_of_things(limits, &tasks, &things, &in_progress.iter().copied().collect())
+        };
+        assert_eq!(shared(limits(Some(2)), &[]), [2, 0, 2]);
+        assert_eq!(shared(limits(Some(4)), &[(bridge, 3), (dam, 1)]), [1, 0, 3]);
+        assert_eq!(shared(limits(Some(2)), &[(bridge, 5)]), [0, 0, 2], "more than the limit, since it was lowered");
+        assert_eq!(shared(limits(None), &[(bridge, 5)]), [3, 3, 3]);
+    }
+
+    #[test]
     fn suspects_are_limited_and_the_others_do_not_wait_for_them() {
         assert_eq!(shared(limits(5, &[], 1), &[("t", 5, 0), ("t", 0, 2)]), [1, 2]);
         assert_eq!(shared(limits(5, &[], 0), &[("t", 5, 0), ("t", 1, 2)]), [0, 2]);
@@ -174,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_job_that_ends_at_once_leaves_its_slot_to_another() {
-        let mut turns = Turns::new(2.into(), ["t"]);
+        let mut turns = Turns::new(2.into(), &HashMap::new(), [("t", Uuid::nil())]);
         let turn = turns.next().unwrap();
         assert_eq!(turn.jobs, 2);
         turns.record(turn, Leased { jobs: 2, suspects: 0, ended: 1 });
@@ -186,7 +223,7 @@ mod tests {
 
     #[test]
     fn suspects_that_are_found_in_between_are_limited_from_then_on() {
-        let mut turns = Turns::new(limits(4, &[], 1), ["t", "t"]);
+        let mut turns = Turns::new(limits(4, &[], 1), &HashMap::new(), [("t", Uuid::nil()); 2]);
         assert_eq!(turns.suspects_left(), None);
         let turn = turns.next().unwrap();
         turns.limit_suspects();

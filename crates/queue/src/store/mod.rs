@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::{
     Backlog, ClaimLimits, Clock, CopyError, InstanceRow, Job, JobRow, OpenError, OverlapQuery, ProbeError, QuarantineCursor,
     QueueError, QueueOptions, Steer, Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    instances::Place,
     lease::JobUpdate,
     log_hub::LogHub,
     metrics::QueueMetrics,
@@ -102,6 +103,9 @@ pub(crate) trait Store {
     /// Whether this instance was asked to hand its jobs back.
     fn is_draining(&self) -> bool;
 
+    /// Set again at least once a second, while instances look for dead ones.
+    fn place(&self) -> &Place;
+
     /// Waits for a hint that another instance has appended to a log which is followed here. Hints
     /// may be lost, or never come. The future does not keep the store open.
     fn others_logged(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -116,9 +120,8 @@ pub(crate) trait Store {
     /// that do not exist are left out.
     fn last_seqs(&self, tasks: &[TaskId]) -> impl Future<Output = Result<Vec<(TaskId, u64)>, QueueError>> + Send;
 
-    /// At most `limit` tasks with claimable jobs, the least recently served first, without those of
-    /// `closed_topics`.
-    fn tasks_due(&self, limit: u64, closed_topics: &[&str]) -> impl Future<Output = Result<Vec<TaskId>, QueueError>> + Send;
+    /// See [`crate::Queue::tasks_due`].
+    fn tasks_due(&self, limits: &ClaimLimits) -> impl Future<Output = Result<Vec<TaskId>, QueueError>> + Send;
 
     /// The unfinished tasks that are being cancelled, are paused, or have a rate.
     fn steering(&self) -> impl Future<Output = Result<Vec<Steering>, QueueError>> + Send;
@@ -289,6 +292,10 @@ impl Store for AnyStore {
         dispatch!(self, store => store.is_draining())
     }
 
+    fn place(&self) -> &Place {
+        dispatch!(self, store => store.place())
+    }
+
     fn others_logged(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         dispatch!(self, store => store.others_logged())
     }
@@ -305,8 +312,8 @@ impl Store for AnyStore {
         dispatch_async!(self, store => store.last_seqs(tasks).await)
     }
 
-    async fn tasks_due(&self, limit: u64, closed_topics: &[&str]) -> Result<Vec<TaskId>, QueueError> {
-        dispatch_async!(self, store => store.tasks_due(limit, closed_topics).await)
+    async fn tasks_due(&self, limits: &ClaimLimits) -> Result<Vec<TaskId>, QueueError> {
+        dispatch_async!(self, store => store.tasks_due(limits).await)
     }
 
     async fn steering(&self) -> Result<Vec<Steering>, QueueError> {

@@ -3,7 +3,9 @@
 use std::{collections::HashMap, num::NonZeroU32};
 
 use data_patch_protocol::task::{Event, JobState, NewTask, Requester, TaskId, TaskState};
-use data_patch_queue::{Checkpoint, ClaimLimits, OverlapQuery, QueueError, Steer, Steering, Submission, Submitted, TaskFilter};
+use data_patch_queue::{
+    Checkpoint, ClaimLimits, OverlapQuery, Queue, QueueError, Steer, Steering, Submission, Submitted, TaskFilter,
+};
 use uuid::Uuid;
 
 use crate::support::{Bench, LEASE, MAX_CRASHES, TestStore, counted, on_every_store, progress, task};
@@ -82,14 +84,39 @@ async fn a_closed_topic_keeps_no_other_waiting<S: TestStore>() {
     let closed = submit(&bench, NewTask { topic: "closed".to_owned(), ..task(3, None) }).await;
     let limited = submit(&bench, NewTask { topic: "limited".to_owned(), ..task(3, None) }).await;
     let open = bench.submit(3).await;
-    let mut due = bench.queue.tasks_due(9, &["closed"]).await.unwrap();
+    let topics = HashMap::from([("closed".to_owned(), 0), ("limited".to_owned(), 1)]);
+    let limits = move || ClaimLimits { topics: topics.clone(), ..9.into() };
+    let mut due = bench.queue.tasks_due(&limits()).await.unwrap();
     due.sort_unstable();
     assert_eq!(due, [limited, open]);
-    let topics = HashMap::from([("closed".to_owned(), 0), ("limited".to_owned(), 1)]);
-    let limits = move || ClaimLimits { jobs: 9, topics: topics.clone(), suspects: 1 };
     let leases = bench.queue.claim(&bench.owner, limits, LEASE, MAX_CRASHES).await.unwrap().leases;
     let of = |task| leases.iter().filter(|lease| lease.job.task.id == task).count();
     assert_eq!((of(closed), of(limited), of(open)), (0, 1, 3));
+}
+
+async fn a_thing_has_no_more_jobs_than_its_limit_on_all_instances<S: TestStore>() {
+    let bench = Bench::<S>::new().await;
+    let other = bench.open().await;
+    let bridge = Uuid::new_v4();
+    let on_bridge = async || submit(&bench, NewTask { thing: bridge, ..task(3, None) }).await;
+    let (one, two, dam) = (on_bridge().await, on_bridge().await, bench.submit(1).await);
+    let limits = |jobs: usize| ClaimLimits { jobs_per_thing: Some(2), ..jobs.into() };
+    let claim =
+        async |queue: &Queue, jobs| queue.claim(&queue.owner(), move || limits(jobs), LEASE, MAX_CRASHES).await.unwrap().leases;
+    let first = claim(&bench.queue, 1).await.remove(0);
+    assert!([one, two].contains(&first.job.task.id), "the oldest tasks come first");
+    let mut rest = claim(&other, 9).await;
+    rest.sort_by_key(|lease| lease.job.task.thing == bridge);
+    assert_eq!(rest.iter().map(|lease| lease.job.task.thing == bridge).collect::<Vec<_>>(), [false, true]);
+    assert_eq!(rest[0].job.task.id, dam);
+    assert!(bench.queue.tasks_due(&limits(9)).await.unwrap().is_empty(), "nobody could claim a job");
+    assert!(claim(&bench.queue, 9).await.is_empty());
+    // An end makes room, and so does a lease that is over.
+    first.succeed(progress(3)).await.unwrap();
+    assert_eq!(bench.queue.tasks_due(&limits(1)).await.unwrap().len(), 1);
+    assert_eq!(claim(&bench.queue, 9).await.len(), 1);
+    bench.pass(LEASE * 2);
+    assert_eq!(claim(&other, 9).await.iter().filter(|lease| lease.job.task.thing == bridge).count(), 2);
 }
 
 async fn a_cancelled_task_ends_when_its_last_job_has_stopped<S: TestStore>() {
@@ -139,7 +166,7 @@ async fn a_paused_task_is_not_claimed_until_it_is_resumed<S: TestStore>() {
     assert!(paused.task.is_paused && !paused.already_finished);
     assert!(bench.queue.steering().await.unwrap()[0].is_paused);
     lease.release(progress(3)).await.unwrap();
-    assert!(bench.queue.tasks_due(9, &[]).await.unwrap().is_empty());
+    assert!(bench.queue.tasks_due(&9.into()).await.unwrap().is_empty());
     assert!(bench.queue.claim(&bench.owner, || 9, LEASE, MAX_CRASHES).await.unwrap().leases.is_empty());
     assert!(bench.queue.backlog().await.unwrap().oldest_due.is_zero(), "nobody waits for a task that was paused");
     for _ in 0..2 {
@@ -272,6 +299,7 @@ on_every_store! {
     a_watch_on_another_instance_sees_each_line_once,
     a_request_that_differs_says_in_which_fields,
     a_closed_topic_keeps_no_other_waiting,
+    a_thing_has_no_more_jobs_than_its_limit_on_all_instances,
     a_cancelled_task_ends_when_its_last_job_has_stopped,
     a_probe_is_answered_and_the_size_is_known,
     a_closed_queue_says_so,

@@ -138,6 +138,37 @@ async fn a_rate_is_shared_by_the_instances_that_work_on_the_task() {
 }
 
 #[tokio::test]
+async fn instances_share_what_is_meant_for_all_and_those_that_drain_have_no_part() {
+    if !PostgresSchema::is_available() {
+        return;
+    }
+    let store = PostgresSchema::create().await;
+    let one = Queue::open(&store.options(), Clock::System).await.unwrap();
+    assert_eq!(one.part_of(5), 5);
+    let other = Queue::open(&store.options(), Clock::System).await.unwrap();
+    let has_parts = async |parts: [u32; 2]| {
+        let noticed = async {
+            while [one.part_of(5), other.part_of(5)] != parts {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(LEASE, noticed).await.unwrap_or_else(|_| panic!("{parts:?} was not noticed"));
+    };
+    has_parts([3, 2]).await;
+    assert!(other.drain_instance(&one.owner(), true).await.unwrap());
+    has_parts([3, 5]).await;
+    assert!(other.drain_instance(&one.owner(), false).await.unwrap());
+    has_parts([3, 2]).await;
+    one.close().await;
+    let alone = async {
+        while other.part_of(5) != 5 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LEASE, alone).await.expect("the other has left");
+}
+
+#[tokio::test]
 async fn a_lease_is_not_renewed_more_often_because_its_instance_is_soon_dead_if_it_is_silent() {
     if !PostgresSchema::is_available() {
         return;

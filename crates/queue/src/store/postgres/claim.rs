@@ -4,7 +4,7 @@
 //! suspects hold for all of them together.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::{
     Shared,
     connections::{lend, transact},
-    due::{DueJob, due_jobs, select_tasks_due, tasks_due},
+    due::{DueJob, due_jobs, in_progress_of_things, select_tasks_due, tasks_due},
     error::Failure,
     rows::{self, number, task_columns},
     transaction::{Locked, now_ms},
@@ -47,8 +47,7 @@ pub async fn claim(
     }
     // Most claims of an idle instance find nothing: one statement, and no lock.
     let first = limits();
-    let closed = first.closed_topics();
-    if first.jobs == 0 || lend!(shared.connections, connection => tasks_due(connection, &shared.clock, 1, &closed))?.is_empty() {
+    if first.jobs == 0 || lend!(shared.connections, connection => tasks_due(connection, &shared.clock, &first, 1))?.is_empty() {
         return Ok(ClaimedJobs::default());
     }
     let mut taken = Vec::new();
@@ -113,6 +112,8 @@ struct ClaimTransaction<'c> {
     connection: &'c mut PgConnection,
     request: &'c ClaimRequest,
     limits: ClaimLimits,
+    /// The jobs in progress of each thing.
+    of_things: HashMap<Uuid, usize>,
     locked: Locked,
     /// The tasks of this claim, in the order of their turns.
     tasks: Vec<Arc<TaskRow>>,
@@ -138,9 +139,11 @@ impl<'c> ClaimTransaction<'c> {
             .execute(&mut *connection)
             .await?;
         let limits = limits();
+        let of_things = in_progress_of_things(connection, &shared.clock, &limits).await?;
         let due = query(select_tasks_due!(task_columns!()))
             .bind(shared.clock.manual_ms())
             .bind(limits.closed_topics())
+            .bind(limits.closed_things(&of_things))
             .bind(rows::stored(limits.jobs as u64))
             .fetch_all(&mut *connection)
             .await?;
@@ -150,6 +153,7 @@ impl<'c> ClaimTransaction<'c> {
             connection,
             request,
             limits,
+            of_things,
             locked,
             tasks: Vec::new(),
             due: Vec::new(),
@@ -188,7 +192,8 @@ impl<'c> ClaimTransaction<'c> {
 
     async fn take_turns(&mut self) -> Result<()> {
         let tasks = self.tasks.clone();
-        let mut turns = Turns::new(self.limits.clone(), tasks.iter().map(|task| task.topic.as_str()));
+        let of_tasks = tasks.iter().map(|task| (task.topic.as_str(), task.thing));
+        let mut turns = Turns::new(self.limits.clone(), &self.of_things, of_tasks);
         if any_suspect(self.connection).await? {
             turns.limit_suspects();
         }

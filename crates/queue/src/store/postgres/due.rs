@@ -1,6 +1,9 @@
 //! The tasks and jobs that are due: they wait, or the lease has expired.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use sqlx::{PgConnection, Result, Row, postgres::PgRow, query, query_scalar};
 use uuid::Uuid;
@@ -10,12 +13,13 @@ use super::{
     transaction::now_ms,
 };
 use crate::{
-    Clock, Job, TaskRow,
+    ClaimLimits, Clock, Job, TaskRow,
     policy::{claim::History, crash},
     task::{JobState, TaskId},
 };
 
-/// The tasks with due jobs, the least recently served first.
+/// The tasks with due jobs, the least recently served first: at most $4, without those of the topics
+/// $2 and the things $3. $1 is the time of a manual clock.
 macro_rules! select_tasks_due {
     ($columns:expr) => {
         concat!(
@@ -31,16 +35,41 @@ macro_rules! select_tasks_due {
             " LIMIT 1)
                   LIMIT 1
               ) AS due
-              WHERE finished_at IS NULL AND paused_at IS NULL AND topic <> ALL ($2) ORDER BY served_seq LIMIT $3"
+              WHERE finished_at IS NULL AND paused_at IS NULL AND topic <> ALL ($2) AND thing_id <> ALL ($3)
+              ORDER BY served_seq LIMIT $4"
         )
     };
 }
 pub(super) use select_tasks_due;
 
-/// At most `limit` tasks with due jobs.
-pub async fn tasks_due(connection: &mut PgConnection, clock: &Clock, limit: u64, closed: &[&str]) -> Result<Vec<TaskId>> {
-    let due = query_scalar::<_, Uuid>(select_tasks_due!("id")).bind(clock.manual_ms()).bind(closed).bind(rows::stored(limit));
+/// At most `most` tasks of which a job may be claimed.
+pub async fn tasks_due(connection: &mut PgConnection, clock: &Clock, limits: &ClaimLimits, most: usize) -> Result<Vec<TaskId>> {
+    let closed_things = limits.closed_things(&in_progress_of_things(connection, clock, limits).await?);
+    let due = query_scalar::<_, Uuid>(select_tasks_due!("id"))
+        .bind(clock.manual_ms())
+        .bind(limits.closed_topics())
+        .bind(closed_things)
+        .bind(rows::stored(most as u64));
     Ok(due.fetch_all(connection).await?.into_iter().map(TaskId).collect())
+}
+
+/// The jobs in progress of each thing, on all instances. Empty if things have no limit.
+pub async fn in_progress_of_things(
+    connection: &mut PgConnection,
+    clock: &Clock,
+    limits: &ClaimLimits,
+) -> Result<HashMap<Uuid, usize>> {
+    if limits.jobs_per_thing.is_none() {
+        return Ok(HashMap::new());
+    }
+    let sql = concat!(
+        "SELECT thing_id, count(*) AS jobs FROM job JOIN task ON task.id = job.task_id
+         WHERE job.state = 'running' AND job.lease_until > ",
+        now_ms!("$1"),
+        " GROUP BY thing_id"
+    );
+    let things = query(sql).bind(clock.manual_ms()).fetch_all(connection).await?;
+    things.iter().map(|row| Ok((row.try_get("thing_id")?, number(row, "jobs")?))).collect()
 }
 
 /// The due jobs of each of the tasks, the longest due first: at most `limit` of each, or, if

@@ -21,7 +21,11 @@ use super::{
     rows::number,
     transaction::{self, now_ms},
 };
-use crate::{Clock, InstanceProcess, InstanceRow, QueueError, instances::host_name, policy::millis};
+use crate::{
+    Clock, InstanceProcess, InstanceRow, QueueError,
+    instances::{Place, host_name},
+    policy::millis,
+};
 
 /// Leases of owners without a row: it was removed just before a claim was committed. The owner
 /// gives such a claim up, or is dead.
@@ -49,6 +53,7 @@ pub struct Instance {
     is_draining: AtomicBool,
     /// There are others that are alive.
     has_others: AtomicBool,
+    pub place: Place,
     /// There are others that are dead.
     has_dead: AtomicBool,
 }
@@ -80,6 +85,7 @@ impl Instance {
             abandoned: Mutex::default(),
             is_draining: AtomicBool::new(false),
             has_others: AtomicBool::new(false),
+            place: Place::default(),
             has_dead: AtomicBool::new(false),
         }
     }
@@ -206,7 +212,9 @@ impl Instance {
             " AS now) AS clock
              ON CONFLICT (id) DO UPDATE SET seen_at = excluded.seen_at
              RETURNING started_at, is_draining,
-                 EXISTS (SELECT FROM instance AS other WHERE id <> own.id AND other.seen_at >= own.seen_at - $6) AS has_others,
+                 (SELECT ARRAY[count(*), count(*) FILTER (WHERE NOT is_draining),
+                     count(*) FILTER (WHERE NOT is_draining AND (other.started_at, other.id) < (own.started_at, own.id))]
+                  FROM instance AS other WHERE id <> own.id AND other.seen_at >= own.seen_at - $6) AS others,
                  EXISTS (SELECT FROM instance AS other WHERE id <> own.id AND other.seen_at < own.seen_at - $6)
                      OR EXISTS (SELECT FROM job WHERE ",
             of_nobody!(),
@@ -225,8 +233,11 @@ impl Instance {
         connection.give_back();
         let set = |flag: &AtomicBool, column: &str| row.try_get(column).map(|is_set| flag.store(is_set, Ordering::Relaxed));
         set(&self.is_draining, "is_draining")?;
-        set(&self.has_others, "has_others")?;
         set(&self.has_dead, "has_dead")?;
+        let [alive, working, before] = row.try_get::<[i64; 3], _>("others")?;
+        self.has_others.store(alive > 0, Ordering::Relaxed);
+        let number = |count: i64| u32::try_from(count).unwrap_or(u32::MAX);
+        self.place.set(number(before), number(working));
         Ok(row.try_get("started_at")?)
     }
 

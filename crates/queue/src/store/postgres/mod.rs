@@ -33,6 +33,7 @@ use super::{ClaimRequest, ClaimedJobs, Store};
 use crate::{
     Backlog, ClaimLimits, Clock, InstanceRow, Job, JobRow, OverlapQuery, ProbeError, QuarantineCursor, QueueError, Steer,
     Steered, Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    instances::Place,
     lease::JobUpdate,
     log_hub::LogHub,
     metrics::QueueMetrics,
@@ -160,6 +161,10 @@ impl Store for PostgresStore {
         self.shared.instance.is_draining()
     }
 
+    fn place(&self) -> &Place {
+        &self.shared.instance.place
+    }
+
     fn others_logged(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let hints = Arc::clone(&self.shared.hints);
         Box::pin(async move { hints.heard().await })
@@ -177,8 +182,8 @@ impl Store for PostgresStore {
         read!(self, connection => read::last_seqs(connection, tasks))
     }
 
-    async fn tasks_due(&self, limit: u64, closed_topics: &[&str]) -> Result<Vec<TaskId>, QueueError> {
-        read!(self, connection => due::tasks_due(connection, &self.shared.clock, limit, closed_topics))
+    async fn tasks_due(&self, limits: &ClaimLimits) -> Result<Vec<TaskId>, QueueError> {
+        read!(self, connection => due::tasks_due(connection, &self.shared.clock, limits, limits.jobs))
     }
 
     async fn steering(&self) -> Result<Vec<Steering>, QueueError> {

@@ -1,6 +1,11 @@
 //! Claiming jobs. Each claim is one transaction, and tasks take turns.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use uuid::Uuid;
 
 use super::{
     sql::{self, DueRow, Suspects},
@@ -23,8 +28,12 @@ use crate::{
 /// Leases due jobs.
 pub fn claim(tx: &mut Tx<'_>, request: &ClaimRequest, limits: ClaimLimits) -> rusqlite::Result<ClaimedJobs> {
     let has_suspect = any_suspect(tx)?;
-    let tasks = tasks_due(tx, &limits)?;
-    let mut turns = Turns::new(limits, tasks.iter().map(|task| task.topic.as_str()));
+    let mut of_things = HashMap::new();
+    if limits.jobs_per_thing.is_some() {
+        add_up(&mut of_things, tx.rows(&sql::in_progress_of_tasks(tx.now_ms), sql::read_in_progress_of_task)?);
+    }
+    let tasks = tasks_due(tx, &limits, &limits.closed_things(&of_things))?;
+    let mut turns = Turns::new(limits, &of_things, tasks.iter().map(|task| (task.topic.as_str(), task.thing)));
     if has_suspect {
         turns.limit_suspects();
     }
@@ -51,10 +60,17 @@ fn any_suspect(tx: &Tx<'_>) -> rusqlite::Result<bool> {
     Ok(!tx.rows(&sql::any_suspect(), |_| Ok(()))?.is_empty())
 }
 
+/// Adds the jobs in progress of tasks to those of their things.
+pub fn add_up(of_things: &mut HashMap<Uuid, usize>, of_tasks: Vec<(Uuid, usize)>) {
+    for (thing, jobs) in of_tasks {
+        *of_things.entry(thing).or_default() += jobs;
+    }
+}
+
 /// The tasks of this claim. Each counts as served, even if it gets no job.
-fn tasks_due(tx: &Tx<'_>, limits: &ClaimLimits) -> rusqlite::Result<Vec<Arc<TaskRow>>> {
+fn tasks_due(tx: &Tx<'_>, limits: &ClaimLimits, closed_things: &[Uuid]) -> rusqlite::Result<Vec<Arc<TaskRow>>> {
     let mut served_seq = tx.rows(&sql::max_served_seq(), sql::read_max_served_seq)?.pop().unwrap_or(0);
-    let due = sql::tasks_due(tx.now_ms, limits.jobs as u64, &limits.closed_topics());
+    let due = sql::tasks_due(tx.now_ms, limits.jobs as u64, &limits.closed_topics(), closed_things);
     let due = tx.rows(&due, sql::read_task_or_id)?;
     let mut tasks = Vec::with_capacity(due.len());
     for task in due {

@@ -18,7 +18,11 @@ use std::{
 
 use uuid::Uuid;
 
-use crate::{InstanceProcess, instances::host_name, policy::millis};
+use crate::{
+    InstanceProcess,
+    instances::{Place, host_name},
+    policy::millis,
+};
 
 /// This service's id and its lock.
 #[derive(Debug)]
@@ -33,6 +37,7 @@ pub struct ServiceInstance {
     is_draining: AtomicBool,
     version: String,
     started_at: Instant,
+    pub place: Place,
     _lock: File,
 }
 
@@ -56,6 +61,7 @@ impl ServiceInstance {
             is_draining: AtomicBool::new(false),
             version: version.to_owned(),
             started_at: Instant::now(),
+            place: Place::default(),
             _lock: lock,
         })
     }
@@ -89,9 +95,10 @@ impl ServiceInstance {
         self.keep_file.store(true, Ordering::Relaxed);
     }
 
-    /// The services that ended without removing their lock file.
+    /// The services that ended without removing their lock file. Finds the place among those that
+    /// run, too.
     pub fn find_dead(&self) -> io::Result<Vec<DeadInstance>> {
-        let mut dead = Vec::new();
+        let (mut dead, mut before, mut others) = (Vec::new(), 0, 0);
         for entry in fs::read_dir(folder_of(&self.path))? {
             let entry = entry?;
             let name = entry.file_name();
@@ -102,8 +109,12 @@ impl ServiceInstance {
             let Ok(lock) = File::open(entry.path()) else { continue };
             if lock.try_lock().is_ok() {
                 dead.push(DeadInstance { id: id.to_owned(), path: entry.path(), _lock: lock });
+            } else {
+                others += 1;
+                before += u32::from(*id < *self.id);
             }
         }
+        self.place.set(before, others);
         Ok(dead)
     }
 }
@@ -161,7 +172,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let queue = folder.path().join("queue.db");
         let (one, other) = (ServiceInstance::register(&queue, "1").unwrap(), ServiceInstance::register(&queue, "1").unwrap());
-        assert!(one.find_dead().unwrap().is_empty());
+        assert!(one.find_dead().unwrap().is_empty() && other.find_dead().unwrap().is_empty());
+        assert_eq!(one.place.part_of(3) + other.place.part_of(3), 3);
+        assert_ne!(one.place.part_of(3), other.place.part_of(3));
         let id = other.id().to_string();
         // The state after a crash: the file exists, the lock does not.
         fs::copy(&other.path, folder.path().join("copy")).unwrap();
@@ -172,5 +185,6 @@ mod tests {
         assert_eq!(dead.iter().map(|dead| dead.id.as_str()).collect::<Vec<_>>(), [id]);
         dead.remove(0).remove();
         assert!(one.find_dead().unwrap().is_empty() && !path.exists());
+        assert_eq!(one.place.part_of(3), 3);
     }
 }

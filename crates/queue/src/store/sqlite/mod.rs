@@ -20,7 +20,7 @@ mod update;
 mod writer;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -33,6 +33,7 @@ use super::{ClaimRequest, ClaimedJobs, Store};
 use crate::{
     Backlog, ClaimLimits, InstanceRow, Job, JobRow, OverlapQuery, ProbeError, QuarantineCursor, QueueError, Steer, Steered,
     Steering, Submission, Submitted, TaskDetail, TaskFilter, TaskPage, TaskRow,
+    instances::Place,
     lease::JobUpdate,
     policy::millis,
     task::{JobState, LogEntry, QuarantinedRow, Requester, TaskId},
@@ -140,6 +141,10 @@ impl Store for SqliteStore {
         self.instance.is_draining()
     }
 
+    fn place(&self) -> &Place {
+        &self.instance.place
+    }
+
     /// A file tells nothing: it is polled.
     fn others_logged(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         Box::pin(std::future::pending())
@@ -163,8 +168,14 @@ impl Store for SqliteStore {
         Ok(lengths)
     }
 
-    async fn tasks_due(&self, limit: u64, closed_topics: &[&str]) -> Result<Vec<TaskId>, QueueError> {
-        let due = sql::tasks_due(self.clock.steady_ms(), limit, closed_topics);
+    async fn tasks_due(&self, limits: &ClaimLimits) -> Result<Vec<TaskId>, QueueError> {
+        let now_ms = self.clock.steady_ms();
+        let mut of_things = HashMap::new();
+        if limits.jobs_per_thing.is_some() {
+            let of_tasks = self.readers.rows(sql::in_progress_of_tasks(now_ms), sql::read_in_progress_of_task).await?;
+            claim::add_up(&mut of_things, of_tasks);
+        }
+        let due = sql::tasks_due(now_ms, limits.jobs as u64, &limits.closed_topics(), &limits.closed_things(&of_things));
         self.readers.rows(due, sql::read_task_id).await
     }
 

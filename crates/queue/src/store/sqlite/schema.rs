@@ -96,5 +96,6 @@ pub mod index {
     /// `job (task_id, ordinal)`
     pub const JOB_TASK: &str = "sqlite_autoindex_job_1";
     pub const JOB_DUE: &str = "job_due";
+    pub const TASK_OPEN: &str = "task_open";
     pub const JOB_SUSPECT: &str = "job_suspect";
 }

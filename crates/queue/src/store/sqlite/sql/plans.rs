@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Statements that may read a whole index, and why.
-const WHOLE_INDEX: [(&str, &str); 9] = [
+const WHOLE_INDEX: [(&str, &str); 10] = [
     ("count_rows", "it counts the rows of a table, once for a copy"),
     ("overlapping_tasks", "the devices of one request, in memory"),
     ("in_progress", "the unfinished jobs, once for each dead service"),
@@ -25,6 +25,7 @@ const WHOLE_INDEX: [(&str, &str); 9] = [
     ("steering", "the unfinished tasks that were steered: nearly always few"),
     ("owners", "it reads the unfinished jobs; used by lists of instances, on a read connection"),
     ("backlog", "it counts the unfinished jobs; used for metrics, on a read connection"),
+    ("in_progress_of_tasks", "the unfinished tasks, if worker.max_jobs_per_thing is set"),
     ("tasks_due", "the unfinished tasks by when they were served, until enough are found"),
 ];
 
@@ -69,8 +70,6 @@ fn statements() -> Vec<(&'static str, String)> {
         ("devices", devices(id)),
         ("last_seqs", last_seqs(&[id, id])),
         ("set_task_served", set_task_served(id, 1)),
-        ("tasks_due", tasks_due(0, 1, &[])),
-        ("tasks_due", tasks_due(0, 1, &["t"])),
         ("steer_task", steer_task(&fixture::task(), 0)),
         ("cancel_requested", cancel_requested(id)),
         ("steering", steering()),
@@ -85,10 +84,6 @@ fn statements() -> Vec<(&'static str, String)> {
         ("prune", prune(0, 1)),
         ("backlog", backlog()),
         ("insert_job", insert_job(id, 0, device, 0)),
-        ("due_jobs", due_jobs(id, 0, 1, Suspects::Included)),
-        ("due_jobs", due_jobs(id, 0, 1, Suspects::Excluded)),
-        ("due_jobs", due_jobs(id, 0, 1, Suspects::Only)),
-        ("any_suspect", any_suspect()),
         ("lease", lease(&due, "o", 0)),
         ("in_progress", in_progress("o", 0)),
         ("end_lease_after_crash", end_lease_after_crash(&blamed, 0)),
@@ -106,10 +101,24 @@ fn statements() -> Vec<(&'static str, String)> {
         ("quarantined_rows", quarantined_rows(id)),
     ]
     .into_iter()
+    .chain(claims(id, device))
     .chain(lists(id, device))
     .chain(copies(id, device))
     .map(|(name, statement)| (name, statement.text.into_owned()))
     .collect()
+}
+
+fn claims(id: TaskId, thing: Uuid) -> Vec<(&'static str, Statement<'static>)> {
+    vec![
+        ("tasks_due", tasks_due(0, 1, &[], &[])),
+        ("tasks_due", tasks_due(0, 1, &["t"], &[])),
+        ("tasks_due", tasks_due(0, 1, &["t"], &[thing, thing])),
+        ("in_progress_of_tasks", in_progress_of_tasks(0)),
+        ("due_jobs", due_jobs(id, 0, 1, Suspects::Included)),
+        ("due_jobs", due_jobs(id, 0, 1, Suspects::Excluded)),
+        ("due_jobs", due_jobs(id, 0, 1, Suspects::Only)),
+        ("any_suspect", any_suspect()),
+    ]
 }
 
 fn lists(id: TaskId, device: Uuid) -> Vec<(&'static str, Statement<'static>)> {

@@ -3,7 +3,8 @@
 use std::{borrow::Cow, num::NonZeroU32};
 
 use rusqlite::Row;
-use sea_query::{CaseStatement, Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement};
+use sea_query::{CaseStatement, Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement, SubQueryStatement};
+use uuid::Uuid;
 
 use super::{
     Result, Statement, optional_uuid, state,
@@ -13,7 +14,7 @@ use super::{
 use crate::{
     Steering, Submission, TaskRow,
     store::sqlite::schema::{Job, Task, index},
-    task::{Requester, TaskId, TaskState},
+    task::{JobState, Requester, TaskId, TaskState},
 };
 
 pub fn insert_task(id: TaskId, submission: &Submission, now_ms: i64) -> Statement<'_> {
@@ -145,20 +146,48 @@ pub fn set_task_served(id: TaskId, served_seq: i64) -> Statement<'static> {
 }
 
 /// The tasks with claimable jobs, the least recently served first, without those of
-/// `without_topics`.
-pub fn tasks_due(now_ms: i64, limit: u64, without_topics: &[&str]) -> Statement<'static> {
-    static TEXT: Sql = Sql::new(|| build_sql(&select_tasks_due(0)));
-    if without_topics.is_empty() {
+/// `without_topics` and `without_things`.
+pub fn tasks_due(now_ms: i64, limit: u64, without_topics: &[&str], without_things: &[Uuid]) -> Statement<'static> {
+    static TEXT: Sql = Sql::new(|| build_sql(&select_tasks_due(0, 0)));
+    if without_topics.is_empty() && without_things.is_empty() {
         return Statement::new(&TEXT, [now_ms.into(), limit.into()]);
     }
-    // Built for each use: topics are excluded only during outages.
-    let text = build_sql(&select_tasks_due(without_topics.len()));
+    // Built for each use: topics are excluded during outages, things while they have their most jobs.
+    let text = build_sql(&select_tasks_due(without_topics.len(), without_things.len()));
     let topics = without_topics.iter().map(|topic| Value::from((*topic).to_owned()));
-    let values = std::iter::once(now_ms.into()).chain(topics).chain([limit.into()]).collect();
+    let things = without_things.iter().map(|thing| Value::from(*thing));
+    let values = std::iter::once(now_ms.into()).chain(topics).chain(things).chain([limit.into()]).collect();
     Statement { text: Cow::Owned(text), values }
 }
 
-fn select_tasks_due(without_topics: usize) -> SelectStatement {
+/// For each task with work left: its thing, and how many of its jobs are leased.
+pub fn in_progress_of_tasks(now_ms: i64) -> Statement<'static> {
+    static TEXT: Sql = Sql::new(|| {
+        let running = Query::select()
+            .expr(Expr::cust("COUNT(*)"))
+            .from(Job::Table)
+            .and_where(Expr::col((Job::Table, Job::TaskId)).equals((Task::Table, Task::Id)))
+            // The index has the time at which a lease ends, which comes after those of waiting jobs.
+            .and_where(Expr::col((Job::Table, Job::DueAt)).gt(param()))
+            .and_where(Expr::col((Job::Table, Job::State)).eq(param()))
+            .take();
+        let text = build_sql(
+            Query::select()
+                .column(Task::ThingId)
+                .expr_as(SubQueryStatement::from(running), "jobs")
+                .from(Task::Table)
+                .and_where(Expr::col((Task::Table, Task::FinishedAt)).is_null()),
+        );
+        by_index(&by_index(&text, r#"FROM "job""#, index::JOB_DUE), r#"FROM "task""#, index::TASK_OPEN)
+    });
+    Statement::new(&TEXT, [now_ms.into(), JobState::Running.into()])
+}
+
+pub fn read_in_progress_of_task(row: &Row<'_>) -> Result<(Uuid, usize)> {
+    Ok((uuid(row, "thing_id")?, row.get("jobs")?))
+}
+
+fn select_tasks_due(without_topics: usize, without_things: usize) -> SelectStatement {
     let due = Query::select()
         .expr(Expr::cust("1"))
         .from(Job::Table)
@@ -172,6 +201,9 @@ fn select_tasks_due(without_topics: usize) -> SelectStatement {
         .and_where(Expr::exists(due));
     if without_topics > 0 {
         select.and_where(Expr::col((Task::Table, Task::Topic)).is_not_in((0..without_topics).map(|_| param())));
+    }
+    if without_things > 0 {
+        select.and_where(Expr::col((Task::Table, Task::ThingId)).is_not_in((0..without_things).map(|_| param())));
     }
     select.order_by((Task::Table, Task::ServedSeq), Order::Asc).limit(0).take()
 }
