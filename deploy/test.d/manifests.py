@@ -76,11 +76,22 @@ for bad in [{"imge": {}}, {"service": {"type": "ClusterIP", "port": 0}}, {"stora
             {"files": {"config.toml": ""}}, {"files": {"ca.pem": 1}}]:
     expect(f"values.schema.json takes {bad}", not validator.is_valid(values | bad))
 
+expect("several pods share a queue file", not validator.is_valid(values | {"replicas": 2}))
+expect("the queue in PostgreSQL has no several pods", validator.is_valid(values | {"replicas": 3, "queue": "postgres"}))
+
 if len(sys.argv) > 1:
     rendered = documents(sys.argv[1])
     expect("the chart has other objects", rendered.keys() == manifest.keys())
     for kind, document in manifest.items():
         wrong += differences(kind, document, rendered.get(kind))
+if len(sys.argv) > 2:
+    cluster = documents(sys.argv[2])
+    spec = cluster["Deployment"]["spec"]
+    pod = spec["template"]["spec"]
+    expect("a cluster has a volume for a queue file",
+           "PersistentVolumeClaim" not in cluster and "queue" not in [volume["name"] for volume in pod["volumes"]])
+    expect("a cluster has no three pods that are replaced one by one",
+           spec["replicas"] == 3 and spec["strategy"]["rollingUpdate"]["maxUnavailable"] == 1)
 if wrong:
     sys.exit("\n".join(wrong))
 print(f"{len(manifest)} objects fit the project" + (", and the chart makes the same" if len(sys.argv) > 1 else ""))

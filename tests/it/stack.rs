@@ -15,7 +15,17 @@ use crate::support::{TIMEOUT, program, real, tree::root};
 
 fn compose() -> Yaml {
     let text = std::fs::read_to_string(root().join("docker-compose.yml")).unwrap();
-    YamlLoader::load_from_str(&text).unwrap().remove(0)
+    merged(&YamlLoader::load_from_str(&text).unwrap()[0])
+}
+
+/// With the mappings that `<<` names merged into those that it stands in.
+fn merged(yaml: &Yaml) -> Yaml {
+    let Yaml::Hash(hash) = yaml else { return yaml.clone() };
+    let mut all = yaml["<<"].as_hash().map(|_| merged(&yaml["<<"])).and_then(Yaml::into_hash).unwrap_or_default();
+    for (key, value) in hash.iter().filter(|(key, _)| key.as_str() != Some("<<")) {
+        all.insert(key.clone(), merged(value));
+    }
+    Yaml::Hash(all)
 }
 
 fn texts(list: &Yaml) -> Vec<&str> {
@@ -46,7 +56,11 @@ fn environment(service: &str) -> BTreeMap<String, String> {
 }
 
 fn service_config(tweak: impl FnOnce(&mut BTreeMap<String, String>)) -> Config {
-    let mut variables = environment("data-patch");
+    config_of("data-patch", tweak)
+}
+
+fn config_of(service: &str, tweak: impl FnOnce(&mut BTreeMap<String, String>)) -> Config {
+    let mut variables = environment(service);
     tweak(&mut variables);
     config::load(None, variables.into_iter(), Overrides::default()).unwrap()
 }
@@ -69,7 +83,7 @@ fn each_service_has_a_health_check_or_ends_and_they_start_in_order() {
     let compose = compose();
     for (name, service) in compose["services"].as_hash().unwrap() {
         let name = name.as_str().unwrap();
-        let ends = ["topics", "opensearch-sample"].contains(&name);
+        let ends = ["topics", "cluster-topics", "opensearch-sample"].contains(&name);
         assert_eq!(service["healthcheck"]["test"].is_badvalue(), ends, "{name}");
         assert_eq!(service["restart"].as_str(), Some(if ends { "no" } else { "unless-stopped" }), "{name}");
         for (before, condition) in service["depends_on"].as_hash().into_iter().flatten() {
@@ -97,8 +111,10 @@ fn postgres_is_healthy_only_with_the_sample_and_kafkas_check_starts_no_java() {
     let check = |service: &str| texts(&compose["services"][service]["healthcheck"]["test"]).join(" ");
     let postgres = check("postgres");
     assert!(postgres.contains("psql") && postgres.contains("FROM raw_data") && postgres.contains("127.0.0.1"), "{postgres}");
-    let kafka = check("kafka");
-    assert!(kafka.contains("</dev/tcp/kafka/9092") && !kafka.contains(".sh"), "{kafka}");
+    for broker in ["kafka", "kafka-1", "kafka-2", "kafka-3"] {
+        let kafka = check(broker);
+        assert!(kafka.contains(&format!("</dev/tcp/{broker}/9092")) && !kafka.contains(".sh"), "{kafka}");
+    }
 }
 
 /// The directories that an image declares as volumes get an anonymous one each, unless something is
@@ -114,6 +130,10 @@ fn no_volume_is_anonymous() {
         ("opensearch-sample", vec!["/var/lib/postgresql/data"]),
         ("prometheus", vec!["/prometheus"]),
         ("grafana", vec!["/var/lib/grafana"]),
+        ("kafka-1", vec!["/var/lib/kafka/data", "/etc/kafka/secrets", "/mnt/shared/config"]),
+        ("cluster-topics", vec!["/var/lib/kafka/data", "/etc/kafka/secrets", "/mnt/shared/config"]),
+        ("queue", vec!["/var/lib/postgresql/data"]),
+        ("data-patch-1", vec!["/var/lib/data-patch"]),
     ];
     for (service, paths) in declared {
         let service = &compose["services"][service];
@@ -126,15 +146,20 @@ fn no_volume_is_anonymous() {
     }
 }
 
-/// `docker compose up` alone starts neither Prometheus and Grafana nor `OpenSearch`, and what they need is theirs alone.
+/// `docker compose up` alone starts neither Prometheus and Grafana nor `OpenSearch` nor the cluster, and what they need is theirs
+/// alone.
 #[test]
-fn observability_and_opensearch_are_profiles_of_their_own_with_pinned_images() {
+fn observability_opensearch_and_the_cluster_are_profiles_of_their_own_with_pinned_images() {
     let compose = compose();
     for (name, service) in compose["services"].as_hash().unwrap() {
         let name = name.as_str().unwrap();
         let expected = match name {
             "prometheus" | "grafana" => vec!["observability"],
             "opensearch" | "opensearch-sample" => vec!["opensearch"],
+            "queue" | "proxy" => vec!["cluster"],
+            name if name.starts_with("cluster-") || name.starts_with("kafka-") || name.starts_with("data-patch-") => {
+                vec!["cluster"]
+            }
             _ => vec![],
         };
         let profiles = service["profiles"].as_vec().map(|_| texts(&service["profiles"])).unwrap_or_default();
@@ -200,9 +225,9 @@ fn mounted_files_and_volumes_are_there_and_data_is_in_volumes() {
                 named += 1;
             }
         }
-        assert_eq!(named, 1, "{name:?}");
+        assert_eq!(named, usize::from(name.as_str() != Some("proxy")), "{name:?}");
         let expected = match name.as_str() {
-            Some("postgres") => 1,
+            Some("postgres" | "proxy") => 1,
             Some("prometheus") => 2,
             Some("grafana") => 3,
             _ => 0,
@@ -212,6 +237,37 @@ fn mounted_files_and_volumes_are_there_and_data_is_in_volumes() {
     let config = service_config(|_| {});
     let data = texts(&compose["services"]["data-patch"]["volumes"])[0].split_once(':').unwrap().1.to_owned();
     assert!(config.queue.url.reveal().starts_with(&format!("sqlite://{data}/")), "the queue is in the volume");
+}
+
+/// The instances of the cluster are alike, and the proxy, the brokers and the queue are where they and their clients look.
+#[test]
+fn the_clusters_instances_share_a_queue_and_are_behind_the_proxy() {
+    let compose = compose();
+    let config = config_of("data-patch-1", |_| {});
+    let proxy = std::fs::read_to_string(root().join("deploy/haproxy/haproxy.cfg")).unwrap();
+    for instance in ["data-patch-1", "data-patch-2", "data-patch-3"] {
+        assert_eq!(environment(instance), environment("data-patch-1"));
+        assert!(proxy.contains(&format!("{instance}:{}\n", config.server.listen.port())), "{instance}");
+        assert_eq!(compose["services"]["proxy"]["depends_on"][instance]["condition"].as_str(), Some("service_healthy"));
+    }
+    assert_eq!(texts(&compose["services"]["proxy"]["ports"]), ["18011:18010"]);
+    assert!(proxy.contains("bind :18010\n") && !config.server.trusted_proxies.is_empty());
+    let user = &environment("queue")["POSTGRES_USER"];
+    assert_eq!(
+        config.queue.url.reveal(),
+        format!("postgres://{user}:{}@queue:5432/{user}", environment("queue")["POSTGRES_PASSWORD"])
+    );
+    for broker in 1..=3 {
+        let environment = environment(&format!("kafka-{broker}"));
+        assert!(config.kafka.brokers.contains(&format!("kafka-{broker}:9092")));
+        assert_eq!(environment["KAFKA_NODE_ID"], broker.to_string());
+        assert!(environment["KAFKA_ADVERTISED_LISTENERS"].contains(&format!("INTERNAL://kafka-{broker}:9092")));
+        assert!(environment["KAFKA_CONTROLLER_QUORUM_VOTERS"].contains(&format!("{broker}@kafka-{broker}:9093")));
+    }
+    for topics in ["topics", "cluster-topics"] {
+        let command = texts(&compose["services"][topics]["command"]).concat();
+        assert!(command.contains("anxinyun_data savoir_data"), "{command}");
+    }
 }
 
 #[test]
