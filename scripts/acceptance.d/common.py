@@ -20,6 +20,10 @@ class Settings:
     kafka: str
     binary: Path
     rows: int
+    # The version of the store of the part `elastic`.
+    elastic: str
+    # The program of the version before, for the part `upgrade`.
+    before: Path | None
     keep: bool
 
     @property

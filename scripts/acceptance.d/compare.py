@@ -26,7 +26,7 @@ def digest(document: bytes) -> bytes:
 class Expected:
     """The rows of a request: for each its device, its rank in the device, and a hash of its document."""
 
-    def __init__(self, url: str, devices: list[str], begin: str, end: str) -> None:
+    def __init__(self, url: str, devices: list[str], begin: str, end: str, rows: str = ROWS) -> None:
         self.index: dict[int, int] = {}
         self.digests = bytearray()
         self.devices: list[str] = []
@@ -36,7 +36,7 @@ class Expected:
         with psycopg.connect(url) as connection, connection.cursor(name="rows") as cursor:
             # A server-side cursor: the rows come in batches, and are gone once they are hashed.
             cursor.itersize = 20_000
-            cursor.execute(ROWS, (devices, begin, end))
+            cursor.execute(rows, (devices, begin, end))
             for device, key, text in cursor:
                 if not self.devices or self.devices[-1] != device:
                     self.devices.append(device)

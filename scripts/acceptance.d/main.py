@@ -9,16 +9,29 @@ import sys
 import traceback
 from pathlib import Path
 
+import cluster
 import cut
+import documents
 import killed
 import million
 import sample
 import steered
 import streams
+import upgrade
 from broker import murmur2
 from common import DEVICES, ROOT, WORK, Report, Settings
 
-PARTS = {"sample": sample.run, "million": million.run, "cut": cut.run, "killed": killed.run, "steered": steered.run, "streams": streams.run}
+PARTS = {
+    "sample": sample.run,
+    "million": million.run,
+    "cut": cut.run,
+    "killed": killed.run,
+    "steered": steered.run,
+    "streams": streams.run,
+    "cluster": cluster.run,
+    "elastic": documents.run,
+    "upgrade": upgrade.run,
+}
 
 USAGE = """\
 An independent proof of the service on real PostgreSQL, real Kafka and the release binary.
@@ -29,7 +42,13 @@ An independent proof of the service on real PostgreSQL, real Kafka and the relea
   cut       a watcher whose connection is cut ten times sees each log line once
   steered   preview, pause, resume, rate, cancel, retry, receipt and verification while a million rows are on their way
   streams   2,000 event streams over HTTP follow a task of a million rows, each without a gap
-  all       the six of them
+  cluster   three instances on one queue in PostgreSQL: one killed, one cut off from the queue and one from Kafka for a
+            minute each, the queue's server crashed, and a watcher on each (takes root, nft, five minutes)
+  elastic   a million documents in OpenSearch or Elasticsearch (two nodes of its own): the service killed three times, and
+            the data node once
+  upgrade   three instances on one queue in PostgreSQL, of the version that --before names, are replaced one by one by
+            this one while they work on a task
+  all       all of them but `upgrade`
 
 The service's own log of each part is in target/acceptance. Exit code 0 only when all passed."""
 
@@ -43,6 +62,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--binary", type=Path, default=ROOT / "target" / "release" / "data-patch", help="default: target/release/data-patch"
     )
+    parser.add_argument("--elastic", default="opensearch-2.19", metavar="VERSION", help="of scripts/elastic/node; default: opensearch-2.19")
+    parser.add_argument("--before", type=Path, help="for `upgrade`: the program of the version before (a build of its tag)")
     parser.add_argument("--keep", action="store_true", help="keep topics, the sample's database and queue files")
     # For the launcher, which looks at the arguments before it starts anything.
     parser.add_argument("--parse-only", action="store_true", help=argparse.SUPPRESS)
@@ -78,10 +99,12 @@ def main() -> int:
         os.environ["DATA_PATCH_TEST_KAFKA"],
         arguments.binary.resolve(),
         arguments.rows,
+        arguments.elastic,
+        arguments.before and arguments.before.resolve(),
         arguments.keep,
     )
     reports = []
-    for part in PARTS if arguments.part == "all" else [arguments.part]:
+    for part in [part for part in PARTS if part != "upgrade"] if arguments.part == "all" else [arguments.part]:
         print(f"{part} ...", flush=True)
         report = asyncio.run(run(part, settings))
         report.show()

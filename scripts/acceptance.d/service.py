@@ -18,13 +18,17 @@ from common import WORK, Report, Settings, fresh_name
 
 
 class Service:
-    """One queue file, one port, one token; started as often as a part likes."""
+    """One queue, one port, one token; started as often as a part likes. `user`: the id of the system's user that it runs as."""
 
-    def __init__(self, settings: Settings, part: str, iota_url: str, topic: str, **options: str) -> None:
+    def __init__(self, settings: Settings, part: str, iota_url: str, topic: str, user: int | None = None, **options: str) -> None:
+        self.part = part
+        self.user = user
         self.folder = WORK / "run" / fresh_name(part)
         self.folder.mkdir(parents=True)
         self.keep = settings.keep
-        self.token = secrets.token_hex(8)
+        if user is not None:
+            os.chown(self.folder, user, user)
+        self.token = options.get("TOKEN") or secrets.token_hex(8)
         self.port = free_port()
         self.log_path = WORK / f"{part}.log"
         self.log_path.write_bytes(b"")
@@ -42,6 +46,11 @@ class Service:
             "DATA_PATCH_TOKEN": self.token,
         } | {f"DATA_PATCH_{key}": value for key, value in options.items()}
 
+    def replace(self, binary: Path) -> None:
+        """Another version, from the next start on."""
+        self.binary.unlink()
+        shutil.copy2(binary, self.binary)
+
     @property
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/data-patch/websocket"
@@ -50,7 +59,7 @@ class Service:
         """Starts it and returns at once; `wait_ready` waits."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [self.binary, "serve"], cwd=self.folder, env=self.environment,
+                [self.binary, "serve"], cwd=self.folder, env=self.environment, user=self.user, group=self.user,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )
 
@@ -124,6 +133,10 @@ class Service:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Ends it if it runs, and removes its folder."""
         if self.process is not None and self.process.poll() is None:
             self.stop()
         if not self.keep:

@@ -8,6 +8,7 @@ mod backlog;
 #[path = "../../common.rs"]
 mod common;
 mod growth;
+mod snapshot;
 
 use std::{
     sync::{
@@ -40,6 +41,10 @@ async fn main() {
     }
     if args.has("--growth") {
         growth::run(&args, queue, async |args| open(args).await).await;
+        return;
+    }
+    if args.has("--snapshot") {
+        snapshot::run(&args, queue).await;
         return;
     }
     let mut phases = Phases::begin();
