@@ -1,5 +1,8 @@
 //! Two thousand watchers of one busy task: the delay until a log line reaches the last of them, and
 //! the memory of a watcher. Run by `bench/pipeline/run e`, on the rows of its case `a`.
+//!
+//! With `DATA_PATCH_TEST_QUEUE=postgres://…` they watch on an instance that does not work on it, and
+//! another one does. `BENCH_WATCHERS` sets their number.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "a bench ends by panicking")]
 
@@ -13,11 +16,10 @@ use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
-use support::{Client, Process, TOKEN, TestBroker, TestSource, real};
+use support::{Client, Process, TOKEN, TestBroker, TestSource, TestTopic, call, real};
+use tempfile::TempDir;
 use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
-
-const WATCHERS: usize = 2_000;
 
 /// The lines of a watcher, and when they arrived.
 type Had = Vec<(DateTime<Utc>, String)>;
@@ -34,9 +36,8 @@ async fn main() {
     let source =
         TestSource::Postgres { url: format!("{}/{database}", server.rsplit_once('/').unwrap().0), schema: "public".to_owned() };
     let (folder, topic) = (tempfile::tempdir().unwrap(), TestBroker::start().await.topic().await);
-    // The defaults, which the test fixtures change.
-    let defaults = [("DATA_PATCH_WORKER_PROGRESS_LOG_INTERVAL_MS", "1000"), ("DATA_PATCH_WORKER_LEASE_SECONDS", "30")];
-    let process = Process::serve(&folder, &source, &topic, &defaults).await;
+    let (process, working) = services(&folder, &source, &topic).await;
+    let watchers: usize = std::env::var("BENCH_WATCHERS").map_or(2_000, |number| number.parse().unwrap());
     let thing = Uuid::parse_str("5ca1ab1e-0000-4000-8000-000000000001").unwrap();
     let devices: Vec<Uuid> = (1..=10).map(|n| Uuid::parse_str(&format!("00000000-0000-4000-8000-{n:012}")).unwrap()).collect();
     let request = Client::request(thing, &devices, &topic.name);
@@ -53,9 +54,9 @@ async fn main() {
         client.attach(&Uuid::new_v4().to_string(), 0).await;
         client
     };
-    let watchers: Vec<Client> = stream::iter(0..WATCHERS).map(|_| authenticated()).buffer_unordered(50).collect().await;
+    let clients: Vec<Client> = stream::iter(0..watchers).map(|_| authenticated()).buffer_unordered(50).collect().await;
     let task = submitter.submit(&request).await;
-    let attached: Vec<_> = watchers
+    let attached: Vec<_> = clients
         .into_iter()
         .map(|mut client| {
             let attach = json!({"token": TOKEN, "taskId": task, "after": 0});
@@ -89,9 +90,9 @@ async fn main() {
     delays.sort_unstable();
     let at =
         |share: usize| delays.get((delays.len() * share / 100).min(delays.len().saturating_sub(1))).copied().unwrap_or_default();
-    let bytes = process.memory("VmHWM").saturating_sub(before) * 1_024 / WATCHERS as u64;
+    let bytes = process.memory("VmHWM").saturating_sub(before) * 1_024 / watchers as u64;
     println!(
-        "{WATCHERS} watchers of one task of a million rows, {} lines: written to had by the last watcher p50 {:?}, p99 {:?}, most {:?} (goal p99 < 250 ms: {}); {bytes} bytes a watcher (goal < 20,000: {})",
+        "{watchers} watchers of one task of a million rows, {} lines: written to had by the last watcher p50 {:?}, p99 {:?}, most {:?} (goal p99 < 250 ms: {}); {bytes} bytes a watcher (goal < 20,000: {})",
         delays.len(),
         at(50),
         at(99),
@@ -100,6 +101,26 @@ async fn main() {
         if bytes < 20_000 { "reached" } else { "NOT reached" },
     );
     process.terminate().await;
+    if let Some(working) = working {
+        working.terminate().await;
+    }
+}
+
+/// The instance that is watched, and the one that works if that is another.
+async fn services(folder: &TempDir, source: &TestSource, topic: &TestTopic) -> (Process, Option<Process>) {
+    // The defaults, which the test fixtures change.
+    let defaults = [("DATA_PATCH_WORKER_PROGRESS_LOG_INTERVAL_MS", "1000"), ("DATA_PATCH_WORKER_LEASE_SECONDS", "30")];
+    let (mut process, mut working) = (Process::serve(folder, source, topic, &defaults).await, None);
+    if real("QUEUE").is_some() {
+        let watched = Process::serve(folder, source, topic, &defaults).await;
+        let address = watched.address.to_string();
+        let service = call(&address, "GET", "/service", &[], "").await.json();
+        let drain = format!("/instances/{}/drain", service["instance"].as_str().unwrap());
+        assert_eq!(call(&address, "POST", &drain, &[], "").await.status, 200);
+        println!("they watch on an instance that does not work on it, with the queue in PostgreSQL:");
+        working = Some(std::mem::replace(&mut process, watched));
+    }
+    (process, working)
 }
 
 /// Reads the log and does nothing else, since the clients share the cores with the service.

@@ -35,7 +35,7 @@ class Firewall:
     TABLE = "data_patch_acceptance"
 
     def __enter__(self) -> Firewall:
-        self._nft(f"table inet {self.TABLE} {{ chain output {{ type filter hook output priority 0; }} }}")
+        self._nft(f"table inet {self.TABLE} {{\n chain output {{ type filter hook output priority 0; }}\n}}")
         return self
 
     def cut(self, user: int, port: int) -> None:

@@ -81,7 +81,7 @@ def million(admin: str, rows_per_device: int) -> str:
         )
         fresh.execute(
             sql.SQL(READINGS).format(
-                rows=sql.Literal(rows_per_device), devices=sql.Literal(DEVICES), thing=sql.Literal(THING), begin=sql.Literal(BEGIN)
+                rows=sql.SQL("{}::bigint").format(sql.Literal(rows_per_device)), devices=sql.Literal(DEVICES), thing=sql.Literal(THING), begin=sql.Literal(BEGIN)
             )
         )
     finish(admin, name)

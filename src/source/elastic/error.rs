@@ -104,6 +104,10 @@ const LOST_NODE_OR_SHARD: [&str; 14] = [
     "already_closed_exception",
 ];
 
+/// The reason that Elasticsearch 5.6 gives for a refused search (400) while the cluster has no data
+/// node: it derives this number from how many there are.
+const NO_DATA_NODE: &str = "maxConcurrentShardRequests must be >= 1";
+
 impl Refusal {
     pub fn new(status: u16, body: &[u8]) -> Self {
         let (kind, reason) = match serde_json::from_slice(body) {
@@ -123,7 +127,9 @@ impl Refusal {
 
     /// Whether another node, or the same one later, may answer.
     pub fn is_outage(&self) -> bool {
-        matches!(self.status, 408 | 502 | 503 | 504) || LOST_NODE_OR_SHARD.contains(&self.kind.as_str())
+        matches!(self.status, 408 | 502 | 503 | 504)
+            || LOST_NODE_OR_SHARD.contains(&self.kind.as_str())
+            || self.reason == NO_DATA_NODE
     }
 
     /// Whether the store has no room for the request now; a smaller one may succeed.
@@ -212,6 +218,8 @@ mod tests {
             let refusal = Refusal { status, kind: kind.to_owned(), reason: String::new() };
             assert!(matches!(SourceError::from(refusal), SourceError::Unavailable(_)), "{status} {kind}");
         }
+        let body = r#"{"error":{"root_cause":[{"type":"illegal_argument_exception","reason":"maxConcurrentShardRequests must be >= 1"}],"type":"illegal_argument_exception","reason":"maxConcurrentShardRequests must be >= 1"},"status":400}"#;
+        assert!(matches!(SourceError::from(Refusal::new(400, body.as_bytes())), SourceError::Unavailable(_)));
         let refusal = Refusal { status: 400, kind: "parsing_exception".to_owned(), reason: String::new() };
         assert!(matches!(SourceError::from(refusal), SourceError::Rejected(_)));
     }
