@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
-use support::{Client, Process, TOKEN, TestBroker, TestSource, TestTopic, call, real};
+use support::{Client, Process, TOKEN, TestBroker, TestSource, TestTopic, call, message, real};
 use tempfile::TempDir;
 use tokio_tungstenite::tungstenite::Message;
 use uuid::Uuid;
@@ -40,12 +40,16 @@ async fn main() {
     let watchers: usize = std::env::var("BENCH_WATCHERS").map_or(2_000, |number| number.parse().unwrap());
     let thing = Uuid::parse_str("5ca1ab1e-0000-4000-8000-000000000001").unwrap();
     let devices: Vec<Uuid> = (1..=10).map(|n| Uuid::parse_str(&format!("00000000-0000-4000-8000-{n:012}")).unwrap()).collect();
-    let request = Client::request(thing, &devices, &topic.name);
+    let mut request = Client::request(thing, &devices, &topic.name);
+    // All rows of scripts/acceptance.d/source.py.
+    (request["from"], request["to"]) = (json!("2024-01-01T00:00:00+08:00"), json!("2034-01-01T00:00:00+08:00"));
 
     // First without watchers, to measure the memory of the task itself.
     let mut submitter = Client::connect(&process.url).await;
     submitter.submit(&request).await;
-    submitter.log().await;
+    let log = submitter.log().await;
+    let end = message(&log[log.len() - 1]).to_owned();
+    assert!(end.contains("10 of 10 devices") && !end.contains(" 0 rows published"), "{end}");
     let before = process.memory("VmHWM");
 
     // The number of connections without the token is limited.
