@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
+import audience
 from cpu import kafka_cpu
 from sets import Set, source
 
@@ -51,11 +52,12 @@ async def service(settings: SimpleNamespace, rows: Set, topic: str) -> Took:
         running.wait_ready()
         client = await Client.open(running.url, running.token)
         cpu, watch = running.cpu_seconds(), Watch(rows.source_cpu)
-        await client.submit(rows.request(topic))
         last = None
-        async for event in client.events():
-            last = event
-        seconds = time.monotonic() - watch.begin
+        with audience.of(settings, running):
+            await client.submit(rows.request(topic))
+            async for event in client.events():
+                last = event
+            seconds = time.monotonic() - watch.begin
         if last is None or last.state != "succeeded":
             raise RuntimeError(f"the task did not succeed: {last}")
         took = watch.took(running.cpu_seconds() - cpu, running.peak_rss_mib() * 1.048576, seconds)

@@ -6,6 +6,7 @@ import statistics
 import time
 from types import SimpleNamespace
 
+import audience
 import sample
 from sets import source
 
@@ -31,16 +32,17 @@ async def run(settings: SimpleNamespace, runs: int) -> dict[str, float]:
             service.start()
             service.wait_ready()
             client = await Client.open(service.url, service.token)
-            for _ in range(WARM_UPS + runs):
-                begin = time.monotonic()
-                await client.submit(request)
-                created.append(1000 * (time.monotonic() - begin))
-                last = None
-                async for event in client.events():
-                    last = event
-                if last is None or last.state != "succeeded":
-                    raise RuntimeError(f"a sample did not succeed: {last}")
-                took.append(1000 * (time.monotonic() - begin))
+            with audience.of(settings, service):
+                for _ in range(WARM_UPS + runs):
+                    begin = time.monotonic()
+                    await client.submit(request)
+                    created.append(1000 * (time.monotonic() - begin))
+                    last = None
+                    async for event in client.events():
+                        last = event
+                    if last is None or last.state != "succeeded":
+                        raise RuntimeError(f"a sample did not succeed: {last}")
+                    took.append(1000 * (time.monotonic() - begin))
             await client.close()
     finally:
         delete_topic(settings.kafka, topic)

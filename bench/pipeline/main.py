@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--only", help="some contenders, with commas between: ours, equal, plain, script, with --before also before, in c also ours-a; "
                         "in g to k elasticdump, scroll, in h also ours-g")
     parser.add_argument("--binary", type=Path, default=ROOT / "target/release/data-patch")
+    parser.add_argument("--watched", action="store_true", help="the other build is this one, while Prometheus and a page look on each second")
     parser.add_argument("--before", type=Path, help="another build of the service, which runs in turn with this one")
     parser.add_argument("--json", type=Path, default=ROOT / "target/bench/pipeline.json", help="where the raw figures go")
     arguments = parser.parse_args()
@@ -70,7 +71,8 @@ def main() -> None:
         postgres=os.environ["DATA_PATCH_TEST_POSTGRES"],
         kafka=os.environ["DATA_PATCH_TEST_KAFKA"],
         binary=arguments.binary,
-        before=arguments.before,
+        before=arguments.binary if arguments.watched else arguments.before,
+        looked_on=arguments.watched,
         rows=arguments.rows,
         rounds=arguments.rounds,
         only=arguments.only,
@@ -105,7 +107,7 @@ def run(case: str, settings: SimpleNamespace) -> object:
 
 def of_before(settings: SimpleNamespace) -> SimpleNamespace:
     """Runs the same with the other build."""
-    return SimpleNamespace(**vars(settings) | {"binary": settings.before})
+    return SimpleNamespace(**vars(settings) | {"binary": settings.before, "watched": settings.looked_on})
 
 
 def sample_latency(settings: SimpleNamespace) -> dict[str, list[dict[str, float]]]:
