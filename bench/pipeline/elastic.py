@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +19,7 @@ from cpu import cpu_of_process
 from sets import Set, say, source
 
 from broker import read_topic
+from documents import bulks
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = "opensearch-2.19"
@@ -28,7 +28,6 @@ JAVA = "-Xms2g -Xmx2g -XX:-UseSerialGC -XX:+UseG1GC -XX:TieredStopAtLevel=4 -XX:
 # After the last document of each set, and before today: a range that has not ended is read with a delay.
 END = "2025-01-01T00:00:00+08:00"
 PAGE = 10_000
-BULK_BYTES = 8 << 20
 INDEX = {
     "settings": {"number_of_shards": 1, "number_of_replicas": 0, "refresh_interval": -1},
     # What is not searched for is only stored.
@@ -122,7 +121,7 @@ def load(node: Node, index: str, rows: ElasticSet) -> None:
     say(f"making index {index}: {rows.rows:,} documents ...")
     node.ask("DELETE", f"/{index}", may_fail=True)
     node.ask("PUT", f"/{index}", json.dumps(INDEX))
-    for body in bulks(rows):
+    for body in bulks(rows.url, f"({rows.documents})"):
         answer = node.ask("POST", f"/{index}/_bulk?filter_path=errors", body)
         if answer != {"errors": False}:
             raise RuntimeError(f"not all documents were accepted by {index}")
@@ -132,22 +131,6 @@ def load(node: Node, index: str, rows: ElasticSet) -> None:
     # Merges that have begun go on for a while, and would take part in the first round.
     while node.ask("GET", f"/{index}/_stats/merge")["_all"]["primaries"]["merges"]["current"]:
         time.sleep(1)
-
-
-def bulks(rows: ElasticSet) -> Iterator[bytes]:
-    body = bytearray()
-    with psycopg.connect(rows.url) as connection, connection.cursor(name="load") as cursor:
-        # In the order of the table, from its first page.
-        connection.execute("SET max_parallel_workers_per_gather = 0; SET synchronize_seqscans = off")
-        cursor.itersize = 10_000
-        cursor.execute(f"SELECT id, doc::text FROM ({rows.documents}) AS rows")
-        for key, doc in cursor:
-            body += b'{"index":{"_id":"%d"}}\n%b\n' % (key, doc.encode())
-            if len(body) > BULK_BYTES:
-                yield bytes(body)
-                body.clear()
-    if body:
-        yield bytes(body)
 
 
 def check_topic(settings: SimpleNamespace, rows: ElasticSet, topic: str) -> None:

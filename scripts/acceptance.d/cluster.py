@@ -12,14 +12,12 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 import source
-from broker import create_topic, delete_topic
-from client import gapless
+from broker import create_topic
 from common import Report, Settings, fresh_name, note
-from compare import Comparison
-from million import compare, request
+from million import request
 from queue_server import QueueServer
 from service import Service
-from watcher import PATIENCE, Watcher
+from watcher import PATIENCE, Watcher, judge
 
 # The task is slowed down to take so long, so that it is still at work at the end of the last fault.
 SECONDS = 240
@@ -87,31 +85,6 @@ def stop(report: Report, services: list[Service]) -> None:
         report.equal(f"{service.part} ends with code 0 after SIGTERM", service.stop(), 0)
         panics = [line for line in service.complaints() if "panicked at" in line]
         report.check(not panics, f"{service.part} has not panicked", f"{panics[:1]}")
-
-
-def judge(
-    report: Report, settings: Settings, url: str, topic: str, task: str, watchers: list[Watcher], seconds: float
-) -> Comparison:
-    """What the watchers saw, and what arrived."""
-    report.figure("rows", f"{settings.rows:,}")
-    report.figure("submit to finished, s", seconds)
-    for number, watcher in enumerate(watchers, start=1):
-        events = watcher.events
-        report.figure(f"watcher {number}: lines, connections", f"{len(events):,}, {watcher.connections}")
-        report.check(not gapless(events), f"watcher {number} saw every line once, in order", gapless(events))
-        same = [event.text for event in events] == [event.text for event in watchers[0].events]
-        report.check(same, f"watcher {number} saw what the first saw, to the letter")
-    last = watchers[0].events[-1]
-    report.check(last.ok and last.state == "succeeded", "the task succeeded", last.message)
-    report.equal("the log counts all rows as published", watchers[0].progress.published, settings.rows)
-    expected, comparison = compare(settings, url, topic, task)
-    share = f"{100 * len(comparison.repeats) / settings.rows:.2f} %"
-    report.figure("records in the topic; repeats", f"{comparison.records:,}; {len(comparison.repeats):,} ({share})")
-    report.equal("the database has the rows", len(expected), settings.rows)
-    comparison.report(report)
-    if not settings.keep:
-        delete_topic(settings.kafka, topic)
-    return comparison
 
 
 async def patch(

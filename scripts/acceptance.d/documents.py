@@ -15,13 +15,11 @@ from types import TracebackType
 import psycopg
 
 import source
-from broker import create_topic, delete_topic, read_topic
-from client import Event, gapless
+from broker import create_topic
 from common import ROOT, WORK, Report, Settings, fresh_name, note
-from compare import Comparison, Expected
 from million import request
 from service import Service
-from watcher import PATIENCE, Watcher
+from watcher import PATIENCE, Watcher, judge
 
 # The service is killed when so much is published, the data node at so much; it is away for some seconds.
 SERVICE_KILLS = (0.15, 0.40, 0.75)
@@ -30,7 +28,7 @@ NODE_AWAY_SECONDS = 5
 # After the last document, and before today: a range that has not ended is read with a delay.
 END = "2025-01-01T00:00:00+08:00"
 INDEX = "raw_data"
-BULK_BYTES = 4 << 20
+BULK_BYTES = 8 << 20
 # Documents of one time come in the order of their ids, as texts.
 ROWS = """
     SELECT "deviceId"::text, id, doc::text FROM raw_data WHERE "deviceId" = ANY(%s::uuid[]) AND "triggerTime" BETWEEN %s AND %s
@@ -111,11 +109,14 @@ class Store:
         self.master.kill()
 
 
-def bulks(url: str) -> Iterator[bytes]:
+def bulks(url: str, readings: str = "raw_data") -> Iterator[bytes]:
+    """The bodies of bulk requests with all of `readings`, a table or a query in parentheses."""
     body = bytearray()
     with psycopg.connect(url) as connection, connection.cursor(name="load") as cursor:
+        # In the order of the table, from its first page.
+        connection.execute("SET max_parallel_workers_per_gather = 0; SET synchronize_seqscans = off")
         cursor.itersize = 10_000
-        cursor.execute("SELECT id, doc::text FROM raw_data")
+        cursor.execute(f"SELECT id, doc::text FROM {readings} AS rows")
         for key, doc in cursor:
             body += b'{"index":{"_id":"%d"}}\n%b\n' % (key, doc.encode())
             if len(body) > BULK_BYTES:
@@ -138,26 +139,8 @@ async def run(settings: Settings) -> Report:
             service.wait_ready()
             task, watcher, seconds = await patch(settings, report, topic, service, store)
             report.equal("SIGTERM ends it with code 0", service.stop(), 0)
-    events: list[Event] = watcher.events
-    last = events[-1]
     report.figure("store", settings.elastic)
-    report.figure("documents", f"{settings.rows:,}")
-    report.figure("submit to finished, s", seconds)
-    report.check(last.ok and last.state == "succeeded", "the task succeeded", last.message)
-    report.equal("the log counts all rows as published", watcher.progress.published, settings.rows)
-    report.check(not gapless(events), "seq is 1, 2, 3 … without gap or repeat over all connections", gapless(events))
-    note("hashing the database's rows ...")
-    expected = Expected(url, source.million_devices(), source.BEGIN, source.END, ROWS)
-    note("reading the topic back ...")
-    comparison = Comparison(expected, task)
-    for record in read_topic(settings.kafka, topic):
-        comparison.take(record)
-    share = f"{100 * len(comparison.repeats) / settings.rows:.2f} %"
-    report.figure("records in the topic; repeats", f"{comparison.records:,}; {len(comparison.repeats):,} ({share})")
-    report.equal("the store has the rows", len(expected), settings.rows)
-    comparison.report(report)
-    if not settings.keep:
-        delete_topic(settings.kafka, topic)
+    judge(report, settings, url, topic, task, [watcher], seconds, ROWS)
     return report
 
 

@@ -9,7 +9,7 @@ import source
 from broker import create_topic, delete_topic, read_topic
 from client import Client, Event, Progress, gapless
 from common import Report, Settings, fresh_name, note
-from compare import Comparison, Expected
+from compare import ROWS, Comparison, Expected
 from service import Service
 
 
@@ -69,9 +69,9 @@ async def run(settings: Settings) -> Report:
     return report
 
 
-def compare(settings: Settings, url: str, topic: str, task: str) -> tuple[Expected, Comparison]:
+def compare(settings: Settings, url: str, topic: str, task: str, rows: str = ROWS) -> tuple[Expected, Comparison]:
     note("hashing the database's rows ...")
-    expected = Expected(url, source.million_devices(), source.BEGIN, source.END)
+    expected = Expected(url, source.million_devices(), source.BEGIN, source.END, rows)
     note("reading the topic back ...")
     comparison = Comparison(expected, task)
     for record in read_topic(settings.kafka, topic):

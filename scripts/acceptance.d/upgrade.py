@@ -7,12 +7,12 @@ import time
 
 import source
 from broker import create_topic
-from cluster import judge, start, stop
+from cluster import start, stop
 from common import Report, Settings, fresh_name, note
 from million import request
 from queue_server import QueueServer
 from service import Service
-from watcher import PATIENCE, Watcher
+from watcher import PATIENCE, Watcher, judge
 
 # When so much is published, the next instance is replaced. In between, both versions are at work.
 SHARES = (0.15, 0.40, 0.65)
